@@ -1,0 +1,43 @@
+"""Every exception that this project raises on purpose.
+
+RankserverError
+├── ConfigError            an option has a value that cannot work (exit code 2)
+├── ListenError            an address cannot be listened on (exit code 1)
+└── ProtocolError          a frame breaks the protocol; has a code and a text
+    ├── LocalProtocolError     we were asked to send it
+    └── RemoteProtocolError    the other side sent it
+"""
+
+
+class RankserverError(Exception):
+    """Base of all exceptions of this project."""
+
+
+class ConfigError(RankserverError):
+    """An option has a value that cannot work; the message names both."""
+
+
+class ListenError(RankserverError):
+    """An address cannot be listened on; the message names it and says why."""
+
+
+class ProtocolError(RankserverError):
+    """A frame breaks the protocol.
+
+    Attributes:
+        code: the protocol's word for what is wrong, such as ``bad-frame`` (docs/protocol.md, "Codes").
+        text: one line for a person.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class LocalProtocolError(ProtocolError):
+    """We were asked to send a frame that the protocol forbids; nothing was sent."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side sent a frame that the protocol forbids."""
