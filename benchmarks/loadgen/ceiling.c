@@ -1,0 +1,271 @@
+/* The ceiling: a program that does nothing but send prepared bytes to every
+ * socket, as fast as the kernel takes them. The bytes have the shape of what
+ * rankserver broadcasts, and a byte from any client starts the sending:
+ *
+ *   'm'  the marker          'g'  all that is prepared
+ *   's'  the next prepared command alone
+ *
+ * On stdin: "prepare COMMANDS". It ends with stdin.
+ *
+ * The bytes are sent chunk by chunk, each chunk to every socket that takes
+ * it, so that a chunk is read from memory once and from the cache after. */
+#define _GNU_SOURCE
+#include "loadgen.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define BATCH 256 /* events of one epoll_wait */
+
+struct target {
+    int fd;
+    bool blocked;
+    size_t pos; /* bytes of the stream that it has been sent */
+};
+
+struct ceiling {
+    int epoll, listener;
+    int writable;       /* an epoll of its own, edge by edge: see unblock */
+    struct target *targets;
+    size_t count, accepted;
+    uint32_t senders;
+    size_t text, chunk;
+    char *stream;
+    size_t size, limit; /* prepared, and to be sent now */
+    size_t behind;      /* targets that have not got all up to the limit */
+    uint64_t seq;
+    bool open;          /* stdin has not ended */
+};
+
+/* Watch `fd`; its events carry `data`. Exits on failure. */
+static void watch(int epoll, int fd, void *data, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = data};
+
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+        lg_fail("epoll_ctl: %s", strerror(errno));
+}
+
+/* Listen on a free port of the loopback and print it. Exits on failure. */
+static void listen_anywhere(struct ceiling *c)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    socklen_t size = sizeof address;
+
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    c->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (c->listener < 0 ||
+        bind(c->listener, (struct sockaddr *)&address, size) < 0 ||
+        listen(c->listener, 4096) < 0 ||
+        getsockname(c->listener, (struct sockaddr *)&address, &size) < 0)
+        lg_fail("cannot listen: %s", strerror(errno));
+    lg_nonblocking(c->listener);
+    lg_print("{\"event\":\"listening\",\"port\":%d}",
+             ntohs(address.sin_port));
+}
+
+/* Take the clients that wait, up to the number that was asked for. */
+static void accept_targets(struct ceiling *c)
+{
+    static const int on = 1;
+
+    while (c->accepted < c->count) {
+        struct target *target = &c->targets[c->accepted];
+        target->fd = accept4(c->listener, NULL, NULL,
+                             SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (target->fd < 0)
+            return;
+        setsockopt(target->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        watch(c->epoll, target->fd, target, EPOLLIN);
+        watch(c->writable, target->fd, target, EPOLLOUT | EPOLLET);
+        c->accepted++;
+    }
+    close(c->listener);
+}
+
+/* Make room for the bytes of `commands` and set the stream to be empty. */
+static void clear(struct ceiling *c, size_t commands)
+{
+    free(c->stream);
+    c->stream = lg_alloc(commands * (c->text + LG_MAX_WRAP));
+    c->size = c->limit = c->behind = 0;
+    for (size_t i = 0; i < c->accepted; i++)
+        c->targets[i].pos = 0;
+}
+
+/* Append the frame of the sender's command of that index. */
+static void append(struct ceiling *c, uint32_t sender, uint32_t index)
+{
+    c->seq++;
+    c->size += (size_t)sprintf(c->stream + c->size, "CMD %llu %u ",
+                               (unsigned long long)c->seq, sender);
+    lg_text(c->stream + c->size, c->text, sender, index);
+    c->size += c->text;
+    c->stream[c->size++] = '\n';
+}
+
+/* Prepare the stream of `commands`, and say so. */
+static void prepare(struct ceiling *c, size_t commands)
+{
+    clear(c, commands);
+    for (size_t i = 0; i < commands; i++)
+        append(c, (uint32_t)(i % c->senders), (uint32_t)(i / c->senders));
+    lg_print("{\"event\":\"prepared\",\"commands\":%zu,\"bytes\":%zu}",
+             commands, c->size);
+}
+
+/* Prepare the marker of a generator that was given no number for it. */
+static void prepare_marker(struct ceiling *c)
+{
+    char mark[32];
+
+    clear(c, 1);
+    append(c, 0, 0);
+    snprintf(mark, sizeof mark, "@mark:%08x", 0);
+    memcpy(c->stream + c->size - 1 - c->text, mark, LG_ID);
+}
+
+/* Send the target what lies before `head`, in one call. */
+static void push(struct ceiling *c, struct target *target, size_t head)
+{
+    ssize_t sent = send(target->fd, c->stream + target->pos,
+                        head - target->pos, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+    if (sent < 0) {
+        if (errno != EAGAIN)
+            lg_fail("a receiver has gone: %s", strerror(errno));
+        target->blocked = true;
+        return;
+    }
+    target->pos += (size_t)sent;
+    if (target->pos < head)
+        target->blocked = true; /* taken in part: the next would block */
+    if (target->pos == c->limit)
+        c->behind--;
+}
+
+/* Unblock those that have become writable. They are watched edge by edge,
+ * so no epoll_ctl is needed. Waits if all that are not finished are
+ * blocked. */
+static void unblock(struct ceiling *c, bool wait)
+{
+    struct epoll_event events[BATCH];
+    int count = epoll_wait(c->writable, events, BATCH, wait ? -1 : 0);
+
+    for (int i = 0; i < count; i++) {
+        struct target *target = events[i].data.ptr;
+        target->blocked = false;
+    }
+}
+
+/* Send every target all that lies before the limit. */
+static void broadcast(struct ceiling *c)
+{
+    size_t head = c->targets[0].pos;
+
+    c->behind = c->accepted;
+    while (c->behind) {
+        bool moved = false;
+        head = c->limit - head > c->chunk ? head + c->chunk : c->limit;
+        for (size_t i = 0; i < c->accepted; i++) {
+            struct target *target = &c->targets[i];
+            if (target->blocked || target->pos >= head)
+                continue;
+            push(c, target, head);
+            moved = true;
+        }
+        if (c->behind)
+            unblock(c, !moved && head == c->limit);
+    }
+}
+
+/* Returns the place behind the frame that begins at `from`. */
+static size_t frame_end(const struct ceiling *c, size_t from)
+{
+    const char *end = memchr(c->stream + from, '\n', c->size - from);
+
+    return end ? (size_t)(end - c->stream) + 1 : c->size;
+}
+
+/* Do what the bytes from a client ask for. */
+static void obey(struct ceiling *c, const char *bytes, ssize_t size)
+{
+    for (ssize_t i = 0; i < size; i++) {
+        if (bytes[i] == 'm')
+            prepare_marker(c);
+        c->limit = bytes[i] == 's' ? frame_end(c, c->limit) : c->size;
+        broadcast(c);
+    }
+}
+
+/* Read what a client sent. */
+static void hear(struct ceiling *c, struct target *target)
+{
+    char bytes[4096];
+    ssize_t size = recv(target->fd, bytes, sizeof bytes, 0);
+
+    if (size == 0)
+        exit(0); /* the generator has ended */
+    obey(c, bytes, size);
+}
+
+/* Handle one line from stdin. */
+static void ordered(struct ceiling *c)
+{
+    char line[64];
+
+    c->open = lg_command(line, sizeof line);
+    if (!c->open)
+        return;
+    if (strncmp(line, "prepare ", 8) != 0)
+        lg_fail("unknown command: %s", line);
+    prepare(c, lg_number(line + 8, 1, SIZE_MAX / 2, "COMMANDS"));
+}
+
+/* Run until stdin ends. */
+static void run(struct ceiling *c)
+{
+    static char on_stdin, on_listener;
+    struct epoll_event events[BATCH];
+
+    watch(c->epoll, STDIN_FILENO, &on_stdin, EPOLLIN);
+    watch(c->epoll, c->listener, &on_listener, EPOLLIN);
+    while (c->open) {
+        int count = epoll_wait(c->epoll, events, BATCH, -1);
+        for (int i = 0; i < count && c->open; i++) {
+            void *data = events[i].data.ptr;
+            if (data == &on_stdin)
+                ordered(c);
+            else if (data == &on_listener)
+                accept_targets(c);
+            else if (events[i].events & EPOLLIN)
+                hear(c, data);
+        }
+    }
+}
+
+/* Run as the ceiling. Returns the exit code. */
+int lg_ceiling(int argc, char **argv)
+{
+    struct ceiling c = {.open = true};
+
+    if (argc != 4)
+        lg_fail("usage: loadgen ceiling SOCKETS SENDERS SIZE CHUNK");
+    c.count = lg_number(argv[0], 1, 100000, "SOCKETS");
+    c.senders = (uint32_t)lg_number(argv[1], 1, LG_MAX_SENDERS, "SENDERS");
+    c.text = lg_number(argv[2], LG_ID, 1 << 24, "SIZE");
+    c.chunk = lg_number(argv[3], 1, 1 << 30, "CHUNK");
+    c.targets = lg_alloc(c.count * sizeof *c.targets);
+    c.epoll = epoll_create1(EPOLL_CLOEXEC);
+    c.writable = epoll_create1(EPOLL_CLOEXEC);
+    listen_anywhere(&c);
+    run(&c);
+    return 0;
+}

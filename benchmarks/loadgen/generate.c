@@ -1,0 +1,481 @@
+/* Bursts and paced phases: many receivers and some senders on one epoll
+ * loop. See loadgen.h for how streams are verified. Commands on stdin:
+ *
+ *   burst COMMANDS        send them as fast as possible, verify everything
+ *   drain COMMANDS        the same, but only the first receiver is verified
+ *                         and the others throw their bytes away unread: how
+ *                         fast the generator could be at most
+ *   pace COMMANDS RATE    send RATE commands per second, open loop, and take
+ *                         the latency from the time at which each command
+ *                         was scheduled until the last receiver has it
+ */
+#define _GNU_SOURCE
+#include "loadgen.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#define BATCH 64 /* events between two looks at the schedule */
+#define STALL_MS 10000 /* nothing happens for so long: something is lost */
+#define SKIM (1 << 30) /* bytes that one recv may throw away */
+#define MAX_BYTES (1ull << 30) /* of one phase, kept in memory twice */
+#define KEEPALIVE (5 * LG_SECOND) /* pauses longer than this need one */
+#define SETTLE_US 50000 /* for the server to have read the keepalives */
+#define NOBODY UINT32_MAX
+
+struct generate {
+    const struct lg_proto *proto;
+    struct lg_ref ref;
+    int epoll, timer;
+    struct lg_conn *conns;
+    uint32_t count, senders;
+    size_t streams;  /* connections that hear the commands */
+    size_t marked;   /* streams that have seen the marker */
+    size_t finished; /* streams that have the whole phase */
+    bool complete;   /* the reference has the whole phase */
+    bool drain;
+    pid_t pid;       /* the server, whose CPU time is measured; or 0 */
+    char *buffer;
+    struct lg_bytes marker;
+    char wrap[LG_MAX_WRAP];
+    size_t wrap_size, unit; /* bytes that a sender sends for a command */
+    uint64_t kept_alive;
+    /* paced phases */
+    bool paced;
+    double interval; /* nanoseconds */
+    uint64_t start, late; /* the worst delay of a sender */
+    size_t released; /* commands whose time has come */
+    uint32_t *got;   /* streams that have a command, in stream order */
+    uint64_t *latency;
+};
+
+/* Returns whether the commands are sent to this connection. */
+static bool hears(const struct generate *gen, const struct lg_conn *conn)
+{
+    return conn->sender == NOBODY || gen->proto->echo;
+}
+
+/* Note for each command that the connection now has whether it was the last
+ * to get it, and then the latency. */
+static void note_latency(struct generate *gen, struct lg_conn *conn)
+{
+    const struct lg_ref *ref = &gen->ref;
+    uint64_t now = lg_now();
+
+    while (conn->seen < ref->seen && ref->ends[conn->seen] <= conn->pos) {
+        size_t i = conn->seen++;
+        if (++gen->got[i] < gen->streams)
+            continue;
+        gen->latency[i] = now - gen->start -
+                          (uint64_t)(ref->order[i] * gen->interval);
+    }
+}
+
+/* Note that the connection has `size` more bytes of the phase. */
+static void advance(struct generate *gen, struct lg_conn *conn, size_t size)
+{
+    conn->pos += size;
+    if (gen->paced)
+        note_latency(gen, conn);
+    if (gen->complete) {
+        gen->finished += conn->pos == gen->ref.size;
+    } else if (lg_ref_complete(&gen->ref)) {
+        gen->complete = true;
+        for (uint32_t i = 0; i < gen->count; i++)
+            gen->finished += hears(gen, &gen->conns[i]) &&
+                             gen->conns[i].pos == gen->ref.size;
+    }
+}
+
+/* Take bytes that came before the phases: the answer to the hello, then
+ * whatever comes before the marker. */
+static void prelude(struct generate *gen, struct lg_conn *conn,
+                    const char *bytes, size_t size)
+{
+    size_t used = 0;
+
+    if (conn->state == LG_GREETING) {
+        used = lg_match(&conn->matched, gen->proto->ready, bytes, size);
+        if (conn->matched < gen->proto->ready.size)
+            return;
+        conn->state = LG_JOINED;
+        conn->matched = 0;
+    }
+    if (!hears(gen, conn))
+        return;
+    used += lg_match(&conn->matched, gen->marker, bytes + used, size - used);
+    if (conn->matched < gen->marker.size)
+        return;
+    conn->state = LG_STREAM;
+    gen->marked++;
+    if (used < size)
+        lg_fail("unexpected bytes behind the marker: %.*s",
+                (int)(size - used < 80 ? size - used : 80), bytes + used);
+}
+
+/* Read once from a connection. */
+static void readable(struct generate *gen, struct lg_conn *conn)
+{
+    bool skim = gen->drain && conn->id > 0;
+    ssize_t size = skim ? recv(conn->fd, gen->buffer, SKIM, MSG_TRUNC)
+                        : recv(conn->fd, gen->buffer, LG_BUFFER, 0);
+
+    if (size < 0 && errno == EAGAIN)
+        return;
+    if (size <= 0)
+        lg_fail("connection %u was closed by the server after %zu bytes of "
+                "the phase (%s)", conn->id, conn->pos,
+                size ? strerror(errno) : "end of stream");
+    if (conn->state != LG_STREAM) {
+        prelude(gen, conn, gen->buffer, (size_t)size);
+        return;
+    }
+    if (!skim)
+        lg_ref_take(&gen->ref, conn->pos, gen->buffer, (size_t)size);
+    advance(gen, conn, (size_t)size);
+}
+
+/* Send what is due on a connection, and watch it for room only while there
+ * is more. */
+static void writable(struct generate *gen, struct lg_conn *conn)
+{
+    size_t size = conn->due - conn->sent;
+    ssize_t sent = send(conn->fd, conn->bytes + conn->sent,
+                        size < LG_BUFFER ? size : LG_BUFFER, MSG_NOSIGNAL);
+
+    if (sent < 0 && errno != EAGAIN)
+        lg_fail("connection %u was closed by the server while it sent (%s)",
+                conn->id, strerror(errno));
+    if (sent > 0)
+        conn->sent += (size_t)sent;
+    bool blocked = conn->sent < conn->due;
+    if (blocked == conn->blocked)
+        return;
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = conn};
+    if (blocked)
+        event.events |= EPOLLOUT;
+    epoll_ctl(gen->epoll, EPOLL_CTL_MOD, conn->fd, &event);
+    conn->blocked = blocked;
+}
+
+/* Returns when command number `i` is scheduled. */
+static uint64_t scheduled(const struct generate *gen, size_t i)
+{
+    return gen->start + (uint64_t)((double)i * gen->interval);
+}
+
+/* Send all commands whose time has come, and set the timer to the next. */
+static void release(struct generate *gen)
+{
+    uint64_t now = lg_now();
+
+    while (gen->released < gen->ref.expected &&
+           scheduled(gen, gen->released) <= now) {
+        uint32_t sender = (uint32_t)(gen->released % gen->senders);
+        struct lg_conn *conn =
+            &gen->conns[gen->count - gen->senders + sender];
+        uint64_t late = lg_now() - scheduled(gen, gen->released++);
+        gen->late = late > gen->late ? late : gen->late;
+        conn->due += gen->unit;
+        if (!conn->blocked)
+            writable(gen, conn);
+    }
+    if (gen->released == gen->ref.expected)
+        return;
+    uint64_t next = scheduled(gen, gen->released);
+    struct itimerspec when = {0};
+    when.it_value.tv_sec = (time_t)(next / LG_SECOND);
+    when.it_value.tv_nsec = (long)(next % LG_SECOND);
+    timerfd_settime(gen->timer, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+/* Handle what is ready now, or the next thing that gets ready. */
+static void turn(struct generate *gen)
+{
+    struct epoll_event events[BATCH];
+    int count = epoll_wait(gen->epoll, events, BATCH, STALL_MS);
+
+    if (count == 0)
+        lg_fail("nothing arrived for %d s: %zu of %zu receivers have all of "
+                "%zu commands, the furthest has %zu", STALL_MS / 1000,
+                gen->finished, gen->streams, gen->ref.expected,
+                gen->ref.seen);
+    for (int i = 0; i < count; i++) {
+        struct lg_conn *conn = events[i].data.ptr;
+        uint64_t expirations;
+        if (conn == NULL)
+            (void)!read(gen->timer, &expirations, sizeof expirations);
+        else if (events[i].events & EPOLLOUT)
+            writable(gen, conn);
+        if (conn && events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP))
+            readable(gen, conn);
+    }
+    if (gen->paced)
+        release(gen);
+}
+
+/* Connect, say hello and wait until the server has answered. */
+static void join(struct generate *gen, struct lg_conn *conn,
+                 const char *host, const char *port)
+{
+    struct lg_bytes hello = conn->sender == NOBODY
+                                ? gen->proto->receiver_hello
+                                : gen->proto->sender_hello;
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = conn};
+
+    conn->fd = lg_dial(host, port);
+    conn->state = gen->proto->ready.size ? LG_GREETING : LG_JOINED;
+    if (epoll_ctl(gen->epoll, EPOLL_CTL_ADD, conn->fd, &event) < 0)
+        lg_fail("epoll_ctl: %s", strerror(errno));
+    if (!lg_send_all(conn->fd, hello.data, hello.size))
+        lg_fail("the server did not take a hello");
+    while (conn->state == LG_GREETING)
+        turn(gen);
+}
+
+/* Join with all connections: the receivers, then the senders. */
+static void join_all(struct generate *gen, const char *host,
+                     const char *port)
+{
+    for (uint32_t i = 0; i < gen->count; i++) {
+        struct lg_conn *conn = &gen->conns[i];
+        uint32_t receivers = gen->count - gen->senders;
+        conn->id = i;
+        conn->sender = i < receivers ? NOBODY : i - receivers;
+        gen->streams += hears(gen, conn);
+        join(gen, conn, host, port);
+    }
+    gen->kept_alive = lg_now();
+}
+
+/* Send the marker, a command like no other, and wait until all have seen
+ * it: from there on all streams are the same. */
+static void mark(struct generate *gen)
+{
+    struct lg_conn *conn = &gen->conns[gen->count - gen->senders];
+    size_t size = gen->ref.text + gen->proto->tail.size;
+    char *frame = lg_alloc(gen->wrap_size + size + 1);
+    char *text = frame + gen->wrap_size;
+    uint32_t nonce = gen->proto->triggered ? 0 : (uint32_t)lg_now();
+    bool sent;
+
+    memcpy(frame, gen->wrap, gen->wrap_size);
+    memset(text, 'x', gen->ref.text);
+    snprintf(text, gen->ref.text + 1, "@mark:%08x", nonce);
+    if (gen->ref.text > LG_ID)
+        text[LG_ID] = 'x';
+    memcpy(text + gen->ref.text, gen->proto->tail.data,
+           gen->proto->tail.size);
+    gen->marker = (struct lg_bytes){text, size};
+    sent = gen->proto->triggered
+               ? lg_send_all(conn->fd, "m", 1)
+               : lg_send_all(conn->fd, frame, gen->wrap_size + size);
+    if (!sent)
+        lg_fail("the server did not take the marker");
+    while (gen->marked < gen->streams)
+        turn(gen);
+    free(frame);
+}
+
+/* Keep the server from asking whether we live while a phase runs: its
+ * question would be in one stream alone. */
+static void keep_alive(struct generate *gen)
+{
+    struct lg_bytes bytes = gen->proto->keepalive;
+
+    if (bytes.size == 0 || lg_now() - gen->kept_alive < KEEPALIVE)
+        return;
+    for (uint32_t i = 0; i < gen->count; i++)
+        lg_send_all(gen->conns[i].fd, bytes.data, bytes.size);
+    usleep(SETTLE_US);
+    gen->kept_alive = lg_now();
+}
+
+/* Write all commands of one sender, ready to be sent. */
+static void prepare_sender(struct generate *gen, struct lg_conn *conn,
+                           size_t commands)
+{
+    struct lg_bytes tail = gen->proto->tail;
+
+    free(conn->bytes);
+    conn->due = conn->sent = 0;
+    conn->bytes = lg_alloc(commands * gen->unit);
+    if (gen->proto->triggered) {
+        memset(conn->bytes, gen->paced ? 's' : 'g', commands);
+        return;
+    }
+    for (size_t i = 0; i < commands; i++) {
+        char *at = conn->bytes + i * gen->unit;
+        memcpy(at, gen->wrap, gen->wrap_size);
+        lg_text(at + gen->wrap_size, gen->ref.text, conn->sender,
+                (uint32_t)i);
+        memcpy(at + gen->wrap_size + gen->ref.text, tail.data, tail.size);
+    }
+}
+
+/* Get everything ready for a phase: the senders' bytes, the reference and
+ * the counters. */
+static void prepare(struct generate *gen, size_t commands)
+{
+    keep_alive(gen);
+    if (commands * (gen->ref.text + LG_MAX_WRAP) > MAX_BYTES)
+        lg_fail("%zu commands of %zu bytes are too much for one phase",
+                commands, gen->ref.text);
+    lg_ref_start(&gen->ref, commands, gen->paced);
+    gen->finished = gen->released = 0;
+    gen->late = 0;
+    gen->complete = false;
+    for (uint32_t i = 0; i < gen->count; i++) {
+        struct lg_conn *conn = &gen->conns[i];
+        conn->pos = conn->seen = 0;
+        if (conn->sender != NOBODY)
+            prepare_sender(gen, conn, commands / gen->senders +
+                           (conn->sender < commands % gen->senders));
+    }
+}
+
+/* Make all prepared bytes due and begin to send them. */
+static void send_everything(struct generate *gen, size_t commands)
+{
+    for (uint32_t i = gen->count - gen->senders; i < gen->count; i++) {
+        struct lg_conn *conn = &gen->conns[i];
+        size_t share = commands / gen->senders +
+                       (conn->sender < commands % gen->senders);
+        conn->due = share * gen->unit;
+        if (gen->proto->triggered) /* one byte starts the whole burst */
+            conn->due = conn->sender == 0;
+        writable(gen, conn);
+    }
+}
+
+/* Run a burst and print what it took. */
+static void burst(struct generate *gen, size_t commands, bool drain)
+{
+    gen->paced = false;
+    gen->drain = drain;
+    prepare(gen, commands);
+    double cpu = lg_cpu(), watched = lg_cpu_of(gen->pid);
+    uint64_t start = lg_now();
+    send_everything(gen, commands);
+    while (gen->finished < gen->streams)
+        turn(gen);
+    double seconds = (double)(lg_now() - start) / 1e9;
+    watched = lg_cpu_of(gen->pid) - watched;
+    cpu = lg_cpu() - cpu;
+    lg_print("{\"event\":\"burst\",\"commands\":%zu,\"streams\":%zu,"
+             "\"seconds\":%.9f,\"stream_bytes\":%zu,"
+             "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f}",
+             commands, gen->streams, seconds, gen->ref.size, cpu, watched);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Returns the quantile `q` of sorted values, in microseconds. */
+static double quantile(const uint64_t *values, size_t count, double q)
+{
+    size_t rank = (size_t)(q * (double)count);
+
+    return (double)values[rank < count ? rank : count - 1] / 1e3;
+}
+
+/* Run a paced phase and print the latencies, in microseconds. */
+static void pace(struct generate *gen, size_t commands, size_t rate)
+{
+    gen->paced = true;
+    gen->drain = false;
+    gen->interval = 1e9 / (double)rate;
+    prepare(gen, commands);
+    gen->got = lg_alloc(commands * sizeof *gen->got);
+    gen->latency = lg_alloc(commands * sizeof *gen->latency);
+    double cpu = lg_cpu(), watched = lg_cpu_of(gen->pid);
+    gen->start = lg_now() + LG_SECOND / 1000;
+    release(gen);
+    while (gen->finished < gen->streams)
+        turn(gen);
+    double seconds = (double)(lg_now() - gen->start) / 1e9;
+    watched = lg_cpu_of(gen->pid) - watched;
+    cpu = lg_cpu() - cpu;
+    uint64_t *sorted = gen->latency;
+    qsort(sorted, commands, sizeof *sorted, by_size);
+    lg_print("{\"event\":\"pace\",\"commands\":%zu,\"streams\":%zu,"
+             "\"rate\":%zu,\"seconds\":%.9f,\"p50\":%.1f,\"p99\":%.1f,"
+             "\"p999\":%.1f,\"max\":%.1f,\"late\":%.1f,"
+             "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f}",
+             commands, gen->streams, rate, seconds,
+             quantile(sorted, commands, 0.5), quantile(sorted, commands, 0.99),
+             quantile(sorted, commands, 0.999),
+             (double)sorted[commands - 1] / 1e3, (double)gen->late / 1e3,
+             cpu, watched);
+    free(gen->got);
+    free(gen->latency);
+    gen->paced = false;
+}
+
+/* Do what a line from stdin asks for. */
+static void obey(struct generate *gen, const char *line)
+{
+    char verb[16] = "", first[32] = "", second[32] = "";
+
+    sscanf(line, "%15s %31s %31s", verb, first, second);
+    size_t commands = lg_number(first, 1, 99999999, "COMMANDS");
+    if (strcmp(verb, "burst") == 0)
+        burst(gen, commands, false);
+    else if (strcmp(verb, "drain") == 0)
+        burst(gen, commands, true);
+    else if (strcmp(verb, "pace") == 0)
+        pace(gen, commands, lg_number(second, 1, 100000000, "RATE"));
+    else
+        lg_fail("unknown command: %s", line);
+}
+
+/* Open the epoll and the timer that paces. Exits on failure. */
+static void open_loop(struct generate *gen)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+
+    gen->epoll = epoll_create1(EPOLL_CLOEXEC);
+    gen->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (epoll_ctl(gen->epoll, EPOLL_CTL_ADD, gen->timer, &event) < 0)
+        lg_fail("cannot open an epoll with a timer: %s", strerror(errno));
+}
+
+/* Run as the generator of bursts. Returns the exit code. */
+int lg_generate(int argc, char **argv)
+{
+    struct generate gen = {0};
+    char line[128];
+
+    if (argc != 7)
+        lg_fail("usage: loadgen generate HOST PORT PROTO RECEIVERS SENDERS "
+                "SIZE PID");
+    gen.proto = lg_find_proto(argv[2]);
+    gen.senders = (uint32_t)lg_number(argv[4], 1, LG_MAX_SENDERS, "SENDERS");
+    gen.count = gen.senders +
+                (uint32_t)lg_number(argv[3], 0, 100000, "RECEIVERS");
+    gen.pid = (pid_t)lg_number(argv[6], 0, 1 << 30, "PID");
+    lg_ref_open(&gen.ref, gen.proto,
+                lg_number(argv[5], LG_ID, 1 << 24, "SIZE"), gen.senders);
+    gen.wrap_size = gen.proto->wrap(gen.wrap, gen.ref.text);
+    gen.unit = gen.proto->triggered ? 1 : gen.wrap_size + gen.ref.text +
+                                          gen.proto->tail.size;
+    gen.conns = lg_alloc(gen.count * sizeof *gen.conns);
+    gen.buffer = lg_alloc(LG_BUFFER);
+    open_loop(&gen);
+    join_all(&gen, argv[0], argv[1]);
+    mark(&gen);
+    lg_print("{\"event\":\"ready\",\"streams\":%zu}", gen.streams);
+    while (lg_command(line, sizeof line))
+        obey(&gen, line);
+    return 0;
+}

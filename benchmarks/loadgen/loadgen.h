@@ -1,0 +1,129 @@
+/* The load generator: what its parts share.
+ *
+ *   main.c      arguments, clocks, the JSON lines and errors
+ *   proto.c     one table entry for each protocol that it can speak
+ *   verify.c    the reference stream that every receiver is compared with
+ *   conn.c      connections: joining and the marker
+ *   generate.c  bursts and paced phases over many connections
+ *   members.c   joining and dropping thousands of clients
+ *   ceiling.c   a program that only sends prepared bytes, to compare with
+ *
+ * It is driven by lines on stdin and answers each with one line of JSON on
+ * stdout. It is a program for one measurement, not a service: any error ends
+ * it, with {"event":"error"} and exit code 1.
+ */
+#ifndef LOADGEN_H
+#define LOADGEN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define LG_ID 14          /* "@1234:12345678": the sender and its index */
+#define LG_MAX_SENDERS 10000 /* what four digits can tell apart */
+#define LG_MAX_WRAP 128   /* bytes around the text of one command */
+#define LG_BUFFER (256 * 1024) /* of one recv */
+#define LG_SECOND 1000000000ull /* in nanoseconds */
+
+struct lg_bytes {
+    const char *data;
+    size_t size;
+};
+
+struct lg_ref;
+
+/* How to speak one protocol. All that differs between servers is in here. */
+struct lg_proto {
+    const char *name;
+    struct lg_bytes receiver_hello; /* sent on connecting */
+    struct lg_bytes sender_hello;   /* the same for those that send */
+    struct lg_bytes ready;     /* how the answer to a hello begins or ends */
+    struct lg_bytes keepalive; /* sent by each client in every long pause */
+    struct lg_bytes tail;      /* behind a text, when sent and when received */
+    bool echo;      /* senders hear what is sent, like everybody */
+    bool triggered; /* senders send one byte that stands for commands */
+    /* Write what goes in front of a text of `size` bytes; returns its
+     * length, at most LG_MAX_WRAP. */
+    size_t (*wrap)(char *out, size_t size);
+    /* Check all between two texts, or fail. May be NULL. */
+    void (*check)(struct lg_ref *ref, const char *from, const char *to);
+};
+
+/* The stream of one phase as seen by the receiver that is furthest ahead.
+ *
+ *   data  [frame][frame][frame][fra             capacity
+ *                        ^      ^  ^
+ *                        frame  |  size: a receiver that is here appends
+ *                               look: no '@' of a text is before this
+ *
+ * Everybody else compares what it gets with the reference, at its own
+ * place, so all have the same bytes; appended bytes are parsed once, so
+ * these bytes are every command of every sender once, in its order. */
+struct lg_ref {
+    const struct lg_proto *proto;
+    char *data;
+    size_t size, capacity;
+    size_t frame;    /* the end of the last whole command */
+    size_t look;
+    size_t text;     /* bytes of the text of a command */
+    char *filler;    /* what a text holds behind its id */
+    uint32_t senders;
+    uint32_t *next;  /* the index that is next from each sender */
+    size_t seen, expected; /* commands */
+    size_t *ends;    /* where each command ends, in the order of the stream */
+    uint32_t *order; /* which command it is: index * senders + sender */
+    uint64_t seq;    /* of the last log frame, 0 before the first */
+};
+
+struct lg_conn {
+    int fd;
+    uint32_t id;
+    uint32_t sender; /* its number, or UINT32_MAX */
+    uint8_t state;
+    bool blocked;    /* waits until it can send more */
+    size_t matched;  /* bytes of the token that it waits for */
+    size_t pos;      /* bytes received in this phase */
+    size_t seen;     /* whole commands received: kept when paced */
+    size_t due, sent; /* of its prepared bytes */
+    char *bytes;     /* prepared */
+};
+
+/* main.c */
+void lg_fail(const char *format, ...)
+    __attribute__((noreturn, format(printf, 1, 2)));
+void lg_print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+char *lg_quote(char *out, size_t room, const char *bytes, size_t size);
+void *lg_alloc(size_t size);
+uint64_t lg_now(void);
+double lg_cpu(void);
+double lg_cpu_of(pid_t pid);
+bool lg_command(char *line, size_t room);
+size_t lg_number(const char *text, size_t low, size_t high, const char *what);
+
+/* proto.c */
+const struct lg_proto *lg_find_proto(const char *name);
+
+/* verify.c */
+void lg_ref_open(struct lg_ref *ref, const struct lg_proto *proto,
+                 size_t text, uint32_t senders);
+void lg_ref_start(struct lg_ref *ref, size_t commands, bool keep_ends);
+void lg_ref_take(struct lg_ref *ref, size_t pos, const char *bytes,
+                 size_t size);
+bool lg_ref_complete(const struct lg_ref *ref);
+void lg_text(char *out, size_t size, uint32_t sender, uint32_t index);
+
+/* conn.c */
+enum { LG_GREETING, LG_JOINED, LG_STREAM };
+int lg_dial(const char *host, const char *port);
+void lg_nonblocking(int fd);
+bool lg_send_all(int fd, const char *bytes, size_t size);
+size_t lg_match(size_t *matched, struct lg_bytes token, const char *bytes,
+                size_t size);
+
+/* the modes */
+int lg_generate(int argc, char **argv);
+int lg_members(int argc, char **argv);
+int lg_ceiling(int argc, char **argv);
+
+#endif

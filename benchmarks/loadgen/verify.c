@@ -1,0 +1,166 @@
+/* Verification: the reference stream, see loadgen.h. It costs each receiver
+ * one memcmp, and the parsing once for all of them. */
+#define _GNU_SOURCE
+#include "loadgen.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Write the text of one command: its id and a filler up to `size` bytes. */
+void lg_text(char *out, size_t size, uint32_t sender, uint32_t index)
+{
+    char id[LG_ID + 16];
+
+    snprintf(id, sizeof id, "@%04u:%08u", sender, index);
+    memcpy(out, id, LG_ID);
+    memset(out + LG_ID, 'x', size - LG_ID);
+}
+
+/* Set up a reference for texts of `text` bytes from `senders` senders. */
+void lg_ref_open(struct lg_ref *ref, const struct lg_proto *proto,
+                 size_t text, uint32_t senders)
+{
+    memset(ref, 0, sizeof *ref);
+    ref->proto = proto;
+    ref->text = text;
+    ref->senders = senders;
+    ref->next = lg_alloc(senders * sizeof *ref->next);
+    ref->filler = lg_alloc(text + 1);
+    memset(ref->filler, 'x', text);
+}
+
+/* Begin a phase of `commands`; with `keep_ends` note where each one ends.
+ * Memory of the phase before is used again. */
+void lg_ref_start(struct lg_ref *ref, size_t commands, bool keep_ends)
+{
+    size_t capacity = commands * (ref->text + LG_MAX_WRAP);
+
+    if (capacity > ref->capacity) {
+        free(ref->data);
+        ref->data = lg_alloc(capacity);
+        ref->capacity = capacity;
+    }
+    free(ref->ends);
+    free(ref->order);
+    ref->ends = NULL;
+    ref->order = NULL;
+    if (keep_ends) {
+        ref->ends = lg_alloc(commands * sizeof *ref->ends);
+        ref->order = lg_alloc(commands * sizeof *ref->order);
+    }
+    memset(ref->next, 0, ref->senders * sizeof *ref->next);
+    ref->size = ref->frame = ref->look = ref->seen = 0;
+    ref->expected = commands;
+}
+
+/* Returns whether the reference holds all commands of the phase. */
+bool lg_ref_complete(const struct lg_ref *ref)
+{
+    return ref->seen == ref->expected;
+}
+
+/* Read the number that the `digits` bytes at `at` are.
+ * Returns false if one of them is not a digit. */
+static bool fixed_number(const char *at, int digits, uint32_t *value)
+{
+    *value = 0;
+    for (int i = 0; i < digits; i++) {
+        unsigned digit = (unsigned char)at[i] - (unsigned)'0';
+        if (digit > 9)
+            return false;
+        *value = *value * 10 + digit;
+    }
+    return true;
+}
+
+/* Take the whole text at `at`, which is this sender's with this index:
+ * check it to the last byte, or exit. */
+static void accept_text(struct lg_ref *ref, const char *at, uint32_t sender,
+                        uint32_t index)
+{
+    struct lg_bytes tail = ref->proto->tail;
+    size_t after = (size_t)(at - ref->data) + ref->text;
+
+    if (sender >= ref->senders || index != ref->next[sender])
+        lg_fail("command %zu of the stream is %.14s, expected index %u",
+                ref->seen, at,
+                sender < ref->senders ? ref->next[sender] : 0);
+    ref->next[sender]++;
+    if (memcmp(at + LG_ID, ref->filler, ref->text - LG_ID) != 0)
+        lg_fail("the text of command %.14s arrived changed", at);
+    if (memcmp(ref->data + after, tail.data, tail.size) != 0)
+        lg_fail("the frame of command %.14s does not end behind it", at);
+    if (ref->proto->check)
+        ref->proto->check(ref, ref->data + ref->frame, at);
+    ref->frame = ref->look = after + tail.size;
+    if (ref->ends) {
+        ref->ends[ref->seen] = ref->frame;
+        ref->order[ref->seen] = index * ref->senders + sender;
+    }
+    ref->seen++;
+}
+
+/* Parse what was appended. A '@' that no id follows belongs to the header
+ * of a binary protocol. */
+static void scan(struct lg_ref *ref)
+{
+    size_t whole = ref->text + ref->proto->tail.size;
+
+    while (ref->seen < ref->expected) {
+        uint32_t sender, index;
+        const char *from = ref->data + ref->look;
+        const char *at = memchr(from, '@', ref->size - ref->look);
+        if (at == NULL) {
+            ref->look = ref->size;
+            return;
+        }
+        ref->look = (size_t)(at - ref->data);
+        if (ref->size - ref->look < whole)
+            return;
+        if (fixed_number(at + 1, 4, &sender) && at[5] == ':' &&
+            fixed_number(at + 6, 8, &index))
+            accept_text(ref, at, sender, index);
+        else
+            ref->look++;
+    }
+}
+
+/* Exit with the place at which two streams differ. */
+static void differ(const struct lg_ref *ref, size_t pos, const char *bytes,
+                   size_t size)
+{
+    size_t i = 0;
+    char here[200], there[200];
+
+    while (i < size && ref->data[pos + i] == bytes[i])
+        i++;
+    size_t show = size - i < 60 ? size - i : 60;
+    lg_fail("two receivers differ at byte %zu of the phase: \"%s\" is not "
+            "\"%s\"", pos + i, lg_quote(here, sizeof here, bytes + i, show),
+            lg_quote(there, sizeof there, ref->data + pos + i, show));
+}
+
+/* Take `bytes` that a receiver got at its place `pos`: compare them, append
+ * and parse what is new, or exit if anything is wrong. */
+void lg_ref_take(struct lg_ref *ref, size_t pos, const char *bytes,
+                 size_t size)
+{
+    size_t known = ref->size - pos < size ? ref->size - pos : size;
+
+    if (memcmp(ref->data + pos, bytes, known) != 0)
+        differ(ref, pos, bytes, known);
+    if (known == size)
+        return;
+    if (size - known > ref->capacity - ref->size)
+        lg_fail("more bytes arrived than %zu commands can have",
+                ref->expected);
+    memcpy(ref->data + ref->size, bytes + known, size - known);
+    ref->size += size - known;
+    scan(ref);
+    if (lg_ref_complete(ref) && ref->size > ref->frame)
+        lg_fail("unexpected bytes behind the last command: %.*s",
+                (int)(ref->size - ref->frame < 80 ? ref->size - ref->frame
+                                                  : 80),
+                ref->data + ref->frame);
+}
