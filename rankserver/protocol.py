@@ -19,6 +19,7 @@ MIN_MAX_LINE: Final = 256  # a HELLO with a long name, a token and a resume must
 MAX_MAX_LINE: Final = 16 * 1024 * 1024  # a line is kept whole in memory, for each client
 SERVER_SLACK: Final = 256  # a server's line is at most this much longer than max_line
 MAX_NUMBER_DIGITS: Final = 19  # what a signed 64-bit number can have
+MAX_CLIENTS: Final = 1_000_000  # far more than one process can serve; a range of ranks is expanded in memory
 SHOWN: Final = 64  # characters of bad input that an error message repeats
 
 # Codes on BYE.
@@ -34,6 +35,7 @@ RESUME: Final = "resume"
 BAD_FRAME: Final = "bad-frame"
 NO_SUCH_ASK: Final = "no-such-ask"
 
+NOT_A_NAME: Final = "is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -"
 STATUSES: Final = ("ok", "fail", "refused", "denied", "timeout")
 
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
@@ -286,8 +288,8 @@ def _parse_hello(rest: str) -> Hello:
     if type(proto) is not int or proto != VERSION:
         raise _bad(f"this server speaks protocol {VERSION}, not {shown(str(proto))}")
     name = fields.get("name")
-    if name is not None and not (isinstance(name, str) and is_name(name)):
-        raise _bad(f"name {shown(str(name))} is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -")
+    if name is not None:
+        name = _name(name)
     token = fields.get("token")
     if token is not None and not isinstance(token, str):
         raise _bad("token is not a string")
@@ -329,7 +331,9 @@ def parse_server_line(line: bytes) -> ServerFrame | None:
     if verb == "RES":
         seq, rank, name, rest = _split(rest, 4)
         status, _, detail = rest.partition(" ")
-        return Answer(_number("seq", seq), _number("rank", rank), name, _status(status), _detail(detail))
+        return Answer(
+            _number("seq", seq), _number("rank", rank), _name(name), _status(status), _detail(detail)
+        )
     if verb in ("ERR", "BYE"):
         code, _, text = rest.partition(" ")
         return (Rejected if verb == "ERR" else Bye)(code, text)
@@ -345,13 +349,43 @@ def parse_server_line(line: bytes) -> ServerFrame | None:
 def _parse_json_frame(verb: str, fields: dict[str, Any]) -> ServerFrame:
     try:
         if verb == "INFO":
-            return Info(*(fields[name] for name in Info._fields))
-        if verb == "WELCOME":
-            return Welcome(*(fields[name] for name in Welcome._fields))
-        members = [Member(int(member["rank"]), str(member["name"])) for member in fields["clients"]]
-        return Roster(int(fields["total"]), int(fields["from"]), members)
-    except (KeyError, TypeError, ValueError) as error:
+            return _parse_info(fields)
+        return _parse_welcome(fields) if verb == "WELCOME" else _parse_roster(fields)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _bad(f"{verb} lacks a field or has a bad one: {error!r}") from None
+
+
+def _parse_info(fields: dict[str, Any]) -> Info:
+    return Info(
+        proto=_count(fields, "proto"),
+        server=str(fields["server"]),
+        max_line=_count(fields, "max_line"),
+        auth=bool(fields["auth"]),
+        capacity=_count(fields, "capacity"),
+    )
+
+
+def _parse_welcome(fields: dict[str, Any]) -> Welcome:
+    return Welcome(
+        rank=_count(fields, "rank"),
+        clients=_count(fields, "clients"),
+        seq=_count(fields, "seq"),
+        name=_name(fields["name"]),
+        session=str(fields["session"]),
+        heartbeat=float(fields["heartbeat"]),
+    )
+
+
+def _parse_roster(fields: dict[str, Any]) -> Roster:
+    members = [Member(_count(member, "rank"), _name(member["name"])) for member in fields["clients"]]
+    return Roster(_count(fields, "total"), _count(fields, "from"), members)
+
+
+def _count(fields: dict[str, Any], field: str) -> int:
+    value = fields[field]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{field} {shown(str(value))} is not a number from 0 on")
+    return value
 
 
 def parse_ranks(text: str) -> list[int]:
@@ -367,6 +401,8 @@ def parse_ranks(text: str) -> list[int]:
         high = _number("rank", last) if dash else low
         if high < low or (ranks and low <= ranks[-1]):
             raise _bad(f"ranks {shown(text)} do not ascend")
+        if high >= MAX_CLIENTS:
+            raise _bad(f"rank {high} is not below {MAX_CLIENTS}")
         ranks.extend(range(low, high + 1))
     return ranks
 
@@ -382,6 +418,12 @@ def _number(what: str, text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise _bad(f"{what} {shown(text)} is not a number")
     return int(text)
+
+
+def _name(value: object) -> str:
+    if not (isinstance(value, str) and is_name(value)):
+        raise _bad(f"name {shown(str(value))} {NOT_A_NAME}")
+    return value
 
 
 def _status(text: str) -> str:
@@ -424,9 +466,7 @@ def hello(*, name: str | None = None, token: str | None = None) -> bytes:
         LocalProtocolError: ``bad-frame``, for a name that the protocol does not allow.
     """
     if name is not None and not is_name(name):
-        raise LocalProtocolError(
-            BAD_FRAME, f"name {shown(name)} is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -"
-        )
+        raise LocalProtocolError(BAD_FRAME, f"name {shown(name)} {NOT_A_NAME}")
     fields = {"proto": VERSION, "name": name, "token": token}
     return _json_frame("HELLO", {key: value for key, value in fields.items() if value is not None})
 
