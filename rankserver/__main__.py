@@ -1,0 +1,5 @@
+"""``python -m rankserver``."""
+
+from rankserver.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,859 @@
+/* The ranked list and the shared log; see _clist.h for the picture, who owns
+ * what, and the invariants that are named here by their numbers. */
+#define _GNU_SOURCE
+#include "_clist.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+/* Bytes per send: what the kernel copies while it is still in the cache, and
+ * large enough that a system call costs little in comparison. */
+#define CL_SEND_BYTES (256 * 1024)
+/* Spans per send: one for the log is the rule, private frames the exception. */
+#define CL_SEND_SPANS 16
+/* Sends per call for one client: the others wait meanwhile. */
+#define CL_FLUSH_SENDS 4
+/* Text is checked this many bytes at a time: it stays in the first cache. */
+#define CL_CHECK_BYTES 4096
+/* Blocks kept for reuse: pages that are mapped and warm. */
+#define CL_SPARE_BLOCKS 16
+/* "CMD ", a number, " ", a number, " ": at most 4 + 20 + 1 + 20 + 1 bytes. */
+#define CL_STAMP_BYTES 48
+/* What a frame may have beyond max_line (protocol: Lines). */
+#define CL_FRAME_SLACK 256
+
+typedef struct cl_block {
+    struct cl_block *next;
+    uint64_t start; /* position of data[0] in the log */
+    size_t used;
+    size_t refs;
+    char data[];
+} cl_block;
+
+typedef struct cl_frame { /* a private frame that waits */
+    struct cl_frame *next;
+    uint64_t due; /* sent when the log before this position is */
+    size_t len;
+    char data[];
+} cl_frame;
+
+typedef struct cl_list {
+    cl_client *head, *tail;
+    size_t len;
+} cl_list;
+
+struct cl_client {
+    cl_client *prev, *next;
+    cl_block *block; /* NULL when nothing of the log is left to send */
+    uint64_t pos, limit;
+    cl_frame *first, *last;
+    size_t first_sent;    /* bytes of `first` that are out */
+    size_t private_bytes; /* of all frames, less first_sent */
+    int64_t rank;
+    int fd;
+    unsigned char ranked;
+    unsigned char blocked;
+};
+
+struct cl_log {
+    cl_list ranked, unranked;
+    cl_block *first, *last, *spare;
+    size_t spares;
+    size_t block_size, max_line;
+    uint64_t seq;
+    int numbered; /* every `rank` is right */
+};
+
+/* --- lists of clients ---------------------------------------------------- */
+
+/* Append at the tail. O(1). Cannot fail. */
+static void list_append(cl_list *list, cl_client *client) {
+    client->prev = list->tail;
+    client->next = NULL;
+    if (list->tail)
+        list->tail->next = client;
+    else
+        list->head = client;
+    list->tail = client;
+    list->len++;
+}
+
+/* Take out of the list. O(1). Cannot fail. */
+static void list_remove(cl_list *list, cl_client *client) {
+    if (client->prev)
+        client->prev->next = client->next;
+    else
+        list->head = client->next;
+    if (client->next)
+        client->next->prev = client->prev;
+    else
+        list->tail = client->prev;
+    list->len--;
+}
+
+/* Number all ranks if they are not. O(n) after a change, else O(1). */
+static void number_ranks(cl_log *log) {
+    int64_t rank = 0;
+
+    if (log->numbered)
+        return;
+    for (cl_client *c = log->ranked.head; c; c = c->next)
+        c->rank = rank++;
+    log->numbered = 1;
+}
+
+/* --- blocks of the log --------------------------------------------------- */
+
+static uint64_t block_end(const cl_block *block) {
+    return block->start + block->used;
+}
+
+static uint64_t log_end(const cl_log *log) {
+    return block_end(log->last);
+}
+
+/* Where this client's part of the log ends for now. */
+static uint64_t client_end(const cl_log *log, const cl_client *client) {
+    return client->ranked ? log_end(log) : client->limit;
+}
+
+/* Free blocks that nobody is going to read. O(1) for each. Cannot fail. */
+static void trim(cl_log *log) {
+    while (log->first != log->last && log->first->refs == 0) {
+        cl_block *block = log->first;
+
+        log->first = block->next;
+        if (log->spares < CL_SPARE_BLOCKS) {
+            block->next = log->spare;
+            log->spare = block;
+            log->spares++;
+        } else {
+            free(block);
+        }
+    }
+}
+
+/* Take a spare block or make one; NULL without memory. O(1). */
+static cl_block *take_block(cl_log *log) {
+    cl_block *block = log->spare;
+
+    if (block) {
+        log->spare = block->next;
+        log->spares--;
+    } else {
+        block = malloc(sizeof *block + log->block_size);
+        if (!block)
+            return NULL;
+    }
+    block->next = NULL;
+    block->used = block->refs = 0;
+    return block;
+}
+
+/* Return room for n bytes at the end of the log, n <= block_size; NULL
+ * without memory. The bytes count once `used` says so. O(1). */
+static char *reserve(cl_log *log, size_t n) {
+    cl_block *block = log->last;
+
+    if (log->block_size - block->used < n) {
+        block = take_block(log);
+        if (!block)
+            return NULL;
+        block->start = log_end(log);
+        log->last->next = block;
+        log->last = block;
+        trim(log);
+    }
+    return block->data + block->used;
+}
+
+/* Point the cursor at a block, or at none. O(1). Cannot fail. */
+static void set_block(cl_client *client, cl_block *block) {
+    if (client->block)
+        client->block->refs--;
+    if (block)
+        block->refs++;
+    client->block = block;
+}
+
+/* Let go of the log when the client has all of its part. O(1). */
+static void release_if_done(cl_log *log, cl_client *client) {
+    if (!client->ranked && client->pos == client->limit) {
+        set_block(client, NULL);
+        trim(log);
+    }
+}
+
+/* --- life of a log and of its clients ------------------------------------ */
+
+/* Make an empty log for lines of max_line bytes, in blocks of at least
+ * block_size bytes. Returns NULL without memory. */
+cl_log *cl_new(size_t block_size, size_t max_line) {
+    cl_log *log = calloc(1, sizeof *log);
+    size_t least = max_line + CL_FRAME_SLACK;
+
+    if (!log)
+        return NULL;
+    log->block_size = block_size > least ? block_size : least;
+    log->max_line = max_line;
+    log->numbered = 1;
+    log->first = log->last = take_block(log);
+    if (!log->last) {
+        free(log);
+        return NULL;
+    }
+    log->last->start = 0;
+    return log;
+}
+
+static void free_blocks(cl_block *block) {
+    while (block) {
+        cl_block *next = block->next;
+
+        free(block);
+        block = next;
+    }
+}
+
+/* Free the log and all of its clients; NULL is allowed. Cannot fail. */
+void cl_free(cl_log *log) {
+    if (!log)
+        return;
+    while (log->ranked.head)
+        cl_close(log, log->ranked.head);
+    while (log->unranked.head)
+        cl_close(log, log->unranked.head);
+    free_blocks(log->first);
+    free_blocks(log->spare);
+    free(log);
+}
+
+/* Make a client that writes to fd, unranked and with nothing to send.
+ * Returns NULL without memory. O(1). */
+cl_client *cl_open(cl_log *log, int fd) {
+    cl_client *client = calloc(1, sizeof *client);
+
+    if (!client)
+        return NULL;
+    client->fd = fd;
+    client->rank = -1;
+    list_append(&log->unranked, client);
+    return client;
+}
+
+/* Give a client the lowest rank; its part of the log starts here. What it was
+ * sent before stays first in line. Returns CL_OK, or CL_MISUSE for a client
+ * that joined before. O(1), and O(private frames) for those that wait. */
+int cl_join(cl_log *log, cl_client *client) {
+    if (client->ranked || client->limit != 0)
+        return CL_MISUSE;
+    list_remove(&log->unranked, client);
+    list_append(&log->ranked, client);
+    client->ranked = 1;
+    client->rank = (int64_t)log->ranked.len - 1;
+    client->pos = log_end(log);
+    client->limit = UINT64_MAX;
+    set_block(client, log->last);
+    for (cl_frame *f = client->first; f; f = f->next)
+        f->due = client->pos;
+    return CL_OK;
+}
+
+/* Take a client out of the ranks; its part of the log ends at `limit`. */
+static void unrank(cl_log *log, cl_client *client, uint64_t limit) {
+    if (client != log->ranked.tail)
+        log->numbered = 0;
+    list_remove(&log->ranked, client);
+    list_append(&log->unranked, client);
+    client->ranked = 0;
+    client->rank = -1;
+    client->limit = limit;
+}
+
+/* Take a client out of the ranks. What is in the log so far is still its to
+ * be sent, and nothing after. Returns CL_OK, or CL_MISUSE for a client that
+ * is not ranked. O(1). */
+int cl_retire(cl_log *log, cl_client *client) {
+    if (!client->ranked)
+        return CL_MISUSE;
+    unrank(log, client, log_end(log));
+    release_if_done(log, client);
+    return CL_OK;
+}
+
+/* Free the private frames after `keep`, or all for NULL. */
+static void drop_frames(cl_client *client, cl_frame *keep) {
+    cl_frame *frame = keep ? keep->next : client->first;
+
+    while (frame) {
+        cl_frame *next = frame->next;
+
+        client->private_bytes -= frame->len;
+        free(frame);
+        frame = next;
+    }
+    if (keep)
+        keep->next = NULL;
+    else
+        client->first = NULL;
+    client->last = keep;
+}
+
+/* As cl_retire, for a client that is too slow to be sent what is in the log:
+ * its part ends with the frame that it has begun to get. O(frame). */
+int cl_cut(cl_log *log, cl_client *client) {
+    const char *data, *lf;
+    size_t at;
+
+    if (!client->ranked)
+        return CL_MISUSE;
+    data = client->block->data;
+    at = client->pos - client->block->start;
+    if (client->first_sent) {
+        drop_frames(client, client->first);
+    } else {
+        drop_frames(client, NULL);
+        if (at > 0 && data[at - 1] != '\n') {
+            lf = memchr(data + at, '\n', client->block->used - at);
+            at = (size_t)(lf - data) + 1;
+        }
+    }
+    unrank(log, client, client->block->start + at);
+    release_if_done(log, client);
+    return CL_OK;
+}
+
+/* Free a client, ranked or not. O(private frames). Cannot fail. */
+void cl_close(cl_log *log, cl_client *client) {
+    if (client->ranked)
+        unrank(log, client, client->pos);
+    list_remove(&log->unranked, client);
+    set_block(client, NULL);
+    drop_frames(client, NULL);
+    free(client);
+    trim(log);
+}
+
+/* --- what goes into the log ---------------------------------------------- */
+
+/* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM. The
+ * caller has checked that the line is at most max_line + 256 bytes. O(len). */
+int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
+    char stamp[CL_STAMP_BYTES];
+    size_t n = (size_t)snprintf(stamp, sizeof stamp, "%.15s %llu ", verb,
+                                (unsigned long long)log->seq + 1);
+    char *to;
+
+    if (n + len + 1 > log->block_size)
+        return CL_NOMEM;
+    to = reserve(log, n + len + 1);
+    if (!to)
+        return CL_NOMEM;
+    memcpy(to, stamp, n);
+    memcpy(to + n, text, len);
+    to[n + len] = '\n';
+    log->last->used += n + len + 1;
+    return (int64_t)++log->seq;
+}
+
+/* Length of the valid UTF-8 sequence of a character above U+009F at p, or 0.
+ * (Unicode 15, table 3-7.) */
+static size_t utf8_len(const unsigned char *p, size_t n) {
+    unsigned char low = 0x80, high = 0xBF;
+    size_t len;
+
+    if (p[0] >= 0xC2 && p[0] <= 0xDF)
+        len = 2;
+    else if (p[0] >= 0xE0 && p[0] <= 0xEF)
+        len = 3;
+    else if (p[0] >= 0xF0 && p[0] <= 0xF4)
+        len = 4;
+    else
+        return 0;
+    if (p[0] == 0xC2 || p[0] == 0xE0)
+        low = 0xA0; /* no C1 control; nothing overlong */
+    else if (p[0] == 0xED)
+        high = 0x9F; /* no surrogate */
+    else if (p[0] == 0xF0)
+        low = 0x90; /* nothing overlong */
+    else if (p[0] == 0xF4)
+        high = 0x8F; /* nothing above U+10FFFF */
+    if (n < len || p[1] < low || p[1] > high)
+        return 0;
+    for (size_t i = 2; i < len; i++)
+        if ((p[i] & 0xC0) != 0x80)
+            return 0;
+    return len;
+}
+
+/* Tell whether the bytes keep the text rule: UTF-8, and no control character
+ * but TAB (protocol: Lines). O(len). */
+int cl_text_ok(const char *data, size_t len) {
+    const unsigned char *p = (const unsigned char *)data;
+    size_t i = 0;
+
+    while (i < len) {
+        if ((p[i] >= 0x20 && p[i] < 0x7F) || p[i] == '\t') {
+            i++;
+        } else {
+            size_t n = utf8_len(p + i, len - i);
+
+            if (n == 0)
+                return 0;
+            i += n;
+        }
+    }
+    return 1;
+}
+
+/* Tell whether all bytes are printable ASCII, TAB or LF. No branch depends on
+ * a byte, so that the compiler can check many at once. */
+static int is_plain(const char *data, size_t len) {
+    unsigned char bad = 0;
+
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)data[i];
+
+        bad |= (c < 0x20) & (c != '\t') & (c != '\n');
+        bad |= c > 0x7E;
+    }
+    return !bad;
+}
+
+/* How far the text rule has been looked at in a piece of input. */
+typedef struct scan {
+    const char *end;
+    const char *plain_to; /* all before is plain */
+    const char *rough_to; /* some before is not: look at each line */
+} scan;
+
+/* Tell whether the line p[0..len) keeps the text rule, looking ahead: most
+ * input is plain, and is then looked at once in large pieces. */
+static int line_ok(scan *s, const char *p, size_t len) {
+    const char *to = p + len;
+
+    if (to <= s->plain_to)
+        return 1;
+    if (to > s->rough_to) {
+        if (len < CL_CHECK_BYTES)
+            to = s->end - p < CL_CHECK_BYTES ? s->end : p + CL_CHECK_BYTES;
+        if (is_plain(p, (size_t)(to - p))) {
+            s->plain_to = to;
+            return 1;
+        }
+        s->rough_to = to;
+    }
+    return cl_text_ok(p, len);
+}
+
+/* The bytes before a command's text, for the next frame of one sender. */
+typedef struct stamp {
+    char text[CL_STAMP_BYTES];
+    size_t len;
+    size_t last_digit; /* of seq */
+} stamp;
+
+static void stamp_set(stamp *s, uint64_t seq, int64_t rank) {
+    int n = snprintf(s->text, sizeof s->text, "CMD %llu",
+                     (unsigned long long)seq);
+
+    s->last_digit = (size_t)n - 1;
+    s->len = (size_t)(n + snprintf(s->text + n, sizeof s->text - (size_t)n,
+                                   " %lld ", (long long)rank));
+}
+
+/* Count the seq in the stamp up by one; `seq` is what it becomes. */
+static void stamp_next(stamp *s, uint64_t seq, int64_t rank) {
+    char *digit = s->text + s->last_digit;
+
+    while (*digit == '9')
+        *digit-- = '0';
+    if (*digit == ' ')
+        stamp_set(s, seq, rank);
+    else
+        ++*digit;
+}
+
+/* Append one command under the stamp. Returns 0 without memory. */
+static int put_command(cl_log *log, const stamp *s, const char *text,
+                       size_t len) {
+    /* A whole stamp is copied, which the compiler does in a few moves. */
+    char *to = reserve(log, CL_STAMP_BYTES + len + 1);
+
+    if (!to)
+        return 0;
+    memcpy(to, s->text, CL_STAMP_BYTES);
+    to += s->len;
+    memcpy(to, text, len);
+    to[len] = '\n';
+    log->last->used += s->len + len + 1;
+    log->seq++;
+    return 1;
+}
+
+/* Append the commands that a ranked client sent, as CMD frames of its rank.
+ * Stops after the last whole line with CL_OK; after a line that is no valid
+ * CMD with CL_LINE, which is then the caller's to handle before it feeds the
+ * rest; at a line of more than max_line bytes with CL_LONG; and at a line for
+ * which there is no memory with CL_NOMEM. All lines before are in the log, and
+ * fed->consumed counts them. Empty lines are skipped. CL_MISUSE for a client
+ * that is not ranked. O(len). */
+int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
+            cl_fed *fed) {
+    scan check = {data + len, data, data};
+    int64_t rank = cl_rank(log, client);
+    const char *p = data, *lf;
+    stamp s = {{0}, 0, 0};
+    int status = CL_OK;
+
+    if (!client->ranked)
+        return CL_MISUSE;
+    stamp_set(&s, log->seq + 1, rank);
+    while ((lf = memchr(p, '\n', (size_t)(check.end - p)))) {
+        size_t n = (size_t)(lf - p);
+
+        if (n >= log->max_line) {
+            status = CL_LONG;
+            break;
+        }
+        if (n > 0 && p[n - 1] == '\r')
+            n--;
+        if (n > 4 && memcmp(p, "CMD ", 4) == 0 && line_ok(&check, p, n)) {
+            if (!put_command(log, &s, p + 4, n - 4)) {
+                status = CL_NOMEM;
+                break;
+            }
+            stamp_next(&s, log->seq + 1, rank);
+        } else if (n > 0) {
+            fed->line = (size_t)(p - data);
+            fed->len = n;
+            fed->consumed = (size_t)(lf - data) + 1;
+            return CL_LINE;
+        }
+        p = lf + 1;
+    }
+    fed->consumed = (size_t)(p - data);
+    return status;
+}
+
+/* Queue one private frame, LF included, after what is in the log now.
+ * Returns CL_OK or CL_NOMEM. O(len). */
+int cl_private(cl_log *log, cl_client *client, const char *data, size_t len) {
+    cl_frame *frame = malloc(sizeof *frame + len);
+
+    if (!frame)
+        return CL_NOMEM;
+    frame->next = NULL;
+    frame->due = client_end(log, client);
+    frame->len = len;
+    memcpy(frame->data, data, len);
+    if (client->last)
+        client->last->next = frame;
+    else
+        client->first = frame;
+    client->last = frame;
+    client->private_bytes += len;
+    return CL_OK;
+}
+
+/* --- what goes out ------------------------------------------------------- */
+
+/* Write what is to be sent next into spans: private frames that are due, and
+ * the log between them. Returns how many spans it is, at most `room`; 0 when
+ * nothing is left. At most CL_SEND_BYTES of the log. O(room). */
+size_t cl_peek(const cl_log *log, const cl_client *client, cl_span *spans,
+               size_t room) {
+    const cl_frame *frame = client->first;
+    const cl_block *block = client->block;
+    uint64_t pos = client->pos, end = client_end(log, client);
+    size_t n = 0, sent = client->first_sent;
+
+    if (end - pos > CL_SEND_BYTES)
+        end = pos + CL_SEND_BYTES;
+    while (n < room) {
+        if (frame && frame->due == pos) {
+            spans[n].data = frame->data + sent;
+            spans[n++].len = frame->len - sent;
+            sent = 0;
+            frame = frame->next;
+        } else if (pos < end) {
+            uint64_t to = frame && frame->due < end ? frame->due : end;
+
+            if (pos == block_end(block))
+                block = block->next;
+            if (to > block_end(block))
+                to = block_end(block);
+            spans[n].data = block->data + (pos - block->start);
+            spans[n++].len = (size_t)(to - pos);
+            pos = to;
+        } else {
+            break;
+        }
+    }
+    return n;
+}
+
+/* Count n bytes of the first private frame as sent; free it when it is out. */
+static void advance_frame(cl_client *client, size_t n) {
+    cl_frame *frame = client->first;
+
+    client->first_sent += n;
+    client->private_bytes -= n;
+    if (client->first_sent == frame->len) {
+        client->first = frame->next;
+        if (!client->first)
+            client->last = NULL;
+        client->first_sent = 0;
+        free(frame);
+    }
+}
+
+/* Move the cursor n bytes on, over as many blocks as that is. */
+static void advance_cursor(cl_client *client, size_t n) {
+    client->pos += n;
+    while (client->pos > block_end(client->block) ||
+           (client->pos == block_end(client->block) && client->block->next))
+        set_block(client, client->block->next);
+}
+
+/* Count `sent` bytes of what cl_peek showed as sent. O(spans). Cannot fail. */
+void cl_advance(cl_log *log, cl_client *client, size_t sent) {
+    while (sent > 0) {
+        const cl_frame *frame = client->first;
+        size_t n = sent, most;
+
+        if (frame && frame->due == client->pos) {
+            most = frame->len - client->first_sent;
+            n = n < most ? n : most;
+            advance_frame(client, n);
+        } else {
+            if (frame && frame->due - client->pos < n)
+                n = (size_t)(frame->due - client->pos);
+            advance_cursor(client, n);
+        }
+        sent -= n;
+    }
+    if (client->block)
+        release_if_done(log, client);
+    trim(log);
+}
+
+static int nothing_left(const cl_log *log, const cl_client *client) {
+    return !client->first && client->pos == client_end(log, client);
+}
+
+/* Send once, at most CL_SEND_BYTES. Returns CL_OK when nothing is left,
+ * CL_MORE when there is, CL_BLOCKED or CL_BROKEN as for cl_flush. */
+static int send_once(cl_log *log, cl_client *client) {
+    cl_span spans[CL_SEND_SPANS];
+    struct iovec iov[CL_SEND_SPANS];
+    struct msghdr msg = {.msg_iov = iov};
+    size_t total = 0;
+    ssize_t sent;
+
+    msg.msg_iovlen = cl_peek(log, client, spans, CL_SEND_SPANS);
+    for (size_t i = 0; i < msg.msg_iovlen; i++) {
+        iov[i].iov_base = (void *)(uintptr_t)spans[i].data;
+        iov[i].iov_len = spans[i].len;
+        total += spans[i].len;
+    }
+    client->blocked = 1; /* until it turns out otherwise */
+    do
+        sent = sendmsg(client->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ||
+            errno == ENOMEM)
+            return CL_BLOCKED;
+        return CL_BROKEN;
+    }
+    cl_advance(log, client, (size_t)sent);
+    if ((size_t)sent < total)
+        return CL_BLOCKED;
+    client->blocked = 0;
+    return nothing_left(log, client) ? CL_OK : CL_MORE;
+}
+
+/* Send to one client what it has to get, in a bounded number of system calls.
+ * Returns CL_OK when nothing is left, CL_BLOCKED when something is (call again
+ * when the socket is writable), and CL_BROKEN when the connection is gone for
+ * writing; it may still be readable. */
+int cl_flush(cl_log *log, cl_client *client) {
+    client->blocked = 0;
+    for (int i = 0; i < CL_FLUSH_SENDS; i++) {
+        int status;
+
+        if (nothing_left(log, client))
+            return CL_OK;
+        status = send_once(log, client);
+        if (status != CL_MORE)
+            return status;
+    }
+    client->blocked = 1;
+    return CL_BLOCKED;
+}
+
+/* Send to every ranked client, in rank order, all that the log holds for it,
+ * leaving out those that are blocked. All get one piece of the log before any
+ * gets the next: it is copied while it is in the cache. Writes into fds the
+ * descriptor of each client that is blocked from now on, and the complement
+ * (~fd) of one whose connection is gone for writing. Returns how many; each
+ * client is named at most once. Stops early when fds is full. */
+size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
+    size_t named = 0;
+    int more = 1;
+
+    while (more) {
+        more = 0;
+        for (cl_client *c = log->ranked.head; c && named < room; c = c->next) {
+            int status;
+
+            if (c->blocked || nothing_left(log, c))
+                continue;
+            status = send_once(log, c);
+            if (status == CL_MORE)
+                more = 1;
+            else if (status != CL_OK)
+                fds[named++] = status == CL_BROKEN ? ~c->fd : c->fd;
+        }
+    }
+    return named;
+}
+
+/* --- questions ----------------------------------------------------------- */
+
+/* The seq of the last frame in the log, 0 if there is none yet. */
+uint64_t cl_seq(const cl_log *log) {
+    return log->seq;
+}
+
+/* Bytes of the log that are kept for the slowest cursor. O(1). */
+uint64_t cl_held(const cl_log *log) {
+    return log_end(log) - log->first->start;
+}
+
+/* How many clients are ranked. */
+size_t cl_clients(const cl_log *log) {
+    return log->ranked.len;
+}
+
+/* A client's rank, or -1 for one that has none. O(n) after a leave, else
+ * O(1). */
+int64_t cl_rank(cl_log *log, cl_client *client) {
+    if (client->ranked)
+        number_ranks(log);
+    return client->rank;
+}
+
+/* Bytes that wait to be sent to this client. O(1). */
+uint64_t cl_lag(const cl_log *log, const cl_client *client) {
+    return client_end(log, client) - client->pos + client->private_bytes;
+}
+
+/* Tell whether the last flush could not send all. */
+int cl_is_blocked(const cl_client *client) {
+    return client->blocked;
+}
+
+/* Write the descriptors of all ranked clients, by rank. Returns how many, at
+ * most `room`. O(n). */
+size_t cl_fds(const cl_log *log, int *fds, size_t room) {
+    size_t n = 0;
+
+    for (cl_client *c = log->ranked.head; c && n < room; c = c->next)
+        fds[n++] = c->fd;
+    return n;
+}
+
+/* --- invariants ---------------------------------------------------------- */
+
+/* Invariants 1 to 3 for one list. Returns the broken one, or 0. */
+static int check_list(const cl_log *log, const cl_list *list, int ranked) {
+    const cl_client *prev = NULL;
+    size_t n = 0;
+
+    for (const cl_client *c = list->head; c; prev = c, c = c->next, n++) {
+        if (c->prev != prev || c->ranked != ranked)
+            return 1;
+        if (ranked && log->numbered && c->rank != (int64_t)n)
+            return 3;
+        if (n > list->len)
+            return 2;
+    }
+    if (list->tail != prev)
+        return 1;
+    return n == list->len ? 0 : 2;
+}
+
+/* Invariant 4. */
+static int check_blocks(const cl_log *log) {
+    const cl_block *block = log->first;
+
+    if (block->refs == 0 && block != log->last)
+        return 4;
+    for (; block->next; block = block->next)
+        if (block->next->start != block_end(block) || block->used == 0)
+            return 4;
+    return block == log->last && block->used <= log->block_size ? 0 : 4;
+}
+
+/* Invariant 5: count every cursor against its block. */
+static int check_refs(const cl_log *log) {
+    const cl_list *lists[] = {&log->ranked, &log->unranked};
+
+    for (const cl_block *block = log->first; block; block = block->next) {
+        size_t refs = 0;
+
+        for (int i = 0; i < 2; i++)
+            for (const cl_client *c = lists[i]->head; c; c = c->next)
+                refs += c->block == block;
+        if (refs != block->refs)
+            return 5;
+    }
+    return 0;
+}
+
+/* Invariants 6 to 8 for one client. */
+static int check_client(const cl_log *log, const cl_client *c) {
+    uint64_t end = client_end(log, c), due = c->pos;
+    size_t bytes = 0;
+
+    if (c->pos > end || (c->block == NULL) != (!c->ranked && c->pos == end))
+        return 6;
+    if (c->block && (c->pos < c->block->start || c->pos > block_end(c->block)))
+        return 6;
+    for (const cl_frame *f = c->first; f; f = f->next) {
+        if (f->due < due || f->due > end || (!f->next && f != c->last))
+            return 7;
+        due = f->due;
+        bytes += f->len;
+    }
+    if (!c->first && (c->last || c->first_sent))
+        return 8;
+    if (c->first_sent && (c->first_sent >= c->first->len ||
+                          c->first->due != c->pos))
+        return 8;
+    return bytes - c->first_sent == c->private_bytes ? 0 : 7;
+}
+
+/* Walk every invariant of _clist.h. Returns 0, or the number of the first that
+ * is broken. O(blocks x clients): for tests. */
+int cl_check(cl_log *log) {
+    int broken = check_list(log, &log->ranked, 1);
+
+    if (!broken)
+        broken = check_list(log, &log->unranked, 0);
+    if (!broken)
+        broken = check_blocks(log);
+    if (!broken)
+        broken = check_refs(log);
+    for (const cl_client *c = log->ranked.head; c && !broken; c = c->next)
+        broken = check_client(log, c);
+    for (const cl_client *c = log->unranked.head; c && !broken; c = c->next)
+        broken = check_client(log, c);
+    return broken;
+}

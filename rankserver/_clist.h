@@ -1,0 +1,107 @@
+/* The ranked list of clients and the shared log that is broadcast to them.
+ *
+ *   ranked:   head                                tail
+ *             rank 0 <----> rank 1 <----> rank 2
+ *               |             |             |
+ *               |       .-----'             |    a cursor is (block, pos)
+ *               v       v                   v
+ *   blocks: [ block refs=2 ] -----> [ block refs=1 ] ---> NULL
+ *             first                    last (appended to)
+ *
+ *   One client's stream, in the order in which it is sent:
+ *
+ *     log from pos ........ | private | log ...... | private, private | log
+ *                           due                    due
+ *
+ * Ownership. A cl_log owns its blocks, its spare blocks and every client that
+ * was opened and not yet closed. A cl_client owns its private frames. File
+ * descriptors belong to the caller; the core only writes to them.
+ *
+ * Positions count bytes since the log began, so they never repeat. A frame
+ * lies whole in one block. The log can be sent up to `end`; a client's part
+ * of it ends at its `limit`, which is UINT64_MAX while the client is ranked.
+ *
+ * A client is `ranked` from cl_join to cl_retire and in the list `unranked`
+ * before and after. What it is sent before it joins is private frames alone.
+ *
+ * Invariants, all checked by cl_check:
+ *   1. links agree in both directions, in both lists of clients;
+ *   2. the number of ranked clients is the length of their list;
+ *   3. when ranks are numbered, they are 0, 1, 2, ... in list order;
+ *   4. blocks follow each other without a gap, up to `end`, and none but the
+ *      last is empty of both bytes and purpose: the first is referenced, or
+ *      it is the last;
+ *   5. a block's refs are the number of cursors that point into it;
+ *   6. a cursor's pos lies inside its block, and not after its limit;
+ *   7. private frames are in ascending order of due, none before pos, none
+ *      after the client's end, and their bytes add up;
+ *   8. only the first private frame may be sent in part, and only where the
+ *      log before it is sent.
+ *
+ * No function blocks, and none keeps state outside the structures here.
+ * Unless a comment says otherwise, a failure leaves everything as it was.
+ */
+#ifndef CLIST_H
+#define CLIST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum cl_status {
+    CL_OK = 0,      /* done; for a flush: nothing is left to send */
+    CL_LINE = 1,    /* feed: stopped at a line that is for the caller */
+    CL_LONG = 2,    /* feed: stopped at a line longer than max_line */
+    CL_BLOCKED = 3, /* flush: the socket takes no more for now */
+    CL_BROKEN = 4,  /* flush: the connection is gone for writing */
+    CL_MORE = 5,    /* inside the core: there is more to send */
+    CL_NOMEM = -1,  /* no memory */
+    CL_MISUSE = -2, /* the client is not in a state for this call */
+};
+
+typedef struct cl_log cl_log;
+typedef struct cl_client cl_client;
+
+/* What cl_feed did with its input. */
+typedef struct cl_fed {
+    size_t consumed; /* bytes that are done with, the line below included */
+    size_t line;     /* CL_LINE: where the line starts ... */
+    size_t len;      /* ... and its length without CR and LF */
+} cl_fed;
+
+/* One stretch of memory that is to be sent next. */
+typedef struct cl_span {
+    const void *data;
+    size_t len;
+} cl_span;
+
+cl_log *cl_new(size_t block_size, size_t max_line);
+void cl_free(cl_log *log);
+
+cl_client *cl_open(cl_log *log, int fd);
+int cl_join(cl_log *log, cl_client *client);
+int cl_retire(cl_log *log, cl_client *client);
+int cl_cut(cl_log *log, cl_client *client);
+void cl_close(cl_log *log, cl_client *client);
+
+int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
+int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
+            cl_fed *fed);
+int cl_private(cl_log *log, cl_client *client, const char *data, size_t len);
+
+int cl_flush(cl_log *log, cl_client *client);
+size_t cl_flush_all(cl_log *log, int *fds, size_t room);
+size_t cl_peek(const cl_log *log, const cl_client *client, cl_span *spans,
+               size_t room);
+void cl_advance(cl_log *log, cl_client *client, size_t sent);
+
+uint64_t cl_seq(const cl_log *log);
+uint64_t cl_held(const cl_log *log);
+size_t cl_clients(const cl_log *log);
+int64_t cl_rank(cl_log *log, cl_client *client);
+uint64_t cl_lag(const cl_log *log, const cl_client *client);
+int cl_is_blocked(const cl_client *client);
+size_t cl_fds(const cl_log *log, int *fds, size_t room);
+int cl_text_ok(const char *data, size_t len);
+int cl_check(cl_log *log);
+
+#endif

@@ -1,0 +1,164 @@
+"""One connection: how far its handshake is, bytes of a line that is not complete, what it waits for.
+
+It cuts what its socket gave into lines, and hands those to the server that are no plain command. It
+decides nothing about ranks, and reads and writes no socket: the server does, and the C core.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+from rankserver import protocol
+from rankserver.clist import Client, Log
+from rankserver.exceptions import RemoteProtocolError
+
+HANDSHAKE_BYTES: Final = 65_536  # what may be read and kept of a connection before its WELCOME
+
+
+class State(enum.Enum):
+    """Where a connection is in its life; it only ever moves down this list."""
+
+    HANDSHAKE = "handshake"  # HELLO has not come
+    JOINING = "joining"  # HELLO is accepted; the join comes at the end of this turn
+    JOINED = "joined"  # it holds a rank
+    CLOSING = "closing"  # it is to go: what it is still owed is sent, what it sends is thrown away
+    CLOSED = "closed"
+
+
+class Channel:
+    """The state of one connection.
+
+    Attributes:
+        peer: the address for the log, such as ``127.0.0.1:40112``.
+        name: the client's name, once its HELLO is accepted.
+        farewell: the BYE frame that it is to get when it goes, if any.
+        cut: it goes because it is too slow: it is not sent what it has not begun to get.
+        ended: the peer has closed its sending side.
+        interest: the selector events that it is registered for.
+    """
+
+    __slots__ = (
+        "_log",
+        "_pending",
+        "client",
+        "cut",
+        "ended",
+        "farewell",
+        "fd",
+        "interest",
+        "name",
+        "peer",
+        "sock",
+        "state",
+    )
+
+    def __init__(self, sock: socket.socket, peer: str, log: Log) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.client: Client = log.open(self.fd)
+        self.state = State.HANDSHAKE
+        self.name = ""
+        self.farewell = b""
+        self.cut = False
+        self.ended = False
+        self.interest = 0
+        self._log = log
+        self._pending: bytearray | None = None
+
+    @property
+    def wants_read(self) -> bool:
+        """Whether bytes from the peer can be dealt with now."""
+        return not self.ended and self.state is not State.JOINING
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether something waits until the socket takes more."""
+        return self._log.is_blocked(self.client)
+
+    @property
+    def room(self) -> int:
+        """How many bytes may be read for it now, whatever the turn allows."""
+        if self.state is State.HANDSHAKE:
+            return HANDSHAKE_BYTES - len(self._pending or b"")
+        return protocol.MAX_MAX_LINE
+
+    def lines(self, buffer: bytearray, count: int) -> Iterator[bytes]:
+        """Take the first ``count`` bytes of ``buffer``; yield the lines that the server has to handle, in order.
+
+        Valid CMD lines of a ranked client go straight into the log. The state may change between two
+        lines, and decides what happens to the rest.
+
+        Raises:
+            RemoteProtocolError: ``too-long``.
+        """
+        if self.state is State.CLOSING:
+            return
+        start = 0
+        view = memoryview(buffer)
+        if self._pending is not None:
+            start = buffer.find(b"\n", 0, count) + 1
+            if not start:
+                self._keep(view[:count])
+                return
+            line = self._pending
+            line += view[:start]
+            self._pending = None
+            yield from self._cut(memoryview(line))
+        yield from self._cut(view[start:count])
+
+    def resume(self) -> Iterator[bytes]:
+        """Yield, as ``lines`` does, the lines that came before the client had joined.
+
+        Raises:
+            RemoteProtocolError: ``too-long``.
+        """
+        if self._pending is not None:
+            data = memoryview(self._pending)
+            self._pending = None
+            yield from self._cut(data)
+
+    def _cut(self, data: memoryview) -> Iterator[bytes]:
+        while data:
+            if self.state is State.JOINED:
+                line, rest = self._feed(data)
+            elif self.state is State.HANDSHAKE:
+                line, rest = self._first_line(data)
+            elif self.state is State.JOINING:
+                line, rest = None, data
+            else:
+                return
+            if line:
+                yield line
+            elif len(rest) == len(data):
+                self._keep(data)
+                return
+            data = rest
+
+    def _feed(self, data: memoryview) -> tuple[bytes | None, memoryview]:
+        fed = self._log.feed(self.client, data)
+        if fed.too_long:
+            raise self._too_long()
+        return fed.line, data[fed.consumed :]
+
+    def _first_line(self, data: memoryview) -> tuple[bytes | None, memoryview]:
+        text = bytes(data)
+        end = text.find(b"\n")
+        if end >= self._log.max_line:
+            raise self._too_long()
+        return text[: max(end, 0)].removesuffix(b"\r"), data[end + 1 :]
+
+    def _keep(self, data: memoryview) -> None:
+        """Keep bytes that end in an incomplete line, or that came before the join."""
+        if self._pending is None:
+            self._pending = bytearray()
+        self._pending += data
+        most = min(self._log.max_line, HANDSHAKE_BYTES) if self.state is State.HANDSHAKE else self._log.max_line
+        if self.state is not State.JOINING and len(self._pending) >= most:
+            raise self._too_long()
+
+    def _too_long(self) -> RemoteProtocolError:
+        return RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {self._log.max_line} bytes")

@@ -1,0 +1,198 @@
+"""The command line of the server: arguments to ``Config``, signals, exit codes.
+
+Exit codes: 0 stopped by a signal; 1 failed, with one line on standard error; 2 usage; 130 interrupted twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, NoReturn
+
+from rankserver import __version__, listeners, logs, protocol
+from rankserver.exceptions import ConfigError, ListenError
+from rankserver.server import Config, Server
+
+SPARE_DESCRIPTORS: Final = 64  # beside the clients: listeners, standard streams, connections that only shake hands
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server until it is told to stop; return the exit code."""
+    parser = _build_parser()
+    options = parser.parse_args(argv)
+    logs.configure(options.log_level, options.log_format)
+    try:
+        config = _config(options)
+    except ConfigError as error:
+        parser.error(str(error))
+    try:
+        return _serve(config)
+    except ListenError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+    except MemoryError:
+        print(f"{parser.prog}: out of memory", file=sys.stderr)
+    return 1
+
+
+def _serve(config: Config) -> int:
+    _raise_descriptor_limit(config.capacity + SPARE_DESCRIPTORS)
+    server = Server(config)
+    try:
+        with _signals(server):
+            for address in server.listen():
+                print(f"listening on {address}", flush=True)
+            server.run()
+    finally:
+        server.close()
+    return 0
+
+
+@contextmanager
+def _signals(server: Server) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the server, and the second one of them end the program at once.
+
+    The handlers do nothing themselves: a signal arrives in the loop as a byte in a socket, so that it
+    never comes between two steps of a turn.
+    """
+    reader, writer = socket.socketpair()
+    received = 0
+
+    def on_signal() -> None:
+        nonlocal received
+        received += len(reader.recv(64))
+        if received > 1:
+            os._exit(130)
+        server.stop()
+
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        server.on_readable(reader, on_signal)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _raise_descriptor_limit(needed: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        logs.event(logging.WARNING, "too few descriptors for the capacity", needed=needed, limit=hard)
+        needed = hard
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _config(options: argparse.Namespace) -> Config:
+    if not options.insecure:
+        try:
+            loopback = listeners.is_loopback(options.host)
+        except ListenError as error:
+            raise ConfigError(f"argument --host: {error}") from None
+        if not loopback:
+            raise ConfigError(
+                f"argument --host: {options.host} is not a loopback address, and commands would travel in the "
+                "clear for anybody to send: add --insecure to serve it nevertheless"
+            )
+    if options.max_backlog < 2 * options.max_line:
+        raise ConfigError(f"argument --max-backlog: {options.max_backlog} is less than two lines of --max-line")
+    return Config(
+        capacity=options.capacity,
+        host=options.host,
+        port=options.port,
+        unix=options.unix,
+        handshake_timeout=options.handshake_timeout,
+        heartbeat=options.heartbeat,
+        max_line=options.max_line,
+        max_backlog=options.max_backlog,
+    )
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rankserver",
+        description="Rank up to N clients first come, first served, and broadcast what each commands.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("capacity", metavar="N", type=_whole(1), help="how many clients it accepts")
+    add("--host", default="127.0.0.1", help="address or name to listen on")
+    add("--port", type=_whole(0, 65_535), default=5050, help="TCP port; 0 picks one")
+    add("--unix", metavar="PATH", help="listen on this Unix socket as well")
+    add("--handshake-timeout", metavar="S", type=_seconds(0.001), default=5, help="seconds to say HELLO")
+    add(
+        "--heartbeat",
+        metavar="S",
+        type=_seconds(0),
+        default=30,
+        help="PING after so many seconds of silence, drop after twice that; 0: never",
+    )
+    add(
+        "--max-line",
+        metavar="B",
+        type=_whole(protocol.MIN_MAX_LINE, protocol.MAX_MAX_LINE),
+        default=protocol.DEFAULT_MAX_LINE,
+        help="bytes in the longest line from a client",
+    )
+    add(
+        "--max-backlog",
+        metavar="B",
+        type=_whole(1),
+        default=64 * 1024 * 1024,
+        help="drop a client that is more bytes behind",
+    )
+    add("--insecure", action="store_true", help="serve addresses that are not loopback")
+    add("--log-level", choices=logs.LEVELS, default="info", help="what is logged to standard error")
+    add("--log-format", choices=logs.FORMATS, default="text", help="how")
+    add("--version", action="version", version=f"rankserver {__version__}")
+    return parser
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a converter for whole numbers from ``least`` to ``most``."""
+    expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        return value
+
+    return convert
+
+
+def _seconds(least: float) -> Callable[[str], float]:
+    """Return a converter for a number of seconds of at least ``least``."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least {least:g}")
+        return int(value) if value.is_integer() else value
+
+    return convert

@@ -1,0 +1,249 @@
+"""The typed face of the C core: the ranked list, the shared log, feeding it and sending it.
+
+The only module that touches ``_clist.c``; what each call does, costs and guarantees is said there.
+Codes become exceptions here, in one place. A closed log or client is a TypeError at the next use.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+
+from rankserver._clist_cffi import ffi, lib
+
+BLOCK_BYTES: Final = 256 * 1024  # of the log: one block is what the core sends in one system call
+PEEK_SPANS: Final = 16
+
+
+class Flushed(enum.IntEnum):
+    """How a flush ended."""
+
+    DONE = lib.CL_OK
+    BLOCKED = lib.CL_BLOCKED  # flush again when the socket is writable
+    BROKEN = lib.CL_BROKEN  # gone for writing; may still be readable
+
+
+class Fed(NamedTuple):
+    """What ``Log.feed`` did with its input.
+
+    ``consumed`` bytes are done with. If ``line`` is given, they end with that line (without its CR and
+    LF), which is no valid CMD. If ``too_long``, the line after them has more than ``max_line`` bytes.
+    """
+
+    consumed: int
+    line: bytes | None
+    too_long: bool
+
+
+class Client:
+    """One connection's place in the ranks and in the log. Made by ``Log.open``."""
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: Any) -> None:
+        self._handle: Any = handle
+
+
+class Log:
+    """The shared log and the ranked list of the clients that it is broadcast to.
+
+    Args:
+        max_line: bytes that a line from a client may have, LF included.
+        block_bytes: size of one block of the log.
+    """
+
+    def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES) -> None:
+        self.max_line = max_line
+        self._log: Any = _made(lib.cl_new(block_bytes, max_line))
+        self._fed: Any = ffi.new("cl_fed *")
+        self._fds: Any = ffi.new("int[]", 64)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the log and all its clients. Closing twice is allowed."""
+        if self._log is not None:
+            lib.cl_free(self._log)
+            self._log = None
+
+    # --- clients ---
+
+    def open(self, fd: int) -> Client:
+        """Return a new client, not ranked yet, that is sent to through socket ``fd``. O(1)."""
+        return Client(_made(lib.cl_open(self._log, fd)))
+
+    def join(self, client: Client) -> None:
+        """Give the client the lowest rank; what is logged from now on is sent to it. O(1).
+
+        Raises:
+            ValueError: it has joined before.
+        """
+        _check(lib.cl_join(self._log, client._handle))
+
+    def retire(self, client: Client) -> None:
+        """Take the client out of the ranks; it is still sent what is logged so far. O(1).
+
+        Raises:
+            ValueError: it is not ranked.
+        """
+        _check(lib.cl_retire(self._log, client._handle))
+
+    def cut(self, client: Client) -> None:
+        """Take the client out of the ranks; it is sent no more than the frame that it has begun to get.
+
+        Raises:
+            ValueError: it is not ranked.
+        """
+        _check(lib.cl_cut(self._log, client._handle))
+
+    def discard(self, client: Client) -> None:
+        """Free the client, ranked or not. The caller closes its socket."""
+        lib.cl_close(self._log, client._handle)
+        client._handle = None
+
+    # --- into the log ---
+
+    def append(self, verb: bytes, text: bytes) -> int:
+        """Log ``<verb> <seq> <text>`` and return its seq.
+
+        Raises:
+            MemoryError: nothing was logged.
+        """
+        seq: int = lib.cl_append(self._log, verb, text, len(text))
+        _check(min(seq, 0))
+        return seq
+
+    def feed(self, client: Client, data: bytes | bytearray | memoryview) -> Fed:
+        """Log the CMD lines at the start of what a ranked client sent, up to the first other line. O(len(data)).
+
+        Empty lines are skipped. What a call leaves is a line without LF if the next call, too, consumes nothing.
+
+        Raises:
+            ValueError: the client is not ranked.
+            MemoryError: nothing was logged.
+        """
+        fed = self._fed
+        status = lib.cl_feed(self._log, client._handle, ffi.from_buffer(data), len(data), fed)
+        if status == lib.CL_OK:
+            return Fed(fed.consumed, None, False)
+        if status == lib.CL_LINE:
+            return Fed(fed.consumed, bytes(data[fed.line : fed.line + fed.len]), False)
+        if status == lib.CL_LONG:
+            return Fed(fed.consumed, None, True)
+        if status == lib.CL_NOMEM and fed.consumed:
+            return Fed(fed.consumed, None, False)  # the next call says that there is no memory
+        raise _error(status)
+
+    def private(self, client: Client, frame: bytes) -> None:
+        """Queue a frame for this client alone, LF included, behind what is logged so far.
+
+        Raises:
+            MemoryError: it was not queued.
+        """
+        _check(lib.cl_private(self._log, client._handle, frame, len(frame)))
+
+    # --- out to the sockets ---
+
+    def flush(self, client: Client) -> Flushed:
+        """Send to one client what waits for it, in a bounded number of system calls."""
+        return Flushed(lib.cl_flush(self._log, client._handle))
+
+    def flush_all(self) -> tuple[list[int], list[int]]:
+        """Send to every ranked client that is not blocked all that waits for it.
+
+        Returns:
+            The descriptors that are blocked from now on, and those that are gone for writing.
+        """
+        fds, room = self._room()
+        named = ffi.unpack(fds, lib.cl_flush_all(self._log, fds, room))
+        return [fd for fd in named if fd >= 0], [~fd for fd in named if fd < 0]
+
+    def peek(self, client: Client) -> list[memoryview]:
+        """Return what is to be sent next, for a transport that C cannot write to; valid until the next call."""
+        spans = ffi.new("cl_span[]", PEEK_SPANS)
+        count = lib.cl_peek(self._log, client._handle, spans, PEEK_SPANS)
+        return [memoryview(ffi.buffer(span.data, span.len)) for span in spans[0:count]]
+
+    def advance(self, client: Client, sent: int) -> None:
+        """Count ``sent`` bytes of what ``peek`` returned as sent."""
+        lib.cl_advance(self._log, client._handle, sent)
+
+    # --- questions ---
+
+    @property
+    def seq(self) -> int:
+        """The seq of the last frame, 0 before the first."""
+        return int(lib.cl_seq(self._log))
+
+    @property
+    def held(self) -> int:
+        """Bytes of the log that are kept for the slowest client."""
+        return int(lib.cl_held(self._log))
+
+    @property
+    def clients(self) -> int:
+        """How many clients are ranked."""
+        return int(lib.cl_clients(self._log))
+
+    def rank(self, client: Client) -> int:
+        """Return the client's rank, -1 if it has none. O(n) after a leave, else O(1)."""
+        return int(lib.cl_rank(self._log, client._handle))
+
+    def lag(self, client: Client) -> int:
+        """Return how many bytes wait to be sent to the client."""
+        return int(lib.cl_lag(self._log, client._handle))
+
+    def is_blocked(self, client: Client) -> bool:
+        """Tell whether the last flush could not send all."""
+        return bool(lib.cl_is_blocked(client._handle))
+
+    def ranked_fds(self) -> Sequence[int]:
+        """Return the descriptors of the ranked clients, by rank. O(n)."""
+        fds, room = self._room()
+        return list(ffi.unpack(fds, lib.cl_fds(self._log, fds, room)))
+
+    def check(self) -> None:
+        """Walk every invariant of the core, for tests.
+
+        Raises:
+            AssertionError: with the number of the broken one in ``_clist.h``.
+        """
+        broken = lib.cl_check(self._log)
+        if broken:
+            raise AssertionError(f"invariant {broken} of _clist.h is broken")
+
+    def _room(self) -> tuple[Any, int]:
+        """Return an array for the descriptors of all ranked clients, and its length."""
+        if len(self._fds) < self.clients:
+            self._fds = ffi.new("int[]", 2 * self.clients)
+        return self._fds, len(self._fds)
+
+
+def text_ok(data: bytes) -> bool:
+    """Tell whether the bytes keep the text rule (docs/protocol.md, "Lines")."""
+    return bool(lib.cl_text_ok(data, len(data)))
+
+
+def _made(pointer: Any) -> Any:
+    if pointer == ffi.NULL:
+        raise MemoryError
+    return pointer
+
+
+def _check(status: int) -> None:
+    if status < 0:
+        raise _error(status)
+
+
+def _error(status: int) -> Exception:
+    if status == lib.CL_MISUSE:
+        return ValueError("the client is not in a state for this call")
+    return MemoryError()

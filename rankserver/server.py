@@ -1,0 +1,512 @@
+"""The loop: one thread that waits for sockets and timers, and does what is due, a bounded turn at a time.
+
+It keeps who is a member and when what times out. How frames are written is ``protocol``'s; cutting,
+logging and sending them is the C core's, behind ``channel`` and ``clist``. Nothing is closed, freed or
+accepted while the events of a turn are being handled: a descriptor's number would be used again while
+its old event still waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import secrets
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import rankserver
+from rankserver import listeners, protocol
+from rankserver.asks import AskTable, NoSuchAskError
+from rankserver.channel import Channel, State
+from rankserver.clist import Flushed, Log
+from rankserver.exceptions import RemoteProtocolError
+from rankserver.logs import event
+from rankserver.timers import Timeout
+
+READ_BYTES: Final = 256 * 1024  # read in one turn, shared by the channels that are ready ...
+READ_LEAST: Final = 4 * 1024  # ... but this much from each: a system call has to be worth it
+ACCEPTS: Final = 128  # connections accepted in one turn
+ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
+JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to
+LINGER: Final = 2.0  # seconds for a peer that is to go to take what it is owed, and close
+SHUTDOWN: Final = 5.0  # seconds for all of them, when the server stops
+
+_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the server is told to be. Times are in seconds, sizes in bytes; see ``cli`` for the meaning of each."""
+
+    capacity: int
+    host: str = "127.0.0.1"
+    port: int = 5050
+    unix: str | None = None
+    handshake_timeout: float = 5
+    heartbeat: float = 30
+    max_line: int = protocol.DEFAULT_MAX_LINE
+    max_backlog: int = 64 * 1024 * 1024
+
+
+class Server:
+    """A ranked command server. ``listen``, then ``run``; ``close`` frees what is left.
+
+    ``stop`` may be called from a signal handler's turn only: the server is not safe for threads.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._log = Log(config.max_line)
+        self._asks: AskTable[Channel] = AskTable()
+        self._selector = selectors.DefaultSelector()
+        self._listeners: list[socket.socket] = []
+        self._channels: dict[int, Channel] = {}  # by descriptor, from accept to close
+        self._buffer = bytearray(READ_BYTES)
+        self._now = time.monotonic()
+        self._members = 0  # that ever joined
+        self._stopping = False
+        # What the events of a turn leave to its end.
+        self._ready_listeners: list[socket.socket] = []
+        self._joining: list[Channel] = []
+        self._leaving: list[Channel] = []
+        self._unsent: list[Channel] = []  # have private frames that were not flushed yet
+        self._broken: list[Channel] = []
+        self._finished: list[Channel] = []
+        # What all ranked clients were last flushed up to, and the JOINs since: those may wait.
+        self._flushed_seq = 0
+        self._lazy_joins = 0
+        self._handshake: Timeout[Channel] = Timeout(config.handshake_timeout)
+        self._silence: Timeout[Channel] = Timeout(config.heartbeat)
+        self._pinged: Timeout[Channel] = Timeout(config.heartbeat)
+        self._linger: Timeout[Channel] = Timeout(LINGER)
+        self._join_wait: Timeout[str] = Timeout(JOIN_WAIT)
+        self._accept_pause: Timeout[str] = Timeout(ACCEPT_PAUSE)
+        self._shutdown: Timeout[str] = Timeout(SHUTDOWN)
+        self._timeouts: list[tuple[Timeout[Any], Callable[[Any], None]]] = [
+            (self._handshake, self._on_no_hello),
+            (self._silence, self._on_silence),
+            (self._pinged, self._on_no_pong),
+            (self._linger, self._finish),
+            (self._join_wait, self._on_join_wait),
+            (self._accept_pause, self._on_accept_pause),
+            (self._shutdown, self._on_shutdown),
+        ]
+        self._info = protocol.info(
+            protocol.Info(
+                protocol.VERSION, f"rankserver/{rankserver.__version__}", config.max_line, False, config.capacity
+            )
+        )
+
+    # --- from outside -------------------------------------------------------------------------
+
+    def listen(self) -> list[str]:
+        """Open the sockets to listen on, and return their addresses as text, TCP first.
+
+        Raises:
+            ListenError: names the address that cannot be had.
+        """
+        self._listeners = listeners.open_tcp(self.config.host, self.config.port)
+        if self.config.unix is not None:
+            self._listeners.append(listeners.open_unix(self.config.unix))
+        self._watch_listeners()
+        return [listeners.address_of(listener) for listener in self._listeners]
+
+    def run(self) -> None:
+        """Serve until ``stop`` was called and everybody has been told, or the time for that is over."""
+        while self._channels or not self._stopping:
+            self._turn()
+
+    def stop(self) -> None:
+        """Accept nobody any more, and tell everybody ``BYE shutdown`` behind what is logged so far."""
+        if self._stopping:
+            return
+        event(logging.INFO, "stopping", clients=self._log.clients)
+        self._stopping = True
+        self._accept_pause.stop("")
+        self._unwatch_listeners()
+        self._shutdown.start("", self._now)
+        for channel in self._channels.values():
+            self._dismiss(channel, protocol.SHUTDOWN, "the server is stopping")
+
+    def close(self) -> None:
+        """Close every socket and free all memory. Closing twice is allowed."""
+        listeners.close_all(self._listeners)
+        self._listeners = []
+        for channel in self._channels.values():
+            channel.sock.close()
+        self._channels.clear()
+        self._selector.close()
+        self._log.close()
+
+    def on_readable(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        """Call ``callback`` in the loop when ``sock`` is readable: this is how signals get in."""
+        self._selector.register(sock, selectors.EVENT_READ, callback)
+
+    # --- one turn -----------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        ready = self._selector.select(self._patience())
+        self._now = time.monotonic()
+        share = max(READ_BYTES // (len(ready) or 1), READ_LEAST)
+        for key, events in ready:
+            if isinstance(key.data, Channel):
+                if events & selectors.EVENT_READ:
+                    self._read(key.data, share)
+                if events & selectors.EVENT_WRITE:
+                    self._flush(key.data)
+            else:
+                key.data()
+        self._drain_broken()
+        for timeout, handle in self._timeouts:
+            for item in timeout.expired(self._now):
+                handle(item)
+        if not self._stopping:
+            self._accept()
+        while self._leaving or self._joining:
+            self._apply_departures()
+            self._apply_arrivals()
+        self._flush_all()
+        self._close_finished()
+
+    def _patience(self) -> float | None:
+        """Return how many seconds select may wait, None for ever."""
+        if self._leaving or self._broken:
+            return 0
+        deadlines = [timeout.deadline for timeout, _ in self._timeouts]
+        nearest = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return None if nearest is None else max(nearest - time.monotonic(), 0)
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def _read(self, channel: Channel, most: int) -> bool:
+        """Read once, and handle what came; return whether there may be more."""
+        try:
+            count = channel.sock.recv_into(self._buffer, min(most, channel.room))
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            self._on_end(channel, error.strerror or "connection lost")
+            return False
+        if not count:
+            self._on_end(channel, "connection closed")
+            return False
+        if channel.state is State.JOINED:
+            self._silence.start(channel, self._now)
+            self._pinged.stop(channel)
+        self._handle(channel, channel.lines(self._buffer, count))
+        return True
+
+    def _drain_broken(self) -> None:
+        """Handle what clients had sent before their connection broke; they are gone after that."""
+        broken, self._broken = self._broken, []
+        for channel in broken:
+            while self._read(channel, READ_BYTES):
+                pass
+            self._on_end(channel, "connection lost")
+
+    def _on_end(self, channel: Channel, reason: str) -> None:
+        channel.ended = True
+        if channel.state is State.CLOSING:
+            self._after_flush(channel, Flushed.BROKEN)
+        else:
+            self._dismiss(channel, reason=reason)
+
+    def _handle(self, channel: Channel, lines: Iterable[bytes]) -> None:
+        try:
+            for line in lines:
+                self._handle_line(channel, line)
+        except RemoteProtocolError as error:
+            self._dismiss(channel, error.code, error.text)
+
+    def _handle_line(self, channel: Channel, line: bytes) -> None:
+        try:
+            frame = protocol.parse_client_line(line)
+        except RemoteProtocolError as error:
+            if channel.state is State.HANDSHAKE:
+                self._dismiss(channel, protocol.PROTO, error.text)
+            else:
+                self._send(channel, protocol.err(error.code, error.text))
+            return
+        if channel.state is State.HANDSHAKE:
+            self._on_hello(channel, frame)
+        else:
+            self._on_frame(channel, frame)
+
+    def _on_hello(self, channel: Channel, frame: protocol.ClientFrame) -> None:
+        if not isinstance(frame, protocol.Hello):
+            self._dismiss(channel, protocol.PROTO, "the first frame must be HELLO")
+        elif frame.resume is not None:
+            self._dismiss(channel, protocol.RESUME, "the session is unknown or over")
+        else:
+            channel.name = frame.name or ""
+            channel.state = State.JOINING
+            self._handshake.stop(channel)
+            self._joining.append(channel)
+
+    def _on_frame(self, channel: Channel, frame: protocol.ClientFrame) -> None:
+        """Do what a ranked client's frame asks for."""
+        if isinstance(frame, protocol.Submit):
+            self._on_submit(channel, frame)
+        elif isinstance(frame, protocol.Result):
+            self._on_result(channel, frame)
+        elif isinstance(frame, protocol.Ping):
+            self._send(channel, protocol.pong(frame.text))
+        elif isinstance(frame, protocol.Who):
+            for part in protocol.roster([member.name for member in self._ranked()], self.config.max_line):
+                self._send(channel, part)
+        elif isinstance(frame, protocol.Leave):
+            self._dismiss(channel, reason="left")
+        elif isinstance(frame, protocol.Hello):
+            self._dismiss(channel, protocol.PROTO, "a second HELLO")
+
+    def _on_submit(self, channel: Channel, frame: protocol.Submit) -> None:
+        rank = self._log.rank(channel.client)
+        verb = b"ASK" if frame.wants_answer else b"CMD"
+        seq = self._log.append(verb, f"{rank} {frame.text}".encode())
+        if frame.wants_answer:
+            self._asks.open(seq, channel)
+
+    def _on_result(self, channel: Channel, frame: protocol.Result) -> None:
+        try:
+            asker = self._asks.answer(frame.seq, channel)
+        except NoSuchAskError:
+            text = f"{frame.seq} is no ASK that waits for your answer"
+            self._send(channel, protocol.err(protocol.NO_SUCH_ASK, text))
+            return
+        if asker is not None and asker.state is State.JOINED:
+            rank = self._log.rank(channel.client)
+            self._send(asker, protocol.answer(protocol.Answer(frame.seq, rank, channel.name, *frame[1:])))
+
+    # --- membership ---------------------------------------------------------------------------
+
+    def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
+        """Let a connection go, with ``BYE code text`` if there is a code; its rank goes at the end of the turn."""
+        if channel.state in (State.CLOSING, State.CLOSED):
+            return
+        was = channel.state
+        channel.state = State.CLOSING
+        channel.farewell = protocol.bye(code, text) if code else b""
+        channel.cut = code == protocol.SLOW
+        for timeout in (self._handshake, self._silence, self._pinged):
+            timeout.stop(channel)
+        if was is State.JOINED:
+            self._leaving.append(channel)
+        else:
+            self._say_farewell(channel)
+        level = logging.DEBUG if was is not State.JOINED else logging.INFO
+        event(level, "left", name=channel.name, peer=channel.peer, reason=reason or f"{code} {text}")
+
+    def _apply_departures(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        ranks = sorted(self._log.rank(channel.client) for channel in leaving)
+        for channel in leaving:
+            if channel.cut:
+                self._log.cut(channel.client)
+            else:
+                self._log.retire(channel.client)
+        self._asks.leave(leaving)
+        # The highest ranks first: then those in the next frame are not renumbered by this one.
+        for piece in reversed(protocol.rank_lists(ranks, self.config.max_line)):
+            self._log.append(b"LEFT", piece)
+        for channel in leaving:
+            self._say_farewell(channel)
+
+    def _apply_arrivals(self) -> None:
+        joining, self._joining = self._joining, []
+        free = self.config.capacity - self._log.clients
+        for channel in joining[free:]:
+            self._dismiss(channel, protocol.FULL, f"all {self.config.capacity} places are taken")
+        joining = joining[:free]
+        first = self._log.clients
+        for piece in protocol.rank_lists(range(first, first + len(joining)), self.config.max_line):
+            self._log.append(b"JOIN", piece)
+            self._lazy_joins += 1
+            self._join_wait.start_once("", self._now)
+        for channel in joining:
+            self._log.join(channel.client)
+            self._asks.enter(channel)
+            self._members += 1
+            channel.name = channel.name or f"c{self._members}"
+            channel.state = State.JOINED
+            self._silence.start(channel, self._now)
+        for rank, channel in enumerate(joining, first):
+            self._welcome(channel, rank)
+        for channel in joining:
+            self._handle(channel, channel.resume())
+
+    def _welcome(self, channel: Channel, rank: int) -> None:
+        session = secrets.token_urlsafe(16)
+        clients = self._log.clients
+        frame = protocol.Welcome(
+            rank, clients, self._log.seq, channel.name, session, self.config.heartbeat
+        )
+        self._send(channel, protocol.welcome(frame))
+        event(logging.INFO, "joined", name=channel.name, peer=channel.peer, rank=rank, clients=clients)
+
+    def _ranked(self) -> Iterator[Channel]:
+        return (self._channels[fd] for fd in self._log.ranked_fds())
+
+    # --- out ----------------------------------------------------------------------------------
+
+    def _send(self, channel: Channel, frame: bytes) -> None:
+        """Queue a private frame, to be flushed at the end of the turn."""
+        self._log.private(channel.client, frame)
+        self._unsent.append(channel)
+        self._check_backlog(channel)
+
+    def _say_farewell(self, channel: Channel) -> None:
+        if channel.farewell:
+            self._log.private(channel.client, channel.farewell)
+        self._linger.start(channel, self._now)
+        self._unsent.append(channel)
+
+    def _check_backlog(self, channel: Channel) -> None:
+        if channel.state is State.JOINED and self._log.lag(channel.client) > self.config.max_backlog:
+            self._dismiss(channel, protocol.SLOW, f"more than {self.config.max_backlog} bytes behind")
+
+    def _flush_all(self) -> None:
+        """Send what this turn has logged and queued; find those who do not keep up."""
+        if self._log.seq > self._flushed_seq + self._lazy_joins:
+            self._flush_ranked()
+        unsent, self._unsent = self._unsent, []
+        for channel in unsent:
+            if channel.state is not State.CLOSED and not self._log.is_blocked(channel.client):
+                self._flush(channel)
+        if self._log.held > self.config.max_backlog:
+            for channel in list(self._ranked()):
+                self._check_backlog(channel)
+
+    def _flush_ranked(self) -> None:
+        self._flushed_seq = self._log.seq
+        self._lazy_joins = 0
+        self._join_wait.stop("")
+        blocked, broken = self._log.flush_all()
+        for fd in blocked:
+            self._watch(self._channels[fd])
+        for fd in broken:
+            self._after_flush(self._channels[fd], Flushed.BROKEN)
+
+    def _flush(self, channel: Channel) -> None:
+        self._after_flush(channel, self._log.flush(channel.client))
+
+    def _after_flush(self, channel: Channel, status: Flushed) -> None:
+        if status is Flushed.BROKEN and channel.state is not State.CLOSING:
+            self._broken.append(channel)
+        elif channel.state is State.CLOSING and (
+            status is Flushed.BROKEN or (status is Flushed.DONE and self._has_taken_leave(channel))
+        ):
+            self._finish(channel)
+            return
+        self._watch(channel)
+
+    def _has_taken_leave(self, channel: Channel) -> bool:
+        """Close our side of a connection that was sent all; return whether the other side is closed, too."""
+        with contextlib.suppress(OSError):  # it is gone already
+            channel.sock.shutdown(socket.SHUT_WR)
+        return channel.ended or self._stopping
+
+    def _watch(self, channel: Channel) -> None:
+        """Register for what the channel waits for; a system call only where that has changed."""
+        interest = selectors.EVENT_READ * channel.wants_read | selectors.EVENT_WRITE * channel.wants_write
+        if interest == channel.interest:
+            return
+        if not channel.interest:
+            self._selector.register(channel.sock, interest, channel)
+        elif not interest:
+            self._selector.unregister(channel.sock)
+        else:
+            self._selector.modify(channel.sock, interest, channel)
+        channel.interest = interest
+
+    def _finish(self, channel: Channel) -> None:
+        """Close the connection at the end of the turn, whatever it is still owed."""
+        if channel.state is not State.CLOSED:
+            channel.state = State.CLOSED
+            self._finished.append(channel)
+
+    def _close_finished(self) -> None:
+        if self._stopping:
+            listeners.close_all(self._listeners)
+            self._listeners = []
+        finished, self._finished = self._finished, []
+        for channel in finished:
+            self._linger.stop(channel)
+            if channel.interest:
+                self._selector.unregister(channel.sock)
+            del self._channels[channel.fd]
+            self._log.discard(channel.client)
+            channel.sock.close()
+
+    # --- accepting ----------------------------------------------------------------------------
+
+    def _watch_listeners(self) -> None:
+        for listener in self._listeners:
+            self._selector.register(
+                listener, selectors.EVENT_READ, lambda listener=listener: self._ready_listeners.append(listener)
+            )
+
+    def _unwatch_listeners(self) -> None:
+        watched = self._selector.get_map()
+        for listener in self._listeners:
+            if listener in watched:
+                self._selector.unregister(listener)
+        self._ready_listeners.clear()
+
+    def _accept(self) -> None:
+        ready, self._ready_listeners = self._ready_listeners, []
+        for listener in ready:
+            for _ in range(ACCEPTS):
+                if not self._accept_one(listener):
+                    break
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        """Accept one connection; return whether another may wait."""
+        try:
+            sock, address = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                event(logging.WARNING, "cannot accept", reason=error.strerror, pause=ACCEPT_PAUSE)
+                self._unwatch_listeners()
+                self._accept_pause.start("", self._now)
+                return False
+            return True  # this one was gone before we came to it
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        channel = Channel(sock, listeners.peer_name(sock.family, address), self._log)
+        self._channels[channel.fd] = channel
+        self._handshake.start(channel, self._now)
+        self._send(channel, self._info)
+        event(logging.DEBUG, "connected", peer=channel.peer)
+        return True
+
+    # --- timers -------------------------------------------------------------------------------
+
+    def _on_no_hello(self, channel: Channel) -> None:
+        seconds = self.config.handshake_timeout
+        self._dismiss(channel, protocol.TIMEOUT, f"no HELLO within {seconds:g} seconds")
+
+    def _on_silence(self, channel: Channel) -> None:
+        self._pinged.start(channel, self._now)
+        self._send(channel, protocol.ping())
+
+    def _on_no_pong(self, channel: Channel) -> None:
+        seconds = 2 * self.config.heartbeat
+        self._dismiss(channel, protocol.TIMEOUT, f"nothing heard for {seconds:g} seconds")
+
+    def _on_join_wait(self, _: str) -> None:
+        self._lazy_joins = 0
+
+    def _on_accept_pause(self, _: str) -> None:
+        self._watch_listeners()
+
+    def _on_shutdown(self, _: str) -> None:
+        for channel in self._channels.values():
+            self._finish(channel)
