@@ -110,6 +110,8 @@ void lg_ref_open(struct lg_ref *ref, const struct lg_proto *proto,
 void lg_ref_start(struct lg_ref *ref, size_t commands, bool keep_ends);
 void lg_ref_take(struct lg_ref *ref, size_t pos, const char *bytes,
                  size_t size);
+char *lg_ref_room(struct lg_ref *ref, size_t *room);
+void lg_ref_grow(struct lg_ref *ref, size_t size);
 bool lg_ref_complete(const struct lg_ref *ref);
 void lg_text(char *out, size_t size, uint32_t sender, uint32_t index);
 

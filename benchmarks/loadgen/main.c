@@ -135,7 +135,8 @@ int main(int argc, char **argv)
     if (strcmp(mode, "ceiling") == 0)
         return lg_ceiling(argc - 2, argv + 2);
     fprintf(stderr,
-            "usage: loadgen generate HOST PORT PROTO RECEIVERS SENDERS SIZE PID\n"
+            "usage: loadgen generate HOST PORT PROTO RECEIVERS SENDERS SIZE "
+            "PID SPIN\n"
             "       loadgen members HOST PORT\n"
             "       loadgen ceiling SOCKETS SENDERS SIZE CHUNK\n");
     return 2;

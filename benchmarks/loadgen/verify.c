@@ -141,26 +141,43 @@ static void differ(const struct lg_ref *ref, size_t pos, const char *bytes,
             lg_quote(there, sizeof there, ref->data + pos + i, show));
 }
 
+/* Returns where the next bytes of the receiver that is furthest ahead go, to
+ * be followed by lg_ref_grow, and how many fit there. Exits if none do. */
+char *lg_ref_room(struct lg_ref *ref, size_t *room)
+{
+    *room = ref->capacity - ref->size;
+    if (*room == 0)
+        lg_fail("more bytes arrived than %zu commands can have",
+                ref->expected);
+    return ref->data + ref->size;
+}
+
+/* Take `size` more bytes that were put behind the reference: parse them, or
+ * exit if anything is wrong. */
+void lg_ref_grow(struct lg_ref *ref, size_t size)
+{
+    ref->size += size;
+    scan(ref);
+    size_t more = ref->size - ref->frame;
+    if (lg_ref_complete(ref) && more)
+        lg_fail("unexpected bytes behind the last command: %.*s",
+                (int)(more < 80 ? more : 80), ref->data + ref->frame);
+}
+
 /* Take `bytes` that a receiver got at its place `pos`: compare them, append
- * and parse what is new, or exit if anything is wrong. */
+ * what is new, or exit if anything is wrong. */
 void lg_ref_take(struct lg_ref *ref, size_t pos, const char *bytes,
                  size_t size)
 {
     size_t known = ref->size - pos < size ? ref->size - pos : size;
+    size_t room;
 
     if (memcmp(ref->data + pos, bytes, known) != 0)
         differ(ref, pos, bytes, known);
     if (known == size)
         return;
-    if (size - known > ref->capacity - ref->size)
-        lg_fail("more bytes arrived than %zu commands can have",
-                ref->expected);
-    memcpy(ref->data + ref->size, bytes + known, size - known);
-    ref->size += size - known;
-    scan(ref);
-    if (lg_ref_complete(ref) && ref->size > ref->frame)
-        lg_fail("unexpected bytes behind the last command: %.*s",
-                (int)(ref->size - ref->frame < 80 ? ref->size - ref->frame
-                                                  : 80),
-                ref->data + ref->frame);
+    char *end = lg_ref_room(ref, &room);
+    size = size - known < room ? size - known : room;
+    memcpy(end, bytes + known, size);
+    lg_ref_grow(ref, size);
 }
