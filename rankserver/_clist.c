@@ -2,6 +2,7 @@
  * what, and the invariants that are named here by their numbers. */
 #define _GNU_SOURCE
 #include "_clist.h"
+#include "_text.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -17,8 +18,6 @@
 #define CL_SEND_SPANS 16
 /* Sends per call for one client: the others wait meanwhile. */
 #define CL_FLUSH_SENDS 4
-/* Text is checked this many bytes at a time: it stays in the first cache. */
-#define CL_CHECK_BYTES 4096
 /* Blocks kept for reuse: pages that are mapped and warm. */
 #define CL_SPARE_BLOCKS 16
 /* "CMD ", a number, " ", a number, " ": at most 4 + 20 + 1 + 20 + 1 bytes. */
@@ -360,94 +359,9 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
     return (int64_t)++log->seq;
 }
 
-/* Length of the valid UTF-8 sequence of a character above U+009F at p, or 0.
- * (Unicode 15, table 3-7.) */
-static size_t utf8_len(const unsigned char *p, size_t n) {
-    unsigned char low = 0x80, high = 0xBF;
-    size_t len;
-
-    if (p[0] >= 0xC2 && p[0] <= 0xDF)
-        len = 2;
-    else if (p[0] >= 0xE0 && p[0] <= 0xEF)
-        len = 3;
-    else if (p[0] >= 0xF0 && p[0] <= 0xF4)
-        len = 4;
-    else
-        return 0;
-    if (p[0] == 0xC2 || p[0] == 0xE0)
-        low = 0xA0; /* no C1 control; nothing overlong */
-    else if (p[0] == 0xED)
-        high = 0x9F; /* no surrogate */
-    else if (p[0] == 0xF0)
-        low = 0x90; /* nothing overlong */
-    else if (p[0] == 0xF4)
-        high = 0x8F; /* nothing above U+10FFFF */
-    if (n < len || p[1] < low || p[1] > high)
-        return 0;
-    for (size_t i = 2; i < len; i++)
-        if ((p[i] & 0xC0) != 0x80)
-            return 0;
-    return len;
-}
-
-/* Tell whether the bytes keep the text rule: UTF-8, and no control character
- * but TAB (protocol: Lines). O(len). */
+/* Tell whether the bytes keep the text rule. O(len). */
 int cl_text_ok(const char *data, size_t len) {
-    const unsigned char *p = (const unsigned char *)data;
-    size_t i = 0;
-
-    while (i < len) {
-        if ((p[i] >= 0x20 && p[i] < 0x7F) || p[i] == '\t') {
-            i++;
-        } else {
-            size_t n = utf8_len(p + i, len - i);
-
-            if (n == 0)
-                return 0;
-            i += n;
-        }
-    }
-    return 1;
-}
-
-/* Tell whether all bytes are printable ASCII, TAB or LF. No branch depends on
- * a byte, so that the compiler can check many at once. */
-static int is_plain(const char *data, size_t len) {
-    unsigned char bad = 0;
-
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)data[i];
-
-        bad |= (c < 0x20) & (c != '\t') & (c != '\n');
-        bad |= c > 0x7E;
-    }
-    return !bad;
-}
-
-/* How far the text rule has been looked at in a piece of input. */
-typedef struct scan {
-    const char *end;
-    const char *plain_to; /* all before is plain */
-    const char *rough_to; /* some before is not: look at each line */
-} scan;
-
-/* Tell whether the line p[0..len) keeps the text rule, looking ahead: most
- * input is plain, and is then looked at once in large pieces. */
-static int line_ok(scan *s, const char *p, size_t len) {
-    const char *to = p + len;
-
-    if (to <= s->plain_to)
-        return 1;
-    if (to > s->rough_to) {
-        if (len < CL_CHECK_BYTES)
-            to = s->end - p < CL_CHECK_BYTES ? s->end : p + CL_CHECK_BYTES;
-        if (is_plain(p, (size_t)(to - p))) {
-            s->plain_to = to;
-            return 1;
-        }
-        s->rough_to = to;
-    }
-    return cl_text_ok(p, len);
+    return text_ok(data, len);
 }
 
 /* The bytes before a command's text, for the next frame of one sender. */
@@ -504,7 +418,7 @@ static int put_command(cl_log *log, const stamp *s, const char *text,
  * that is not ranked. O(len). */
 int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
             cl_fed *fed) {
-    scan check = {data + len, data, data};
+    text_scan scan = {data + len, data, data};
     int64_t rank = cl_rank(log, client);
     const char *p = data, *lf;
     stamp s = {{0}, 0, 0};
@@ -513,7 +427,7 @@ int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
     if (!client->ranked)
         return CL_MISUSE;
     stamp_set(&s, log->seq + 1, rank);
-    while ((lf = memchr(p, '\n', (size_t)(check.end - p)))) {
+    while ((lf = memchr(p, '\n', (size_t)(scan.end - p)))) {
         size_t n = (size_t)(lf - p);
 
         if (n >= log->max_line) {
@@ -522,7 +436,7 @@ int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
         }
         if (n > 0 && p[n - 1] == '\r')
             n--;
-        if (n > 4 && memcmp(p, "CMD ", 4) == 0 && line_ok(&check, p, n)) {
+        if (n > 4 && memcmp(p, "CMD ", 4) == 0 && text_line_ok(&scan, p, n)) {
             if (!put_command(log, &s, p + 4, n - 4)) {
                 status = CL_NOMEM;
                 break;
