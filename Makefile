@@ -1,0 +1,48 @@
+# `make run` and `make test` do all their set-up themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
+
+.PHONY: run test lint format sanitize bench wheel clean
+
+run: $(READY)
+	@$(BIN)/python -m rankserver 8
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(READY)
+	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
+
+# The speed promises: deliveries against the ceiling, then joins, memory and leaves.
+bench: $(READY)
+	$(BIN)/python -m benchmarks.load --clients 10 --ceiling
+	$(BIN)/python -m benchmarks.load --clients 100 --ceiling
+	$(BIN)/python -m benchmarks.load --clients 1000 --ceiling
+	$(BIN)/python -m benchmarks.membership
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info rankserver/*.so
+
+# The environment is made anew when the C core or the packaging has changed.
+$(READY): $(SOURCES)
+	@sh ./check-setup.sh $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
