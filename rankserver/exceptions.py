@@ -3,6 +3,9 @@
 RankserverError
 ├── ConfigError            an option has a value that cannot work (exit code 2)
 ├── ListenError            an address cannot be listened on (exit code 1)
+├── ConnectError           no server answers at an address (the client's exit code 3)
+├── DisconnectedError      the server refused or ended the connection (the client's exit code 4)
+├── StreamError            standard input or output cannot be used (exit code 1)
 └── ProtocolError          a frame breaks the protocol; has a code and a text
     ├── LocalProtocolError     we were asked to send it
     └── RemoteProtocolError    the other side sent it
@@ -19,6 +22,28 @@ class ConfigError(RankserverError):
 
 class ListenError(RankserverError):
     """An address cannot be listened on; the message names it and says why."""
+
+
+class ConnectError(RankserverError):
+    """No server answers at an address; the message names it and says why."""
+
+
+class DisconnectedError(RankserverError):
+    """The server refused or ended the connection.
+
+    Attributes:
+        code: that of the server's BYE (docs/protocol.md, "Codes"); empty if there was none.
+        text: one line for a person.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code} {text}".lstrip())
+        self.code = code
+        self.text = text
+
+
+class StreamError(RankserverError):
+    """Standard input or output cannot be used; the message says which and why."""
 
 
 class ProtocolError(RankserverError):

@@ -1,0 +1,287 @@
+"""A client for asyncio: a thin shell that moves bytes between a socket and a ``session``.
+
+    async with connect("127.0.0.1:5050", name="web-1") as client:
+        await client.ask("uptime")
+        async for event in client:
+            ...
+
+It uses the socket itself rather than asyncio's streams, because those drop what has arrived but was not
+read yet as soon as a write fails: a server's ``BYE`` would be lost just when it matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from client.events import Disconnected, Event
+from client.session import Session, State
+from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError
+
+DEFAULT_PORT: Final = 5050
+CONNECT_TIMEOUT: Final = 10.0  # seconds, from the start until the server's WELCOME
+LEAVE_TIMEOUT: Final = 2.0  # seconds for the server to take our last bytes and close; a person waits for it
+READ_SIZE: Final = 65_536  # bytes per turn; some thousand events, a few milliseconds
+HIGH_WATER: Final = 65_536  # bytes; with more to send, ``ask`` and its like wait for the server to take some
+
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^][]+)\]|(?P<host>[^][:]+))(?::(?P<port>[0-9]{1,5}))?")
+_BARE_V6 = re.compile(r"[^][]*:[^][]*:[^][]*")
+
+
+class Address(NamedTuple):
+    """Where a server listens: a host and a port, or the path of a Unix socket and None."""
+
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return f"unix:{self.host}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Parse ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the port is 5050 if none is given.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if text.startswith("unix:") and text != "unix:":
+        return Address(text.removeprefix("unix:"), None)
+    if _BARE_V6.fullmatch(text):
+        return Address(text, DEFAULT_PORT)
+    match = _HOST_AND_PORT.fullmatch(text)
+    port = int(match["port"] or DEFAULT_PORT) if match else 0
+    if not match or not 0 < port < 65_536:
+        raise ConfigError(f"address {text!r} is not HOST, HOST:PORT, [IPV6]:PORT or unix:PATH")
+    return Address(match["v6"] or match["host"], port)
+
+
+@contextlib.asynccontextmanager
+async def connect(address: str, *, name: str | None = None) -> AsyncIterator[Client]:
+    """Join the server at ``address`` and leave it at the end of the ``async with``.
+
+    Args:
+        address: as ``parse_address`` takes it.
+        name: our name; without one, the server gives one.
+
+    Raises:
+        ConfigError: ``address`` is none.
+        LocalProtocolError: the protocol does not allow ``name``.
+        ConnectError: nobody there, or no answer within ``CONNECT_TIMEOUT``.
+        DisconnectedError: the server refused us, or it is no rankserver.
+    """
+    where = parse_address(address)
+    session = Session()
+    session.hello(name=name)
+    try:
+        client = await asyncio.wait_for(_join(where, session), CONNECT_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise ConnectError(f"cannot connect to {where}: no answer within {CONNECT_TIMEOUT:g} s") from None
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+class Client:
+    """A client that has joined; ``connect`` makes it.
+
+    Iterate over it, in one task and all the time: only that receives, and answers the server's PINGs. The
+    first event is ``Connected``. The iteration ends after ``Disconnected``, or when the client is closed.
+    """
+
+    def __init__(
+        self, sock: socket.socket, session: Session, address: Address, happened: Iterable[Event]
+    ) -> None:
+        self.address = address
+        self._sock = sock
+        self._session = session
+        self._events = deque(happened)
+        self._wake = asyncio.Event()  # there is something to send
+        self._wake.set()
+        self._room = asyncio.Event()  # something was sent
+        self._writer = asyncio.create_task(self._write())
+
+    @property
+    def name(self) -> str:
+        """Our name."""
+        return self._session.name
+
+    @property
+    def rank(self) -> int:
+        """Our rank, as of what has been received; events may still be waiting to be read."""
+        return self._session.rank
+
+    @property
+    def clients(self) -> int:
+        """The number of clients, us included, as of what has been received."""
+        return self._session.clients
+
+    @property
+    def max_line(self) -> int:
+        """The longest line, in bytes with verb and LF, that the server takes."""
+        return self._session.max_line
+
+    async def ask(self, text: str) -> None:
+        """Broadcast a command whose outcome, as events, we want to know. Return when there is room for more.
+
+        Raises:
+            LocalProtocolError: ``text`` may not be sent; nothing was.
+            DisconnectedError: the connection is over.
+        """
+        self._check_open()
+        self._session.ask(text)
+        await self._give_room()
+
+    async def cmd(self, text: str) -> None:
+        """Broadcast a command that nobody answers. Return when there is room for more.
+
+        Raises:
+            LocalProtocolError: ``text`` may not be sent; nothing was.
+            DisconnectedError: the connection is over.
+        """
+        self._check_open()
+        self._session.cmd(text)
+        await self._give_room()
+
+    async def result(self, seq: int, status: str, detail: Mapping[str, object] | None = None) -> None:
+        """Answer the ``Execute`` number ``seq`` with one of ``protocol.STATUSES``.
+
+        Raises:
+            LocalProtocolError: ``detail`` is too long; nothing was sent.
+            DisconnectedError: the connection is over.
+        """
+        self._check_open()
+        self._session.result(seq, status, detail)
+        await self._give_room()
+
+    def __aiter__(self) -> Client:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._session.state is State.OVER:
+                raise StopAsyncIteration
+            self._events += await _receive(self._sock, self._session)
+            if self._session.unsent:
+                self._wake.set()
+            await asyncio.sleep(0)  # a socket with something to read never waits, and others want their turn
+        return self._events.popleft()
+
+    async def close(self) -> None:
+        """Leave: the server gets all that was sent before. Nobody may be iterating. Again does no harm.
+
+        It takes at most ``LEAVE_TIMEOUT``; a server that has not taken all by then loses the rest.
+        """
+        is_open = self._session.state is not State.OVER
+        self._session.leave()
+        self._wake.set()
+        try:
+            if is_open:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._part(), LEAVE_TIMEOUT)
+        finally:
+            self._writer.cancel()
+            self._sock.close()
+
+    def _check_open(self) -> None:
+        if self._session.state is State.OVER:
+            raise DisconnectedError("", "the connection is over")
+
+    async def _write(self) -> None:
+        """Send what the session wants sent, until it is over. If that fails, the reader notices the end."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while self._session.state is not State.OVER or self._session.unsent:
+                await self._wake.wait()
+                self._wake.clear()
+                while data := self._session.data_to_send():
+                    self._room.set()
+                    await loop.sock_sendall(self._sock, data)
+        self._room.set()
+
+    async def _give_room(self) -> None:
+        self._wake.set()
+        while self._session.unsent > HIGH_WATER and not self._writer.done():
+            self._room.clear()
+            await self._room.wait()
+
+    async def _part(self) -> None:
+        """Send the rest and read to the end, both at once, as the server may not take more before we do.
+
+        To close on unread bytes would reset the connection, and the server might lose the last that we sent.
+        """
+        await asyncio.gather(self._writer, self._read_to_end())
+
+    async def _read_to_end(self) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while await loop.sock_recv(self._sock, READ_SIZE):
+                await asyncio.sleep(0)  # as in __anext__
+
+
+async def _join(where: Address, session: Session) -> Client:
+    loop = asyncio.get_running_loop()
+    sock = await _open(where)
+    try:
+        with contextlib.suppress(OSError):  # closed already: what it said before is still to be read
+            await loop.sock_sendall(sock, session.data_to_send())
+        happened: list[Event] = []
+        while not happened:
+            happened = await _receive(sock, session)
+        if isinstance(happened[0], Disconnected):
+            raise DisconnectedError(*happened[0])
+    except BaseException:
+        sock.close()
+        raise
+    return Client(sock, session, where, happened)
+
+
+async def _open(where: Address) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        if where.port is None:
+            return await _connect_socket(socket.AF_UNIX, where.host)
+        found = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+        for family, _, _, _, socket_address in found[:-1]:
+            with contextlib.suppress(OSError):
+                return await _connect_socket(family, socket_address)
+        return await _connect_socket(found[-1][0], found[-1][4])
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
+        raise ConnectError(f"cannot connect to {where}: {_reason(error)}") from error
+
+
+async def _connect_socket(family: socket.AddressFamily, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Return the system's words for the error: asyncio puts its own in their place."""
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error)
+
+
+async def _receive(sock: socket.socket, session: Session) -> list[Event]:
+    """Wait for bytes, or for the end of the stream, and return what they mean."""
+    try:
+        data = await asyncio.get_running_loop().sock_recv(sock, READ_SIZE)
+    except OSError:  # such as a reset: an end like any other, now that all before it has been read
+        data = b""
+    return session.receive_data(data) if data else session.receive_eof()

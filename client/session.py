@@ -1,0 +1,387 @@
+"""One client's side of the protocol, pure: bytes in, events and bytes to send out.
+
+It knows no socket and no clock; ``aio`` moves the bytes. It derives everything from the log (the own rank,
+the number of clients, who can still answer an ASK) and decides nothing that the log does not decide.
+
+The life of a session::
+
+    GREETING --INFO--> JOINING --WELCOME--> JOINED
+        |                 |                   |
+        +-----------------+-------------------+----> OVER: BYE, end of stream, broken protocol, leave()
+
+``hello`` belongs to GREETING and JOINING; ``ask``, ``cmd``, ``result`` and ``who`` to JOINED; ``leave`` to
+all. What arrives when the session is over is ignored.
+
+Who can answer an ASK is known from the log: all who were there when it was logged, less those who answered
+or left. Each member has a *slot*, a small number that is free again when it leaves; a set of members is
+an int with the bits of their slots, so that thousands of open ASKs cost little and LEFT is one AND for each.
+
+Source: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from client import events
+from rankserver import protocol, ranking
+from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
+
+LONGEST_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK  # from any server, whatever it announces
+GONE: Final = "gone"  # counted like a status: left before it answered
+
+
+class State(enum.Enum):
+    """Where in its life a session is; the module docstring has the transitions."""
+
+    GREETING = "greeting"
+    JOINING = "joining"
+    JOINED = "joined"
+    OVER = "over"
+
+
+@dataclass(slots=True)
+class _Ask:
+    """One of our ASKs that is in the log and that somebody may still answer."""
+
+    text: str
+    may_execute: int
+    waiting: int  # set of slots
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, outcome: str, members: int) -> None:
+        """Count ``members``, a set of slots, as having come to this outcome."""
+        self.waiting &= ~members
+        self.counts[outcome] = self.counts.get(outcome, 0) + members.bit_count()
+
+
+class Session:
+    """The protocol as one client sees it.
+
+    After every call, send what ``data_to_send`` returns: receiving can make something to send as well.
+    """
+
+    def __init__(self) -> None:
+        self._state = State.GREETING
+        self._lines = protocol.LineBuffer(LONGEST_LINE)
+        self._out = bytearray()
+        self._events: list[events.Event] = []
+        self._max_line = protocol.DEFAULT_MAX_LINE
+        self._name = ""
+        self._rank = -1
+        self._seq = 0
+        self._slots: list[int] = []  # by rank, one for each client
+        self._free: list[int] = []  # every slot below len(_slots) + len(_free) is in just one of the two
+        self._everybody = 0  # the set of all in _slots
+        self._submitted: deque[str] = deque()  # our commands that are not in the log yet, oldest first
+        self._asks: dict[int, _Ask] = {}  # by seq, those that are still waiting
+        self._roster: list[protocol.Member] = []  # what has come of one that is not complete
+
+    # --- questions ---
+
+    @property
+    def state(self) -> State:
+        """Where in its life the session is."""
+        return self._state
+
+    @property
+    def name(self) -> str:
+        """Our name, empty before ``Connected``."""
+        return self._name
+
+    @property
+    def rank(self) -> int:
+        """Our rank, -1 before ``Connected``."""
+        return self._rank
+
+    @property
+    def clients(self) -> int:
+        """The number of clients, us included; 0 before ``Connected``."""
+        return len(self._slots)
+
+    @property
+    def seq(self) -> int:
+        """The number of the last log frame that arrived."""
+        return self._seq
+
+    @property
+    def max_line(self) -> int:
+        """The longest line, in bytes with its LF, that the server takes."""
+        return self._max_line
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes ``data_to_send`` would return."""
+        return len(self._out)
+
+    def data_to_send(self) -> bytes:
+        """Return what is to be sent now; it counts as sent."""
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    # --- to the server ---
+
+    def hello(self, *, name: str | None = None) -> None:
+        """Join, under ``name`` or under one that the server gives. Once, before anything else.
+
+        Raises:
+            LocalProtocolError: the protocol does not allow this name, or the session has joined or is over.
+        """
+        if self._state not in (State.GREETING, State.JOINING):
+            raise LocalProtocolError(protocol.PROTO, f"cannot join: the session is {self._state.value}")
+        self._out += protocol.hello(name=name)
+
+    def ask(self, text: str) -> None:
+        """Broadcast a command whose outcome we want to know: ``Sent``, ``Answered`` ... ``AskDone`` follow.
+
+        Raises:
+            LocalProtocolError: ``text`` may not be sent, or the session is not joined. Nothing was sent.
+        """
+        self._submit(text, wants_answer=True)
+
+    def cmd(self, text: str) -> None:
+        """Broadcast a command that nobody answers: ``Sent`` follows.
+
+        Raises:
+            LocalProtocolError: ``text`` may not be sent, or the session is not joined. Nothing was sent.
+        """
+        self._submit(text, wants_answer=False)
+
+    def result(self, seq: int, status: str, detail: Mapping[str, object] | None = None) -> None:
+        """Answer the ``Execute`` number ``seq``, once, with one of ``protocol.STATUSES``.
+
+        Raises:
+            LocalProtocolError: the frame is longer than ``max_line``, or the session is not joined.
+        """
+        self._check_joined()
+        frame = protocol.result(seq, status, detail)
+        if len(frame) > self._max_line:
+            text = f"the result has {len(frame)} bytes, {self._max_line} are allowed"
+            raise LocalProtocolError(protocol.TOO_LONG, text)
+        self._out += frame
+
+    def who(self) -> None:
+        """Ask who is there: ``RosterReceived`` follows.
+
+        Raises:
+            LocalProtocolError: the session is not joined.
+        """
+        self._check_joined()
+        self._out += protocol.who()
+
+    def leave(self) -> None:
+        """Say goodbye: all that was sent before counts, and no event follows. Again does no harm."""
+        if self._state is not State.OVER:
+            self._state = State.OVER
+            self._out += protocol.leave()
+
+    def _submit(self, text: str, *, wants_answer: bool) -> None:
+        self._check_joined()
+        self._out += protocol.submit(text, wants_answer=wants_answer, max_line=self._max_line)
+        self._submitted.append(text)
+
+    def _check_joined(self) -> None:
+        if self._state is not State.JOINED:
+            raise LocalProtocolError(protocol.PROTO, f"cannot send: the session is {self._state.value}")
+
+    # --- from the server ---
+
+    def receive_data(self, data: bytes) -> list[events.Event]:
+        """Take bytes from the server, cut anywhere, and return what they mean. O(len(data)), see LEFT."""
+        try:
+            for line in self._lines.feed(data) if self._state is not State.OVER else ():
+                self._receive_line(line)
+                if self._state is State.OVER:
+                    break
+        except RemoteProtocolError as error:
+            self._disconnect("", f"the server broke the protocol: {error.text}")
+        return self._take_events()
+
+    def receive_eof(self) -> list[events.Event]:
+        """Take the end of the stream, whether orderly or not, and return what it means."""
+        if self._state is not State.OVER:
+            self._disconnect("", "connection lost")
+        return self._take_events()
+
+    def _take_events(self) -> list[events.Event]:
+        taken, self._events = self._events, []
+        return taken
+
+    def _disconnect(self, code: str, text: str) -> None:
+        self._state = State.OVER
+        self._events.append(events.Disconnected(code, text))
+
+    def _receive_line(self, line: bytes) -> None:
+        if self._state is State.GREETING:
+            self._receive_banner(line)
+            return
+        frame = protocol.parse_server_line(line)
+        if isinstance(frame, protocol.Command | protocol.Join | protocol.Left):
+            self._receive_log(frame)
+        elif isinstance(frame, protocol.Welcome):
+            self._welcome(frame)
+        elif frame is not None:
+            self._receive_private(frame)
+
+    def _receive_banner(self, line: bytes) -> None:
+        try:
+            frame = protocol.parse_server_line(line)
+        except RemoteProtocolError:
+            frame = None
+        if isinstance(frame, protocol.Bye):
+            self._disconnect(frame.code, frame.text)
+        elif not isinstance(frame, protocol.Info):
+            said = protocol.shown(line.decode(errors="replace"))
+            self._disconnect("", f"this is not a rankserver: it says {said}")
+        elif frame.proto != protocol.VERSION:
+            text = f"the server speaks protocol {frame.proto}, this client speaks {protocol.VERSION}"
+            self._disconnect("", text)
+        else:
+            self._max_line = frame.max_line
+            self._state = State.JOINING
+
+    def _welcome(self, frame: protocol.Welcome) -> None:
+        if self._state is not State.JOINING:
+            raise _broken("a second WELCOME")
+        if not frame.rank < frame.clients <= protocol.MAX_CLIENTS:
+            raise _broken(f"WELCOME with rank {frame.rank} of {frame.clients}")
+        self._state = State.JOINED
+        self._name, self._rank, self._seq = frame.name, frame.rank, frame.seq
+        self._slots = list(range(frame.clients))
+        self._everybody = (1 << frame.clients) - 1
+        self._events.append(events.Connected(frame.name, frame.rank, frame.clients))
+
+    # --- private frames ---
+
+    def _receive_private(self, frame: protocol.ServerFrame) -> None:
+        match frame:
+            case protocol.Bye(code, text):
+                self._disconnect(code, text)
+            case protocol.Ping(text):
+                self._out += protocol.pong(text)
+            case protocol.Answer():
+                self._answer(frame)
+            case protocol.Roster():
+                self._receive_roster(frame)
+            case protocol.Rejected(code, text):
+                self._rejected(code, text)
+            # PONG answers nothing that we ask, and INFO has said it all before.
+
+    def _answer(self, frame: protocol.Answer) -> None:
+        if frame.rank >= len(self._slots):
+            raise _broken(f"RES from rank {frame.rank} of {len(self._slots)}")
+        member = 1 << self._slots[frame.rank]
+        ask = self._asks.get(frame.seq)
+        if ask is None or not ask.waiting & member:
+            return  # a server need not remember who has answered: the first answer of each counts
+        ask.count(frame.status, member)
+        self._events.append(events.Answered(*frame))
+        self._settle(frame.seq, ask)
+
+    def _receive_roster(self, frame: protocol.Roster) -> None:
+        if frame.start != len(self._roster):
+            raise _broken(f"ROSTER from {frame.start} on where {len(self._roster)} was due")
+        self._roster += frame.members
+        if len(self._roster) >= frame.total:
+            self._events.append(events.RosterReceived(tuple(self._roster)))
+            self._roster = []
+
+    def _rejected(self, code: str, text: str) -> None:
+        """Note what ERR is about: our lines are handled in order, so it is the oldest that is not logged."""
+        command = None
+        if code != protocol.NO_SUCH_ASK and self._submitted:
+            command = self._submitted.popleft()
+        self._events.append(events.Rejected(code, text, command))
+
+    # --- log frames ---
+
+    def _receive_log(self, frame: protocol.Command | protocol.Join | protocol.Left) -> None:
+        if self._state is not State.JOINED:
+            raise _broken("a log frame before WELCOME")
+        if frame.seq != self._seq + 1:
+            raise _broken(f"log frame {frame.seq} where {self._seq + 1} was due")
+        self._seq = frame.seq
+        if isinstance(frame, protocol.Command):
+            self._command(frame)
+        elif isinstance(frame, protocol.Join):
+            self._joined(frame.ranks)
+        else:
+            self._left(frame.ranks)
+
+    def _command(self, frame: protocol.Command) -> None:
+        if frame.rank >= len(self._slots):
+            raise _broken(f"a command from rank {frame.rank} of {len(self._slots)}")
+        verdict = ranking.verdict(self._rank, frame.rank)
+        if verdict is ranking.Verdict.EXECUTE:
+            self._events.append(events.Execute(*frame))
+        elif verdict is ranking.Verdict.REFUSE:
+            if frame.wants_answer:
+                self._out += protocol.result(frame.seq, "refused")
+            self._events.append(events.Refused(frame.seq, frame.rank, frame.text))
+        else:
+            self._own(frame)
+
+    def _own(self, frame: protocol.Command) -> None:
+        if not self._submitted:
+            raise _broken(f"log frame {frame.seq} is from us, but we sent no command")
+        self._submitted.popleft()
+        self._events.append(events.Sent(frame.seq, frame.text, frame.wants_answer))
+        if frame.wants_answer:
+            others = self._everybody & ~(1 << self._slots[self._rank])
+            ask = _Ask(frame.text, len(self._slots) - 1 - self._rank, others)
+            self._asks[frame.seq] = ask
+            self._settle(frame.seq, ask)
+
+    def _joined(self, ranks: list[int]) -> None:
+        """Give each newcomer a slot. They saw none of our open ASKs, so no ask waits for them."""
+        if ranks[-1] >= len(self._slots) + len(ranks):
+            raise _broken(
+                f"JOIN of rank {ranks[-1]}, where {len(self._slots)} clients become {len(ranks)} more"
+            )
+        before = self._rank
+        self._rank, _ = ranking.joined(self._rank, len(self._slots), ranks)
+        for rank in ranks:
+            slot = self._free.pop() if self._free else len(self._slots)
+            self._slots.insert(rank, slot)
+            self._everybody |= 1 << slot
+        self._members_changed(before)
+
+    def _left(self, ranks: list[int]) -> None:
+        """Take the gone out of every open ask, and settle those that waited for nobody else. O(open asks)."""
+        if ranks[-1] >= len(self._slots) or self._rank in ranks:
+            raise _broken(f"LEFT of rank {ranks[-1]} seen by rank {self._rank} of {len(self._slots)}")
+        before = self._rank
+        self._rank, _ = ranking.left(self._rank, len(self._slots), ranks)
+        freed = [self._slots.pop(rank) for rank in reversed(ranks)]
+        self._free += freed
+        gone = sum(1 << slot for slot in freed)
+        self._everybody &= ~gone
+        self._members_changed(before)
+        for seq, ask in list(self._asks.items()):
+            if missed := ask.waiting & gone:
+                ask.count(GONE, missed)
+                self._settle(seq, ask)
+
+    def _members_changed(self, rank_before: int) -> None:
+        if self._rank == rank_before:
+            self._events.append(events.ClientsChanged(len(self._slots)))
+        else:
+            self._events.append(events.RankChanged(self._rank, len(self._slots)))
+
+    def _settle(self, seq: int, ask: _Ask) -> None:
+        """Report the ask as done if nobody is left who could answer it."""
+        if ask.waiting:
+            return
+        del self._asks[seq]
+        outcomes = ("ok", "refused", "fail", "denied", "timeout", GONE)
+        counts = (ask.counts.get(outcome, 0) for outcome in outcomes)
+        self._events.append(events.AskDone(seq, ask.text, ask.may_execute, *counts))
+
+
+def _broken(text: str) -> RemoteProtocolError:
+    return RemoteProtocolError(protocol.BAD_FRAME, text)
