@@ -39,8 +39,8 @@ struct generate {
     size_t marked;   /* streams that have seen the marker */
     size_t finished; /* streams that have the whole phase */
     bool complete;   /* the reference has the whole phase */
-    bool spin;       /* poll without sleeping in bursts */
-    bool burst;      /* one is running */
+    bool spin;       /* poll without sleeping in phases */
+    bool running;    /* a phase is */
     bool drain;      /* it is one without verification */
     uint64_t idle;   /* nanoseconds of polling for nothing */
     pid_t pid;       /* the server, whose CPU time is measured; or 0 */
@@ -110,7 +110,7 @@ static void prelude(struct generate *gen, struct lg_conn *conn,
         conn->state = LG_JOINED;
         conn->matched = 0;
     }
-    if (!hears(gen, conn))
+    if (!hears(gen, conn) || gen->marker.size == 0)
         return;
     used += lg_match(&conn->matched, gen->marker, bytes + used, size - used);
     if (conn->matched < gen->marker.size)
@@ -216,7 +216,7 @@ static void release(struct generate *gen)
     timerfd_settime(gen->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Wait until something is ready. In a burst with `spin` this polls without
+/* Wait until something is ready. In a phase with `spin` this polls without
  * sleeping, so that the server pays for no wake-ups, which on a virtual
  * machine cost more than the sending; the time is counted as idle.
  * Returns the number of events. Exits if nothing happens for long. */
@@ -224,7 +224,7 @@ static int await(struct generate *gen, struct epoll_event *events)
 {
     uint64_t before = lg_now(), now = before;
     int count = epoll_wait(gen->epoll, events, BATCH,
-                           gen->spin && gen->burst ? 0 : STALL_MS);
+                           gen->spin && gen->running ? 0 : STALL_MS);
 
     while (count == 0) {
         now = lg_now();
@@ -398,7 +398,7 @@ static void burst(struct generate *gen, size_t commands, bool drain)
 {
     gen->drain = drain;
     prepare(gen, commands);
-    gen->burst = true;
+    gen->running = true;
     gen->idle = 0;
     double cpu = lg_cpu(), watched = lg_cpu_of(gen->pid);
     uint64_t start = lg_now();
@@ -408,7 +408,7 @@ static void burst(struct generate *gen, size_t commands, bool drain)
     double seconds = (double)(lg_now() - start) / 1e9;
     watched = lg_cpu_of(gen->pid) - watched;
     cpu = lg_cpu() - cpu - (double)gen->idle / 1e9;
-    gen->burst = gen->drain = false;
+    gen->running = gen->drain = false;
     lg_print("{\"event\":\"burst\",\"commands\":%zu,\"streams\":%zu,"
              "\"seconds\":%.9f,\"stream_bytes\":%zu,"
              "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f}",
@@ -438,6 +438,8 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
     prepare(gen, commands);
     gen->got = lg_alloc(commands * sizeof *gen->got);
     gen->latency = lg_alloc(commands * sizeof *gen->latency);
+    gen->running = true;
+    gen->idle = 0;
     double cpu = lg_cpu(), watched = lg_cpu_of(gen->pid);
     gen->start = lg_now() + LG_SECOND / 1000;
     release(gen);
@@ -445,7 +447,8 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
         turn(gen);
     double seconds = (double)(lg_now() - gen->start) / 1e9;
     watched = lg_cpu_of(gen->pid) - watched;
-    cpu = lg_cpu() - cpu;
+    cpu = lg_cpu() - cpu - (double)gen->idle / 1e9;
+    gen->running = false;
     uint64_t *sorted = gen->latency;
     qsort(sorted, commands, sizeof *sorted, by_size);
     lg_print("{\"event\":\"pace\",\"commands\":%zu,\"streams\":%zu,"

@@ -1,0 +1,284 @@
+"""What the benchmarks share: building the load generator, starting programs, and asking them by lines.
+
+It measures nothing itself: clocks, sockets and verification are all in ``loadgen/``, in one C process that
+Python cannot slow down. It leaves what to measure, and what is printed, to each benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SOURCES: Final = ROOT / "benchmarks" / "loadgen"
+PROGRAM: Final = ROOT / "build" / "loadgen"
+ANSWER_SECONDS: Final = 300.0  # the longest phase; the generator itself gives up when nothing arrives for 10 s
+EXIT_SECONDS: Final = 10.0  # for a program to end after it was told to
+SPARE_DESCRIPTORS: Final = 64
+MEMBER_ID_SIZE: Final = 14  # bytes that tell commands apart: the smallest size of a command
+
+Event = dict[str, Any]
+
+
+class BenchmarkError(Exception):
+    """A benchmark cannot go on, or found something lost; the message says what."""
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Parse ``HOST:PORT`` or ``[HOST]:PORT``.
+
+        Raises:
+            BenchmarkError: for anything else.
+        """
+        host, colon, port = text.rpartition(":")
+        if not (colon and host and port.isdecimal() and 0 < int(port) < 65_536):
+            raise BenchmarkError(f"expected HOST:PORT, not {text!r}")
+        return cls(host.strip("[]"), int(port))
+
+
+# --- the machine ------------------------------------------------------------------------------
+
+
+def raise_descriptor_limit(sockets: int) -> None:
+    """Let this process and those that it starts open ``sockets`` each.
+
+    Raises:
+        BenchmarkError: if the hard limit is lower.
+    """
+    need = sockets + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and need > hard:
+        raise BenchmarkError(f"{sockets} sockets need {need} descriptors, and the limit is {hard} (ulimit -Hn)")
+    if soft < need:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+
+
+class Places(NamedTuple):
+    """The CPUs on which the measured program and the generator run; None where they may run anywhere."""
+
+    sender: int | None
+    generator: int | None
+
+    @classmethod
+    def choose(cls) -> Places:
+        """Choose two CPUs, of different cores if there are any; none if there is only one CPU."""
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) < 2:
+            return cls(None, None)
+        siblings = _siblings(cpus[0])
+        return cls(cpus[0], next((cpu for cpu in cpus[1:] if cpu not in siblings), cpus[1]))
+
+
+def _siblings(cpu: int) -> set[int]:
+    """Return the CPUs that share a core with ``cpu``, itself included, as far as the kernel tells."""
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    found = {cpu}
+    with suppress(OSError):
+        for part in path.read_text().strip().split(","):
+            low, _, high = part.partition("-")
+            found.update(range(int(low), int(high or low) + 1))
+    return found
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+
+class Program:
+    """A program that is started, asked line by line, and ended with the block that it is used in."""
+
+    def __init__(self, name: str, command: Sequence[str], cpu: int | None = None) -> None:
+        """Start ``command``, on one CPU if it is given; ``name`` is what errors call it."""
+        self.name = name
+        self._buffer = b""
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        if cpu is not None:
+            os.sched_setaffinity(self._process.pid, {cpu})
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the program and wait for it."""
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        self._process.terminate()
+        try:
+            self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stdout.close()
+
+    def line(self, seconds: float = ANSWER_SECONDS) -> str:
+        """Return the next line of its output.
+
+        Raises:
+            BenchmarkError: if it ends, or is silent for ``seconds``.
+        """
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            self._wait(deadline)
+            data = os.read(self._stdout.fileno(), 65_536)
+            if not data:
+                raise BenchmarkError(f"{self.name} ended with exit code {self._process.wait(EXIT_SECONDS)}")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def event(self) -> Event:
+        """Return the next line of its output, which is JSON.
+
+        Raises:
+            BenchmarkError: as ``line``, and if the program reports an error.
+        """
+        event: Event = json.loads(self.line())
+        if event["event"] == "error":
+            raise BenchmarkError(f"{self.name}: {event['message']}")
+        return event
+
+    def ask(self, command: str) -> Event:
+        """Send a line and return the answer.
+
+        Raises:
+            BenchmarkError: as ``event``.
+        """
+        with suppress(BrokenPipeError):  # then it has said why
+            self._stdin.write(command.encode() + b"\n")
+            self._stdin.flush()
+        return self.event()
+
+    def _wait(self, deadline: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise BenchmarkError(f"{self.name} is silent")
+
+    @property
+    def _stdin(self) -> Any:
+        return self._process.stdin
+
+    @property
+    def _stdout(self) -> Any:
+        return self._process.stdout
+
+
+def build() -> None:
+    """Compile the load generator, unless it is newer than its sources.
+
+    Raises:
+        BenchmarkError: without a C compiler, or if it reports errors.
+    """
+    sources = sorted(SOURCES.glob("*.[ch]"))
+    if PROGRAM.exists() and PROGRAM.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+        return
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise BenchmarkError("the load generator is written in C: install a C compiler (cc), or set CC")
+    PROGRAM.parent.mkdir(exist_ok=True)
+    fresh = PROGRAM.with_suffix(f".{os.getpid()}")  # renamed when whole: another benchmark may be running
+    command = [compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-o", str(fresh)]
+    command += [str(path) for path in sources if path.suffix == ".c"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(f"cannot compile the load generator:\n{done.stderr.strip()}")
+    fresh.replace(PROGRAM)
+
+
+class RankServer(Program):
+    """The real server, for up to ``capacity`` clients, on a free port of the loopback."""
+
+    def __init__(self, capacity: int, options: Sequence[str] = (), cpu: int | None = None) -> None:
+        """Start it and wait until it listens.
+
+        Raises:
+            BenchmarkError: if it does not.
+        """
+        command = [sys.executable, "-m", "rankserver", str(capacity), "--port", "0", "--heartbeat", "0"]
+        super().__init__("the server", [*command, "--log-level", "warning", *options], cpu)
+        try:
+            words = self.line(seconds=30).split()
+            self.address = Address.parse(words[-1])
+        except BaseException:
+            self.close()
+            raise
+
+
+class Ceiling(Program):
+    """A program that only sends prepared bytes to all that connect: what the kernel can do at most."""
+
+    def __init__(self, sockets: int, senders: int, size: int, chunk: int, cpu: int | None) -> None:
+        """Start it and wait until it listens."""
+        command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size), str(chunk)]
+        super().__init__("the ceiling", command, cpu)
+        self.address = Address("127.0.0.1", self.event()["port"])
+
+
+class Generator(Program):
+    """The load generator, joined with all its connections and ready for phases."""
+
+    def __init__(  # noqa: PLR0913 - each is a property of the load
+        self,
+        address: Address,
+        *,
+        proto: str,
+        receivers: int,
+        senders: int,
+        size: int,
+        pid: int,
+        cpu: int | None,
+    ) -> None:
+        """Start it and wait until all connections are ready.
+
+        ``pid`` is the process whose CPU time is measured during phases, 0 for none.
+
+        Raises:
+            BenchmarkError: if one of the connections cannot join.
+        """
+        spin = cpu is not None  # on the server's own CPU it would only be in its way
+        numbers = [receivers, senders, size, pid, int(spin)]
+        command = [str(PROGRAM), "generate", address.host, str(address.port), proto]
+        super().__init__("the generator", [*command, *map(str, numbers)], cpu)
+        try:
+            self.event()
+        except BaseException:
+            self.close()
+            raise
+
+
+def bar(total: int, what: str) -> tqdm[Any]:
+    """Return a progress bar on standard error, which is silent where that is no terminal."""
+    return tqdm(total=total, desc=what, leave=False, disable=None, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt}")

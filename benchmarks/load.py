@@ -1,0 +1,301 @@
+"""Measure how fast commands reach every client, and verify that none is lost, doubled or out of order.
+
+It starts the real server, or takes ``--connect``, and a load generator as a process of its own. With
+``--ceiling`` bursts of the server and of a program that only sends prepared bytes take turns, and the ratio
+of the two is printed: how much of what the machine can do at all the server does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import harness
+from harness import Address, BenchmarkError, Ceiling, Generator, Places, RankServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PACED_SECONDS: Final = 5
+CEILING_CHUNK: Final = 256 * 1024  # the fastest of 16 KiB to 1 MiB, see main()
+DRAIN_BURSTS: Final = 3
+SATURATED: Final = 0.95  # busy for more of the time than this: it is what limits
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked for."""
+
+    clients: int
+    commands: int
+    size: int
+    senders: int
+    bursts: int
+    rate: int
+
+    @property
+    def receivers(self) -> int:
+        """How many receivers are counted: a sender's own stream counts only where nobody else receives."""
+        return self.clients or self.senders
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What one burst took, until the last receiver had the last byte; all times in seconds."""
+
+    commands: int
+    streams: int
+    seconds: float
+    stream_bytes: int
+    generator_cpu: float
+    sender_cpu: float
+
+    @property
+    def rate(self) -> float:
+        """Commands per second."""
+        return self.commands / self.seconds
+
+
+class Source:
+    """A program that sends, and the generator that is connected to it."""
+
+    def __init__(self, generator: Generator, ceiling: Ceiling | None = None) -> None:
+        """Take both; without ``ceiling`` the sender needs no preparation."""
+        self._generator = generator
+        self._ceiling = ceiling
+
+    def burst(self, commands: int, verb: str = "burst") -> Burst:
+        """Run one burst; ``verb`` is ``drain`` for one that is counted but not verified."""
+        if self._ceiling:
+            self._ceiling.ask(f"prepare {commands}")
+        event = self._generator.ask(f"{verb} {commands}")
+        del event["event"]
+        return Burst(**event)
+
+    def pace(self, commands: int, rate: int) -> harness.Event:
+        """Run a paced phase and return its latencies in microseconds."""
+        return self._generator.ask(f"pace {commands} {rate}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return the exit code: 1 if anything was lost or cannot run."""
+    options = _parser().parse_args(argv)
+    try:
+        result = _measure(options)
+    except BenchmarkError as error:
+        print(f"load.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _show(result)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Measure and verify how fast commands reach every client.")
+    add = parser.add_argument
+    add("--clients", type=_number(0), default=100, metavar="N", help="receivers (default: 100)")
+    add("--commands", type=_number(1), default=100_000, metavar="M", help="in each burst (default: 100000)")
+    add(
+        "--size",
+        type=_number(harness.MEMBER_ID_SIZE),
+        default=64,
+        metavar="B",
+        help="bytes of a command's text, at least %d (default: 64)" % harness.MEMBER_ID_SIZE,
+    )
+    add("--senders", type=_number(1), default=1, metavar="K", help="clients that send (default: 1)")
+    add("--bursts", type=_number(1), default=7, metavar="X", help="of which the median is taken (default: 7)")
+    add(
+        "--rate", type=_number(0), default=100, metavar="R", help="commands/s for latency; 0: none (default: 100)"
+    )
+    add("--ceiling", action="store_true", help="compare with a program that only sends prepared bytes")
+    add("--connect", metavar="HOST:PORT", help="measure this server instead of starting one")
+    add("--max-backlog", type=_number(1), metavar="B", help="passed on to the server")
+    add("--chunk", type=_number(1), default=CEILING_CHUNK, metavar="B", help=argparse.SUPPRESS)
+    add("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def _number(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} on")
+        return int(text)
+
+    return parse
+
+
+# --- measuring --------------------------------------------------------------------------------
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    load = Load(options.clients, options.commands, options.size, options.senders, options.bursts, options.rate)
+    harness.build()
+    harness.raise_descriptor_limit(load.clients + load.senders)
+    places = Places.choose()
+    with ExitStack() as stack:
+        address, pid = _target(options, load, places, stack)
+        result: dict[str, Any] = {"load": asdict(load), "one_client": _one_client(load, address, pid, places)}
+        server = Source(stack.enter_context(_generator(load, address, pid, places)))
+        ceiling = _ceiling(load, options.chunk, places, stack) if options.ceiling else None
+        result |= _throughput(load, server, ceiling)
+        if ceiling:
+            result["drain"] = _drain(load, ceiling)
+        if load.rate:
+            result["latency"] = _latency(load, server)
+    return result
+
+
+def _target(
+    options: argparse.Namespace, load: Load, places: Places, stack: ExitStack
+) -> tuple[Address, int]:
+    """Return the address of the server, which is started if need be, and its process id or 0."""
+    if options.connect:
+        return Address.parse(options.connect), 0
+    extra = ["--max-backlog", str(options.max_backlog)] if options.max_backlog else []
+    server = stack.enter_context(RankServer(load.clients + load.senders, extra, places.sender))
+    return server.address, server.pid
+
+
+def _generator(load: Load, address: Address, pid: int, places: Places, proto: str = "rank") -> Generator:
+    return Generator(
+        address,
+        proto=proto,
+        receivers=load.clients,
+        senders=load.senders,
+        size=load.size,
+        pid=pid,
+        cpu=places.generator,
+    )
+
+
+def _ceiling(load: Load, chunk: int, places: Places, stack: ExitStack) -> Source:
+    sockets = load.clients + load.senders
+    ceiling = stack.enter_context(Ceiling(sockets, load.senders, load.size, chunk, places.sender))
+    generator = _generator(load, ceiling.address, ceiling.pid, places, "ceiling")
+    return Source(stack.enter_context(generator), ceiling)
+
+
+def _one_client(load: Load, address: Address, pid: int, places: Places) -> dict[str, Any]:
+    """Measure how many commands per second one client alone gets through: sent, and confirmed to it."""
+    alone = Load(0, load.commands, load.size, 1, load.bursts, 0)
+    with _generator(alone, address, pid, places) as generator:
+        source = Source(generator)
+        source.burst(load.commands)
+        return _summary(alone, [source.burst(load.commands) for _ in range(load.bursts)])
+
+
+def _throughput(load: Load, server: Source, ceiling: Source | None) -> dict[str, Any]:
+    """Run the bursts: the server's and, if it is there, the ceiling's take turns, as machines are noisy."""
+    sources = [server, ceiling] if ceiling else [server]
+    runs: list[list[Burst]] = [[] for _ in sources]
+    with harness.bar(load.bursts * len(sources), "bursts") as bar:
+        for source in sources:
+            source.burst(load.commands)  # warms up: buffers grow, memory is touched
+        for number in range(load.bursts):
+            for which in range(len(sources))[:: 1 if number % 2 else -1]:
+                runs[which].append(sources[which].burst(load.commands))
+                bar.update()
+    result: dict[str, Any] = {"server": _summary(load, runs[0])}
+    if ceiling:
+        ratios = [ours.rate / theirs.rate for ours, theirs in zip(*runs, strict=True)]
+        result["ceiling"] = _summary(load, runs[1])
+        result["ratio"] = {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
+    return result
+
+
+def _summary(load: Load, bursts: Sequence[Burst]) -> dict[str, Any]:
+    rates = [burst.rate for burst in bursts]
+    size = bursts[-1].stream_bytes / load.commands  # of one command as it is broadcast
+    busy = median(burst.sender_cpu / burst.seconds for burst in bursts)
+    return {
+        "commands_per_second": median(rates),
+        "deliveries_per_second": median(rates) * load.receivers,
+        "deliveries_per_second_min": min(rates) * load.receivers,
+        "deliveries_per_second_max": max(rates) * load.receivers,
+        "megabytes_per_second": median(rates) * load.receivers * size / 1e6,
+        "sender_busy": busy or None,  # unknown for a server that somebody else started
+        "generator_busy": median(burst.generator_cpu / burst.seconds for burst in bursts),
+        "bursts": [asdict(burst) for burst in bursts],
+    }
+
+
+def _drain(load: Load, ceiling: Source) -> dict[str, Any]:
+    """Measure how busy the generator is when it throws away what the ceiling sends."""
+    return _summary(load, [ceiling.burst(load.commands, "drain") for _ in range(DRAIN_BURSTS)])
+
+
+def _latency(load: Load, server: Source) -> dict[str, Any]:
+    commands = load.rate * PACED_SECONDS
+    with harness.bar(1, f"{PACED_SECONDS} s at {load.rate} commands/s") as bar:
+        event = server.pace(commands, load.rate)
+        bar.update()
+    del event["event"]
+    return event
+
+
+# --- showing ----------------------------------------------------------------------------------
+
+
+def _show(result: dict[str, Any]) -> None:
+    load = Load(**result["load"])
+    print(
+        f"{load.clients} receivers, {load.senders} sending; "
+        f"{load.bursts} bursts of {load.commands:,} commands of {load.size} bytes (medians)"
+    )
+    alone = result["one_client"]
+    print(f"one client   {alone['commands_per_second'] / 1e6:8.2f} million commands/s sent and confirmed")
+    _show_source("rankserver", result["server"])
+    if "ceiling" in result:
+        _show_source("ceiling", result["ceiling"])
+        ratio = result["ratio"]
+        print(
+            f"ratio        {ratio['median']:8.2f} of the ceiling (pairs {ratio['min']:.2f} to {ratio['max']:.2f})"
+        )
+        print(f"generator    {_verdict(result['ceiling'], result['drain'])}")
+    if "latency" in result:
+        _show_latency(result["latency"], load)
+    print("verified     every receiver got every command once, all in the same order, to the last byte")
+
+
+def _show_source(name: str, summary: dict[str, Any]) -> None:
+    sender = summary["sender_busy"]
+    busy = f"{name} {sender:.0%} busy, generator" if sender else "generator"
+    print(
+        f"{name:12} {summary['deliveries_per_second'] / 1e6:8.2f} million deliveries/s"
+        f" ({summary['deliveries_per_second_min'] / 1e6:.2f} to {summary['deliveries_per_second_max'] / 1e6:.2f}),"
+        f" {summary['megabytes_per_second']:,.0f} MB/s; {busy} {summary['generator_busy']:.0%}"
+    )
+
+
+def _verdict(ceiling: dict[str, Any], drain: dict[str, Any]) -> str:
+    """Say in plain words whether the generator can drain the ceiling."""
+    sender, generator = ceiling["sender_busy"], ceiling["generator_busy"]
+    numbers = f"in the ceiling's bursts the sender is {sender:.0%} busy and the generator {generator:.0%}"
+    if sender >= SATURATED:
+        verdict = "not the bottleneck"
+    elif generator >= SATURATED:
+        verdict = "THE BOTTLENECK, so the ceiling may be higher than shown"
+    else:
+        verdict = "neither is saturated, so the machine had other things to do"
+    return f"{verdict}: {numbers} ({drain['generator_busy']:.0%} when it does not verify)"
+
+
+def _show_latency(latency: dict[str, Any], load: Load) -> None:
+    p50, p99, top, late = (latency[key] / 1e3 for key in ("p50", "p99", "max", "late"))
+    print(
+        f"latency      p50 {p50:.3f} ms, p99 {p99:.3f} ms, max {top:.3f} ms until the last of {load.receivers}"
+        f" has it, at {latency['rate']} commands/s (the generator sent up to {late:.3f} ms late)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
