@@ -55,6 +55,7 @@ struct cl_client {
     int64_t rank;
     int fd;
     unsigned char ranked;
+    unsigned char joined; /* is ranked, or was: never again */
     unsigned char blocked;
 };
 
@@ -248,11 +249,11 @@ cl_client *cl_open(cl_log *log, int fd) {
  * sent before stays first in line. Returns CL_OK, or CL_MISUSE for a client
  * that joined before. O(1), and O(private frames) for those that wait. */
 int cl_join(cl_log *log, cl_client *client) {
-    if (client->ranked || client->limit != 0)
+    if (client->joined)
         return CL_MISUSE;
     list_remove(&log->unranked, client);
     list_append(&log->ranked, client);
-    client->ranked = 1;
+    client->ranked = client->joined = 1;
     client->rank = (int64_t)log->ranked.len - 1;
     client->pos = log_end(log);
     client->limit = UINT64_MAX;
