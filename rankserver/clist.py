@@ -203,6 +203,8 @@ class Log:
 
     def is_blocked(self, client: Client) -> bool:
         """Tell whether the last flush could not send all."""
+        if self._log is None:  # C would not see it, and read a client that is freed
+            raise TypeError("the log is closed")
         return bool(lib.cl_is_blocked(client._handle))
 
     def ranked_fds(self) -> Sequence[int]:
