@@ -7,6 +7,7 @@ decides nothing about ranks, and reads and writes no socket: the server does, an
 from __future__ import annotations
 
 import enum
+import re
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -16,6 +17,8 @@ from rankserver.clist import Client, Log
 from rankserver.exceptions import RemoteProtocolError
 
 HANDSHAKE_BYTES: Final = 65_536  # what may be read and kept of a connection before its WELCOME
+
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
 
 
 class State(enum.Enum):
@@ -145,6 +148,8 @@ class Channel:
         return fed.line, data[fed.consumed :]
 
     def _first_line(self, data: memoryview) -> tuple[bytes | None, memoryview]:
+        empty = _EMPTY_LINES.match(data)  # all at once: what is left is copied below
+        data = data[empty.end() if empty else 0 :]
         text = bytes(data)
         end = text.find(b"\n")
         if end >= self._log.max_line:
