@@ -9,10 +9,12 @@ import json
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -31,18 +33,26 @@ class Server:
     Args:
         capacity: how many clients it accepts.
         options: further command-line options, such as ``"--heartbeat", "1"``.
+        unix: the path of a Unix socket to listen on as well; it is then the ``address``.
+        cwd: the directory to run in.
     """
 
-    def __init__(self, capacity: int, *options: str) -> None:
+    def __init__(self, capacity: int, *options: str, unix: Path | None = None, cwd: Path = ROOT) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
         command = [sys.executable, "-m", "rankserver", str(capacity), "--port", "0", *options]
+        if unix is not None:
+            command += ["--unix", str(unix)]
+        self.unix = unix
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+            command, cwd=cwd, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
         )
         try:
-            line = self._first_line()
+            line = self.line()
             host, _, port = line.removeprefix("listening on ").rpartition(":")
             assert line.startswith("listening on ") and port.isdecimal(), line  # noqa: PT018
+            if unix is not None:
+                line = self.line()
+                assert line == f"listening on unix:{unix}", line
         except BaseException:
             self.kill()
             raise
@@ -56,9 +66,16 @@ class Server:
         self.stop()
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self) -> Address:
         """Where it listens."""
-        return self.host, self.port
+        return (self.host, self.port) if self.unix is None else str(self.unix)
+
+    def line(self) -> str:
+        """Return the next line that it writes to stdout."""
+        assert self.process.stdout is not None
+        line = read_line(self.process.stdout)
+        assert line.endswith(b"\n"), f"the server wrote {line!r}\n{self.log()}"
+        return line.decode().rstrip("\n")
 
     def log(self) -> str:
         """Return what it has written to stderr so far."""
@@ -81,12 +98,6 @@ class Server:
         self.process.kill()
         self.process.wait()
 
-    def _first_line(self) -> str:
-        assert self.process.stdout is not None
-        line = read_line(self.process.stdout)
-        assert line.endswith(b"\n"), f"the server did not start: {line!r}\n{self.log()}"
-        return line.decode().rstrip("\n")
-
 
 class RawClient:
     """A client that knows nothing but lines; what it receives is checked by the test that uses it.
@@ -104,7 +115,8 @@ class RawClient:
         else:
             self.sock = socket.create_connection(address, bound)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._received = b""
+        self._lines: deque[bytes] = deque()  # complete, and not asked for yet
+        self._partial = b""
 
     def __enter__(self) -> RawClient:
         return self
@@ -116,18 +128,20 @@ class RawClient:
         """Close the connection without a BYE."""
         self.sock.close()
 
+    def abort(self) -> None:
+        """Close the connection so that the server gets a reset (on TCP)."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
     def send(self, data: bytes) -> None:
         """Send ``data`` as it is: the caller adds the LF."""
         self.sock.sendall(data)
 
     def line(self) -> bytes:
         """Return the next line without its LF."""
-        while b"\n" not in self._received:
-            data = self.sock.recv(READ_SIZE)
-            assert data, f"the connection was closed; what came last: {self._received!r}"
-            self._received += data
-        line, _, self._received = self._received.partition(b"\n")
-        return line
+        while not self._lines:
+            assert self._receive(), f"the connection was closed; what came last: {self._partial!r}"
+        return self._lines.popleft()
 
     def lines(self, count: int) -> list[bytes]:
         """Return the next ``count`` lines without their LF."""
@@ -150,13 +164,32 @@ class RawClient:
         assert isinstance(fields, dict)
         return fields
 
+    def settle(self) -> list[bytes]:
+        """Return the lines that the server has for this client by the time that it handles a PING."""
+        self.send(b"PING settle\n")
+        return list(iter(self.line, b"PONG settle"))
+
+    def rest(self) -> list[bytes]:
+        """Return the lines until the server closes the connection, which must end with a whole one."""
+        while self._receive():
+            pass
+        assert not self._partial, f"the stream ends in the middle of a line: {self._partial!r}"
+        lines, self._lines = self._lines, deque()
+        return list(lines)
+
     def eof(self) -> None:
         """Check that the server has closed the connection and nothing is left to read."""
-        try:
-            rest = self._received + self.sock.recv(READ_SIZE)
-        except ConnectionResetError:  # an end as well: we had sent what it never read
-            rest = self._received
+        rest = self.rest()
         assert not rest, rest
+
+    def _receive(self) -> bool:
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except ConnectionResetError:  # an end as well: we had sent what it never read
+            return False
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._lines.extend(lines)
+        return bool(data)
 
 
 def read_line(stream: IO[bytes], bound: float = BOUND) -> bytes:
