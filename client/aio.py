@@ -172,7 +172,6 @@ class Client:
             self._events += await _receive(self._sock, self._session)
             if self._session.unsent:
                 self._wake.set()
-            await asyncio.sleep(0)  # a socket with something to read never waits, and others want their turn
         return self._events.popleft()
 
     async def close(self) -> None:
@@ -189,6 +188,7 @@ class Client:
                     await asyncio.wait_for(self._part(), LEAVE_TIMEOUT)
         finally:
             self._writer.cancel()
+            await asyncio.wait({self._writer})  # or it would let go of the descriptor after it is closed
             self._sock.close()
 
     def _check_open(self) -> None:
@@ -221,10 +221,8 @@ class Client:
         await asyncio.gather(self._writer, self._read_to_end())
 
     async def _read_to_end(self) -> None:
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):
-            while await loop.sock_recv(self._sock, READ_SIZE):
-                await asyncio.sleep(0)  # as in __anext__
+        while await _read(self._sock):
+            pass
 
 
 async def _join(where: Address, session: Session) -> Client:
@@ -236,11 +234,12 @@ async def _join(where: Address, session: Session) -> Client:
         happened: list[Event] = []
         while not happened:
             happened = await _receive(sock, session)
-        if isinstance(happened[0], Disconnected):
-            raise DisconnectedError(*happened[0])
     except BaseException:
         sock.close()
         raise
+    if isinstance(happened[0], Disconnected):
+        sock.close()
+        raise DisconnectedError(*happened[0])
     return Client(sock, session, where, happened)
 
 
@@ -261,7 +260,7 @@ async def _open(where: Address) -> socket.socket:
 async def _connect_socket(family: socket.AddressFamily, address: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
+        sock.settimeout(0)
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(sock, address)
@@ -280,8 +279,14 @@ def _reason(error: OSError | UnicodeError) -> str:
 
 async def _receive(sock: socket.socket, session: Session) -> list[Event]:
     """Wait for bytes, or for the end of the stream, and return what they mean."""
-    try:
-        data = await asyncio.get_running_loop().sock_recv(sock, READ_SIZE)
-    except OSError:  # such as a reset: an end like any other, now that all before it has been read
-        data = b""
+    data = await _read(sock)
     return session.receive_data(data) if data else session.receive_eof()
+
+
+async def _read(sock: socket.socket) -> bytes:
+    """Return what arrives next, nothing at the end of the stream. To cancel it loses nothing."""
+    await asyncio.sleep(0)  # others want their turn: sock_recv does not wait if there is something to read
+    try:
+        return await asyncio.get_running_loop().sock_recv(sock, READ_SIZE)
+    except OSError:  # such as a reset: an end like any other, now that all before it has been read
+        return b""

@@ -1,13 +1,13 @@
 """What executing a command means, and the queue in front of it.
 
-An executor is anything with ``execute``; ``Worker`` gives it one command after another, in the order of the log.
+An executor is anything with ``execute``; ``Worker`` gives it one command after another, in log order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, NoReturn, Protocol
 
 from client.events import Execute
 
@@ -69,9 +69,9 @@ class Worker:
         """Put ``command`` behind those that wait."""
         self._queue.put_nowait(command)
 
-    async def steps(self) -> AsyncIterator[Started | Finished]:
-        """Execute what is added, without end, and yield each step when it is made."""
+    async def run(self, report: Callable[[Started | Finished], Awaitable[None]]) -> NoReturn:
+        """Execute what is added, until cancelled, and ``report`` each step when it is made."""
         while True:
             command = await self._queue.get()
-            yield Started(command)
-            yield Finished(command, await self._executor.execute(command.text))
+            await report(Started(command))
+            await report(Finished(command, await self._executor.execute(command.text)))
