@@ -1,0 +1,635 @@
+"""The C core through its typed face, one behaviour at a time; ``test_clist_model`` is the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rankserver.clist import BLOCK_BYTES, PEEK_SPANS, Client, Fed, Flushed, Log, text_ok
+from tests.clist_model import ModelClient, ModelLog, keeps_text_rule
+
+MAX_LINE: Final = 256
+READ_SIZE: Final = 1 << 20
+
+
+class Peers:
+    """A log whose clients are socket pairs: what it sends to a client is read at the other end."""
+
+    def __init__(self, max_line: int = MAX_LINE, block_bytes: int = 1) -> None:
+        self.log = Log(max_line, block_bytes)
+        self.ours: dict[Client, socket.socket] = {}
+        self.theirs: dict[Client, socket.socket] = {}
+
+    def open(self) -> Client:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        client = self.log.open(ours.fileno())
+        self.ours[client] = ours
+        self.theirs[client] = theirs
+        return client
+
+    def join(self) -> Client:
+        client = self.open()
+        self.log.join(client)
+        return client
+
+    def fd(self, client: Client) -> int:
+        return self.ours[client].fileno()
+
+    def shrink(self, client: Client) -> None:
+        """Let the kernel keep no more than a few KiB for the client."""
+        self.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    def read(self, client: Client, most: int = READ_SIZE) -> bytes:
+        """Return what the client has been sent and did not read before."""
+        with contextlib.suppress(BlockingIOError):
+            return self.theirs[client].recv(most)
+        return b""
+
+    def rest(self, client: Client) -> bytes:
+        """Flush and read until the client has all."""
+        got = b""
+        while self.log.flush(client) is Flushed.BLOCKED:
+            got += self.read(client)
+        return got + self.read(client)
+
+    def hang_up(self, client: Client) -> None:
+        self.theirs[client].close()
+
+    def close(self) -> None:
+        self.log.close()
+        for sock in (*self.ours.values(), *self.theirs.values()):
+            sock.close()
+
+
+@pytest.fixture
+def peers() -> Iterator[Peers]:
+    peers = Peers()
+    yield peers
+    peers.log.check()
+    peers.close()
+
+
+def commands(count: int, size: int = 100) -> bytes:
+    return b"CMD %s\n" % (b"x" * size) * count
+
+
+def logged_commands(count: int, size: int = 100) -> bytes:
+    """Return what the ranked clients of a new log get when its first one sent ``commands``."""
+    return b"".join(b"CMD %d 0 %s\n" % (seq, b"x" * size) for seq in range(1, count + 1))
+
+
+# --- ranks ------------------------------------------------------------------------------------
+
+
+def test_a_client_that_was_opened_has_no_rank_and_nothing_to_get(peers: Peers) -> None:
+    client = peers.open()
+    assert peers.log.rank(client) == -1
+    assert peers.log.lag(client) == 0
+    assert peers.log.clients == 0
+    assert not peers.log.is_blocked(client)
+    assert peers.log.flush(client) is Flushed.DONE
+
+
+def test_ranks_are_in_the_order_of_joining(peers: Peers) -> None:
+    first, second, third = peers.open(), peers.open(), peers.open()
+    for client in (second, third, first):
+        peers.log.join(client)
+    assert [peers.log.rank(client) for client in (first, second, third)] == [2, 0, 1]
+    assert peers.log.ranked_fds() == [peers.fd(client) for client in (second, third, first)]
+    assert peers.log.clients == 3
+
+
+@pytest.mark.parametrize("leave", [Log.retire, Log.cut, Log.discard])
+def test_those_below_a_client_that_leaves_move_up(leave: Callable[[Log, Client], None], peers: Peers) -> None:
+    clients = [peers.join() for _ in range(6)]
+    gone = [clients.pop(4), clients.pop(2), clients.pop(0)]
+    for client in gone:
+        leave(peers.log, client)
+    assert [peers.log.rank(client) for client in clients] == [0, 1, 2]
+    assert peers.log.rank(peers.join()) == 3
+    peers.log.check()
+
+
+def test_a_client_that_joins_while_ranks_wait_to_be_renumbered_is_last(peers: Peers) -> None:
+    clients = [peers.join() for _ in range(3)]
+    peers.log.retire(clients.pop(0))
+    clients.append(peers.join())
+    assert [peers.log.rank(client) for client in reversed(clients)] == [2, 1, 0]
+
+
+def test_the_last_can_leave_and_ranks_begin_at_0_again(peers: Peers) -> None:
+    peers.log.retire(peers.join())
+    assert peers.log.clients == 0
+    assert peers.log.ranked_fds() == []
+    assert peers.log.rank(peers.join()) == 0
+
+
+def test_descriptors_of_more_clients_than_at_first_expected_are_all_named(peers: Peers) -> None:
+    clients = [peers.join() for _ in range(200)]
+    assert peers.log.ranked_fds() == [peers.fd(client) for client in clients]
+
+
+# --- misuse -----------------------------------------------------------------------------------
+
+
+def test_nobody_joins_twice(peers: Peers) -> None:
+    with pytest.raises(ValueError, match="not in a state"):
+        peers.log.join(peers.join())
+    assert peers.log.clients == 1
+
+
+@pytest.mark.parametrize("leave", [Log.retire, Log.cut])
+@pytest.mark.parametrize("logged", [0, 1])
+def test_who_has_left_cannot_join_again(
+    leave: Callable[[Log, Client], None], logged: int, peers: Peers
+) -> None:
+    client = peers.join()
+    for _ in range(logged):
+        peers.log.append(b"JOIN", b"0")
+    leave(peers.log, client)
+    with pytest.raises(ValueError, match="not in a state"):
+        peers.log.join(client)
+    assert peers.log.clients == 0
+
+
+@pytest.mark.parametrize("call", [Log.retire, Log.cut, lambda log, client: log.feed(client, b"CMD a\n")])
+def test_what_needs_a_rank_is_refused_before_the_join_and_after_the_leave(
+    call: Callable[[Log, Client], object], peers: Peers
+) -> None:
+    early, late = peers.open(), peers.join()
+    peers.log.retire(late)
+    for client in (early, late):
+        with pytest.raises(ValueError, match="not in a state"):
+            call(peers.log, client)
+    assert peers.log.seq == 0
+
+
+CLIENT_CALLS: Final[list[Callable[[Log, Client], object]]] = [
+    Log.join,
+    Log.retire,
+    Log.cut,
+    Log.discard,
+    lambda log, client: log.feed(client, b"CMD a\n"),
+    lambda log, client: log.private(client, b"a\n"),
+    Log.flush,
+    Log.peek,
+    lambda log, client: log.advance(client, 0),
+    Log.rank,
+    Log.lag,
+    Log.is_blocked,
+]
+
+
+@pytest.mark.parametrize("call", CLIENT_CALLS)
+def test_a_discarded_client_is_a_type_error(call: Callable[[Log, Client], object], peers: Peers) -> None:
+    client = peers.join()
+    peers.log.discard(client)
+    with pytest.raises(TypeError):
+        call(peers.log, client)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *CLIENT_CALLS,
+        lambda log, _: log.open(0),
+        lambda log, _: log.append(b"JOIN", b"0"),
+        lambda log, _: log.flush_all(),
+        lambda log, _: log.seq,
+        lambda log, _: log.held,
+        lambda log, _: log.clients,
+        lambda log, _: log.ranked_fds(),
+        lambda log, _: log.check(),
+    ],
+)
+def test_a_closed_log_is_a_type_error(call: Callable[[Log, Client], object]) -> None:
+    with Log(MAX_LINE) as log:
+        client = log.open(0)
+        log.join(client)
+    with pytest.raises(TypeError):
+        call(log, client)
+
+
+def test_closing_twice_is_allowed() -> None:
+    log = Log(MAX_LINE)
+    log.close()
+    log.close()
+
+
+# --- into the log -----------------------------------------------------------------------------
+
+
+def test_a_frame_gets_the_next_seq_and_goes_to_all_who_are_ranked(peers: Peers) -> None:
+    early, first, second, late = peers.open(), peers.join(), peers.join(), peers.open()
+    assert peers.log.append(b"JOIN", b"0,1") == 1
+    peers.log.join(late)
+    assert peers.log.append(b"ASK", b"0 what") == 2
+    assert peers.log.seq == 2
+    both = b"JOIN 1 0,1\nASK 2 0 what\n"
+    got = [peers.rest(client) for client in (early, first, second, late)]
+    assert got == [b"", both, both, b"ASK 2 0 what\n"]
+
+
+def test_a_frame_that_no_block_can_hold_is_refused_and_changes_nothing(peers: Peers) -> None:
+    client = peers.join()
+    most = MAX_LINE + 256 - len(b"LEFT 1 \n")
+    with pytest.raises(MemoryError):
+        peers.log.append(b"LEFT", b"x" * (most + 1))
+    assert (peers.log.seq, peers.log.lag(client)) == (0, 0)
+    assert peers.log.append(b"LEFT", b"x" * most) == 1
+    assert peers.rest(client) == b"LEFT 1 %s\n" % (b"x" * most)
+
+
+def test_a_command_carries_the_rank_that_its_sender_has_when_it_is_fed(peers: Peers) -> None:
+    first, second = peers.join(), peers.join()
+    peers.log.feed(second, b"CMD a\n")
+    peers.log.retire(first)
+    peers.log.feed(second, b"CMD b\n")
+    assert peers.rest(second) == b"CMD 1 1 a\nCMD 2 0 b\n"
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_input_may_be_any_kind_of_bytes(kind: Callable[[bytes], Any], peers: Peers) -> None:
+    client = peers.join()
+    assert peers.log.feed(client, kind(b"CMD a\nWHO\nCMD b\n")) == Fed(10, b"WHO", too_long=False)
+    assert peers.rest(client) == b"CMD 1 0 a\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "fed", "logged"),
+    [
+        (b"", Fed(0, None, too_long=False), b""),
+        (b"CMD a", Fed(0, None, too_long=False), b""),
+        (b"CMD a\nCMD b", Fed(6, None, too_long=False), b"CMD 1 0 a\n"),
+        (b"\n\r\n\nCMD a\r\n\n", Fed(12, None, too_long=False), b"CMD 1 0 a\n"),
+        (b"CMD  a \n", Fed(8, None, too_long=False), b"CMD 1 0  a \n"),
+        (b"CMD \t\n", Fed(6, None, too_long=False), b"CMD 1 0 \t\n"),
+        ("CMD é€😀\n".encode(), Fed(14, None, too_long=False), "CMD 1 0 é€😀\n".encode()),
+        (b"CMD \n", Fed(5, b"CMD ", too_long=False), b""),
+        (b"CMD \r\n", Fed(6, b"CMD ", too_long=False), b""),
+        (b"CMD\n", Fed(4, b"CMD", too_long=False), b""),
+        (b"CMD\ta\n", Fed(6, b"CMD\ta", too_long=False), b""),
+        (b"cmd a\n", Fed(6, b"cmd a", too_long=False), b""),
+        (b"CMDa b\n", Fed(7, b"CMDa b", too_long=False), b""),
+        (b"ASK a\nCMD b\n", Fed(6, b"ASK a", too_long=False), b""),
+        (b"CMD a\nPING\r\nCMD b\n", Fed(12, b"PING", too_long=False), b"CMD 1 0 a\n"),
+        (b"\r\r\n", Fed(3, b"\r", too_long=False), b""),
+        (b"CMD a\r\r\n", Fed(8, b"CMD a\r", too_long=False), b""),
+        (b"CMD a\0\n", Fed(7, b"CMD a\0", too_long=False), b""),
+        (b"CMD a\x7f\n", Fed(7, b"CMD a\x7f", too_long=False), b""),
+        (b"CMD \xff\n", Fed(6, b"CMD \xff", too_long=False), b""),
+        (b"CMD \xc2\n\x80\n", Fed(6, b"CMD \xc2", too_long=False), b""),  # no sequence across lines
+    ],
+)
+def test_feed_logs_valid_commands_and_hands_other_lines_back(
+    data: bytes, fed: Fed, logged: bytes, peers: Peers
+) -> None:
+    client = peers.join()
+    assert peers.log.feed(client, data) == fed
+    assert peers.rest(client) == logged
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("start", [b"CMD ", b"ASK "])
+def test_the_longest_line_has_max_line_bytes_with_its_end(start: bytes, ending: bytes, peers: Peers) -> None:
+    client = peers.join()
+    longest = start.ljust(MAX_LINE - len(ending), b"x") + ending
+    fed = peers.log.feed(client, longest)
+    assert fed.consumed == MAX_LINE
+    assert not fed.too_long
+    assert peers.log.feed(client, b"CMD a\nx" + longest) == Fed(6, None, too_long=True)
+
+
+def test_a_long_line_is_only_judged_once_it_is_complete(peers: Peers) -> None:
+    client = peers.join()
+    assert peers.log.feed(client, b"x" * 3 * MAX_LINE) == Fed(0, None, too_long=False)
+
+
+def test_ten_thousand_commands_in_one_piece_are_logged_in_order_without_a_gap(peers: Peers) -> None:
+    peers.join()
+    client = peers.join()
+    data = b"".join(b"CMD %d\n" % number for number in range(1, 10_001))
+    assert peers.log.feed(client, data) == Fed(len(data), None, too_long=False)
+    assert peers.log.seq == 10_000
+    expected = b"".join(b"CMD %d 1 %d\n" % (number, number) for number in range(1, 10_001))
+    assert peers.rest(client) == expected
+
+
+@pytest.mark.parametrize("seq", [8, 9, 98, 99, 100, 999, 9_998, 9_999])
+def test_seq_goes_on_when_a_feed_begins_beside_a_change_of_its_length(seq: int, peers: Peers) -> None:
+    for _ in range(seq):
+        peers.log.append(b"JOIN", b"0")
+    client = peers.join()
+    peers.log.feed(client, b"CMD a\n" * 3)
+    assert peers.rest(client) == b"".join(b"CMD %d 0 a\n" % (seq + more) for more in (1, 2, 3))
+
+
+# --- the text rule ----------------------------------------------------------------------------
+
+
+def test_every_text_of_one_or_two_bytes_is_judged_as_in_python() -> None:
+    texts = [bytes(text) for length in (1, 2) for text in itertools.product(range(256), repeat=length)]
+    assert [text for text in texts if text_ok(text) != keeps_text_rule(text)] == []
+
+
+def test_every_kind_of_longer_sequence_is_judged_as_in_python() -> None:
+    edges = (0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xFF)
+    three = itertools.product(range(0xE0, 0xF0), range(256), edges)
+    four = itertools.product(range(0xF0, 0x100), range(256), edges, (0x7F, 0x80, 0xBF, 0xC0))
+    texts = [bytes(text) for text in itertools.chain(three, four)]
+    texts += [b"a" + text[:length] + b"a" for text in texts[::7] for length in (2, 3)]
+    assert [text for text in texts if text_ok(text) != keeps_text_rule(text)] == []
+
+
+@given(st.one_of(st.binary(max_size=60), st.text(max_size=40).map(str.encode)))
+@example(b"")
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_judged_as_in_python(text: bytes) -> None:
+    assert text_ok(text) == keeps_text_rule(text)
+
+
+@given(
+    sizes=st.lists(st.sampled_from([1, 30, 700, 4091, 4092, 5000, 9000]), min_size=1, max_size=6),
+    spoil=st.lists(
+        st.tuples(st.integers(0, 40_000), st.sampled_from([b"\r", b"\xff", b"\x01", "é".encode()]))
+    ),
+)
+@settings(max_examples=150, deadline=None)
+def test_one_bad_line_among_many_is_found_wherever_it_is(
+    sizes: list[int], spoil: list[tuple[int, bytes]]
+) -> None:
+    """The core looks at plain text in large pieces; what is rough may be anywhere in one, or beside it."""
+    data = bytearray(b"".join(commands(1, size) for size in sizes) * 2)
+    for place, what in spoil:
+        at = place % len(data)
+        data[at : at + len(what)] = what
+    model, sender = ModelLog(10_000), ModelClient()
+    model.join(sender)
+    peers = Peers(10_000)
+    client = peers.join()
+    rest = bytes(data)
+    while rest:
+        fed = peers.log.feed(client, rest)
+        assert fed == model.feed(sender, rest)
+        if not fed.consumed or fed.too_long:
+            break
+        rest = rest[fed.consumed :]
+    assert peers.rest(client) == sender.stream
+    peers.close()
+
+
+# --- private frames ---------------------------------------------------------------------------
+
+
+def test_a_private_frame_comes_where_it_was_queued_and_to_nobody_else(peers: Peers) -> None:
+    client, other = peers.join(), peers.join()
+    peers.log.append(b"JOIN", b"1")
+    peers.log.private(client, b"PONG a\n")
+    peers.log.private(client, b"PONG b\n")
+    peers.log.append(b"LEFT", b"1")
+    peers.log.private(client, b"PONG c\n")
+    assert peers.log.lag(client) == len(b"JOIN 1 1\nPONG a\nPONG b\nLEFT 2 1\nPONG c\n")
+    assert peers.rest(client) == b"JOIN 1 1\nPONG a\nPONG b\nLEFT 2 1\nPONG c\n"
+    assert peers.rest(other) == b"JOIN 1 1\nLEFT 2 1\n"
+
+
+def test_what_was_queued_before_the_join_comes_first_though_the_log_went_on(peers: Peers) -> None:
+    client = peers.open()
+    peers.log.private(client, b"INFO\n")
+    peers.log.append(b"JOIN", b"0")
+    peers.log.join(client)
+    peers.log.append(b"LEFT", b"0")
+    assert peers.rest(client) == b"INFO\nLEFT 2 0\n"
+
+
+def test_a_client_is_sent_to_before_it_joins(peers: Peers) -> None:
+    client = peers.open()
+    peers.log.private(client, b"INFO\n")
+    assert peers.log.flush(client) is Flushed.DONE
+    assert peers.read(client) == b"INFO\n"
+
+
+def test_a_farewell_comes_after_all_that_was_logged_before_the_leave_and_nothing_after(peers: Peers) -> None:
+    client, other = peers.join(), peers.join()
+    peers.log.feed(other, commands(20))
+    peers.log.retire(client)
+    peers.log.append(b"LEFT", b"0")
+    peers.log.private(client, b"BYE shutdown\n")
+    *logged, last = peers.rest(client).splitlines()
+    assert [line.split()[1] for line in logged] == [b"%d" % seq for seq in range(1, 21)]
+    assert last == b"BYE shutdown"
+
+
+# --- cut --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", range(31))
+def test_who_is_cut_gets_the_frame_that_was_begun_and_no_other(sent: int, peers: Peers) -> None:
+    client = peers.join()
+    peers.log.append(b"JOIN", b"1")  # bytes 0 to 9
+    peers.log.private(client, b"PONG alpha\n")  # 9 to 20
+    peers.log.private(client, b"PONG b\n")  # 20 to 27
+    peers.log.append(b"LEFT", b"1")  # 27 to 36
+    peers.log.advance(client, sent)
+    peers.log.cut(client)
+    peers.log.check()
+    peers.log.append(b"JOIN", b"1")
+    stream = b"JOIN 1 1\nPONG alpha\nPONG b\nLEFT 2 1\n"
+    end = next(end for end in (0, 9, 20, 27, 36) if end >= sent)
+    assert peers.rest(client) == stream[sent:end]
+
+
+def test_who_is_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
+    client, other = peers.join(), peers.join()
+    peers.log.append(b"JOIN", b"0".ljust(500))
+    got = peers.rest(client)
+    peers.log.feed(other, commands(3, 200))  # these begin in the next block
+    peers.log.cut(client)
+    assert got.count(b"\n") == 1
+    assert peers.rest(client) == b""
+    assert peers.rest(other).count(b"\n") == 4
+
+
+def test_a_farewell_follows_the_frame_that_a_cut_client_has_begun(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.feed(client, commands(50))
+    peers.log.advance(client, 150)
+    peers.log.cut(client)
+    peers.log.private(client, b"BYE slow\n")
+    assert peers.rest(client) == logged_commands(2)[150:] + b"BYE slow\n"
+
+
+# --- what is kept -----------------------------------------------------------------------------
+
+
+def test_the_log_is_kept_for_the_slowest_client_only(peers: Peers) -> None:
+    slow, fast = peers.join(), peers.join()
+    data = commands(200)
+    for _ in range(5):
+        peers.log.feed(fast, data)
+        peers.rest(fast)
+    assert peers.log.held == peers.log.lag(slow) > 5 * len(data)
+    assert peers.log.lag(fast) == 0
+    peers.rest(slow)
+    assert peers.log.held <= MAX_LINE + 256
+
+
+@pytest.mark.parametrize("leave", [Log.cut, Log.discard])
+def test_nothing_is_kept_for_a_client_that_is_cut_or_discarded(
+    leave: Callable[[Log, Client], None], peers: Peers
+) -> None:
+    slow, fast = peers.join(), peers.join()
+    peers.log.feed(fast, commands(200))
+    peers.rest(fast)
+    leave(peers.log, slow)
+    assert peers.log.held <= MAX_LINE + 256
+
+
+def test_the_log_is_kept_for_a_client_that_has_left_until_it_has_all(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.feed(client, commands(100))
+    peers.log.retire(client)
+    for _ in range(100):
+        peers.log.append(b"JOIN", b"0")
+    assert peers.rest(client).count(b"\n") == 100
+    assert peers.log.held <= MAX_LINE + 256
+
+
+def test_with_nobody_ranked_the_log_does_not_grow(peers: Peers) -> None:
+    for _ in range(1000):
+        peers.log.append(b"JOIN", b"0")
+    assert peers.log.seq == 1000
+    assert peers.log.held <= MAX_LINE + 256
+
+
+# --- out to the sockets -----------------------------------------------------------------------
+
+
+def test_a_full_socket_blocks_and_goes_on_where_it_stopped(peers: Peers) -> None:
+    client = peers.join()
+    peers.shrink(client)
+    peers.log.feed(client, commands(200))
+    lag = peers.log.lag(client)
+    assert peers.log.flush(client) is Flushed.BLOCKED
+    assert peers.log.is_blocked(client)
+    got = peers.read(client)
+    assert got
+    assert peers.log.lag(client) == lag - len(got)
+    got += peers.rest(client)
+    assert not peers.log.is_blocked(client)
+    assert got == logged_commands(200)
+
+
+def test_one_flush_sends_a_bounded_amount_to_a_client_that_always_has_room(peers: Peers) -> None:
+    client = peers.join()
+    frames = [b"PONG %d\n" % number for number in range(200)]
+    for frame in frames:
+        peers.log.private(client, frame)
+    assert peers.log.flush(client) is Flushed.BLOCKED
+    some = peers.read(client)
+    assert 0 < len(some) < sum(map(len, frames))
+    assert some + peers.rest(client) == b"".join(frames)
+
+
+def test_a_connection_that_is_gone_is_broken(peers: Peers) -> None:
+    client = peers.join()
+    peers.hang_up(client)
+    assert peers.log.flush(client) is Flushed.DONE  # there was nothing to send
+    peers.log.append(b"JOIN", b"1")
+    assert peers.log.flush(client) is Flushed.BROKEN
+    peers.log.check()
+
+
+def test_flushing_all_names_who_is_blocked_and_who_is_gone_once(peers: Peers) -> None:
+    fine, slow, gone = peers.join(), peers.join(), peers.join()
+    peers.shrink(slow)
+    peers.hang_up(gone)
+    peers.log.feed(fine, commands(100))
+    assert peers.log.flush_all() == ([peers.fd(slow)], [peers.fd(gone)])
+    assert [peers.log.is_blocked(client) for client in (fine, slow, gone)] == [False, True, True]
+    assert peers.log.lag(fine) == 0
+    assert peers.read(fine) == logged_commands(100)
+    peers.log.append(b"JOIN", b"3")
+    assert peers.log.flush_all() == ([], [])
+    assert peers.read(fine) == b"JOIN 101 3\n"
+
+
+def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
+    early, late = peers.open(), peers.join()
+    peers.log.append(b"JOIN", b"0")
+    peers.log.retire(late)
+    peers.log.private(early, b"INFO\n")
+    assert peers.log.flush_all() == ([], [])
+    assert [peers.read(client) for client in (early, late)] == [b"", b""]
+
+
+def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:
+    client = peers.join()
+    peers.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
+    for number in range(100):  # a private frame between any two: far more spans than one call takes
+        peers.log.private(client, b"PONG %d\n" % number)
+        peers.log.append(b"JOIN", b"0")
+    assert peers.log.flush_all() == ([], [])
+    expected = b"".join(b"PONG %d\nJOIN %d 0\n" % (number, number + 1) for number in range(100))
+    assert peers.read(client) == expected
+
+
+def test_flushing_all_has_room_to_name_everybody(peers: Peers) -> None:
+    clients = [peers.join() for _ in range(150)]
+    for client in clients:
+        peers.hang_up(client)
+    peers.log.append(b"JOIN", b"0")
+    assert peers.log.flush_all() == ([], [peers.fd(client) for client in clients])
+
+
+# --- peek and advance -------------------------------------------------------------------------
+
+
+def test_peek_shows_what_a_flush_would_send_and_sends_nothing(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.private(client, b"WELCOME\n")
+    peers.log.append(b"JOIN", b"1")
+    peers.log.private(client, b"PONG\n")
+    for _ in range(2):
+        assert [bytes(span) for span in peers.log.peek(client)] == [b"WELCOME\n", b"JOIN 1 1\n", b"PONG\n"]
+    assert peers.read(client) == b""
+    peers.log.advance(client, 10)
+    assert [bytes(span) for span in peers.log.peek(client)] == [b"IN 1 1\n", b"PONG\n"]
+    peers.log.advance(client, 12)
+    assert peers.log.peek(client) == []
+    assert peers.log.lag(client) == 0
+
+
+def test_peek_is_bounded_in_spans(peers: Peers) -> None:
+    client = peers.join()
+    for _ in range(PEEK_SPANS + 4):
+        peers.log.private(client, b"PONG\n")
+    assert len(peers.log.peek(client)) == PEEK_SPANS
+
+
+def test_peek_is_bounded_in_bytes_of_the_log() -> None:
+    peers = Peers(65_536, BLOCK_BYTES)
+    client = peers.join()
+    peers.log.feed(client, commands(4000, 200))
+    assert peers.log.lag(client) > 3 * BLOCK_BYTES
+    assert sum(map(len, peers.log.peek(client))) == BLOCK_BYTES
+    peers.close()
+
+
+def test_peek_goes_on_over_the_edges_of_blocks(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.feed(client, commands(30))
+    got = b""
+    while spans := peers.log.peek(client):
+        got += b"".join(spans)[:77]
+        peers.log.advance(client, min(77, sum(map(len, spans))))
+        peers.log.check()
+    assert got == logged_commands(30)
