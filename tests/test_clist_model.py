@@ -1,0 +1,295 @@
+"""The C core against ``clist_model``, step by step: any calls in any order, over sockets that fill up."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rankserver.clist import PEEK_SPANS, Flushed, Log
+from tests.clist_model import ModelClient, ModelLog
+
+MAX_LINE: Final = 256
+BLOCK_BYTES: Final = MAX_LINE + 256  # the least that the core allows: a few lines each
+READ_SIZE: Final = 1 << 16
+
+WHICH: Final = st.integers(0, 99)  # of the clients that a rule is for
+TEXTS: Final = st.one_of(
+    st.text(max_size=12).map(str.encode),
+    st.binary(max_size=6),
+    st.integers(0, MAX_LINE + 4).map(lambda size: b"x" * size),
+)
+LINES: Final = st.tuples(
+    st.sampled_from([b"CMD ", b"CMD ", b"CMD ", b"CMD a", b"ASK ", b"WHO", b""]),
+    TEXTS,
+    st.sampled_from([b"\n", b"\n", b"\n", b"\r\n", b"\n\n", b"\r\r\n", b""]),
+).map(b"".join)
+
+
+class Peer:
+    """One client in both worlds, with both ends of its connection."""
+
+    def __init__(self, log: Log, *, is_slow: bool) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.theirs.setblocking(False)
+        if is_slow:
+            self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self.fd = self.ours.fileno()
+        self.client = log.open(self.fd)
+        self.model = ModelClient()
+        self.received = bytearray()
+        self.unfinished = b""  # what it sent that is no whole line
+        self.is_blocked = False
+        self.has_hung_up = False
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the core has got rid of, as the kernel tells it."""
+        return len(self.received) + self._in_the_socket()
+
+    @property
+    def lag(self) -> int:
+        return len(self.model.stream) - self.sent
+
+    def read(self, most: int) -> None:
+        if not self.has_hung_up and self._in_the_socket():
+            self.received += self.theirs.recv(most)
+            assert self.model.stream.startswith(self.received)
+
+    def hang_up(self) -> None:
+        self.read(READ_SIZE)
+        self.has_hung_up = True
+        self.theirs.close()
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+    def _in_the_socket(self) -> int:
+        if self.has_hung_up:
+            return 0
+        answer = fcntl.ioctl(self.theirs, termios.FIONREAD, bytes(4))
+        return int(struct.unpack("i", answer)[0])
+
+
+class LogMachine(RuleBasedStateMachine):
+    """Each rule does the same to the core and to the model; the invariants compare all that can be asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = Log(MAX_LINE, BLOCK_BYTES)
+        self.model = ModelLog(MAX_LINE)
+        self.peers: list[Peer] = []
+
+    # --- who there is ---
+
+    @rule(is_slow=st.booleans(), joins=st.booleans())
+    def open(self, is_slow: bool, joins: bool) -> None:
+        peer = Peer(self.log, is_slow=is_slow)
+        self.peers.append(peer)
+        if joins:
+            self._join(peer)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def join(self, which: int) -> None:
+        peer = self._pick(self.peers, which)
+        if peer.model.has_joined:
+            self._expect_misuse(lambda: self.log.join(peer.client))
+        else:
+            self._join(peer)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def retire(self, which: int) -> None:
+        peer = self._pick(self.peers, which)
+        if peer.model in self.model.ranked:
+            self.log.retire(peer.client)
+            self.model.retire(peer.model)
+        else:
+            self._expect_misuse(lambda: self.log.retire(peer.client))
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def cut(self, which: int) -> None:
+        peer = self._pick(self.peers, which)
+        if peer.model in self.model.ranked:
+            self.model.cut(peer.model, peer.sent)
+            self.log.cut(peer.client)
+        else:
+            self._expect_misuse(lambda: self.log.cut(peer.client))
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def discard(self, which: int) -> None:
+        peer = self._pick(self.peers, which)
+        self.log.discard(peer.client)
+        self.peers.remove(peer)
+        if peer.model in self.model.ranked:
+            self.model.retire(peer.model)
+        peer.read(READ_SIZE)
+        peer.close()
+
+    # --- what is sent to them ---
+
+    @rule(verb=st.sampled_from([b"JOIN", b"LEFT", b"ASK"]), size=st.integers(0, MAX_LINE))
+    def append(self, verb: bytes, size: int) -> None:
+        text = b"y" * size
+        assert self.log.append(verb, text) == self.model.append(verb, text)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, lines=st.lists(LINES, max_size=8), cut_at=st.integers(0, MAX_LINE))
+    def feed(self, which: int, lines: list[bytes], cut_at: int) -> None:
+        peer = self._pick(self.peers, which)
+        data = b"".join(lines)
+        if peer.model not in self.model.ranked:
+            self._expect_misuse(lambda: self.log.feed(peer.client, data))
+            return
+        for piece in (data[:cut_at], data[cut_at:]):
+            self._feed(peer, piece)
+
+    @precondition(lambda self: self.model.ranked)
+    @rule(which=WHICH, count=st.integers(1, 60), size=st.integers(1, 200))
+    def burst(self, which: int, count: int, size: int) -> None:
+        peer = self._pick([peer for peer in self.peers if peer.model in self.model.ranked], which)
+        self._feed(peer, b"\n" + b"CMD %s\n" % (b"z" * size) * count)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, size=st.integers(0, 600), count=st.integers(1, 3))
+    def private(self, which: int, size: int, count: int) -> None:
+        peer = self._pick(self.peers, which)
+        for number in range(count):
+            frame = b"PONG %d %s\n" % (number, b"p" * size)
+            self.log.private(peer.client, frame)
+            self.model.private(peer.model, frame)
+
+    # --- how it gets out ---
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def flush(self, which: int) -> None:
+        peer = self._pick(self.peers, which)
+        lag = peer.lag
+        status = self.log.flush(peer.client)
+        if not lag:
+            assert status is Flushed.DONE
+        elif peer.has_hung_up:
+            assert status is Flushed.BROKEN
+        else:
+            assert status is (Flushed.BLOCKED if peer.lag else Flushed.DONE)
+        peer.is_blocked = status is not Flushed.DONE
+
+    @rule()
+    def flush_all(self) -> None:
+        ranked = [peer for peer in self.peers if peer.model in self.model.ranked]
+        waiting = [peer for peer in ranked if peer.lag and not peer.is_blocked]
+        blocked, broken = self.log.flush_all()
+        assert sorted(broken) == sorted(peer.fd for peer in waiting if peer.has_hung_up)
+        assert sorted(blocked) == sorted(peer.fd for peer in waiting if peer.lag and not peer.has_hung_up)
+        for peer in waiting:
+            peer.is_blocked = peer.lag > 0
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, most=st.integers(1, 5000))
+    def read(self, which: int, most: int) -> None:
+        self._pick(self.peers, which).read(most)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, part=st.floats(0, 1))
+    def take(self, which: int, part: float) -> None:
+        """Send by hand what the core would send next, or a part of it."""
+        peer = self._pick(self.peers, which)
+        peer.read(READ_SIZE)
+        spans = self.log.peek(peer.client)
+        data = b"".join(spans)
+        assert all(spans)
+        assert len(data) == peer.lag or len(spans) == PEEK_SPANS
+        assert peer.model.stream[peer.sent :].startswith(data)
+        count = round(part * len(data))
+        self.log.advance(peer.client, count)
+        peer.received += data[:count]
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def hang_up(self, which: int) -> None:
+        self._pick(self.peers, which).hang_up()
+
+    # --- what holds at all times ---
+
+    @invariant()
+    def nothing_in_the_core_is_broken(self) -> None:
+        self.log.check()
+
+    @invariant()
+    def the_log_and_the_ranks_are_those_of_the_model(self) -> None:
+        assert self.log.seq == self.model.seq
+        assert self.log.clients == len(self.model.ranked)
+        assert len(self.log.ranked_fds()) == len(self.model.ranked)
+        for peer in self.peers:
+            rank = self.model.rank(peer.model)
+            assert self.log.rank(peer.client) == rank
+            assert rank < 0 or self.log.ranked_fds()[rank] == peer.fd
+
+    @invariant()
+    def what_is_not_sent_yet_is_what_waits(self) -> None:
+        for peer in self.peers:
+            assert self.log.lag(peer.client) == peer.lag
+            assert self.log.is_blocked(peer.client) == peer.is_blocked
+
+    @invariant()
+    def nothing_is_kept_that_all_have(self) -> None:
+        if not any(peer.lag for peer in self.peers):
+            assert self.log.held <= BLOCK_BYTES
+
+    def teardown(self) -> None:
+        """Let everybody read to the end: nothing is lost, doubled or out of order."""
+        for peer in self.peers:
+            while not peer.has_hung_up and self.log.flush(peer.client) is not Flushed.DONE:
+                assert peer.sent > len(peer.received)
+                peer.read(READ_SIZE)
+            peer.read(READ_SIZE)
+            if not peer.has_hung_up:
+                assert peer.received == peer.model.stream
+            self.log.check()
+        self.log.close()
+        for peer in self.peers:
+            peer.close()
+
+    # --- helpers ---
+
+    @staticmethod
+    def _pick(peers: list[Peer], which: int) -> Peer:
+        return peers[which % len(peers)]
+
+    def _join(self, peer: Peer) -> None:
+        self.log.join(peer.client)
+        self.model.join(peer.model)
+
+    def _feed(self, peer: Peer, piece: bytes) -> None:
+        data = peer.unfinished + piece
+        while True:
+            fed = self.log.feed(peer.client, data)
+            assert fed == self.model.feed(peer.model, data)
+            data = data[fed.consumed :]
+            if fed.too_long:  # a server would close the connection; here the rest is to be looked at, too
+                data = data[data.index(b"\n") + 1 :]
+            elif not fed.consumed:
+                break
+        peer.unfinished = data
+
+    @staticmethod
+    def _expect_misuse(call: Callable[[], object]) -> None:
+        with pytest.raises(ValueError, match="not in a state"):
+            call()
+
+
+LogMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+test_the_core_does_what_the_model_does = LogMachine.TestCase
