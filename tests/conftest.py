@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.support import Server
+from tests.support import RawClient, Server
 
 
 @pytest.fixture
@@ -14,3 +16,57 @@ def server() -> Iterator[Server]:
     """Start a server for eight clients."""
     with Server(8) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Server]:
+    """Start a server that all tests of a module use: who was there before them must not matter to them."""
+    with Server(64) as running:
+        yield running
+
+
+@pytest.fixture(params=["ipv4", "ipv6", "unix"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """Start a server for eight clients whose address is of each kind in turn."""
+    host = "::1" if request.param == "ipv6" else "127.0.0.1"
+    unix = tmp_path / "socket" if request.param == "unix" else None
+    with Server(8, "--host", host, unix=unix) as running:
+        yield running
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Return a function that starts a server, as ``Server`` does; it is stopped at the end."""
+    with ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(Server(*arguments, **options))
+
+
+@pytest.fixture
+def connect(serve: Callable[..., Server]) -> Iterator[Callable[[Server], RawClient]]:  # noqa: ARG001 - goes first
+    """Return a function that connects to a server; what is still connected at the end is closed."""
+    clients: list[RawClient] = []
+
+    def connect_to(server: Server) -> RawClient:
+        clients.append(RawClient(server.address))
+        return clients[-1]
+
+    yield connect_to
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def join(connect: Callable[[Server], RawClient]) -> Callable[..., list[RawClient]]:
+    """Return a function that lets clients with these names join one after the other, each aware of all."""
+
+    def join_all(server: Server, *names: str) -> list[RawClient]:
+        clients: list[RawClient] = []
+        for name in names:
+            client = connect(server)
+            client.hello(name)
+            for other in clients:
+                other.expect(b"JOIN ")
+            clients.append(client)
+        return clients
+
+    return join_all

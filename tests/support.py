@@ -169,6 +169,21 @@ class RawClient:
         self.send(b"PING settle\n")
         return list(iter(self.line, b"PONG settle"))
 
+    def roster(self) -> list[str]:
+        """Return the names of all clients by rank, and forget the lines before."""
+        self.settle()
+        self.send(protocol.who())
+        names: list[str] = []
+        while True:
+            fields = json.loads(self.expect(b"ROSTER ").removeprefix(b"ROSTER "))
+            assert fields["from"] == len(names)
+            assert [member["rank"] for member in fields["clients"]] == list(
+                range(len(names), len(names) + len(fields["clients"]))
+            )
+            names += [member["name"] for member in fields["clients"]]
+            if len(names) == fields["total"]:
+                return names
+
     def rest(self) -> list[bytes]:
         """Return the lines until the server closes the connection, which must end with a whole one."""
         while self._receive():
