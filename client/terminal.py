@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
-from prompt_toolkit import PromptSession, print_formatted_text
+from prompt_toolkit import PromptSession
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
@@ -23,7 +23,9 @@ from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 
 from client.aio import Client
@@ -49,7 +51,9 @@ class Terminal:
         self._client = client
         self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: there will be no more
         # A prompt of one line needs no cursor position reports, and not every terminal answers them.
-        self._output = Vt100_Output.from_pty(sys.stdout, term=os.environ.get("TERM"))
+        self._output = Vt100_Output.from_pty(
+            sys.stdout, term=os.environ.get("TERM"), default_color_depth=ColorDepth.from_env()
+        )
         self._output.enable_cpr = False
         self._prompt: PromptSession[None] = PromptSession(
             self._message,
@@ -98,7 +102,8 @@ class Terminal:
         app = self._prompt.app
         if app.is_running:
             app.renderer.erase()
-        print_formatted_text(FormattedText(fragments), style=STYLE, output=self._output)
+        # Not the shortcut of this name, which leaves raw mode for a moment: keys typed then would be echoed.
+        print_formatted_text(self._output, FormattedText([*fragments, ("", "\n")]), STYLE)
         app.invalidate()
 
     def _accept(self, buffer: Buffer) -> bool:
