@@ -510,6 +510,16 @@ def test_with_nobody_ranked_the_log_does_not_grow(peers: Peers) -> None:
     assert peers.log.held <= MAX_LINE + 256
 
 
+def test_the_log_is_given_back_block_by_block(peers: Peers) -> None:
+    client = peers.join()
+    frame = b"JOIN 1 %s\n" % (b"x" * 300)  # more than half a block, so there is one in each
+    for _ in range(5):
+        peers.log.append(b"JOIN", b"x" * 300)
+    for left in range(5, 0, -1):
+        assert peers.log.held == left * len(frame)
+        peers.log.advance(client, len(frame))
+
+
 # --- out to the sockets -----------------------------------------------------------------------
 
 
@@ -534,6 +544,7 @@ def test_one_flush_sends_a_bounded_amount_to_a_client_that_always_has_room(peers
     for frame in frames:
         peers.log.private(client, frame)
     assert peers.log.flush(client) is Flushed.BLOCKED
+    assert peers.log.is_blocked(client)
     some = peers.read(client)
     assert 0 < len(some) < sum(map(len, frames))
     assert some + peers.rest(client) == b"".join(frames)
@@ -598,12 +609,20 @@ def test_peek_shows_what_a_flush_would_send_and_sends_nothing(peers: Peers) -> N
     peers.log.private(client, b"WELCOME\n")
     peers.log.append(b"JOIN", b"1")
     peers.log.private(client, b"PONG\n")
+    peers.log.private(client, b"PING\n")
     for _ in range(2):
-        assert [bytes(span) for span in peers.log.peek(client)] == [b"WELCOME\n", b"JOIN 1 1\n", b"PONG\n"]
+        assert [bytes(span) for span in peers.log.peek(client)] == [
+            b"WELCOME\n",
+            b"JOIN 1 1\n",
+            b"PONG\n",
+            b"PING\n",
+        ]
     assert peers.read(client) == b""
     peers.log.advance(client, 10)
-    assert [bytes(span) for span in peers.log.peek(client)] == [b"IN 1 1\n", b"PONG\n"]
-    peers.log.advance(client, 12)
+    assert [bytes(span) for span in peers.log.peek(client)] == [b"IN 1 1\n", b"PONG\n", b"PING\n"]
+    peers.log.advance(client, 8)
+    assert [bytes(span) for span in peers.log.peek(client)] == [b"ONG\n", b"PING\n"]
+    peers.log.advance(client, 9)
     assert peers.log.peek(client) == []
     assert peers.log.lag(client) == 0
 
