@@ -205,9 +205,12 @@ class Server:
         """Handle what clients had sent before their connection broke; they are gone after that."""
         broken, self._broken = self._broken, []
         for channel in broken:
-            while self._read(channel, READ_BYTES):
+            while channel.state is not State.JOINING and self._read(channel, READ_BYTES):
                 pass
-            self._on_end(channel, "connection lost")
+            if channel.state is State.JOINING:
+                self._broken.append(channel)  # it joins at the end of this turn, and goes in the next
+            else:
+                self._on_end(channel, "connection lost")
 
     def _on_end(self, channel: Channel, reason: str) -> None:
         channel.ended = True
