@@ -6,6 +6,7 @@ Python cannot slow down. It leaves what to measure, and what is printed, to each
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "benchmarks" / "loadgen"
 PROGRAM: Final = ROOT / "build" / "loadgen"
-ANSWER_SECONDS: Final = 300.0  # the longest phase; the generator itself gives up when nothing arrives for 10 s
+ANSWER_SECONDS: Final = 300.0  # the longest phase; the generator gives up when nothing arrives for 10 s
 EXIT_SECONDS: Final = 10.0  # for a program to end after it was told to
 SPARE_DESCRIPTORS: Final = 64
-MEMBER_ID_SIZE: Final = 14  # bytes that tell commands apart: the smallest size of a command
+SMALLEST_COMMAND: Final = 14  # bytes of the id that tells commands apart
 
 Event = dict[str, Any]
 
@@ -72,7 +73,7 @@ def raise_descriptor_limit(sockets: int) -> None:
     need = sockets + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and need > hard:
-        raise BenchmarkError(f"{sockets} sockets need {need} descriptors, and the limit is {hard} (ulimit -Hn)")
+        raise BenchmarkError(f"{sockets} sockets need {need} descriptors, the limit is {hard} (ulimit -Hn)")
     if soft < need:
         resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
@@ -82,6 +83,11 @@ class Places(NamedTuple):
 
     sender: int | None
     generator: int | None
+
+    @property
+    def spin(self) -> bool:
+        """Whether the generator may poll without sleeping: only on a CPU of its own."""
+        return self.generator is not None
 
     @classmethod
     def choose(cls) -> Places:
@@ -240,9 +246,9 @@ class RankServer(Program):
 class Ceiling(Program):
     """A program that only sends prepared bytes to all that connect: what the kernel can do at most."""
 
-    def __init__(self, sockets: int, senders: int, size: int, chunk: int, cpu: int | None) -> None:
+    def __init__(self, sockets: int, senders: int, size: int, cpu: int | None) -> None:
         """Start it and wait until it listens."""
-        command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size), str(chunk)]
+        command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size)]
         super().__init__("the ceiling", command, cpu)
         self.address = Address("127.0.0.1", self.event()["port"])
 
@@ -259,7 +265,7 @@ class Generator(Program):
         senders: int,
         size: int,
         pid: int,
-        cpu: int | None,
+        places: Places,
     ) -> None:
         """Start it and wait until all connections are ready.
 
@@ -268,10 +274,9 @@ class Generator(Program):
         Raises:
             BenchmarkError: if one of the connections cannot join.
         """
-        spin = cpu is not None  # on the server's own CPU it would only be in its way
-        numbers = [receivers, senders, size, pid, int(spin)]
+        numbers = [receivers, senders, size, pid, int(places.spin)]
         command = [str(PROGRAM), "generate", address.host, str(address.port), proto]
-        super().__init__("the generator", [*command, *map(str, numbers)], cpu)
+        super().__init__("the generator", [*command, *map(str, numbers)], places.generator)
         try:
             self.event()
         except BaseException:
@@ -281,4 +286,37 @@ class Generator(Program):
 
 def bar(total: int, what: str) -> tqdm[Any]:
     """Return a progress bar on standard error, which is silent where that is no terminal."""
-    return tqdm(total=total, desc=what, leave=False, disable=None, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt}")
+    form = "{l_bar}{bar}| {n_fmt}/{total_fmt}"
+    return tqdm(total=total, desc=what, leave=False, disable=None, bar_format=form)
+
+
+def number(low: int) -> Callable[[str], int]:
+    """Return a parser of arguments that are whole numbers from ``low`` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} on")
+        return int(text)
+
+    return parse
+
+
+def run(
+    name: str,
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], Event],
+    show: Callable[[Event], None],
+) -> int:
+    """Measure, print the result, with ``options.json`` for machines, and return the exit code."""
+    try:
+        result = measure(options)
+    except BenchmarkError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        show(result)
+    return 0

@@ -8,7 +8,6 @@ of the two is printed: how much of what the machine can do at all the server doe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -16,13 +15,16 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import Address, BenchmarkError, Ceiling, Generator, Places, RankServer
+from harness import Address, Ceiling, Generator, Places, RankServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 PACED_SECONDS: Final = 5
-CEILING_CHUNK: Final = 256 * 1024  # the fastest of 16 KiB to 1 MiB, see main()
+CHUNKS: Final = tuple(
+    kib * 1024 for kib in (64, 128, 256, 512, 1024)
+)  # bytes that the ceiling may send at once
+TRIALS: Final = 3  # bursts with each, to find the fastest
 DRAIN_BURSTS: Final = 3
 SATURATED: Final = 0.95  # busy for more of the time than this: it is what limits
 
@@ -66,13 +68,14 @@ class Source:
 
     def __init__(self, generator: Generator, ceiling: Ceiling | None = None) -> None:
         """Take both; without ``ceiling`` the sender needs no preparation."""
+        self.chunk = CHUNKS[0]
         self._generator = generator
         self._ceiling = ceiling
 
     def burst(self, commands: int, verb: str = "burst") -> Burst:
         """Run one burst; ``verb`` is ``drain`` for one that is counted but not verified."""
         if self._ceiling:
-            self._ceiling.ask(f"prepare {commands}")
+            self._ceiling.ask(f"prepare {commands} {self.chunk}")
         event = self._generator.ask(f"{verb} {commands}")
         del event["event"]
         return Burst(**event)
@@ -84,60 +87,32 @@ class Source:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code: 1 if anything was lost or cannot run."""
-    options = _parser().parse_args(argv)
-    try:
-        result = _measure(options)
-    except BenchmarkError as error:
-        print(f"load.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        _show(result)
-    return 0
+    return harness.run("load.py", _parser().parse_args(argv), _measure, _show)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure and verify how fast commands reach every client.")
-    add = parser.add_argument
-    add("--clients", type=_number(0), default=100, metavar="N", help="receivers (default: 100)")
-    add("--commands", type=_number(1), default=100_000, metavar="M", help="in each burst (default: 100000)")
-    add(
-        "--size",
-        type=_number(harness.MEMBER_ID_SIZE),
-        default=64,
-        metavar="B",
-        help="bytes of a command's text, at least %d (default: 64)" % harness.MEMBER_ID_SIZE,
-    )
-    add("--senders", type=_number(1), default=1, metavar="K", help="clients that send (default: 1)")
-    add("--bursts", type=_number(1), default=7, metavar="X", help="of which the median is taken (default: 7)")
-    add(
-        "--rate", type=_number(0), default=100, metavar="R", help="commands/s for latency; 0: none (default: 100)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add, number, smallest = parser.add_argument, harness.number, harness.SMALLEST_COMMAND
+    add("--clients", type=number(0), default=100, metavar="N", help="receivers (default: 100)")
+    add("--commands", type=number(1), default=100_000, metavar="M", help="in each burst (default: 100000)")
+    add("--size", type=number(smallest), default=64, metavar="B", help="bytes of a command (default: 64)")
+    add("--senders", type=number(1), default=1, metavar="K", help="clients that send (default: 1)")
+    add("--bursts", type=number(1), default=7, metavar="X", help="take the median of X (default: 7)")
+    add("--rate", type=number(0), default=100, metavar="R", help="commands/s for the latency (default: 100)")
     add("--ceiling", action="store_true", help="compare with a program that only sends prepared bytes")
     add("--connect", metavar="HOST:PORT", help="measure this server instead of starting one")
-    add("--max-backlog", type=_number(1), metavar="B", help="passed on to the server")
-    add("--chunk", type=_number(1), default=CEILING_CHUNK, metavar="B", help=argparse.SUPPRESS)
+    add("--max-backlog", type=number(1), metavar="B", help="passed on to the server")
     add("--json", action="store_true", help="print one JSON document")
     return parser
-
-
-def _number(low: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} on")
-        return int(text)
-
-    return parse
 
 
 # --- measuring --------------------------------------------------------------------------------
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    load = Load(options.clients, options.commands, options.size, options.senders, options.bursts, options.rate)
+    load = Load(
+        options.clients, options.commands, options.size, options.senders, options.bursts, options.rate
+    )
     harness.build()
     harness.raise_descriptor_limit(load.clients + load.senders)
     places = Places.choose()
@@ -145,7 +120,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         address, pid = _target(options, load, places, stack)
         result: dict[str, Any] = {"load": asdict(load), "one_client": _one_client(load, address, pid, places)}
         server = Source(stack.enter_context(_generator(load, address, pid, places)))
-        ceiling = _ceiling(load, options.chunk, places, stack) if options.ceiling else None
+        ceiling = _ceiling(load, places, stack) if options.ceiling else None
         result |= _throughput(load, server, ceiling)
         if ceiling:
             result["drain"] = _drain(load, ceiling)
@@ -154,9 +129,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _target(
-    options: argparse.Namespace, load: Load, places: Places, stack: ExitStack
-) -> tuple[Address, int]:
+def _target(options: argparse.Namespace, load: Load, places: Places, stack: ExitStack) -> tuple[Address, int]:
     """Return the address of the server, which is started if need be, and its process id or 0."""
     if options.connect:
         return Address.parse(options.connect), 0
@@ -173,15 +146,29 @@ def _generator(load: Load, address: Address, pid: int, places: Places, proto: st
         senders=load.senders,
         size=load.size,
         pid=pid,
-        cpu=places.generator,
+        places=places,
     )
 
 
-def _ceiling(load: Load, chunk: int, places: Places, stack: ExitStack) -> Source:
+def _ceiling(load: Load, places: Places, stack: ExitStack) -> Source:
     sockets = load.clients + load.senders
-    ceiling = stack.enter_context(Ceiling(sockets, load.senders, load.size, chunk, places.sender))
+    ceiling = stack.enter_context(Ceiling(sockets, load.senders, load.size, places.sender))
     generator = _generator(load, ceiling.address, ceiling.pid, places, "ceiling")
-    return Source(stack.enter_context(generator), ceiling)
+    source = Source(stack.enter_context(generator), ceiling)
+    _choose_chunk(load, source)
+    return source
+
+
+def _choose_chunk(load: Load, ceiling: Source) -> None:
+    """Let the ceiling send in chunks of the size that is the fastest here: a slow one would be no ceiling."""
+    rates: dict[int, list[float]] = {chunk: [] for chunk in CHUNKS}
+    with harness.bar(TRIALS * len(CHUNKS), "tuning the ceiling") as bar:
+        ceiling.burst(load.commands)
+        for _ in range(TRIALS):
+            for ceiling.chunk in CHUNKS:
+                rates[ceiling.chunk].append(ceiling.burst(load.commands).rate)
+                bar.update()
+    ceiling.chunk = max(CHUNKS, key=lambda chunk: median(rates[chunk]))
 
 
 def _one_client(load: Load, address: Address, pid: int, places: Places) -> dict[str, Any]:
@@ -207,7 +194,7 @@ def _throughput(load: Load, server: Source, ceiling: Source | None) -> dict[str,
     result: dict[str, Any] = {"server": _summary(load, runs[0])}
     if ceiling:
         ratios = [ours.rate / theirs.rate for ours, theirs in zip(*runs, strict=True)]
-        result["ceiling"] = _summary(load, runs[1])
+        result["ceiling"] = _summary(load, runs[1]) | {"chunk": ceiling.chunk}
         result["ratio"] = {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
     return result
 
@@ -223,9 +210,15 @@ def _summary(load: Load, bursts: Sequence[Burst]) -> dict[str, Any]:
         "deliveries_per_second_max": max(rates) * load.receivers,
         "megabytes_per_second": median(rates) * load.receivers * size / 1e6,
         "sender_busy": busy or None,  # unknown for a server that somebody else started
+        "sender_cpu_per_million": _cpu_per_million(load, bursts) or None,
         "generator_busy": median(burst.generator_cpu / burst.seconds for burst in bursts),
         "bursts": [asdict(burst) for burst in bursts],
     }
+
+
+def _cpu_per_million(load: Load, bursts: Sequence[Burst]) -> float:
+    """Return the sender's CPU seconds per million deliveries: steady even where the machine is busy."""
+    return median(burst.sender_cpu / burst.commands for burst in bursts) * 1e6 / load.receivers
 
 
 def _drain(load: Load, ceiling: Source) -> dict[str, Any]:
@@ -247,54 +240,57 @@ def _latency(load: Load, server: Source) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> None:
     load = Load(**result["load"])
-    print(
-        f"{load.clients} receivers, {load.senders} sending; "
-        f"{load.bursts} bursts of {load.commands:,} commands of {load.size} bytes (medians)"
-    )
-    alone = result["one_client"]
-    print(f"one client   {alone['commands_per_second'] / 1e6:8.2f} million commands/s sent and confirmed")
+    print(f"{load.clients} receivers, {load.senders} sending; commands of {load.size} bytes,", end=" ")
+    print(f"median of {load.bursts} bursts of {load.commands:,}")
+    alone = result["one_client"]["commands_per_second"] / 1e6
+    print(f"one client   {alone:.2f} million commands/s, each confirmed to it")
     _show_source("rankserver", result["server"])
     if "ceiling" in result:
-        _show_source("ceiling", result["ceiling"])
-        ratio = result["ratio"]
-        print(
-            f"ratio        {ratio['median']:8.2f} of the ceiling (pairs {ratio['min']:.2f} to {ratio['max']:.2f})"
-        )
-        print(f"generator    {_verdict(result['ceiling'], result['drain'])}")
+        _show_ceiling(result)
     if "latency" in result:
         _show_latency(result["latency"], load)
     print("verified     every receiver got every command once, all in the same order, to the last byte")
 
 
 def _show_source(name: str, summary: dict[str, Any]) -> None:
-    sender = summary["sender_busy"]
-    busy = f"{name} {sender:.0%} busy, generator" if sender else "generator"
+    rate, low, high = (summary[f"deliveries_per_second{which}"] / 1e6 for which in ("", "_min", "_max"))
+    print(f"{name:12} {rate:.2f} million deliveries/s ({low:.2f} to {high:.2f}),", end=" ")
+    print(f"{summary['megabytes_per_second']:,.0f} MB/s", end="")
+    if summary["sender_busy"]:
+        print(f", {summary['sender_cpu_per_million'] * 1e3:.1f} CPU ns each", end="")
+        print(f"; {name} {summary['sender_busy']:.0%} busy", end="")
+    print(f", generator {summary['generator_busy']:.0%}")
+
+
+def _show_ceiling(result: dict[str, Any]) -> None:
+    ceiling, ratio = result["ceiling"], result["ratio"]
+    _show_source("ceiling", ceiling)
     print(
-        f"{name:12} {summary['deliveries_per_second'] / 1e6:8.2f} million deliveries/s"
-        f" ({summary['deliveries_per_second_min'] / 1e6:.2f} to {summary['deliveries_per_second_max'] / 1e6:.2f}),"
-        f" {summary['megabytes_per_second']:,.0f} MB/s; {busy} {summary['generator_busy']:.0%}"
+        f"ratio        {ratio['median']:.2f} of the ceiling (pairs {ratio['min']:.2f} to {ratio['max']:.2f};",
+        end=" ",
     )
+    print(f"its fastest chunk is {ceiling['chunk'] // 1024} KiB)")
+    print(f"generator    {_verdict(ceiling, result['drain'])}")
 
 
 def _verdict(ceiling: dict[str, Any], drain: dict[str, Any]) -> str:
     """Say in plain words whether the generator can drain the ceiling."""
     sender, generator = ceiling["sender_busy"], ceiling["generator_busy"]
-    numbers = f"in the ceiling's bursts the sender is {sender:.0%} busy and the generator {generator:.0%}"
     if sender >= SATURATED:
         verdict = "not the bottleneck"
     elif generator >= SATURATED:
-        verdict = "THE BOTTLENECK, so the ceiling may be higher than shown"
+        verdict = "THE BOTTLENECK: the ceiling may be higher than shown"
     else:
-        verdict = "neither is saturated, so the machine had other things to do"
-    return f"{verdict}: {numbers} ({drain['generator_busy']:.0%} when it does not verify)"
+        verdict = "not the bottleneck, nor is the ceiling: the machine is busy with something else"
+    numbers = f"while the ceiling is {sender:.0%} busy, it is {generator:.0%} busy with verifying"
+    return f"{verdict}; {numbers} and {drain['generator_busy']:.0%} with reading alone"
 
 
 def _show_latency(latency: dict[str, Any], load: Load) -> None:
     p50, p99, top, late = (latency[key] / 1e3 for key in ("p50", "p99", "max", "late"))
-    print(
-        f"latency      p50 {p50:.3f} ms, p99 {p99:.3f} ms, max {top:.3f} ms until the last of {load.receivers}"
-        f" has it, at {latency['rate']} commands/s (the generator sent up to {late:.3f} ms late)"
-    )
+    print(f"latency      p50 {p50:.3f} ms, p99 {p99:.3f} ms, max {top:.3f} ms", end=" ")
+    print(f"until the last of {load.receivers} has it, at {latency['rate']} commands/s", end=" ")
+    print(f"(of which the generator's own delay: up to {late:.3f} ms)")
 
 
 if __name__ == "__main__":

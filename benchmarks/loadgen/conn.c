@@ -9,6 +9,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -78,4 +79,24 @@ size_t lg_match(size_t *matched, struct lg_bytes token, const char *bytes,
             *matched = c == token.data[0];
     }
     return used;
+}
+
+/* Wait until something is ready, at most LG_STALL_MS. With `spin` this polls
+ * without sleeping, so that the server pays for no wake-ups, which on a
+ * virtual machine cost more than the sending; the CPU seconds of that are
+ * added to `*idle`. Returns the number of events, 0 if nothing happened. */
+int lg_await(int epoll, struct epoll_event *events, int max, bool spin,
+             double *idle)
+{
+    int count = epoll_wait(epoll, events, max, spin ? 0 : LG_STALL_MS);
+
+    if (count != 0 || !spin)
+        return count > 0 ? count : 0;
+    double cpu = lg_cpu();
+    uint64_t stalled = lg_now() + LG_STALL_MS * (LG_SECOND / 1000);
+    do
+        count = epoll_wait(epoll, events, max, 0);
+    while (count == 0 && lg_now() < stalled);
+    *idle += lg_cpu() - cpu;
+    return count > 0 ? count : 0;
 }

@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #define BATCH 64 /* events between two looks at the schedule */
-#define STALL_MS 10000 /* nothing happens for so long: something is lost */
 #define SKIM (1 << 30) /* bytes that one recv may throw away */
 #define MAX_BYTES (1ull << 30) /* of one phase, kept in memory twice */
 #define KEEPALIVE (5 * LG_SECOND) /* pauses longer than this need one */
@@ -42,7 +41,7 @@ struct generate {
     bool spin;       /* poll without sleeping in phases */
     bool running;    /* a phase is */
     bool drain;      /* it is one without verification */
-    uint64_t idle;   /* nanoseconds of polling for nothing */
+    double idle;     /* CPU seconds of polling for nothing */
     pid_t pid;       /* the server, whose CPU time is measured; or 0 */
     char *buffer;
     struct lg_bytes marker;
@@ -216,26 +215,18 @@ static void release(struct generate *gen)
     timerfd_settime(gen->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Wait until something is ready. In a phase with `spin` this polls without
- * sleeping, so that the server pays for no wake-ups, which on a virtual
- * machine cost more than the sending; the time is counted as idle.
- * Returns the number of events. Exits if nothing happens for long. */
+/* Wait until something is ready. Returns the number of events. Exits if
+ * nothing happens for long. */
 static int await(struct generate *gen, struct epoll_event *events)
 {
-    uint64_t before = lg_now(), now = before;
-    int count = epoll_wait(gen->epoll, events, BATCH,
-                           gen->spin && gen->running ? 0 : STALL_MS);
+    int count = lg_await(gen->epoll, events, BATCH,
+                         gen->spin && gen->running, &gen->idle);
 
-    while (count == 0) {
-        now = lg_now();
-        if (now - before > STALL_MS * (LG_SECOND / 1000))
-            lg_fail("nothing arrived for %d s: %zu of %zu receivers have "
-                    "all of %zu commands, the furthest has %zu",
-                    STALL_MS / 1000, gen->finished, gen->streams,
-                    gen->ref.expected, gen->ref.seen);
-        count = epoll_wait(gen->epoll, events, BATCH, 0);
-    }
-    gen->idle += now - before;
+    if (count == 0)
+        lg_fail("nothing arrived for %d s: %zu of %zu receivers have all of "
+                "%zu commands, the furthest has %zu", LG_STALL_MS / 1000,
+                gen->finished, gen->streams, gen->ref.expected,
+                gen->ref.seen);
     return count;
 }
 
@@ -407,7 +398,7 @@ static void burst(struct generate *gen, size_t commands, bool drain)
         turn(gen);
     double seconds = (double)(lg_now() - start) / 1e9;
     watched = lg_cpu_of(gen->pid) - watched;
-    cpu = lg_cpu() - cpu - (double)gen->idle / 1e9;
+    cpu = lg_cpu() - cpu - gen->idle;
     gen->running = gen->drain = false;
     lg_print("{\"event\":\"burst\",\"commands\":%zu,\"streams\":%zu,"
              "\"seconds\":%.9f,\"stream_bytes\":%zu,"
@@ -447,7 +438,7 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
         turn(gen);
     double seconds = (double)(lg_now() - gen->start) / 1e9;
     watched = lg_cpu_of(gen->pid) - watched;
-    cpu = lg_cpu() - cpu - (double)gen->idle / 1e9;
+    cpu = lg_cpu() - cpu - gen->idle;
     gen->running = false;
     uint64_t *sorted = gen->latency;
     qsort(sorted, commands, sizeof *sorted, by_size);

@@ -24,6 +24,7 @@
 #define LG_MAX_SENDERS 10000 /* what four digits can tell apart */
 #define LG_MAX_WRAP 128   /* bytes around the text of one command */
 #define LG_BUFFER (256 * 1024) /* of one recv */
+#define LG_STALL_MS 10000 /* nothing happens for so long: something is lost */
 #define LG_SECOND 1000000000ull /* in nanoseconds */
 
 struct lg_bytes {
@@ -122,6 +123,10 @@ void lg_nonblocking(int fd);
 bool lg_send_all(int fd, const char *bytes, size_t size);
 size_t lg_match(size_t *matched, struct lg_bytes token, const char *bytes,
                 size_t size);
+
+struct epoll_event;
+int lg_await(int epoll, struct epoll_event *events, int max, bool spin,
+             double *idle);
 
 /* the modes */
 int lg_generate(int argc, char **argv);

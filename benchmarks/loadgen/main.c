@@ -137,7 +137,7 @@ int main(int argc, char **argv)
     fprintf(stderr,
             "usage: loadgen generate HOST PORT PROTO RECEIVERS SENDERS SIZE "
             "PID SPIN\n"
-            "       loadgen members HOST PORT\n"
-            "       loadgen ceiling SOCKETS SENDERS SIZE CHUNK\n");
+            "       loadgen members HOST PORT PID SPIN\n"
+            "       loadgen ceiling SOCKETS SENDERS SIZE\n");
     return 2;
 }

@@ -1,2 +1,452 @@
+/* Membership: thousands of clients that join one after the other, sit idle,
+ * and leave at once. Each derives its rank from the frames that it gets, as
+ * any client does, and is checked. Commands on stdin:
+ *
+ *   join COUNT        join, each after the WELCOME of the one before
+ *   settle            wait until all know of all
+ *   drop COUNT SEED   close as many, chosen at random, and wait until each
+ *                     survivor knows its new rank
+ *   roster            compare all ranks with those that the server tells
+ *   idle MS           do nothing for so long but answer the server
+ *
+ * It knows rankserver's protocol only: no other server has ranks. */
+#define _GNU_SOURCE
 #include "loadgen.h"
-int lg_members(int argc, char **argv) { (void)argc; (void)argv; return 2; }
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define BATCH 64
+#define MAX_MEMBERS 100000
+
+struct member {
+    int fd; /* -1 when it has left */
+    uint32_t id;
+    uint64_t rank, clients; /* as derived; clients is 0 before WELCOME */
+    char *carry; /* a line that has arrived in part */
+    size_t carried;
+};
+
+struct members {
+    const char *host, *port;
+    int epoll;
+    pid_t pid;
+    struct member *list; /* in the order of joining */
+    uint32_t count;      /* that ever joined */
+    size_t alive, agreed; /* agreed: that know the right number of clients */
+    size_t listed;       /* found in the roster so far */
+    size_t heard;        /* bytes */
+    bool spin;           /* poll without sleeping */
+    double polling;      /* CPU seconds of that */
+    char *buffer;
+};
+
+/* --- frames ----------------------------------------------------------- */
+
+/* Returns the number at `*at` and moves `*at` behind it. Exits if there is
+ * none. */
+static uint64_t number(const char **at, const char *end)
+{
+    const char *from = *at;
+    uint64_t value = 0;
+
+    while (*at < end && **at >= '0' && **at <= '9')
+        value = value * 10 + (uint64_t)(*(*at)++ - '0');
+    if (*at == from)
+        lg_fail("expected a number: %.*s",
+                (int)(end - from < 60 ? end - from : 60), from);
+    return value;
+}
+
+/* Read one rank or range from a list of ranks.
+ * Returns false if the list is at its end. */
+static bool next_range(const char **at, const char *end, uint64_t *low,
+                       uint64_t *high)
+{
+    if (*at >= end)
+        return false;
+    *low = *high = number(at, end);
+    if (*at < end && **at == '-') {
+        ++*at;
+        *high = number(at, end);
+    }
+    if (*at < end && *(*at)++ != ',')
+        lg_fail("bad list of ranks");
+    return true;
+}
+
+/* Do what JOIN with these ranks does to a client. */
+static void apply_join(struct member *m, const char *at, const char *end)
+{
+    uint64_t low, high;
+
+    while (next_range(&at, end, &low, &high)) {
+        m->clients += high - low + 1;
+        if (m->rank >= low)
+            m->rank += high - low + 1;
+    }
+}
+
+/* Do what LEFT with these ranks does to a client. */
+static void apply_left(struct member *m, const char *at, const char *end)
+{
+    uint64_t low, high, before = m->rank;
+
+    while (next_range(&at, end, &low, &high)) {
+        m->clients -= high - low + 1;
+        if (low <= before && before <= high)
+            lg_fail("client %u was told that it has left", m->id);
+        if (high < before)
+            m->rank -= high - low + 1;
+    }
+}
+
+/* Returns what follows `key` in a frame of JSON. Exits if it is missing. */
+static const char *after(const char *line, size_t size, const char *key)
+{
+    const char *at = memmem(line, size, key, strlen(key));
+
+    if (at == NULL)
+        lg_fail("no %s in: %.*s", key, (int)(size < 60 ? size : 60), line);
+    return at + strlen(key);
+}
+
+/* Take the WELCOME of a client. */
+static void welcome(struct member *m, const char *line, size_t size)
+{
+    const char *rank = after(line, size, "\"rank\":");
+    const char *clients = after(line, size, "\"clients\":");
+
+    m->rank = number(&rank, line + size);
+    m->clients = number(&clients, line + size);
+}
+
+/* Compare the ranks in a ROSTER frame with those that the clients know. */
+static void roster(struct members *g, const char *at, const char *end)
+{
+    static const char rank_key[] = "{\"rank\":", name_key[] = ",\"name\":\"m";
+
+    while ((at = memmem(at, (size_t)(end - at), rank_key,
+                        sizeof rank_key - 1)) != NULL) {
+        at += sizeof rank_key - 1;
+        uint64_t rank = number(&at, end);
+        if ((size_t)(end - at) < sizeof name_key ||
+            memcmp(at, name_key, sizeof name_key - 1) != 0)
+            lg_fail("the roster names a client of somebody else");
+        at += sizeof name_key - 1;
+        uint64_t id = number(&at, end);
+        if (id >= g->count || g->list[id].fd < 0)
+            lg_fail("the roster names client %llu, which has left",
+                    (unsigned long long)id);
+        if (g->list[id].rank != rank)
+            lg_fail("client %llu has rank %llu, but believes %llu",
+                    (unsigned long long)id, (unsigned long long)rank,
+                    (unsigned long long)g->list[id].rank);
+        g->listed++;
+    }
+}
+
+/* Returns whether a line begins with this verb and its space. */
+static bool is(const char *line, size_t size, const char *verb)
+{
+    size_t length = strlen(verb);
+
+    return size >= length && memcmp(line, verb, length) == 0;
+}
+
+/* Take a JOIN or LEFT. */
+static void change(struct members *g, struct member *m, const char *line,
+                   size_t size)
+{
+    const char *end = line + size, *at = line + 5;
+
+    number(&at, end);
+    g->agreed -= m->clients == g->alive;
+    if (at++ == end)
+        lg_fail("a JOIN or LEFT without ranks");
+    if (*line == 'J')
+        apply_join(m, at, end);
+    else
+        apply_left(m, at, end);
+    g->agreed += m->clients == g->alive;
+}
+
+/* Take one line from the server, without its LF. */
+static void take_line(struct members *g, struct member *m, const char *line,
+                      size_t size)
+{
+    if (is(line, size, "JOIN ") || is(line, size, "LEFT ")) {
+        change(g, m, line, size);
+    } else if (is(line, size, "WELCOME ")) {
+        welcome(m, line, size);
+    } else if (is(line, size, "ROSTER ")) {
+        roster(g, line, line + size);
+    } else if (is(line, size, "PING")) {
+        lg_send_all(m->fd, "PO", 2);
+        lg_send_all(m->fd, line + 2, size - 2);
+        lg_send_all(m->fd, "\n", 1);
+    } else if (!is(line, size, "INFO ") && !is(line, size, "CMD ")) {
+        lg_fail("client %u got: %.*s", m->id,
+                (int)(size < 200 ? size : 200), line);
+    }
+}
+
+/* --- connections ------------------------------------------------------ */
+
+/* Keep the bytes of a line that has not arrived whole. */
+static void keep(struct member *m, const char *bytes, size_t size)
+{
+    m->carry = realloc(m->carry, m->carried + size + 1);
+    if (m->carry == NULL)
+        lg_fail("no memory for a line of %zu bytes", m->carried + size);
+    memcpy(m->carry + m->carried, bytes, size);
+    m->carried += size;
+}
+
+/* Cut what arrived into lines and take them. */
+static void take(struct members *g, struct member *m, const char *bytes,
+                 size_t size)
+{
+    const char *end = bytes + size, *lf;
+
+    g->heard += size;
+    while ((lf = memchr(bytes, '\n', (size_t)(end - bytes))) != NULL) {
+        if (m->carry) {
+            keep(m, bytes, (size_t)(lf - bytes));
+            take_line(g, m, m->carry, m->carried);
+            free(m->carry);
+            m->carry = NULL;
+            m->carried = 0;
+        } else {
+            take_line(g, m, bytes, (size_t)(lf - bytes));
+        }
+        bytes = lf + 1;
+    }
+    if (bytes < end)
+        keep(m, bytes, (size_t)(end - bytes));
+}
+
+/* Read from those that are ready. */
+static void hear(struct members *g, const struct epoll_event *events,
+                 int count)
+{
+    for (int i = 0; i < count; i++) {
+        struct member *m = events[i].data.ptr;
+        ssize_t size = recv(m->fd, g->buffer, LG_BUFFER, 0);
+        if (size > 0)
+            take(g, m, g->buffer, (size_t)size);
+        else if (size == 0 || errno != EAGAIN)
+            lg_fail("the server closed the connection of client %u", m->id);
+    }
+}
+
+/* Read from those that are ready, or get ready next. Exits if nothing
+ * happens for long; `what` is what was waited for. */
+static void await(struct members *g, const char *what)
+{
+    struct epoll_event events[BATCH];
+    int count = lg_await(g->epoll, events, BATCH, g->spin, &g->polling);
+
+    if (count == 0)
+        lg_fail("nothing arrived for %d s while waiting for %s; %zu of %zu "
+                "clients know of all", LG_STALL_MS / 1000, what, g->agreed,
+                g->alive);
+    hear(g, events, count);
+}
+
+/* Count again who agrees, after the number of clients has changed. */
+static void recount(struct members *g)
+{
+    g->agreed = 0;
+    for (uint32_t i = 0; i < g->count; i++)
+        g->agreed += g->list[i].fd >= 0 && g->list[i].clients == g->alive;
+}
+
+/* Join with one more client. */
+static void join_one(struct members *g)
+{
+    struct member *m = &g->list[g->count];
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = m};
+    char hello[64];
+
+    m->id = g->count++;
+    m->fd = lg_dial(g->host, g->port);
+    g->alive++;
+    if (epoll_ctl(g->epoll, EPOLL_CTL_ADD, m->fd, &event) < 0)
+        lg_fail("epoll_ctl: %s", strerror(errno));
+    int size = snprintf(hello, sizeof hello, "HELLO {\"name\":\"m%u\"}\n",
+                        m->id);
+    if (!lg_send_all(m->fd, hello, (size_t)size))
+        lg_fail("the server did not take a hello");
+    while (m->clients == 0)
+        await(g, "a WELCOME");
+}
+
+/* --- commands --------------------------------------------------------- */
+
+/* Join with `count` more clients, one after the other. */
+static void join(struct members *g, size_t count)
+{
+    double watched = lg_cpu_of(g->pid), cpu = lg_cpu() - g->polling;
+    uint64_t start = lg_now();
+
+    for (size_t i = 0; i < count; i++)
+        join_one(g);
+    double seconds = (double)(lg_now() - start) / 1e9;
+    recount(g);
+    lg_print("{\"event\":\"join\",\"clients\":%zu,\"seconds\":%.6f,"
+             "\"generator_cpu\":%.6f,\"server_cpu\":%.6f}", count, seconds,
+             lg_cpu() - g->polling - cpu, lg_cpu_of(g->pid) - watched);
+}
+
+/* Exit unless every client's rank is its place in the order of joining. */
+static void check_ranks(const struct members *g)
+{
+    uint64_t rank = 0;
+
+    for (uint32_t i = 0; i < g->count; i++) {
+        const struct member *m = &g->list[i];
+        if (m->fd < 0)
+            continue;
+        if (m->rank != rank)
+            lg_fail("client %u believes that its rank is %llu, not %llu",
+                    i, (unsigned long long)m->rank,
+                    (unsigned long long)rank);
+        rank++;
+    }
+}
+
+/* Wait until all clients know of all, and check their ranks. */
+static void settle(struct members *g, const char *what)
+{
+    while (g->agreed < g->alive)
+        await(g, what);
+    check_ranks(g);
+}
+
+/* Write the ids of `count` clients, chosen at random, to the front of
+ * `ids`, which holds those of all that are there. */
+static void choose(uint32_t *ids, size_t all, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t other = i + (size_t)random() % (all - i);
+        uint32_t id = ids[i];
+        ids[i] = ids[other];
+        ids[other] = id;
+    }
+}
+
+/* Close `count` clients at once and wait until all others know. */
+static void drop(struct members *g, size_t count, unsigned seed)
+{
+    uint32_t *ids = lg_alloc(g->alive * sizeof *ids);
+    size_t all = 0;
+
+    if (count >= g->alive)
+        lg_fail("cannot drop %zu of %zu clients", count, g->alive);
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->list[i].fd >= 0)
+            ids[all++] = i;
+    srandom(seed);
+    choose(ids, all, count);
+    double watched = lg_cpu_of(g->pid), cpu = lg_cpu() - g->polling;
+    uint64_t start = lg_now();
+    for (size_t i = 0; i < count; i++) {
+        close(g->list[ids[i]].fd);
+        g->list[ids[i]].fd = -1;
+    }
+    double closing = (double)(lg_now() - start) / 1e9;
+    g->alive -= count;
+    recount(g);
+    settle(g, "the new ranks");
+    lg_print("{\"event\":\"drop\",\"clients\":%zu,\"survivors\":%zu,"
+             "\"seconds\":%.6f,\"closing\":%.6f,\"generator_cpu\":%.6f,"
+             "\"server_cpu\":%.6f}", count, g->alive,
+             (double)(lg_now() - start) / 1e9, closing, lg_cpu() - g->polling - cpu,
+             lg_cpu_of(g->pid) - watched);
+    free(ids);
+}
+
+/* Ask the server who is there and compare. */
+static void check_roster(struct members *g)
+{
+    uint32_t i = 0;
+
+    while (i < g->count && g->list[i].fd < 0)
+        i++;
+    if (i == g->count)
+        lg_fail("nobody is there to ask for the roster");
+    g->listed = 0;
+    if (!lg_send_all(g->list[i].fd, "WHO\n", 4))
+        lg_fail("the server did not take a WHO");
+    while (g->listed < g->alive)
+        await(g, "the roster");
+    lg_print("{\"event\":\"roster\",\"clients\":%zu}", g->listed);
+}
+
+/* Do nothing for `ms` milliseconds, and print what the server did. */
+static void idle(struct members *g, size_t ms)
+{
+    uint64_t start = lg_now(), end = start + ms * (LG_SECOND / 1000);
+    struct epoll_event events[BATCH];
+    double watched = lg_cpu_of(g->pid);
+    size_t heard = g->heard;
+
+    for (uint64_t now = start; now < end; now = lg_now()) {
+        int left = (int)((end - now) / (LG_SECOND / 1000)) + 1;
+        hear(g, events, epoll_wait(g->epoll, events, BATCH, left));
+    }
+    lg_print("{\"event\":\"idle\",\"seconds\":%.6f,\"heard\":%zu,"
+             "\"server_cpu\":%.6f}", (double)(lg_now() - start) / 1e9,
+             g->heard - heard, lg_cpu_of(g->pid) - watched);
+}
+
+/* Do what a line from stdin asks for. */
+static void obey(struct members *g, const char *line)
+{
+    char verb[16] = "", first[32] = "", second[32] = "";
+
+    sscanf(line, "%15s %31s %31s", verb, first, second);
+    if (strcmp(verb, "join") == 0) {
+        join(g, lg_number(first, 1, MAX_MEMBERS - g->count, "COUNT"));
+    } else if (strcmp(verb, "settle") == 0) {
+        settle(g, "all JOIN frames");
+        lg_print("{\"event\":\"settle\",\"clients\":%zu}", g->alive);
+    } else if (strcmp(verb, "drop") == 0) {
+        drop(g, lg_number(first, 1, MAX_MEMBERS, "COUNT"),
+             (unsigned)lg_number(second, 0, 1u << 31, "SEED"));
+    } else if (strcmp(verb, "roster") == 0) {
+        check_roster(g);
+    } else if (strcmp(verb, "idle") == 0) {
+        idle(g, lg_number(first, 1, 1000000, "MS"));
+    } else {
+        lg_fail("unknown command: %s", line);
+    }
+}
+
+/* Run as the generator of clients that join and leave. Returns the exit
+ * code. */
+int lg_members(int argc, char **argv)
+{
+    struct members g = {0};
+    char line[128];
+
+    if (argc != 4)
+        lg_fail("usage: loadgen members HOST PORT PID SPIN");
+    g.host = argv[0];
+    g.port = argv[1];
+    g.pid = (pid_t)lg_number(argv[2], 0, 1 << 30, "PID");
+    g.spin = lg_number(argv[3], 0, 1, "SPIN");
+    g.list = lg_alloc(MAX_MEMBERS * sizeof *g.list);
+    g.buffer = lg_alloc(LG_BUFFER);
+    g.epoll = epoll_create1(EPOLL_CLOEXEC);
+    lg_print("{\"event\":\"ready\"}");
+    while (lg_command(line, sizeof line))
+        obey(&g, line);
+    return 0;
+}
