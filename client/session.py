@@ -339,10 +339,9 @@ class Session:
 
     def _joined(self, ranks: list[int]) -> None:
         """Give each newcomer a slot. They saw none of our open ASKs, so no ask waits for them."""
-        if ranks[-1] >= len(self._slots) + len(ranks):
-            raise _broken(
-                f"JOIN of rank {ranks[-1]}, where {len(self._slots)} clients become {len(ranks)} more"
-            )
+        count = len(self._slots) + len(ranks)
+        if ranks[-1] >= count:
+            raise _broken(f"JOIN gives rank {ranks[-1]} among {count} clients")
         before = self._rank
         self._rank, _ = ranking.joined(self._rank, len(self._slots), ranks)
         for rank in ranks:
