@@ -61,7 +61,7 @@ class AskTable(Generic[M]):
                 del self._asks[seq]
 
     def open(self, seq: int, asker: M) -> None:
-        """Remember that ``asker`` asked with the frame ``seq``: all others who are here now may answer once."""
+        """Remember that ``asker`` asked with the frame ``seq``: all others who are here may answer once."""
         waiting = self._everybody & ~self._bits[asker]
         if waiting:
             self._asks[seq] = _Ask(asker, waiting)

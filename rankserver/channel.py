@@ -161,7 +161,9 @@ class Channel:
         if self._pending is None:
             self._pending = bytearray()
         self._pending += data
-        most = min(self._log.max_line, HANDSHAKE_BYTES) if self.state is State.HANDSHAKE else self._log.max_line
+        most = (
+            min(self._log.max_line, HANDSHAKE_BYTES) if self.state is State.HANDSHAKE else self._log.max_line
+        )
         if self.state is not State.JOINING and len(self._pending) >= most:
             raise self._too_long()
 

@@ -21,7 +21,7 @@ from rankserver import __version__, listeners, logs, protocol
 from rankserver.exceptions import ConfigError, ListenError
 from rankserver.server import Config, Server
 
-SPARE_DESCRIPTORS: Final = 64  # beside the clients: listeners, standard streams, connections that only shake hands
+SPARE_DESCRIPTORS: Final = 64  # beside the clients: listeners, standard streams, those who only shake hands
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,7 +84,8 @@ def _signals(server: Server) -> Iterator[None]:
         writer.setblocking(False)
         server.on_readable(reader, on_signal)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
         try:
             yield
         finally:
@@ -96,7 +97,7 @@ def _signals(server: Server) -> Iterator[None]:
 def _raise_descriptor_limit(needed: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
-        logs.event(logging.WARNING, "too few descriptors for the capacity", needed=needed, limit=hard)
+        logs.event(logging.WARNING, "too few descriptors", needed=needed, limit=hard)
         needed = hard
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
@@ -111,10 +112,10 @@ def _config(options: argparse.Namespace) -> Config:
         if not loopback:
             raise ConfigError(
                 f"argument --host: {options.host} is not a loopback address, and commands would travel in the "
-                "clear for anybody to send: add --insecure to serve it nevertheless"
+                "clear, for anybody to send: add --insecure to serve it nevertheless"
             )
     if options.max_backlog < 2 * options.max_line:
-        raise ConfigError(f"argument --max-backlog: {options.max_backlog} is less than two lines of --max-line")
+        raise ConfigError(f"argument --max-backlog: {options.max_backlog} is less than two times --max-line")
     return Config(
         capacity=options.capacity,
         host=options.host,
@@ -169,7 +170,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return a converter for whole numbers from ``least`` to ``most``."""
-    expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def convert(text: str) -> int:
         try:
@@ -177,7 +178,7 @@ def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
         return value
 
     return convert

@@ -122,9 +122,10 @@ class Log:
         return seq
 
     def feed(self, client: Client, data: bytes | bytearray | memoryview) -> Fed:
-        """Log the CMD lines at the start of what a ranked client sent, up to the first other line. O(len(data)).
+        """Log the CMD lines at the start of what a ranked client sent, up to the first other line.
 
-        Empty lines are skipped. What a call leaves is a line without LF if the next call, too, consumes nothing.
+        Empty lines are skipped. What a call leaves is a line without LF if the next call consumes
+        nothing. O(len(data)).
 
         Raises:
             ValueError: the client is not ranked.
@@ -167,7 +168,10 @@ class Log:
         return [fd for fd in named if fd >= 0], [~fd for fd in named if fd < 0]
 
     def peek(self, client: Client) -> list[memoryview]:
-        """Return what is to be sent next, for a transport that C cannot write to; valid until the next call."""
+        """Return what is to be sent next, for a transport that C cannot write to.
+
+        The memory is valid until the next call of any method.
+        """
         spans = ffi.new("cl_span[]", PEEK_SPANS)
         count = lib.cl_peek(self._log, client._handle, spans, PEEK_SPANS)
         return [memoryview(ffi.buffer(span.data, span.len)) for span in spans[0:count]]

@@ -39,7 +39,7 @@ NOT_A_NAME: Final = "is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -"
 STATUSES: Final = ("ok", "fail", "refused", "denied", "timeout")
 
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
-_NUMBER = re.compile(r"[0-9]{1,%d}" % MAX_NUMBER_DIGITS)
+_NUMBER = re.compile(rf"[0-9]{{1,{MAX_NUMBER_DIGITS}}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # TAB alone is allowed
 
 

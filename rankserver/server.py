@@ -41,7 +41,7 @@ _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 
 @dataclass(frozen=True)
 class Config:
-    """What the server is told to be. Times are in seconds, sizes in bytes; see ``cli`` for the meaning of each."""
+    """What the server is told to be, in seconds and bytes; see ``cli`` for the meaning of each."""
 
     capacity: int
     host: str = "127.0.0.1"
@@ -98,7 +98,11 @@ class Server:
         ]
         self._info = protocol.info(
             protocol.Info(
-                protocol.VERSION, f"rankserver/{rankserver.__version__}", config.max_line, False, config.capacity
+                protocol.VERSION,
+                f"rankserver/{rankserver.__version__}",
+                config.max_line,
+                False,
+                config.capacity,
             )
         )
 
@@ -215,7 +219,8 @@ class Server:
     def _on_end(self, channel: Channel, reason: str) -> None:
         channel.ended = True
         if channel.state is State.CLOSING:
-            self._after_flush(channel, Flushed.BROKEN)
+            self._watch(channel)
+            self._unsent.append(channel)  # closed once it is sent what it is still owed
         else:
             self._dismiss(channel, reason=reason)
 
@@ -345,9 +350,7 @@ class Server:
     def _welcome(self, channel: Channel, rank: int) -> None:
         session = secrets.token_urlsafe(16)
         clients = self._log.clients
-        frame = protocol.Welcome(
-            rank, clients, self._log.seq, channel.name, session, self.config.heartbeat
-        )
+        frame = protocol.Welcome(rank, clients, self._log.seq, channel.name, session, self.config.heartbeat)
         self._send(channel, protocol.welcome(frame))
         event(logging.INFO, "joined", name=channel.name, peer=channel.peer, rank=rank, clients=clients)
 
@@ -450,7 +453,9 @@ class Server:
     def _watch_listeners(self) -> None:
         for listener in self._listeners:
             self._selector.register(
-                listener, selectors.EVENT_READ, lambda listener=listener: self._ready_listeners.append(listener)
+                listener,
+                selectors.EVENT_READ,
+                lambda listener=listener: self._ready_listeners.append(listener),
             )
 
     def _unwatch_listeners(self) -> None:
