@@ -6,6 +6,7 @@ Everything waits for a thing to happen, with ``BOUND`` as the limit; nothing sle
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import signal
 import socket
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -70,6 +73,12 @@ class Server:
         """Where it listens."""
         return (self.host, self.port) if self.unix is None else str(self.unix)
 
+    @property
+    def where(self) -> str:
+        """Where it listens, as one tells a client."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.unix is None else f"unix:{self.unix}"
+
     def line(self) -> str:
         """Return the next line that it writes to stdout."""
         assert self.process.stdout is not None
@@ -92,6 +101,16 @@ class Server:
                 self.kill()
                 raise
         return self.process.returncode
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold the server meanwhile, so that it finds all that happens in one turn of its loop."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it without a goodbye."""
@@ -205,6 +224,13 @@ class RawClient:
         *lines, self._partial = (self._partial + data).split(b"\n")
         self._lines.extend(lines)
         return bool(data)
+
+
+def fields_of(line: bytes) -> dict[str, Any]:
+    """Return the JSON object behind the verb of a line."""
+    fields = json.loads(line.partition(b" ")[2])
+    assert isinstance(fields, dict)
+    return fields
 
 
 def read_line(stream: IO[bytes], bound: float = BOUND) -> bytes:
