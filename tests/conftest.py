@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support import RawClient, Server
+from tests.support import BOUND, RawClient, Server
 
 
 @pytest.fixture
@@ -18,11 +19,24 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Server]:
-    """Start a server that all tests of a module use: who was there before them must not matter to them."""
+@pytest.fixture(scope="session")
+def long_running() -> Iterator[Server]:
+    """Start the server behind ``shared``."""
     with Server(64) as running:
         yield running
+
+
+@pytest.fixture
+def shared(long_running: Server) -> Iterator[Server]:
+    """Return a server that many tests use, one after the other: nobody is there, but its log goes on."""
+    yield long_running
+    with RawClient(long_running.address) as last:
+        last.hello("last")
+        deadline = time.monotonic() + BOUND
+        while last.roster() != ["last"]:
+            assert time.monotonic() < deadline, "somebody does not leave"
+        last.send(b"BYE\n")
+        last.eof()
 
 
 @pytest.fixture(params=["ipv4", "ipv6", "unix"])

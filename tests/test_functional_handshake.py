@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 import rankserver
-from tests.support import BOUND, RawClient, Server
+from tests.support import BOUND, RawClient, Server, fields_of
 
 Connect = Callable[[Server], RawClient]
 Serve = Callable[..., Server]
 Join = Callable[..., list[RawClient]]
-
-
-def fields_of(line: bytes) -> dict[str, Any]:
-    fields = json.loads(line.partition(b" ")[2])
-    assert isinstance(fields, dict)
-    return fields
 
 
 # --- what works -------------------------------------------------------------------------------
