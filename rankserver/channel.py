@@ -90,7 +90,7 @@ class Channel:
         return protocol.MAX_MAX_LINE
 
     def lines(self, buffer: bytearray, count: int) -> Iterator[bytes]:
-        """Take the first ``count`` bytes of ``buffer``; yield the lines that the server has to handle, in order.
+        """Take ``count`` bytes of ``buffer``; yield the lines that the server has to handle, in order.
 
         Valid CMD lines of a ranked client go straight into the log. The state may change between two
         lines, and decides what happens to the rest.

@@ -111,8 +111,8 @@ def _config(options: argparse.Namespace) -> Config:
             raise ConfigError(f"argument --host: {error}") from None
         if not loopback:
             raise ConfigError(
-                f"argument --host: {options.host} is not a loopback address, and commands would travel in the "
-                "clear, for anybody to send: add --insecure to serve it nevertheless"
+                f"argument --host: {options.host} is not a loopback address, and commands would travel in "
+                "the clear, for anybody to send: add --insecure to serve it nevertheless"
             )
     if options.max_backlog < 2 * options.max_line:
         raise ConfigError(f"argument --max-backlog: {options.max_backlog} is less than two times --max-line")

@@ -293,7 +293,7 @@ class Server:
     # --- membership ---------------------------------------------------------------------------
 
     def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
-        """Let a connection go, with ``BYE code text`` if there is a code; its rank goes at the end of the turn."""
+        """Let a connection go, with ``BYE code text`` if there is a code; its rank is free after the turn."""
         if channel.state in (State.CLOSING, State.CLOSED):
             return
         was = channel.state
