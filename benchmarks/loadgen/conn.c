@@ -84,9 +84,9 @@ size_t lg_match(size_t *matched, struct lg_bytes token, const char *bytes,
 /* Wait until something is ready, at most LG_STALL_MS. With `spin` this polls
  * without sleeping, so that the server pays for no wake-ups, which on a
  * virtual machine cost more than the sending; the CPU seconds of that are
- * added to `*idle`. Returns the number of events, 0 if nothing happened. */
+ * added to `*polling`. Returns the number of events, 0 if nothing happened. */
 int lg_await(int epoll, struct epoll_event *events, int max, bool spin,
-             double *idle)
+             double *polling)
 {
     int count = epoll_wait(epoll, events, max, spin ? 0 : LG_STALL_MS);
 
@@ -97,6 +97,6 @@ int lg_await(int epoll, struct epoll_event *events, int max, bool spin,
     do
         count = epoll_wait(epoll, events, max, 0);
     while (count == 0 && lg_now() < stalled);
-    *idle += lg_cpu() - cpu;
+    *polling += lg_cpu() - cpu;
     return count > 0 ? count : 0;
 }

@@ -25,6 +25,7 @@
 #define SKIM (1 << 30) /* bytes that one recv may throw away */
 #define MAX_BYTES (1ull << 30) /* of one phase, kept in memory twice */
 #define KEEPALIVE (5 * LG_SECOND) /* pauses longer than this need one */
+#define SILENCE_MS 5 /* after a phase, in which nothing may arrive */
 #define SETTLE_US 50000 /* for the server to have read the keepalives */
 #define NOBODY UINT32_MAX
 
@@ -41,7 +42,7 @@ struct generate {
     bool spin;       /* poll without sleeping in phases */
     bool running;    /* a phase is */
     bool drain;      /* it is one without verification */
-    double idle;     /* CPU seconds of polling for nothing */
+    double polling;  /* CPU seconds of polling for nothing */
     pid_t pid;       /* the server, whose CPU time is measured; or 0 */
     char *buffer;
     struct lg_bytes marker;
@@ -63,6 +64,12 @@ static bool hears(const struct generate *gen, const struct lg_conn *conn)
     return conn->sender == NOBODY || gen->proto->echo;
 }
 
+/* Returns when command number `i` is scheduled. */
+static uint64_t scheduled(const struct generate *gen, size_t i)
+{
+    return gen->start + (uint64_t)((double)i * gen->interval);
+}
+
 /* Note for each command that the connection now has whether it was the last
  * to get it, and then the latency. */
 static void note_latency(struct generate *gen, struct lg_conn *conn)
@@ -72,10 +79,8 @@ static void note_latency(struct generate *gen, struct lg_conn *conn)
 
     while (conn->seen < ref->seen && ref->ends[conn->seen] <= conn->pos) {
         size_t i = conn->seen++;
-        if (++gen->got[i] < gen->streams)
-            continue;
-        gen->latency[i] = now - gen->start -
-                          (uint64_t)(ref->order[i] * gen->interval);
+        if (++gen->got[i] == gen->streams)
+            gen->latency[i] = now - scheduled(gen, ref->order[i]);
     }
 }
 
@@ -184,12 +189,6 @@ static void writable(struct generate *gen, struct lg_conn *conn)
     conn->blocked = blocked;
 }
 
-/* Returns when command number `i` is scheduled. */
-static uint64_t scheduled(const struct generate *gen, size_t i)
-{
-    return gen->start + (uint64_t)((double)i * gen->interval);
-}
-
 /* Send all commands whose time has come, and set the timer to the next. */
 static void release(struct generate *gen)
 {
@@ -220,7 +219,7 @@ static void release(struct generate *gen)
 static int await(struct generate *gen, struct epoll_event *events)
 {
     int count = lg_await(gen->epoll, events, BATCH,
-                         gen->spin && gen->running, &gen->idle);
+                         gen->spin && gen->running, &gen->polling);
 
     if (count == 0)
         lg_fail("nothing arrived for %d s: %zu of %zu receivers have all of "
@@ -310,6 +309,7 @@ static void mark(struct generate *gen)
         lg_fail("the server did not take the marker");
     while (gen->marked < gen->streams)
         turn(gen);
+    gen->marker = (struct lg_bytes){0};
     free(frame);
 }
 
@@ -349,6 +349,14 @@ static void prepare_sender(struct generate *gen, struct lg_conn *conn,
     }
 }
 
+/* Returns how many of the commands this sender sends. */
+static size_t share(const struct generate *gen, const struct lg_conn *conn,
+                    size_t commands)
+{
+    return commands / gen->senders +
+           (conn->sender < commands % gen->senders);
+}
+
 /* Get everything ready for a phase: the senders' bytes, the reference and
  * the counters. */
 static void prepare(struct generate *gen, size_t commands)
@@ -365,8 +373,7 @@ static void prepare(struct generate *gen, size_t commands)
         struct lg_conn *conn = &gen->conns[i];
         conn->pos = conn->seen = 0;
         if (conn->sender != NOBODY)
-            prepare_sender(gen, conn, commands / gen->senders +
-                           (conn->sender < commands % gen->senders));
+            prepare_sender(gen, conn, share(gen, conn, commands));
     }
 }
 
@@ -375,85 +382,73 @@ static void send_everything(struct generate *gen, size_t commands)
 {
     for (uint32_t i = gen->count - gen->senders; i < gen->count; i++) {
         struct lg_conn *conn = &gen->conns[i];
-        size_t share = commands / gen->senders +
-                       (conn->sender < commands % gen->senders);
-        conn->due = share * gen->unit;
+        conn->due = share(gen, conn, commands) * gen->unit;
         if (gen->proto->triggered) /* one byte starts the whole burst */
             conn->due = conn->sender == 0;
         writable(gen, conn);
     }
 }
 
+/* Run until all have the whole phase, and then see that nothing follows. */
+static void finish(struct generate *gen, struct lg_meter *meter)
+{
+    struct epoll_event event;
+
+    while (gen->finished < gen->streams)
+        turn(gen);
+    lg_meter_stop(meter, gen->polling);
+    gen->running = false;
+    while (epoll_wait(gen->epoll, &event, 1, SILENCE_MS) > 0)
+        turn(gen);
+    gen->drain = gen->paced = false;
+}
+
 /* Run a burst and print what it took. */
 static void burst(struct generate *gen, size_t commands, bool drain)
 {
-    gen->drain = drain;
+    struct lg_meter meter;
+
     prepare(gen, commands);
     gen->running = true;
-    gen->idle = 0;
-    double cpu = lg_cpu(), watched = lg_cpu_of(gen->pid);
-    uint64_t start = lg_now();
+    gen->drain = drain;
+    lg_meter_start(&meter, gen->pid, gen->polling);
     send_everything(gen, commands);
-    while (gen->finished < gen->streams)
-        turn(gen);
-    double seconds = (double)(lg_now() - start) / 1e9;
-    watched = lg_cpu_of(gen->pid) - watched;
-    cpu = lg_cpu() - cpu - gen->idle;
-    gen->running = gen->drain = false;
+    finish(gen, &meter);
     lg_print("{\"event\":\"burst\",\"commands\":%zu,\"streams\":%zu,"
              "\"seconds\":%.9f,\"stream_bytes\":%zu,"
              "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f}",
-             commands, gen->streams, seconds, gen->ref.size, cpu, watched);
-}
-
-static int by_size(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
-/* Returns the quantile `q` of sorted values, in microseconds. */
-static double quantile(const uint64_t *values, size_t count, double q)
-{
-    size_t rank = (size_t)(q * (double)count);
-
-    return (double)values[rank < count ? rank : count - 1] / 1e3;
+             commands, gen->streams, meter.seconds, gen->ref.size, meter.own,
+             meter.watched);
 }
 
 /* Run a paced phase and print the latencies, in microseconds. */
 static void pace(struct generate *gen, size_t commands, size_t rate)
 {
+    struct lg_meter meter;
+
     gen->paced = true;
     gen->interval = 1e9 / (double)rate;
     prepare(gen, commands);
     gen->got = lg_alloc(commands * sizeof *gen->got);
     gen->latency = lg_alloc(commands * sizeof *gen->latency);
     gen->running = true;
-    gen->idle = 0;
-    double cpu = lg_cpu(), watched = lg_cpu_of(gen->pid);
-    gen->start = lg_now() + LG_SECOND / 1000;
+    lg_meter_start(&meter, gen->pid, gen->polling);
+    gen->start = meter.start + LG_SECOND / 1000;
     release(gen);
-    while (gen->finished < gen->streams)
-        turn(gen);
-    double seconds = (double)(lg_now() - gen->start) / 1e9;
-    watched = lg_cpu_of(gen->pid) - watched;
-    cpu = lg_cpu() - cpu - gen->idle;
-    gen->running = false;
-    uint64_t *sorted = gen->latency;
-    qsort(sorted, commands, sizeof *sorted, by_size);
+    finish(gen, &meter);
+    lg_sort(gen->latency, commands);
     lg_print("{\"event\":\"pace\",\"commands\":%zu,\"streams\":%zu,"
              "\"rate\":%zu,\"seconds\":%.9f,\"p50\":%.1f,\"p99\":%.1f,"
              "\"p999\":%.1f,\"max\":%.1f,\"late\":%.1f,"
              "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f}",
-             commands, gen->streams, rate, seconds,
-             quantile(sorted, commands, 0.5), quantile(sorted, commands, 0.99),
-             quantile(sorted, commands, 0.999),
-             (double)sorted[commands - 1] / 1e3, (double)gen->late / 1e3,
-             cpu, watched);
+             commands, gen->streams, rate, meter.seconds,
+             lg_quantile(gen->latency, commands, 0.5),
+             lg_quantile(gen->latency, commands, 0.99),
+             lg_quantile(gen->latency, commands, 0.999),
+             lg_quantile(gen->latency, commands, 1), (double)gen->late / 1e3,
+             meter.own, meter.watched);
     free(gen->got);
     free(gen->latency);
-    gen->paced = false;
 }
 
 /* Do what a line from stdin asks for. */

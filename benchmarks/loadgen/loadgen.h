@@ -1,6 +1,7 @@
 /* The load generator: what its parts share.
  *
- *   main.c      arguments, clocks, the JSON lines and errors
+ *   main.c      arguments, the JSON lines and errors
+ *   meter.c     clocks and CPU times
  *   proto.c     one table entry for each protocol that it can speak
  *   verify.c    the reference stream that every receiver is compared with
  *   conn.c      connections: joining and the marker
@@ -96,11 +97,23 @@ void lg_fail(const char *format, ...)
 void lg_print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 char *lg_quote(char *out, size_t room, const char *bytes, size_t size);
 void *lg_alloc(size_t size);
-uint64_t lg_now(void);
-double lg_cpu(void);
-double lg_cpu_of(pid_t pid);
 bool lg_command(char *line, size_t room);
 size_t lg_number(const char *text, size_t low, size_t high, const char *what);
+
+/* meter.c */
+struct lg_meter {
+    pid_t pid;       /* of the other process, or 0 */
+    uint64_t start;
+    double seconds;  /* by the clock */
+    double own, watched; /* CPU seconds of this process and the other */
+};
+
+uint64_t lg_now(void);
+double lg_cpu(void);
+void lg_meter_start(struct lg_meter *meter, pid_t pid, double polling);
+void lg_meter_stop(struct lg_meter *meter, double polling);
+void lg_sort(uint64_t *values, size_t count);
+double lg_quantile(const uint64_t *values, size_t count, double q);
 
 /* proto.c */
 const struct lg_proto *lg_find_proto(const char *name);
@@ -126,7 +139,7 @@ size_t lg_match(size_t *matched, struct lg_bytes token, const char *bytes,
 
 struct epoll_event;
 int lg_await(int epoll, struct epoll_event *events, int max, bool spin,
-             double *idle);
+             double *polling);
 
 /* the modes */
 int lg_generate(int argc, char **argv);

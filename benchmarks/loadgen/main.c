@@ -1,5 +1,5 @@
-/* The load generator's entry, and what all its modes use: clocks, JSON
- * lines on stdout, command lines on stdin, and errors that end it. */
+/* The load generator's entry, and what all its modes use: JSON lines on
+ * stdout, command lines on stdin, and errors that end it. */
 #define _GNU_SOURCE
 #include "loadgen.h"
 
@@ -7,9 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <time.h>
-#include <unistd.h>
 
 /* Print one line on stdout, at once. Cannot fail. */
 void lg_print(const char *format, ...)
@@ -64,42 +61,6 @@ void *lg_alloc(size_t size)
     if (memory == NULL)
         lg_fail("no memory for %zu bytes", size);
     return memory;
-}
-
-/* Returns the monotonic time in nanoseconds. Cannot fail. */
-uint64_t lg_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * LG_SECOND + (uint64_t)now.tv_nsec;
-}
-
-/* Returns the CPU seconds that a clock shows. Cannot fail. */
-static double cpu_seconds(clockid_t clock)
-{
-    struct timespec used;
-
-    if (clock_gettime(clock, &used) < 0)
-        return 0;
-    return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
-}
-
-/* Returns the CPU seconds that this process has used. Cannot fail. */
-double lg_cpu(void)
-{
-    return cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
-}
-
-/* Returns the CPU seconds that process `pid` has used, all its threads
- * together; 0 for pid 0 and for a process that is gone. Cannot fail. */
-double lg_cpu_of(pid_t pid)
-{
-    clockid_t clock;
-
-    if (pid == 0 || clock_getcpuclockid(pid, &clock) != 0)
-        return 0;
-    return cpu_seconds(clock);
 }
 
 /* Read the next command from stdin into `line`, without its LF.

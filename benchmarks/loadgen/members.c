@@ -21,7 +21,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BATCH 64
+#define BATCH 32 /* events for which a client that joins has to wait */
 #define MAX_MEMBERS 100000
 
 struct member {
@@ -231,18 +231,15 @@ static void take(struct members *g, struct member *m, const char *bytes,
         keep(m, bytes, (size_t)(end - bytes));
 }
 
-/* Read from those that are ready. */
-static void hear(struct members *g, const struct epoll_event *events,
-                 int count)
+/* Read once from a client. */
+static void hear(struct members *g, struct member *m)
 {
-    for (int i = 0; i < count; i++) {
-        struct member *m = events[i].data.ptr;
-        ssize_t size = recv(m->fd, g->buffer, LG_BUFFER, 0);
-        if (size > 0)
-            take(g, m, g->buffer, (size_t)size);
-        else if (size == 0 || errno != EAGAIN)
-            lg_fail("the server closed the connection of client %u", m->id);
-    }
+    ssize_t size = recv(m->fd, g->buffer, LG_BUFFER, 0);
+
+    if (size > 0)
+        take(g, m, g->buffer, (size_t)size);
+    else if (size == 0 || errno != EAGAIN)
+        lg_fail("the server closed the connection of client %u", m->id);
 }
 
 /* Read from those that are ready, or get ready next. Exits if nothing
@@ -256,7 +253,8 @@ static void await(struct members *g, const char *what)
         lg_fail("nothing arrived for %d s while waiting for %s; %zu of %zu "
                 "clients know of all", LG_STALL_MS / 1000, what, g->agreed,
                 g->alive);
-    hear(g, events, count);
+    for (int i = 0; i < count; i++)
+        hear(g, events[i].data.ptr);
 }
 
 /* Count again who agrees, after the number of clients has changed. */
@@ -267,7 +265,8 @@ static void recount(struct members *g)
         g->agreed += g->list[i].fd >= 0 && g->list[i].clients == g->alive;
 }
 
-/* Join with one more client. */
+/* Join with one more client. Its own answer goes first: real clients do not
+ * wait for each other to read. */
 static void join_one(struct members *g)
 {
     struct member *m = &g->list[g->count];
@@ -283,7 +282,7 @@ static void join_one(struct members *g)
                         m->id);
     if (!lg_send_all(m->fd, hello, (size_t)size))
         lg_fail("the server did not take a hello");
-    while (m->clients == 0)
+    for (hear(g, m); m->clients == 0; hear(g, m))
         await(g, "a WELCOME");
 }
 
@@ -292,16 +291,16 @@ static void join_one(struct members *g)
 /* Join with `count` more clients, one after the other. */
 static void join(struct members *g, size_t count)
 {
-    double watched = lg_cpu_of(g->pid), cpu = lg_cpu() - g->polling;
-    uint64_t start = lg_now();
+    struct lg_meter meter;
 
+    lg_meter_start(&meter, g->pid, g->polling);
     for (size_t i = 0; i < count; i++)
         join_one(g);
-    double seconds = (double)(lg_now() - start) / 1e9;
+    lg_meter_stop(&meter, g->polling);
     recount(g);
     lg_print("{\"event\":\"join\",\"clients\":%zu,\"seconds\":%.6f,"
-             "\"generator_cpu\":%.6f,\"server_cpu\":%.6f}", count, seconds,
-             lg_cpu() - g->polling - cpu, lg_cpu_of(g->pid) - watched);
+             "\"generator_cpu\":%.6f,\"server_cpu\":%.6f}", count,
+             meter.seconds, meter.own, meter.watched);
 }
 
 /* Exit unless every client's rank is its place in the order of joining. */
@@ -346,6 +345,7 @@ static void drop(struct members *g, size_t count, unsigned seed)
 {
     uint32_t *ids = lg_alloc(g->alive * sizeof *ids);
     size_t all = 0;
+    struct lg_meter meter;
 
     if (count >= g->alive)
         lg_fail("cannot drop %zu of %zu clients", count, g->alive);
@@ -354,21 +354,20 @@ static void drop(struct members *g, size_t count, unsigned seed)
             ids[all++] = i;
     srandom(seed);
     choose(ids, all, count);
-    double watched = lg_cpu_of(g->pid), cpu = lg_cpu() - g->polling;
-    uint64_t start = lg_now();
+    lg_meter_start(&meter, g->pid, g->polling);
     for (size_t i = 0; i < count; i++) {
         close(g->list[ids[i]].fd);
         g->list[ids[i]].fd = -1;
     }
-    double closing = (double)(lg_now() - start) / 1e9;
+    double closing = (double)(lg_now() - meter.start) / 1e9;
     g->alive -= count;
     recount(g);
     settle(g, "the new ranks");
+    lg_meter_stop(&meter, g->polling);
     lg_print("{\"event\":\"drop\",\"clients\":%zu,\"survivors\":%zu,"
              "\"seconds\":%.6f,\"closing\":%.6f,\"generator_cpu\":%.6f,"
-             "\"server_cpu\":%.6f}", count, g->alive,
-             (double)(lg_now() - start) / 1e9, closing, lg_cpu() - g->polling - cpu,
-             lg_cpu_of(g->pid) - watched);
+             "\"server_cpu\":%.6f}", count, g->alive, meter.seconds,
+             closing, meter.own, meter.watched);
     free(ids);
 }
 
@@ -392,18 +391,22 @@ static void check_roster(struct members *g)
 /* Do nothing for `ms` milliseconds, and print what the server did. */
 static void idle(struct members *g, size_t ms)
 {
-    uint64_t start = lg_now(), end = start + ms * (LG_SECOND / 1000);
+    uint64_t end = lg_now() + ms * (LG_SECOND / 1000);
     struct epoll_event events[BATCH];
-    double watched = lg_cpu_of(g->pid);
+    struct lg_meter meter;
     size_t heard = g->heard;
 
-    for (uint64_t now = start; now < end; now = lg_now()) {
+    lg_meter_start(&meter, g->pid, g->polling);
+    for (uint64_t now = meter.start; now < end; now = lg_now()) {
         int left = (int)((end - now) / (LG_SECOND / 1000)) + 1;
-        hear(g, events, epoll_wait(g->epoll, events, BATCH, left));
+        int count = epoll_wait(g->epoll, events, BATCH, left);
+        for (int i = 0; i < count; i++)
+            hear(g, events[i].data.ptr);
     }
+    lg_meter_stop(&meter, g->polling);
     lg_print("{\"event\":\"idle\",\"seconds\":%.6f,\"heard\":%zu,"
-             "\"server_cpu\":%.6f}", (double)(lg_now() - start) / 1e9,
-             g->heard - heard, lg_cpu_of(g->pid) - watched);
+             "\"server_cpu\":%.6f}", meter.seconds, g->heard - heard,
+             meter.watched);
 }
 
 /* Do what a line from stdin asks for. */

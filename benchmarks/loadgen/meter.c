@@ -1,0 +1,82 @@
+/* What a phase costs: time, and the CPU time of both sides. */
+#define _GNU_SOURCE
+#include "loadgen.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+/* Returns the monotonic time in nanoseconds. Cannot fail. */
+uint64_t lg_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * LG_SECOND + (uint64_t)now.tv_nsec;
+}
+
+/* Returns the CPU seconds that a clock shows. Cannot fail. */
+static double cpu_seconds(clockid_t clock)
+{
+    struct timespec used;
+
+    if (clock_gettime(clock, &used) < 0)
+        return 0;
+    return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+/* Returns the CPU seconds that this process has used. Cannot fail. */
+double lg_cpu(void)
+{
+    return cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
+}
+
+/* Returns the CPU seconds that process `pid` has used, all its threads
+ * together; 0 for pid 0 and for a process that is gone. Cannot fail. */
+static double cpu_of(pid_t pid)
+{
+    clockid_t clock;
+
+    if (pid == 0 || clock_getcpuclockid(pid, &clock) != 0)
+        return 0;
+    return cpu_seconds(clock);
+}
+
+/* Begin to measure. `polling` is how many CPU seconds this process has spent
+ * polling for nothing so far. */
+void lg_meter_start(struct lg_meter *meter, pid_t pid, double polling)
+{
+    meter->pid = pid;
+    meter->watched = cpu_of(pid);
+    meter->own = lg_cpu() - polling;
+    meter->start = lg_now();
+}
+
+/* End: `seconds`, `own` and `watched` become what it took since the start. */
+void lg_meter_stop(struct lg_meter *meter, double polling)
+{
+    meter->seconds = (double)(lg_now() - meter->start) / 1e9;
+    meter->own = lg_cpu() - polling - meter->own;
+    meter->watched = cpu_of(meter->pid) - meter->watched;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Sort values, for lg_quantile. O(n log n) */
+void lg_sort(uint64_t *values, size_t count)
+{
+    qsort(values, count, sizeof *values, by_size);
+}
+
+/* Returns the quantile `q` of sorted nanoseconds, in microseconds: the value
+ * that the share `q` of them does not exceed. */
+double lg_quantile(const uint64_t *values, size_t count, double q)
+{
+    size_t rank = (size_t)(q * (double)count);
+
+    return (double)values[rank < count ? rank : count - 1] / 1e3;
+}
