@@ -10,7 +10,7 @@
  *                         was scheduled until the last receiver has it
  */
 #define _GNU_SOURCE
-#include "loadgen.h"
+#include "generate.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -24,45 +24,7 @@
 #define BATCH 64 /* events between two looks at the schedule */
 #define SKIM (1 << 30) /* bytes that one recv may throw away */
 #define MAX_BYTES (1ull << 30) /* of one phase, kept in memory twice */
-#define KEEPALIVE (5 * LG_SECOND) /* pauses longer than this need one */
 #define SILENCE_MS 5 /* after a phase, in which nothing may arrive */
-#define SETTLE_US 50000 /* for the server to have read the keepalives */
-#define NOBODY UINT32_MAX
-
-struct generate {
-    const struct lg_proto *proto;
-    struct lg_ref ref;
-    int epoll, timer;
-    struct lg_conn *conns;
-    uint32_t count, senders;
-    size_t streams;  /* connections that hear the commands */
-    size_t marked;   /* streams that have seen the marker */
-    size_t finished; /* streams that have the whole phase */
-    bool complete;   /* the reference has the whole phase */
-    bool spin;       /* poll without sleeping in phases */
-    bool running;    /* a phase is */
-    bool drain;      /* it is one without verification */
-    double polling;  /* CPU seconds of polling for nothing */
-    pid_t pid;       /* the server, whose CPU time is measured; or 0 */
-    char *buffer;
-    struct lg_bytes marker;
-    char wrap[LG_MAX_WRAP];
-    size_t wrap_size, unit; /* bytes that a sender sends for a command */
-    uint64_t kept_alive;
-    /* paced phases */
-    bool paced;
-    double interval; /* nanoseconds */
-    uint64_t start, late; /* the worst delay of a sender */
-    size_t released; /* commands whose time has come */
-    uint32_t *got;   /* streams that have a command, in stream order */
-    uint64_t *latency;
-};
-
-/* Returns whether the commands are sent to this connection. */
-static bool hears(const struct generate *gen, const struct lg_conn *conn)
-{
-    return conn->sender == NOBODY || gen->proto->echo;
-}
 
 /* Returns when command number `i` is scheduled. */
 static uint64_t scheduled(const struct generate *gen, size_t i)
@@ -95,47 +57,22 @@ static void advance(struct generate *gen, struct lg_conn *conn, size_t size)
     } else if (lg_ref_complete(&gen->ref)) {
         gen->complete = true;
         for (uint32_t i = 0; i < gen->count; i++)
-            gen->finished += hears(gen, &gen->conns[i]) &&
+            gen->finished += lg_hears(gen, &gen->conns[i]) &&
                              gen->conns[i].pos == gen->ref.size;
     }
 }
 
-/* Take bytes that came before the phases: the answer to the hello, then
- * whatever comes before the marker. */
-static void prelude(struct generate *gen, struct lg_conn *conn,
-                    const char *bytes, size_t size)
-{
-    size_t used = 0;
-
-    if (conn->state == LG_GREETING) {
-        used = lg_match(&conn->matched, gen->proto->ready, bytes, size);
-        if (conn->matched < gen->proto->ready.size)
-            return;
-        conn->state = LG_JOINED;
-        conn->matched = 0;
-    }
-    if (!hears(gen, conn) || gen->marker.size == 0)
-        return;
-    used += lg_match(&conn->matched, gen->marker, bytes + used, size - used);
-    if (conn->matched < gen->marker.size)
-        return;
-    conn->state = LG_STREAM;
-    gen->marked++;
-    if (used < size)
-        lg_fail("unexpected bytes behind the marker: %.*s",
-                (int)(size - used < 80 ? size - used : 80), bytes + used);
-}
-
 /* Returns the size of what was received, 0 for nothing yet. Exits if the
  * server has closed the connection. */
-static size_t received(const struct lg_conn *conn, ssize_t size)
+static size_t received(const struct generate *gen,
+                       const struct lg_conn *conn, ssize_t size)
 {
     if (size < 0 && errno == EAGAIN)
         return 0;
     if (size <= 0)
         lg_fail("connection %u was closed by the server after %zu bytes of "
-                "the phase (%s)", conn->id, conn->pos,
-                size ? strerror(errno) : "end of stream");
+                "the phase (%s)%s", conn->id, conn->pos,
+                size ? strerror(errno) : "end of stream", gen->last);
     return (size_t)size;
 }
 
@@ -147,19 +84,19 @@ static void readable(struct generate *gen, struct lg_conn *conn)
     size_t size, room;
 
     if (conn->state != LG_STREAM) {
-        size = received(conn, recv(conn->fd, gen->buffer, LG_BUFFER, 0));
-        prelude(gen, conn, gen->buffer, size);
+        size = received(gen, conn, recv(conn->fd, gen->buffer, LG_BUFFER, 0));
+        lg_prelude(gen, conn, gen->buffer, size);
         return;
     }
     if (gen->drain && conn->id > 0) {
-        size = received(conn, recv(conn->fd, NULL, SKIM, MSG_TRUNC));
+        size = received(gen, conn, recv(conn->fd, NULL, SKIM, MSG_TRUNC));
     } else if (conn->pos == ref->size) {
         char *end = lg_ref_room(ref, &room);
         room = room < LG_BUFFER ? room : LG_BUFFER;
-        size = received(conn, recv(conn->fd, end, room, 0));
+        size = received(gen, conn, recv(conn->fd, end, room, 0));
         lg_ref_grow(ref, size);
     } else {
-        size = received(conn, recv(conn->fd, gen->buffer, LG_BUFFER, 0));
+        size = received(gen, conn, recv(conn->fd, gen->buffer, LG_BUFFER, 0));
         lg_ref_take(ref, conn->pos, gen->buffer, size);
     }
     if (size)
@@ -230,7 +167,7 @@ static int await(struct generate *gen, struct epoll_event *events)
 }
 
 /* Handle what is ready now, or the next thing that gets ready. */
-static void turn(struct generate *gen)
+void lg_turn(struct generate *gen)
 {
     struct epoll_event events[BATCH];
     int count = await(gen, events);
@@ -247,84 +184,6 @@ static void turn(struct generate *gen)
     }
     if (gen->paced)
         release(gen);
-}
-
-/* Connect, say hello and wait until the server has answered. */
-static void join(struct generate *gen, struct lg_conn *conn,
-                 const char *host, const char *port)
-{
-    struct lg_bytes hello = conn->sender == NOBODY
-                                ? gen->proto->receiver_hello
-                                : gen->proto->sender_hello;
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = conn};
-
-    conn->fd = lg_dial(host, port);
-    conn->state = gen->proto->ready.size ? LG_GREETING : LG_JOINED;
-    if (epoll_ctl(gen->epoll, EPOLL_CTL_ADD, conn->fd, &event) < 0)
-        lg_fail("epoll_ctl: %s", strerror(errno));
-    if (!lg_send_all(conn->fd, hello.data, hello.size))
-        lg_fail("the server did not take a hello");
-    while (conn->state == LG_GREETING)
-        turn(gen);
-}
-
-/* Join with all connections: the receivers, then the senders. */
-static void join_all(struct generate *gen, const char *host,
-                     const char *port)
-{
-    for (uint32_t i = 0; i < gen->count; i++) {
-        struct lg_conn *conn = &gen->conns[i];
-        uint32_t receivers = gen->count - gen->senders;
-        conn->id = i;
-        conn->sender = i < receivers ? NOBODY : i - receivers;
-        gen->streams += hears(gen, conn);
-        join(gen, conn, host, port);
-    }
-    gen->kept_alive = lg_now();
-}
-
-/* Send the marker, a command like no other, and wait until all have seen
- * it: from there on all streams are the same. */
-static void mark(struct generate *gen)
-{
-    struct lg_conn *conn = &gen->conns[gen->count - gen->senders];
-    size_t size = gen->ref.text + gen->proto->tail.size;
-    char *frame = lg_alloc(gen->wrap_size + size + 1);
-    char *text = frame + gen->wrap_size;
-    uint32_t nonce = gen->proto->triggered ? 0 : (uint32_t)lg_now();
-    bool sent;
-
-    memcpy(frame, gen->wrap, gen->wrap_size);
-    memset(text, 'x', gen->ref.text);
-    snprintf(text, gen->ref.text + 1, "@mark:%08x", nonce);
-    if (gen->ref.text > LG_ID)
-        text[LG_ID] = 'x';
-    memcpy(text + gen->ref.text, gen->proto->tail.data,
-           gen->proto->tail.size);
-    gen->marker = (struct lg_bytes){text, size};
-    sent = gen->proto->triggered
-               ? lg_send_all(conn->fd, "m", 1)
-               : lg_send_all(conn->fd, frame, gen->wrap_size + size);
-    if (!sent)
-        lg_fail("the server did not take the marker");
-    while (gen->marked < gen->streams)
-        turn(gen);
-    gen->marker = (struct lg_bytes){0};
-    free(frame);
-}
-
-/* Keep the server from asking whether we live while a phase runs: its
- * question would be in one stream alone. */
-static void keep_alive(struct generate *gen)
-{
-    struct lg_bytes bytes = gen->proto->keepalive;
-
-    if (bytes.size == 0 || lg_now() - gen->kept_alive < KEEPALIVE)
-        return;
-    for (uint32_t i = 0; i < gen->count; i++)
-        lg_send_all(gen->conns[i].fd, bytes.data, bytes.size);
-    usleep(SETTLE_US);
-    gen->kept_alive = lg_now();
 }
 
 /* Write all commands of one sender, ready to be sent. */
@@ -361,7 +220,7 @@ static size_t share(const struct generate *gen, const struct lg_conn *conn,
  * the counters. */
 static void prepare(struct generate *gen, size_t commands)
 {
-    keep_alive(gen);
+    lg_keep_alive(gen);
     if (commands * (gen->ref.text + LG_MAX_WRAP) > MAX_BYTES)
         lg_fail("%zu commands of %zu bytes are too much for one phase",
                 commands, gen->ref.text);
@@ -395,11 +254,12 @@ static void finish(struct generate *gen, struct lg_meter *meter)
     struct epoll_event event;
 
     while (gen->finished < gen->streams)
-        turn(gen);
+        lg_turn(gen);
     lg_meter_stop(meter, gen->polling);
     gen->running = false;
     while (epoll_wait(gen->epoll, &event, 1, SILENCE_MS) > 0)
-        turn(gen);
+        lg_turn(gen);
+    lg_meter_watched(meter);
     gen->drain = gen->paced = false;
 }
 
@@ -502,8 +362,8 @@ int lg_generate(int argc, char **argv)
     gen.conns = lg_alloc(gen.count * sizeof *gen.conns);
     gen.buffer = lg_alloc(LG_BUFFER);
     open_loop(&gen);
-    join_all(&gen, argv[0], argv[1]);
-    mark(&gen);
+    lg_join_all(&gen, argv[0], argv[1]);
+    lg_mark(&gen);
     lg_print("{\"event\":\"ready\",\"streams\":%zu}", gen.streams);
     while (lg_command(line, sizeof line))
         obey(&gen, line);

@@ -4,8 +4,9 @@
  *   meter.c     clocks and CPU times
  *   proto.c     one table entry for each protocol that it can speak
  *   verify.c    the reference stream that every receiver is compared with
- *   conn.c      connections: joining and the marker
+ *   conn.c      connections, and waiting for them
  *   generate.c  bursts and paced phases over many connections
+ *   joining.c   how these connections get ready
  *   members.c   joining and dropping thousands of clients
  *   ceiling.c   a program that only sends prepared bytes, to compare with
  *
@@ -112,6 +113,7 @@ uint64_t lg_now(void);
 double lg_cpu(void);
 void lg_meter_start(struct lg_meter *meter, pid_t pid, double polling);
 void lg_meter_stop(struct lg_meter *meter, double polling);
+void lg_meter_watched(struct lg_meter *meter);
 void lg_sort(uint64_t *values, size_t count);
 double lg_quantile(const uint64_t *values, size_t count, double q);
 

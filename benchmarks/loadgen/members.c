@@ -297,6 +297,7 @@ static void join(struct members *g, size_t count)
     for (size_t i = 0; i < count; i++)
         join_one(g);
     lg_meter_stop(&meter, g->polling);
+    lg_meter_watched(&meter);
     recount(g);
     lg_print("{\"event\":\"join\",\"clients\":%zu,\"seconds\":%.6f,"
              "\"generator_cpu\":%.6f,\"server_cpu\":%.6f}", count,
@@ -364,6 +365,7 @@ static void drop(struct members *g, size_t count, unsigned seed)
     recount(g);
     settle(g, "the new ranks");
     lg_meter_stop(&meter, g->polling);
+    lg_meter_watched(&meter);
     lg_print("{\"event\":\"drop\",\"clients\":%zu,\"survivors\":%zu,"
              "\"seconds\":%.6f,\"closing\":%.6f,\"generator_cpu\":%.6f,"
              "\"server_cpu\":%.6f}", count, g->alive, meter.seconds,
@@ -404,6 +406,7 @@ static void idle(struct members *g, size_t ms)
             hear(g, events[i].data.ptr);
     }
     lg_meter_stop(&meter, g->polling);
+    lg_meter_watched(&meter);
     lg_print("{\"event\":\"idle\",\"seconds\":%.6f,\"heard\":%zu,"
              "\"server_cpu\":%.6f}", meter.seconds, g->heard - heard,
              meter.watched);

@@ -31,7 +31,9 @@ double lg_cpu(void)
 }
 
 /* Returns the CPU seconds that process `pid` has used, all its threads
- * together; 0 for pid 0 and for a process that is gone. Cannot fail. */
+ * together; 0 for pid 0 and for a process that is gone. The kernel adds the
+ * time of a thread of others when it stops running, or at the next tick of
+ * the scheduler. Cannot fail. */
 static double cpu_of(pid_t pid)
 {
     clockid_t clock;
@@ -51,11 +53,17 @@ void lg_meter_start(struct lg_meter *meter, pid_t pid, double polling)
     meter->start = lg_now();
 }
 
-/* End: `seconds`, `own` and `watched` become what it took since the start. */
+/* End: `seconds` and `own` become what it took since the start. */
 void lg_meter_stop(struct lg_meter *meter, double polling)
 {
     meter->seconds = (double)(lg_now() - meter->start) / 1e9;
     meter->own = lg_cpu() - polling - meter->own;
+}
+
+/* `watched` becomes what the other process used since the start. To be
+ * called when it has come to rest, for its time to be complete. */
+void lg_meter_watched(struct lg_meter *meter)
+{
     meter->watched = cpu_of(meter->pid) - meter->watched;
 }
 
