@@ -325,7 +325,8 @@ class Server:
             self._say_farewell(channel)
 
     def _apply_arrivals(self) -> None:
-        joining, self._joining = self._joining, []
+        joining = [channel for channel in self._joining if channel.state is State.JOINING]
+        self._joining = []
         free = self.config.capacity - self._log.clients
         for channel in joining[free:]:
             self._dismiss(channel, protocol.FULL, f"all {self.config.capacity} places are taken")
