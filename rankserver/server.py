@@ -415,7 +415,7 @@ class Server:
         """Close our side of a connection that was sent all; return whether the other side is closed, too."""
         with contextlib.suppress(OSError):  # it is gone already
             channel.sock.shutdown(socket.SHUT_WR)
-        return channel.ended or self._stopping
+        return channel.ended
 
     def _watch(self, channel: Channel) -> None:
         """Register for what the channel waits for; a system call only where that has changed."""
