@@ -95,12 +95,15 @@ class Server:
         """Ask it to stop, wait until it has, and return its exit code; again does no harm."""
         if self.process.returncode is None:
             self.process.send_signal(signum)
-            try:
-                self.process.wait(BOUND)
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise
-        return self.process.returncode
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has stopped, and return its exit code."""
+        try:
+            return self.process.wait(BOUND)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -1,0 +1,175 @@
+"""Answers to ASK (docs/protocol.md), spoken to the real program: who may answer, and who hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from rankserver.asks import MAX_ASKS
+from tests.support import RawClient, Server
+
+Connect = Callable[[Server], RawClient]
+Join = Callable[..., list[RawClient]]
+
+
+def ask(asker: RawClient, others: list[RawClient], text: bytes = b"uptime") -> int:
+    """Let ``asker`` ask and everybody hear it; return the seq."""
+    asker.send(b"ASK %s\n" % text)
+    line = asker.expect(b"ASK ")
+    assert [other.line() for other in others] == [line] * len(others)
+    return int(line.split()[1])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"ok",
+        b"fail",
+        b"refused",
+        b"denied",
+        b"timeout",
+        b'ok {"code":0,"out":"a\\nb","ms":12,"truncated":false}',
+        b'fail {"unknown": {"field": [null]}, "out": "\xe2\x82\xac"}',
+    ],
+)
+def test_an_answer_is_relayed_to_the_asker_alone_with_rank_and_name(
+    shared: Server, join: Join, answer: bytes
+) -> None:
+    asker, executor, other = join(shared, "asker", "executor", "other")
+    seq = ask(asker, [executor, other])
+    executor.send(b"RES %d %s\r\n" % (seq, answer))
+    assert executor.settle() == []
+    assert asker.line() == b"RES %d 1 executor %s" % (seq, answer)
+    assert asker.settle() == other.settle() == []
+
+
+def test_everybody_else_may_answer_in_any_order_whatever_the_rank(anywhere: Server, join: Join) -> None:
+    first, asker, last = clients = join(anywhere, "first", "asker", "last")
+    seq = ask(asker, [first, last])
+    for rank, name in ((2, b"last"), (0, b"first")):
+        clients[rank].send(b"RES %d refused\n" % seq)
+        assert asker.line() == b"RES %d %d %s refused" % (seq, rank, name)
+
+
+def test_the_answer_may_come_in_one_write_with_other_frames(server: Server, join: Join) -> None:
+    asker, executor = join(server, "asker", "executor")
+    seqs = [ask(asker, [executor]) for _ in range(3)]
+    executor.send(b"".join(b"CMD x\nRES %d ok\n" % seq for seq in reversed(seqs)))
+    expected = [
+        line
+        for n, seq in enumerate(reversed(seqs))
+        for line in (b"CMD %d 1 x" % (seqs[-1] + 1 + n), b"RES %d 1 executor ok" % seq)
+    ]
+    assert asker.lines(6) == expected
+
+
+def test_only_the_first_answer_counts(server: Server, join: Join) -> None:
+    asker, executor, _ = join(server, "asker", "executor", "other")
+    seq = ask(asker, [executor])
+    executor.send(b"RES %d ok\nRES %d fail\n" % (seq, seq))
+    assert str(seq).encode() in executor.expect(b"ERR no-such-ask ")
+    assert asker.settle() == [b"RES %d 1 executor ok" % seq]
+
+
+def test_nobody_answers_an_ask_of_its_own(server: Server, join: Join) -> None:
+    asker, executor = join(server, "asker", "executor")
+    seq = ask(asker, [executor])
+    asker.send(b"RES %d ok\n" % seq)
+    asker.expect(b"ERR no-such-ask ")
+    executor.send(b"RES %d ok\n" % seq)
+    asker.expect(b"RES ")
+
+
+def test_who_joined_after_an_ask_may_not_answer_it(server: Server, connect: Connect, join: Join) -> None:
+    asker, executor, leaver = join(server, "asker", "executor", "leaver")
+    seq = ask(asker, [executor, leaver])
+    leaver.send(b"BYE\n")  # so that the later one takes the place of one that might have answered
+    asker.expect(b"LEFT ")
+    later = connect(server)
+    later.hello("later")
+    later.send(b"RES %d ok\n" % seq)
+    later.expect(b"ERR no-such-ask ")
+    executor.send(b"RES %d ok\n" % seq)
+    assert [line for line in asker.settle() if line.startswith(b"RES ")] == [b"RES %d 1 executor ok" % seq]
+
+
+@pytest.mark.parametrize("what", ["a CMD", "a JOIN", "no frame yet", "zero", "an ASK without others"])
+def test_an_answer_to_what_is_no_ask_is_rejected(server: Server, connect: Connect, what: str) -> None:
+    client = connect(server)
+    join_seq = client.hello()["seq"]
+    client.send(b"ASK nobody is there\n")
+    ask_seq = int(client.expect(b"ASK ").split()[1])
+    executor = connect(server)
+    executor.hello()
+    client.expect(b"JOIN ")
+    client.send(b"CMD x\n")
+    cmd_seq = int(client.expect(b"CMD ").split()[1])
+    executor.expect(b"CMD ")
+    seqs = {
+        "a CMD": cmd_seq,
+        "a JOIN": join_seq,
+        "no frame yet": cmd_seq + 1,
+        "zero": 0,
+        "an ASK without others": ask_seq,
+    }
+    executor.send(b"RES %d ok\n" % seqs[what])
+    executor.expect(b"ERR no-such-ask ")
+    assert client.settle() == []
+
+
+def test_an_answer_is_dropped_without_a_word_when_the_asker_has_left(anywhere: Server, join: Join) -> None:
+    asker, executor, other = join(anywhere, "asker", "executor", "other")
+    seq = ask(asker, [executor, other])
+    asker.send(b"BYE\n")
+    assert executor.line() == other.line() == b"LEFT %d 0" % (seq + 1)
+    executor.send(b"RES %d ok\n" % seq)
+    assert executor.settle() == other.settle() == []
+
+
+def test_an_answer_in_the_moment_in_which_the_asker_leaves_harms_nobody(server: Server, join: Join) -> None:
+    asker, executor, other = join(server, "asker", "executor", "other")
+    seq = ask(asker, [executor, other])
+    with server.paused():
+        asker.send(b"BYE\n")
+        executor.send(b"RES %d ok\n" % seq)
+        other.send(b"RES %d ok\n" % seq)
+    assert executor.expect(b"LEFT ").endswith(b" 0")
+    assert executor.settle() == []
+    assert executor.roster() == ["executor", "other"]
+
+
+def test_an_answer_carries_the_rank_that_its_sender_has_by_now(server: Server, join: Join) -> None:
+    first, asker, executor = join(server, "first", "asker", "executor")
+    seq = ask(asker, [first, executor])
+    first.close()
+    assert executor.expect(b"LEFT ").endswith(b" 0")
+    executor.send(b"RES %d ok\n" % seq)
+    assert asker.lines(2) == [b"LEFT %d 0" % (seq + 1), b"RES %d 1 executor ok" % seq]
+
+
+def test_an_answer_right_before_a_disconnect_is_relayed_before_its_left(anywhere: Server, join: Join) -> None:
+    asker, *executors = join(anywhere, "asker", "x", "x", "x")
+    seq = ask(asker, executors)
+    for executor, leave in zip(executors, (RawClient.close, RawClient.abort, half_bye), strict=True):
+        executor.send(b"RES %d ok\n" % seq)
+        leave(executor)
+        assert asker.line() == b"RES %d 1 x ok" % seq
+        assert asker.expect(b"LEFT ").endswith(b" 1")
+
+
+def half_bye(client: RawClient) -> None:
+    client.send(b"BYE\nCMD nothing after it counts")
+
+
+def test_65536_asks_are_remembered_and_then_the_oldest_is_forgotten(server: Server, join: Join) -> None:
+    asker, executor = join(server, "asker", "executor")
+    asker.send(b"ASK x\n" * MAX_ASKS)
+    first = int(executor.lines(MAX_ASKS)[0].split()[1])
+    assert MAX_ASKS == 65_536
+    asker.send(b"ASK x\n")
+    executor.expect(b"ASK ")
+    executor.send(b"RES %d ok\nRES %d ok\nRES %d ok\n" % (first, first + 1, first + MAX_ASKS))
+    executor.expect(b"ERR no-such-ask ")
+    assert executor.settle() == []
+    assert asker.settle()[-2:] == [b"RES %d 1 executor ok" % (first + n) for n in (1, MAX_ASKS)]
