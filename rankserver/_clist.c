@@ -12,14 +12,14 @@
 #include <sys/uio.h>
 
 /* Bytes per send: what the kernel copies while it is still in the cache, and
- * large enough that a system call costs little in comparison. */
-#define CL_SEND_BYTES (256 * 1024)
+ * more than what one turn of the server's loop adds to the log. */
+#define CL_SEND_BYTES (512 * 1024)
 /* Spans per send: one for the log is the rule, private frames the exception. */
 #define CL_SEND_SPANS 16
 /* Sends per call for one client: the others wait meanwhile. */
 #define CL_FLUSH_SENDS 4
 /* Blocks kept for reuse: pages that are mapped and warm. */
-#define CL_SPARE_BLOCKS 16
+#define CL_SPARE_BLOCKS 8
 /* "CMD ", a number, " ", a number, " ": at most 4 + 20 + 1 + 20 + 1 bytes. */
 #define CL_STAMP_BYTES 48
 /* What a frame may have beyond max_line (protocol: Lines). */
@@ -365,26 +365,35 @@ int cl_text_ok(const char *data, size_t len) {
     return text_ok(data, len);
 }
 
-/* The bytes before a command's text, for the next frame of one sender. */
+/* The bytes before a command's text, for the next frame of one sender. The
+ * last digit of seq is apart, and set in the log: if it were counted up in
+ * `text`, each copy of that would wait for the store before it. */
 typedef struct stamp {
     char text[CL_STAMP_BYTES];
     size_t len;
-    size_t last_digit; /* of seq */
+    size_t last; /* where the last digit belongs */
+    char digit;
 } stamp;
 
 static void stamp_set(stamp *s, uint64_t seq, int64_t rank) {
     int n = snprintf(s->text, sizeof s->text, "CMD %llu",
                      (unsigned long long)seq);
 
-    s->last_digit = (size_t)n - 1;
+    s->last = (size_t)n - 1;
+    s->digit = s->text[s->last];
     s->len = (size_t)(n + snprintf(s->text + n, sizeof s->text - (size_t)n,
                                    " %lld ", (long long)rank));
 }
 
 /* Count the seq in the stamp up by one; `seq` is what it becomes. */
 static void stamp_next(stamp *s, uint64_t seq, int64_t rank) {
-    char *digit = s->text + s->last_digit;
+    char *digit = s->text + s->last - 1;
 
+    if (s->digit != '9') {
+        s->digit++;
+        return;
+    }
+    s->digit = '0';
     while (*digit == '9')
         *digit-- = '0';
     if (*digit == ' ')
@@ -402,6 +411,7 @@ static int put_command(cl_log *log, const stamp *s, const char *text,
     if (!to)
         return 0;
     memcpy(to, s->text, CL_STAMP_BYTES);
+    to[s->last] = s->digit;
     to += s->len;
     memcpy(to, text, len);
     to[len] = '\n';
@@ -422,7 +432,7 @@ int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
     text_scan scan = {data + len, data, data};
     int64_t rank = cl_rank(log, client);
     const char *p = data, *lf;
-    stamp s = {{0}, 0, 0};
+    stamp s = {{0}, 0, 0, 0};
     int status = CL_OK;
 
     if (!client->ranked)

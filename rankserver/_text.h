@@ -64,10 +64,10 @@ static int text_is_plain(const char *data, size_t len) {
     unsigned char bad = 0;
 
     for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)data[i];
+        signed char c = (signed char)data[i]; /* negative from 0x80 on */
 
         bad |= (c < 0x20) & (c != '\t') & (c != '\n');
-        bad |= c > 0x7E;
+        bad |= c == 0x7F;
     }
     return !bad;
 }

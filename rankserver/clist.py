@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from rankserver._clist_cffi import ffi, lib
 
-BLOCK_BYTES: Final = 256 * 1024  # of the log: one block is what the core sends in one system call
+BLOCK_BYTES: Final = 512 * 1024  # of the log: as much as the core sends in one system call
 PEEK_SPANS: Final = 16
 
 
