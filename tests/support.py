@@ -196,8 +196,9 @@ class RawClient:
         self.settle()
         self.send(protocol.who())
         names: list[str] = []
+        line = next(line for line in iter(self.line, None) if line.startswith(b"ROSTER "))
         while True:
-            fields = json.loads(self.expect(b"ROSTER ").removeprefix(b"ROSTER "))
+            fields = fields_of(line)
             assert fields["from"] == len(names)
             assert [member["rank"] for member in fields["clients"]] == list(
                 range(len(names), len(names) + len(fields["clients"]))
@@ -205,6 +206,7 @@ class RawClient:
             names += [member["name"] for member in fields["clients"]]
             if len(names) == fields["total"]:
                 return names
+            line = self.expect(b"ROSTER ")
 
     def rest(self) -> list[bytes]:
         """Return the lines until the server closes the connection, which must end with a whole one."""
