@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NoReturn
+from typing import Final
 
-from rankserver import __version__, listeners, logs, protocol
+from rankserver import __version__, arguments, listeners, logs, protocol
 from rankserver.exceptions import ConfigError, ListenError
 from rankserver.server import Config, Server
 
 SPARE_DESCRIPTORS: Final = 64  # beside the clients: listeners, standard streams, those who only shake hands
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports bad usage in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,35 +121,41 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = arguments.Parser(
         prog="rankserver",
         description="Rank up to N clients first come, first served, and broadcast what each commands.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("capacity", metavar="N", type=_whole(1), help="how many clients it accepts")
+    add("capacity", metavar="N", type=arguments.whole(1), help="how many clients it accepts")
     add("--host", default="127.0.0.1", help="address or name to listen on")
-    add("--port", type=_whole(0, 65_535), default=5050, help="TCP port; 0 picks one")
+    add("--port", type=arguments.whole(0, 65_535), default=5050, help="TCP port; 0 picks one")
     add("--unix", metavar="PATH", help="listen on this Unix socket as well")
-    add("--handshake-timeout", metavar="S", type=_seconds(0.001), default=5, help="seconds to say HELLO")
+    add(
+        "--handshake-timeout",
+        metavar="S",
+        type=arguments.seconds(0.001),
+        default=5,
+        help="seconds to say HELLO",
+    )
     add(
         "--heartbeat",
         metavar="S",
-        type=_seconds(0),
+        type=arguments.seconds(0),
         default=30,
         help="PING after so many seconds of silence, drop after twice that; 0: never",
     )
     add(
         "--max-line",
         metavar="B",
-        type=_whole(protocol.MIN_MAX_LINE, protocol.MAX_MAX_LINE),
+        type=arguments.whole(protocol.MIN_MAX_LINE, protocol.MAX_MAX_LINE),
         default=protocol.DEFAULT_MAX_LINE,
         help="bytes in the longest line from a client",
     )
     add(
         "--max-backlog",
         metavar="B",
-        type=_whole(1),
+        type=arguments.whole(1),
         default=64 * 1024 * 1024,
         help="drop a client that is more bytes behind",
     )
@@ -166,34 +164,3 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--log-format", choices=logs.FORMATS, default="text", help="how")
     add("--version", action="version", version=f"rankserver {__version__}")
     return parser
-
-
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return a converter for whole numbers from ``least`` to ``most``."""
-    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
-        return value
-
-    return convert
-
-
-def _seconds(least: float) -> Callable[[str], float]:
-    """Return a converter for a number of seconds of at least ``least``."""
-
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least {least:g}")
-        return int(value) if value.is_integer() else value
-
-    return convert

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rankserver import clist
 from rankserver.clist import BLOCK_BYTES, PEEK_SPANS, Client, Fed, Flushed, Log, text_ok
 from tests.clist_model import ModelClient, ModelLog, keeps_text_rule
 
@@ -349,6 +350,11 @@ def test_every_kind_of_longer_sequence_is_judged_as_in_python() -> None:
     assert [text for text in texts if text_ok(text) != keeps_text_rule(text)] == []
 
 
+def test_a_sequence_that_the_length_cuts_off_is_no_text_whatever_is_in_memory_behind_it() -> None:
+    text = "😀".encode()
+    assert [clist.lib.cl_text_ok(text, length) for length in range(5)] == [1, 0, 0, 0, 1]
+
+
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=40).map(str.encode)))
 @example(b"")
 @settings(max_examples=200, deadline=None)
@@ -637,7 +643,7 @@ def test_peek_is_bounded_in_spans(peers: Peers) -> None:
 def test_peek_is_bounded_in_bytes_of_the_log() -> None:
     peers = Peers(65_536, BLOCK_BYTES)
     client = peers.join()
-    peers.log.feed(client, commands(4000, 200))
+    peers.log.feed(client, commands(8000, 200))
     assert peers.log.lag(client) > 3 * BLOCK_BYTES
     assert sum(map(len, peers.log.peek(client))) == BLOCK_BYTES
     peers.close()
