@@ -1,17 +1,100 @@
-"""The sockets that connections arrive on: how they are opened, named and removed."""
+"""The sockets that connections arrive on: how they are opened and named, and how connections are accepted."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
+import logging
 import os
+import selectors
 import socket
 import stat
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from rankserver.exceptions import ListenError
+from rankserver.logs import event
 
 BACKLOG: Final = 4096  # connections that wait for accept: a fleet that comes back at once
+ACCEPTS: Final = 128  # connections accepted from one listener in one turn
+
+_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Acceptor:
+    """Listens, and accepts a bounded number of connections when it is asked to.
+
+    Args:
+        selector: where the listeners are registered, with a callback as data.
+
+    Attributes:
+        paused: listeners are not watched, because there was no descriptor or memory for a connection;
+            ``resume`` after a while.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.paused = True
+        self._selector = selector
+        self._listeners: list[socket.socket] = []
+        self._ready: list[socket.socket] = []  # in this turn
+
+    def listen(self, host: str, port: int, unix: str | None) -> list[str]:
+        """Open the sockets, and return where they can be reached as text, TCP first.
+
+        Raises:
+            ListenError: names the address that cannot be had.
+        """
+        self._listeners = open_tcp(host, port)
+        if unix is not None:
+            self._listeners.append(open_unix(unix))
+        self.resume()
+        return [peer_name(listener.family, listener.getsockname()) for listener in self._listeners]
+
+    def accept(self) -> Iterator[tuple[socket.socket, str]]:
+        """Yield the connections that have arrived, non-blocking, each with its peer's name.
+
+        A connection that was gone before it was accepted is passed over. Without resources for one, all
+        listeners are left alone: they would be ready all the time, and the loop would spin.
+        """
+        ready = self._ready.copy()
+        self._ready.clear()
+        for listener in ready:
+            for _ in range(ACCEPTS):
+                try:
+                    sock, address = listener.accept()
+                except (BlockingIOError, InterruptedError):
+                    break
+                except OSError as error:
+                    if error.errno in _OUT_OF_RESOURCES:
+                        event(logging.WARNING, "cannot accept", reason=error.strerror)
+                        self._pause()
+                        return
+                    continue
+                sock.setblocking(False)
+                if sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                yield sock, peer_name(sock.family, address)
+
+    def resume(self) -> None:
+        """Watch the listeners, for the first time or again."""
+        self.paused = False
+        for listener in self._listeners:
+            self._selector.register(listener, selectors.EVENT_READ, partial(self._ready.append, listener))
+
+    def close(self) -> None:
+        """Stop listening. Closing twice is allowed."""
+        if not self.paused:
+            self._pause()
+        close_all(self._listeners)
+        self._listeners = []
+
+    def _pause(self) -> None:
+        self.paused = True
+        self._ready.clear()
+        for listener in self._listeners:
+            self._selector.unregister(listener)
 
 
 def is_loopback(host: str) -> bool:
@@ -63,13 +146,8 @@ def close_all(listeners: list[socket.socket]) -> None:
         listener.close()
 
 
-def address_of(listener: socket.socket) -> str:
-    """Return where ``listener`` can be reached: ``HOST:PORT``, ``[HOST]:PORT`` or ``unix:PATH``."""
-    return peer_name(listener.family, listener.getsockname())
-
-
 def peer_name(family: int, address: Any) -> str:
-    """Return a socket address as text; a Unix peer has none of its own."""
+    """Return a socket address as ``HOST:PORT``, ``[HOST]:PORT`` or ``unix:PATH``; a Unix peer has no path."""
     if family == socket.AF_UNIX:
         return f"unix:{address}"
     return join_address(address[0], address[1])

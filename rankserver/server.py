@@ -9,7 +9,6 @@ its old event still waits.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import secrets
 import selectors
@@ -20,23 +19,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import rankserver
-from rankserver import listeners, protocol
+from rankserver import protocol
 from rankserver.asks import AskTable, NoSuchAskError
 from rankserver.channel import Channel, State
 from rankserver.clist import Flushed, Log
 from rankserver.exceptions import RemoteProtocolError
+from rankserver.listeners import Acceptor
 from rankserver.logs import event
 from rankserver.timers import Timeout
 
 READ_BYTES: Final = 256 * 1024  # read in one turn, shared by the channels that are ready ...
 READ_LEAST: Final = 4 * 1024  # ... but this much from each: a system call has to be worth it
-ACCEPTS: Final = 128  # connections accepted in one turn
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to
 LINGER: Final = 2.0  # seconds for a peer that is to go to take what it is owed, and close
 SHUTDOWN: Final = 5.0  # seconds for all of them, when the server stops
-
-_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,13 @@ class Server:
         self._log = Log(config.max_line)
         self._asks: AskTable[Channel] = AskTable()
         self._selector = selectors.DefaultSelector()
-        self._listeners: list[socket.socket] = []
+        self._acceptor = Acceptor(self._selector)
         self._channels: dict[int, Channel] = {}  # by descriptor, from accept to close
         self._buffer = bytearray(READ_BYTES)
         self._now = time.monotonic()
         self._members = 0  # that ever joined
         self._stopping = False
         # What the events of a turn leave to its end.
-        self._ready_listeners: list[socket.socket] = []
         self._joining: list[Channel] = []
         self._leaving: list[Channel] = []
         self._unsent: list[Channel] = []  # have private frames that were not flushed yet
@@ -114,11 +110,7 @@ class Server:
         Raises:
             ListenError: names the address that cannot be had.
         """
-        self._listeners = listeners.open_tcp(self.config.host, self.config.port)
-        if self.config.unix is not None:
-            self._listeners.append(listeners.open_unix(self.config.unix))
-        self._watch_listeners()
-        return [listeners.address_of(listener) for listener in self._listeners]
+        return self._acceptor.listen(self.config.host, self.config.port, self.config.unix)
 
     def run(self) -> None:
         """Serve until ``stop`` was called and everybody has been told, or the time for that is over."""
@@ -132,15 +124,13 @@ class Server:
         event(logging.INFO, "stopping", clients=self._log.clients)
         self._stopping = True
         self._accept_pause.stop("")
-        self._unwatch_listeners()
         self._shutdown.start("", self._now)
         for channel in self._channels.values():
             self._dismiss(channel, protocol.SHUTDOWN, "the server is stopping")
 
     def close(self) -> None:
         """Close every socket and free all memory. Closing twice is allowed."""
-        listeners.close_all(self._listeners)
-        self._listeners = []
+        self._acceptor.close()
         for channel in self._channels.values():
             channel.sock.close()
         self._channels.clear()
@@ -292,6 +282,16 @@ class Server:
 
     # --- membership ---------------------------------------------------------------------------
 
+    def _accept(self) -> None:
+        for sock, peer in self._acceptor.accept():
+            channel = Channel(sock, peer, self._log)
+            self._channels[channel.fd] = channel
+            self._handshake.start(channel, self._now)
+            self._send(channel, self._info)
+            event(logging.DEBUG, "connected", peer=peer)
+        if self._acceptor.paused:
+            self._accept_pause.start_once("", self._now)
+
     def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
         """Let a connection go, with ``BYE code text`` if there is a code; its rank is free after the turn."""
         if channel.state in (State.CLOSING, State.CLOSED):
@@ -438,8 +438,7 @@ class Server:
 
     def _close_finished(self) -> None:
         if self._stopping:
-            listeners.close_all(self._listeners)
-            self._listeners = []
+            self._acceptor.close()
         finished, self._finished = self._finished, []
         for channel in finished:
             self._linger.stop(channel)
@@ -448,53 +447,6 @@ class Server:
             del self._channels[channel.fd]
             self._log.discard(channel.client)
             channel.sock.close()
-
-    # --- accepting ----------------------------------------------------------------------------
-
-    def _watch_listeners(self) -> None:
-        for listener in self._listeners:
-            self._selector.register(
-                listener,
-                selectors.EVENT_READ,
-                lambda listener=listener: self._ready_listeners.append(listener),
-            )
-
-    def _unwatch_listeners(self) -> None:
-        watched = self._selector.get_map()
-        for listener in self._listeners:
-            if listener in watched:
-                self._selector.unregister(listener)
-        self._ready_listeners.clear()
-
-    def _accept(self) -> None:
-        ready, self._ready_listeners = self._ready_listeners, []
-        for listener in ready:
-            for _ in range(ACCEPTS):
-                if not self._accept_one(listener):
-                    break
-
-    def _accept_one(self, listener: socket.socket) -> bool:
-        """Accept one connection; return whether another may wait."""
-        try:
-            sock, address = listener.accept()
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
-                event(logging.WARNING, "cannot accept", reason=error.strerror, pause=ACCEPT_PAUSE)
-                self._unwatch_listeners()
-                self._accept_pause.start("", self._now)
-                return False
-            return True  # this one was gone before we came to it
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        channel = Channel(sock, listeners.peer_name(sock.family, address), self._log)
-        self._channels[channel.fd] = channel
-        self._handshake.start(channel, self._now)
-        self._send(channel, self._info)
-        event(logging.DEBUG, "connected", peer=channel.peer)
-        return True
 
     # --- timers -------------------------------------------------------------------------------
 
@@ -514,7 +466,7 @@ class Server:
         self._lazy_joins = 0
 
     def _on_accept_pause(self, _: str) -> None:
-        self._watch_listeners()
+        self._acceptor.resume()
 
     def _on_shutdown(self, _: str) -> None:
         for channel in self._channels.values():
