@@ -12,14 +12,14 @@ from typing import Final
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rankserver.clist import PEEK_SPANS, Flushed, Log
 from tests.clist_model import ModelClient, ModelLog
 
 MAX_LINE: Final = 256
 BLOCK_BYTES: Final = MAX_LINE + 256  # the least that the core allows: a few lines each
-READ_SIZE: Final = 1 << 16
+READ_SIZE: Final = 1 << 20  # more than a socket holds
 
 WHICH: Final = st.integers(0, 99)  # of the clients that a rule is for
 TEXTS: Final = st.one_of(
@@ -91,6 +91,11 @@ class LogMachine(RuleBasedStateMachine):
 
     # --- who there is ---
 
+    @initialize(kinds=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=3, max_size=6))
+    def begin(self, kinds: list[tuple[bool, bool]]) -> None:
+        for is_slow, joins in kinds:
+            self.open(is_slow=is_slow, joins=joins)
+
     @rule(is_slow=st.booleans(), joins=st.booleans())
     def open(self, is_slow: bool, joins: bool) -> None:
         peer = Peer(self.log, is_slow=is_slow)
@@ -157,10 +162,12 @@ class LogMachine(RuleBasedStateMachine):
             self._feed(peer, piece)
 
     @precondition(lambda self: self.model.ranked)
-    @rule(which=WHICH, count=st.integers(1, 60), size=st.integers(1, 200))
-    def burst(self, which: int, count: int, size: int) -> None:
+    @rule(which=WHICH, count=st.integers(1, 100), size=st.integers(1, 200), flushes=st.booleans())
+    def burst(self, which: int, count: int, size: int, flushes: bool) -> None:
         peer = self._pick([peer for peer in self.peers if peer.model in self.model.ranked], which)
         self._feed(peer, b"\n" + b"CMD %s\n" % (b"z" * size) * count)
+        if flushes:
+            self.flush_all()
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, size=st.integers(0, 600), count=st.integers(1, 3))
@@ -291,5 +298,5 @@ class LogMachine(RuleBasedStateMachine):
             call()
 
 
-LogMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+LogMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 test_the_core_does_what_the_model_does = LogMachine.TestCase

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Run the C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+#
+#   tests/sanitize.sh [PYTHON]     the Python of an environment with the tests' needs; or $PYTHON
+#
+# It works on a copy in build/sanitize, so that the core which is in use stays as it is. What it prints on
+# a finding is the sanitizer's report, and its exit code is then not 0.
+set -eu
+
+python=${1:-${PYTHON:-python3}}
+compiler=${CC:-cc}
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=$root/build/sanitize
+
+python=$(command -v "$python") || { echo "sanitize: there is no $python" >&2; exit 1; }
+case $python in /*) ;; *) python=$PWD/$python ;; esac
+asan=$($compiler -print-file-name=libasan.so)
+case $asan in /*) ;; *) echo "sanitize: $compiler has no libasan.so; install it, or set CC to gcc" >&2; exit 1 ;; esac
+
+cd "$root"
+strict="-std=c99 -pedantic -Wall -Wextra -Wconversion -Werror"
+# shellcheck disable=SC2086 # these are several words
+$compiler $strict -O1 -c rankserver/_clist.c -o /dev/null
+
+rm -rf "$build"
+mkdir -p "$build"
+cp -R rankserver tests build_ext.py "$build"
+cd "$build"
+rm -f rankserver/*.so
+
+# The flags come last, and so overrule those of the build: Python's have -fwrapv, with which no overflow is
+# a finding. The compiler itself is not what is looked at.
+flags="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -fno-wrapv -g -O1"
+cat > compiler <<EOF
+#!/bin/sh
+unset LD_PRELOAD
+exec $compiler "\$@" $flags
+EOF
+chmod +x compiler
+export CC="$build/compiler" LDSHARED="$build/compiler -shared"
+"$python" -c "import build_ext; build_ext.ffibuilder.compile()"
+cp "$root/pyproject.toml" . # for pytest; setuptools would look for more files that it names
+
+# Reports go to descriptor 2, which pytest must not take. Python frees little when it ends, so that leaks are
+# left to test_clist_fault.py.
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
+LD_PRELOAD=$asan exec "$python" -m pytest -p no:cacheprovider --capture=sys \
+    tests/sanitized.py tests/test_clist*.py tests/test_channel.py

@@ -1,0 +1,45 @@
+"""What ``sanitize.sh`` runs first: proof that it tests a core in which the sanitizers are at work.
+
+It fails with the ordinary build, and therefore is not named as a test.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankserver import _clist_cffi
+from tests.support import BOUND, ROOT
+
+READ_BEHIND_THE_END = """
+data = ffi.new("char[100]", b"a" * 100)
+lib.cl_text_ok(data, 101)
+"""
+LOOK_INTO_NULL = """
+lib.cl_seq(ffi.NULL)
+"""
+
+
+def test_the_core_is_the_one_that_was_built_for_this() -> None:
+    assert Path(_clist_cffi.__file__).is_relative_to(ROOT / "rankserver")
+    assert "libasan" in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize(
+    ("bug", "report"),
+    [
+        (READ_BEHIND_THE_END, "AddressSanitizer: heap-buffer-overflow"),
+        (LOOK_INTO_NULL, "runtime error: member access within null pointer"),
+    ],
+)
+def test_a_bug_ends_the_process_with_a_report_that_names_the_source(bug: str, report: str) -> None:
+    code = "from rankserver._clist_cffi import ffi, lib\n" + bug
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False
+    )
+    assert done.returncode != 0
+    assert report in done.stderr
+    assert "rankserver/_" in done.stderr
