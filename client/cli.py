@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
-import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Final
 
 from client.aio import Client, connect, parse_address
 from client.console import Console, Exit, Face, Plain
 from client.executors import Simulated
-from rankserver import protocol
+from rankserver import arguments, protocol
 from rankserver.exceptions import (
     ConfigError,
     ConnectError,
@@ -30,13 +29,6 @@ from rankserver.exceptions import (
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
 DUMB_TERMINALS: Final = ("", "dumb", "unknown")  # values of TERM that promise no cursor movement
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports bad usage in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,7 +80,7 @@ def _face(client: Client) -> Face:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = arguments.Parser(
         prog="rankserver-client",
         usage="%(prog)s [-h] [--name NAME] [--delay S] [HOST[:PORT] | unix:PATH]",
         description="Command those who rank lower, and execute what those who rank higher command. On a "
@@ -105,7 +97,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--delay",
         metavar="S",
-        type=_seconds,
+        type=arguments.seconds(0),
         default=1.0,
         help="seconds that the simulated execution of a command takes (default: 1)",
     )
@@ -121,16 +113,6 @@ def _name(text: str) -> str:
     if not protocol.is_name(text):
         raise argparse.ArgumentTypeError(f"{protocol.shown(text)} {protocol.NOT_A_NAME}")
     return text
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{protocol.shown(text)} is not a number of seconds from 0 on")
-    return value
 
 
 def _open_missing_streams() -> None:
