@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from rankserver import protocol, ranking
 from rankserver.protocol import Answer, Command, Info, Join, Left, Pong, Submit, Welcome
-from tests.support import BOUND, RawClient, Server
+from tests.support import BOUND, READ_SIZE, RawClient, Server
 
 SMALL: Final = 32_768  # bytes of a receive buffer that is soon full
 
@@ -98,7 +98,7 @@ class Peer:
 
     def read_until(self, done: Callable[[], bool]) -> None:
         while not done():
-            assert self.read(65_536, wait=True), f"{self.name} was disconnected"
+            assert self.read(READ_SIZE, wait=True), f"{self.name} was disconnected"
 
     def settle(self, mark: str) -> None:
         """Send everything, and receive what is logged until the server handles the last of it."""
@@ -108,6 +108,12 @@ class Peer:
         start = len(self.frames)
         self.read_until(lambda: Pong(mark) in self.frames[start:])
 
+    def wait_until_received(self) -> None:
+        """Wait until the server's side has what was sent: a reset destroys what is still on ours."""
+        deadline = time.monotonic() + BOUND
+        while struct.unpack("i", fcntl.ioctl(self.raw.sock, termios.TIOCOUTQ, bytes(4))) != (0,):
+            assert time.monotonic() < deadline, "the server does not read"
+
     def leave(self, how: str) -> None:
         self.here = False
         if "bye" in how:
@@ -116,22 +122,15 @@ class Peer:
         if "half-close" in how:
             self.raw.sock.shutdown(socket.SHUT_WR)
         if how in ("close", "abort"):
-            if self.raw.sock.family != socket.AF_UNIX:
-                self._wait_until_received()
+            self.wait_until_received()
             self.raw.close() if how == "close" else self.raw.abort()
 
     def read_to_the_end(self) -> None:
         """After a departure that leaves our side open: receive all that the server still has for us."""
         if self.raw.sock.fileno() >= 0:
-            while self.read(65_536, wait=True):
+            while self.read(READ_SIZE, wait=True):
                 pass
             assert not self._partial_received, f"{self.name}'s stream ends in the middle of a line"
-
-    def _wait_until_received(self) -> None:
-        """Wait until the server's side has what was sent: a reset destroys what is still on ours."""
-        deadline = time.monotonic() + BOUND
-        while struct.unpack("i", fcntl.ioctl(self.raw.sock, termios.TIOCOUTQ, bytes(4))) != (0,):
-            assert time.monotonic() < deadline, "the server does not read"
 
     # --- what is known of it ---
 
@@ -146,6 +145,10 @@ class Peer:
     @property
     def log(self) -> list[LogFrame]:
         return [frame for frame in self.frames if isinstance(frame, LogFrame)]
+
+    @property
+    def unsent(self) -> int:
+        return len(self._outbox)
 
     @property
     def submitted(self) -> list[str]:
@@ -285,17 +288,8 @@ class Step(NamedTuple):
 
 WAYS_TO_LEAVE: Final = ("bye", "close", "abort", "half-close", "bye half-close")
 ACTIONS: Final = (
-    "connect",
-    "hello",
-    "command",
-    "command",
-    "burst",
-    "write",
-    "write",
-    "flush",
-    "read",
-    "answer",
-    "leave",
+    *("connect", "hello", "command", "burst", "write", "flush", "read", "leave", "storm"),
+    *("ask", "answer", "answer", "answer"),  # it takes several who have read that far
 )
 STEPS: Final = st.builds(
     Step,
@@ -337,6 +331,9 @@ class Example:
         if step.what == "connect" or not others:
             self._connect(small=step.wants_answer)
             return
+        if step.what == "storm":
+            self._storm(step, others)
+            return
         peer = others[step.who % len(others)]
         if step.what == "leave":
             peer.leave(step.how)
@@ -357,8 +354,28 @@ class Example:
             peer.write_all()
         elif step.what == "read":
             peer.read(step.size)
+        elif step.what == "ask":
+            peer.command(wants_answer=True, padding=0)
+            peer.write_all()
         elif step.what == "answer":
+            peer.read(READ_SIZE)
             peer.answer(step.status)
+            if step.wants_answer:
+                peer.write_all()
+
+    def _storm(self, step: Step, others: list[Peer]) -> None:
+        """Let several leave and join in one turn of the server."""
+        leavers = [peer for peer in others if peer.unsent < SMALL][step.who : step.who + 3]
+        for peer in leavers:
+            peer.wait_until_received()  # so that there is room for the rest
+        with self._server.paused():
+            for peer in leavers:
+                peer.leave(step.how)
+            for _ in range(step.times % 4):
+                peer = self._connect()
+                peer.hello()
+                peer.command(wants_answer=False, padding=0)
+                peer.write_all()
 
     def finish(self) -> None:
         """Let everybody who is there send and receive the rest, and all who went be gone."""
@@ -456,7 +473,7 @@ def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield started
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(early=st.integers(0, 2), steps=st.lists(STEPS, min_size=30, max_size=150))
 def test_whatever_clients_do_there_is_one_log_and_the_ranks_follow_from_it(
     arena: Arena, early: int, steps: list[Step]
