@@ -70,7 +70,7 @@ class Server:
         # What the events of a turn leave to its end.
         self._joining: list[Channel] = []
         self._leaving: list[Channel] = []
-        self._unsent: list[Channel] = []  # have private frames that were not flushed yet
+        self._unsent: dict[Channel, None] = {}  # have private frames that were not flushed yet
         self._broken: list[Channel] = []
         self._finished: list[Channel] = []
         # What all ranked clients were last flushed up to, and the JOINs since: those may wait.
@@ -210,7 +210,7 @@ class Server:
         channel.ended = True
         if channel.state is State.CLOSING:
             self._watch(channel)
-            self._unsent.append(channel)  # closed once it is sent what it is still owed
+            self._unsent[channel] = None  # closed once it is sent what it is still owed
         else:
             self._dismiss(channel, reason=reason)
 
@@ -306,8 +306,9 @@ class Server:
             self._leaving.append(channel)
         else:
             self._say_farewell(channel)
-        level = logging.DEBUG if was is not State.JOINED else logging.INFO
-        event(level, "left", name=channel.name, peer=channel.peer, reason=reason or f"{code} {text}")
+        what = "left" if was is State.JOINED else "refused" if code else "closed"
+        level = logging.DEBUG if what == "closed" else logging.INFO
+        event(level, what, name=channel.name, peer=channel.peer, reason=reason or f"{code} {text}")
 
     def _apply_departures(self) -> None:
         leaving, self._leaving = self._leaving, []
@@ -363,14 +364,14 @@ class Server:
     def _send(self, channel: Channel, frame: bytes) -> None:
         """Queue a private frame, to be flushed at the end of the turn."""
         self._log.private(channel.client, frame)
-        self._unsent.append(channel)
+        self._unsent[channel] = None
         self._check_backlog(channel)
 
     def _say_farewell(self, channel: Channel) -> None:
         if channel.farewell:
             self._log.private(channel.client, channel.farewell)
         self._linger.start(channel, self._now)
-        self._unsent.append(channel)
+        self._unsent[channel] = None
 
     def _check_backlog(self, channel: Channel) -> None:
         if channel.state is State.JOINED and self._log.lag(channel.client) > self.config.max_backlog:
@@ -380,13 +381,21 @@ class Server:
         """Send what this turn has logged and queued; find those who do not keep up."""
         if self._log.seq > self._flushed_seq + self._lazy_joins:
             self._flush_ranked()
-        unsent, self._unsent = self._unsent, []
+        unsent, self._unsent = self._unsent, {}
         for channel in unsent:
             if channel.state is not State.CLOSED and not self._log.is_blocked(channel.client):
                 self._flush(channel)
         if self._log.held > self.config.max_backlog:
-            for channel in list(self._ranked()):
+            self._bound_log()
+
+    def _bound_log(self) -> None:
+        """Let those go for whom too much of the log is kept; at twice that, those who linger, too."""
+        lingering_too = self._log.held > 2 * self.config.max_backlog
+        for channel in self._channels.values():
+            if channel.state is not State.CLOSING:
                 self._check_backlog(channel)
+            elif lingering_too:
+                self._finish(channel)
 
     def _flush_ranked(self) -> None:
         self._flushed_seq = self._log.seq
