@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -20,12 +21,7 @@ from client.aio import Client, connect, parse_address
 from client.console import Console, Exit, Face, Plain
 from client.executors import Simulated
 from rankserver import arguments, protocol
-from rankserver.exceptions import (
-    ConfigError,
-    ConnectError,
-    DisconnectedError,
-    StreamError,
-)
+from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
 DUMB_TERMINALS: Final = ("", "dumb", "unknown")  # values of TERM that promise no cursor movement
@@ -44,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DisconnectedError as error:
         return _fail(Exit.DISCONNECTED, f"disconnected: {error}")
     except StreamError as error:
-        _drop_output()
         return _fail(Exit.FAILED, str(error))
 
 
@@ -130,11 +125,7 @@ def _open_missing_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
-    """Let what could not be written to standard output go, or Python would try again at exit and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
 def _fail(code: Exit, text: str) -> Exit:
-    sys.stderr.write(text + "\n")
+    with contextlib.suppress(OSError):  # nobody to tell
+        sys.stderr.write(text + "\n")
     return code

@@ -61,6 +61,7 @@ class Terminal:
             key_bindings=self._key_bindings(),
             style=STYLE,
             output=self._output,
+            enable_suspend=True,  # Ctrl-Z
             erase_when_done=True,
         )
         self._prompt.default_buffer.accept_handler = self._accept

@@ -221,6 +221,13 @@ def test_without_input_it_leaves(server: Server, redirect: str) -> None:
     assert done.stderr == b""
 
 
+def test_text_that_the_output_cannot_encode_is_written_in_escapes(server: Server) -> None:
+    code, lines, err = run(
+        server.where, stdin="grün".encode(), env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (code, lines[1], err) == (0, r"sent #2: gr\xfcn", "")
+
+
 # --- how it ends ---
 
 
