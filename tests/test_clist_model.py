@@ -123,8 +123,10 @@ class LogMachine(RuleBasedStateMachine):
             self._expect_misuse(lambda: self.log.retire(peer.client))
 
     @precondition(lambda self: self.peers)
-    @rule(which=WHICH)
-    def cut(self, which: int) -> None:
+    @rule(which=WHICH, part=st.floats(0, 1))
+    def cut(self, which: int, part: float) -> None:
+        """Cut a client that may have begun to get any frame."""
+        self.take(which, part)
         peer = self._pick(self.peers, which)
         if peer.model in self.model.ranked:
             self.model.cut(peer.model, peer.sent)
@@ -170,7 +172,7 @@ class LogMachine(RuleBasedStateMachine):
             self.flush_all()
 
     @precondition(lambda self: self.peers)
-    @rule(which=WHICH, size=st.integers(0, 600), count=st.integers(1, 3))
+    @rule(which=WHICH, size=st.sampled_from([0, 10, 600, 4000]), count=st.integers(1, 3))
     def private(self, which: int, size: int, count: int) -> None:
         peer = self._pick(self.peers, which)
         for number in range(count):
