@@ -281,7 +281,7 @@ def _verdict(ceiling: dict[str, Any], drain: dict[str, Any]) -> str:
     elif generator >= SATURATED:
         verdict = "THE BOTTLENECK: the ceiling may be higher than shown"
     else:
-        verdict = "not the bottleneck, nor is the ceiling: the machine is busy with something else"
+        verdict = "NOT SHOWN: neither side is saturated, so something else keeps the machine busy"
     numbers = f"while the ceiling is {sender:.0%} busy, it is {generator:.0%} busy with verifying"
     return f"{verdict}; {numbers} and {drain['generator_busy']:.0%} with reading alone"
 
