@@ -132,6 +132,15 @@ def test_any_traffic_keeps_a_client_alive(serve: Serve, connect: Connect) -> Non
         client.settle()
 
 
+def test_a_late_answer_to_a_ping_starts_a_new_silence(serve: Serve, connect: Connect) -> None:
+    client = connect(serve(4, "--heartbeat", "0.4"))
+    client.hello()
+    assert client.line() == b"PING"
+    assert not select.select([client.sock], [], [], 0.2)[0], "there is as much time again to answer"
+    client.send(b"PONG\n")
+    assert client.line() == b"PING"
+
+
 def test_a_client_that_talks_is_not_pinged(serve: Serve, connect: Connect) -> None:
     client = connect(serve(4, "--heartbeat", "0.3"))
     client.hello()

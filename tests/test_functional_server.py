@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from rankserver import __version__
+from rankserver import __version__, cli
 from tests.support import BOUND, ROOT, RawClient, Server, fields_of
 
 Connect = Callable[[Server], RawClient]
@@ -76,9 +76,18 @@ def check_failure(result: subprocess.CompletedProcess[str], code: int, *named: s
     ],
     ids=" ".join,
 )
-def test_bad_usage_exits_2_with_one_line_that_names_it(arguments: list[str]) -> None:
-    named = arguments[1] if len(arguments) > 1 and arguments[1].startswith("--") else ""
-    check_failure(run("--port=0", *arguments) if "--port" not in arguments else run(*arguments), 2, named)
+def test_bad_usage_exits_2_with_one_line_that_names_it(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)  # in this process, because there are so many
+    output, errors = capsys.readouterr()
+    assert (exit_.value.code, output, len(errors.splitlines())) == (2, "", 1)
+    assert (arguments[1] if arguments[1:2] > ["--"] else "rankserver") in errors
+
+
+def test_bad_usage_of_the_real_program_exits_2_with_one_line() -> None:
+    check_failure(run("8", "--port", "http"), 2, "--port", "http")
 
 
 def test_help_names_every_option_and_version_the_version() -> None:
