@@ -218,7 +218,9 @@ def test_closing_throws_away_what_comes(joined: Conversation) -> None:
     joined.feed(b"CMD a\nCMD half")
     joined.channel.state = State.CLOSING
     assert joined.channel.wants_read  # to see the end of the connection
+    joined.feed(b"x" * MAX_LINE)
     joined.feed(b"\nCMD b\nWHO\n")
+    assert joined.error is None
     assert joined.lines == []
     assert joined.logged() == [b"CMD 1 1 a"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,16 @@ def logger() -> Iterator[logging.Logger]:
     yield logger
     logger.handlers, logger.propagate, logger.level = before
     logger.setLevel(before[2])  # forgets what it has worked out about levels
+
+
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let local time be five hours and a half off UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XXX-5:30")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 def written(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -68,6 +79,7 @@ def test_json_is_one_object_on_a_line_and_keeps_the_types(capsys: pytest.Capture
     assert fields == {"level": "info", "event": "joined", "name": 'we "b"', "rank": 3, "pause": 0.5}
 
 
+@pytest.mark.usefixtures("far_from_greenwich")
 def test_the_time_is_utc_to_the_millisecond(
     capsys: pytest.CaptureFixture[str], logger: logging.Logger
 ) -> None:
