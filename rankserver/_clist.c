@@ -466,10 +466,13 @@ int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
 }
 
 /* Queue one private frame, LF included, after what is in the log now.
- * Returns CL_OK or CL_NOMEM. O(len). */
+ * Returns CL_OK, CL_NOMEM, or CL_MISUSE for an empty one. O(len). */
 int cl_private(cl_log *log, cl_client *client, const char *data, size_t len) {
-    cl_frame *frame = malloc(sizeof *frame + len);
+    cl_frame *frame;
 
+    if (len == 0)
+        return CL_MISUSE;
+    frame = malloc(sizeof *frame + len);
     if (!frame)
         return CL_NOMEM;
     frame->next = NULL;

@@ -55,7 +55,7 @@ enum cl_status {
     CL_BROKEN = 4,  /* flush: the connection is gone for writing */
     CL_MORE = 5,    /* inside the core: there is more to send */
     CL_NOMEM = -1,  /* no memory */
-    CL_MISUSE = -2, /* the client is not in a state for this call */
+    CL_MISUSE = -2, /* the client or the frame is not one for this call */
 };
 
 typedef struct cl_log cl_log;

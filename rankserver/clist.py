@@ -147,6 +147,7 @@ class Log:
         """Queue a frame for this client alone, LF included, behind what is logged so far.
 
         Raises:
+            ValueError: the frame is empty.
             MemoryError: it was not queued.
         """
         _check(lib.cl_private(self._log, client._handle, frame, len(frame)))
@@ -251,5 +252,5 @@ def _check(status: int) -> None:
 
 def _error(status: int) -> Exception:
     if status == lib.CL_MISUSE:
-        return ValueError("the client is not in a state for this call")
+        return ValueError("the client or the frame is not one for this call")
     return MemoryError()

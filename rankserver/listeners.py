@@ -21,6 +21,7 @@ BACKLOG: Final = 4096  # connections that wait for accept: a fleet that comes ba
 ACCEPTS: Final = 128  # connections accepted from one listener in one turn
 
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Acceptor:
@@ -115,8 +116,15 @@ def open_tcp(host: str, port: int) -> list[socket.socket]:
     """
     opened: list[socket.socket] = []
     try:
-        for family, _, _, _, address in _resolve(host, port):
-            opened.append(_listen(family, (address[0], port, *address[2:])))
+        found = _resolve(host, port)
+        for number, (family, _, _, _, address) in enumerate(found, 1):
+            try:
+                opened.append(_listen(family, (address[0], port, *address[2:])))
+            except OSError as error:
+                # A name may have an address of a family that this machine does not use.
+                if error.errno not in _NO_SUCH_ADDRESS or (number == len(found) and not opened):
+                    raise
+                continue
             port = opened[0].getsockname()[1]
     except OSError as error:
         close_all(opened)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rankserver import clist
+from rankserver._clist_cffi import lib
 from rankserver.clist import BLOCK_BYTES, PEEK_SPANS, Client, Fed, Flushed, Log, text_ok
 from tests.clist_model import ModelClient, ModelLog, keeps_text_rule
 
@@ -142,7 +142,7 @@ def test_descriptors_of_more_clients_than_at_first_expected_are_all_named(peers:
 
 
 def test_nobody_joins_twice(peers: Peers) -> None:
-    with pytest.raises(ValueError, match="not in a state"):
+    with pytest.raises(ValueError, match="not one for this call"):
         peers.log.join(peers.join())
     assert peers.log.clients == 1
 
@@ -156,7 +156,7 @@ def test_who_has_left_cannot_join_again(
     for _ in range(logged):
         peers.log.append(b"JOIN", b"0")
     leave(peers.log, client)
-    with pytest.raises(ValueError, match="not in a state"):
+    with pytest.raises(ValueError, match="not one for this call"):
         peers.log.join(client)
     assert peers.log.clients == 0
 
@@ -168,7 +168,7 @@ def test_what_needs_a_rank_is_refused_before_the_join_and_after_the_leave(
     early, late = peers.open(), peers.join()
     peers.log.retire(late)
     for client in (early, late):
-        with pytest.raises(ValueError, match="not in a state"):
+        with pytest.raises(ValueError, match="not one for this call"):
             call(peers.log, client)
     assert peers.log.seq == 0
 
@@ -352,7 +352,7 @@ def test_every_kind_of_longer_sequence_is_judged_as_in_python() -> None:
 
 def test_a_sequence_that_the_length_cuts_off_is_no_text_whatever_is_in_memory_behind_it() -> None:
     text = "😀".encode()
-    assert [clist.lib.cl_text_ok(text, length) for length in range(5)] == [1, 0, 0, 0, 1]
+    assert [lib.cl_text_ok(text, length) for length in range(5)] == [1, 0, 0, 0, 1]
 
 
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=40).map(str.encode)))
@@ -658,3 +658,10 @@ def test_peek_goes_on_over_the_edges_of_blocks(peers: Peers) -> None:
         peers.log.advance(client, min(77, sum(map(len, spans))))
         peers.log.check()
     assert got == logged_commands(30)
+
+
+def test_an_empty_private_frame_is_refused(peers: Peers) -> None:
+    client = peers.join()
+    with pytest.raises(ValueError, match="not one for this call"):
+        peers.log.private(client, b"")
+    assert peers.log.flush_all() == ([], [])

@@ -296,7 +296,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _expect_misuse(call: Callable[[], object]) -> None:
-        with pytest.raises(ValueError, match="not in a state"):
+        with pytest.raises(ValueError, match="not one for this call"):
             call()
 
 

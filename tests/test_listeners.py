@@ -378,3 +378,17 @@ def test_when_the_unix_socket_cannot_be_had_closing_gives_the_port_back(tmp_path
         acceptor.close()
         listeners.close_all(listeners.open_tcp("127.0.0.1", port))
     assert path.exists()
+
+
+def test_an_address_that_this_machine_lacks_is_passed_over_if_the_name_has_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    addresses = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    found = [(family, socket.SOCK_STREAM, 0, "", address) for family, address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+    opened = listeners.open_tcp("two", 0)
+    assert [listener.family for listener in opened] == [socket.AF_INET]
+    listeners.close_all(opened)
+    found.pop()
+    with pytest.raises(ListenError, match="cannot listen on two:0: "):
+        listeners.open_tcp("two", 0)
