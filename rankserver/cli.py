@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         return _serve(config)
-    except ListenError as error:
+    except (ListenError, OSError) as error:  # OSError: such as standard output that cannot be written
         print(f"{parser.prog}: {error}", file=sys.stderr)
     except MemoryError:
         print(f"{parser.prog}: out of memory", file=sys.stderr)
@@ -76,14 +76,13 @@ def _signals(server: Server) -> Iterator[None]:
         writer.setblocking(False)
         server.on_readable(reader, on_signal)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        # These stay: a signal while the interpreter ends must not turn a clean exit into another.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         try:
             yield
         finally:
             signal.set_wakeup_fd(-1)
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _raise_descriptor_limit(needed: int) -> None:
