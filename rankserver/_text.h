@@ -58,16 +58,15 @@ static int text_ok(const char *data, size_t len) {
     return 1;
 }
 
-/* Tell whether all bytes are printable ASCII, TAB or LF. No branch depends on
- * a byte, so that the compiler can check many at once. */
+/* Tell whether all bytes are printable ASCII or LF. No branch depends on a
+ * byte, so that the compiler can check many at once. */
 static int text_is_plain(const char *data, size_t len) {
     unsigned char bad = 0;
 
     for (size_t i = 0; i < len; i++) {
-        signed char c = (signed char)data[i]; /* negative from 0x80 on */
+        unsigned char c = (unsigned char)data[i];
 
-        bad |= (c < 0x20) & (c != '\t') & (c != '\n');
-        bad |= c == 0x7F;
+        bad |= ((unsigned char)(c - 0x20) > 0x7E - 0x20) & (c != '\n');
     }
     return !bad;
 }

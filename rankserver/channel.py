@@ -16,6 +16,7 @@ from rankserver import protocol
 from rankserver.clist import Client, Log
 from rankserver.exceptions import RemoteProtocolError
 
+HEADROOM: Final = 4096  # bytes in front of what is read, for the beginning of its first line
 HANDSHAKE_BYTES: Final = 65_536  # what may be read and kept of a connection before its WELCOME
 
 _EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
@@ -90,28 +91,36 @@ class Channel:
         return protocol.MAX_MAX_LINE
 
     def lines(self, buffer: bytearray, count: int) -> Iterator[bytes]:
-        """Take ``count`` bytes of ``buffer``; yield the lines that the server has to handle, in order.
+        """Take ``count`` bytes of ``buffer`` from ``HEADROOM`` on; return the lines for the server, in order.
 
+        What is before ``HEADROOM`` is overwritten: the beginning of a line that is kept is put there.
         Valid CMD lines of a ranked client go straight into the log. The state may change between two
         lines, and decides what happens to the rest.
 
         Raises:
-            RemoteProtocolError: ``too-long``.
+            RemoteProtocolError: ``too-long``, when the iteration comes to it.
         """
-        if self.state is State.CLOSING:
-            return
-        start = 0
-        view = memoryview(buffer)
-        if self._pending is not None:
-            start = buffer.find(b"\n", 0, count) + 1
-            if not start:
-                self._keep(view[:count])
-                return
-            line = self._pending
-            line += view[:start]
+        start, stop = HEADROOM, HEADROOM + count
+        pending = self._pending
+        if pending is not None and self.state is not State.CLOSING:
+            if len(pending) > HEADROOM:
+                return self._complete(pending, buffer, stop)
+            start -= len(pending)
+            buffer[start:HEADROOM] = pending
             self._pending = None
-            yield from self._cut(memoryview(line))
-        yield from self._cut(view[start:count])
+        return self._cut(memoryview(buffer)[start:stop])
+
+    def _complete(self, line: bytearray, buffer: bytearray, stop: int) -> Iterator[bytes]:
+        """Do as ``lines`` does for one whose beginning is too long to be copied at each read."""
+        data = memoryview(buffer)
+        end = buffer.find(b"\n", HEADROOM, stop) + 1
+        if not end:
+            self._keep(data[HEADROOM:stop])
+            return
+        line += data[HEADROOM:end]
+        self._pending = None
+        yield from self._cut(memoryview(line))
+        yield from self._cut(data[end:stop])
 
     def resume(self) -> Iterator[bytes]:
         """Yield, as ``lines`` does, the lines that came before the client had joined.
@@ -119,27 +128,24 @@ class Channel:
         Raises:
             RemoteProtocolError: ``too-long``.
         """
-        if self._pending is not None:
-            data = memoryview(self._pending)
-            self._pending = None
-            yield from self._cut(data)
+        pending, self._pending = self._pending, None
+        return self._cut(memoryview(pending or b""))
 
     def _cut(self, data: memoryview) -> Iterator[bytes]:
         while data:
             if self.state is State.JOINED:
-                line, rest = self._feed(data)
+                line, data = self._feed(data)
             elif self.state is State.HANDSHAKE:
-                line, rest = self._first_line(data)
-            elif self.state is State.JOINING:
-                line, rest = None, data
+                line, data = self._first_line(data)
             else:
+                if self.state is State.JOINING:
+                    self._keep(data)
                 return
             if line:
                 yield line
-            elif len(rest) == len(data):
+            elif b"\n" not in bytes(data):
                 self._keep(data)
                 return
-            data = rest
 
     def _feed(self, data: memoryview) -> tuple[bytes | None, memoryview]:
         fed = self._log.feed(self.client, data)
@@ -157,7 +163,9 @@ class Channel:
         return text[: max(end, 0)].removesuffix(b"\r"), data[end + 1 :]
 
     def _keep(self, data: memoryview) -> None:
-        """Keep bytes that end in an incomplete line, or that came before the join."""
+        """Keep bytes, if any: an incomplete line, or what came before the join."""
+        if not data:
+            return
         if self._pending is None:
             self._pending = bytearray()
         self._pending += data

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from rankserver._clist_cffi import ffi, lib
 
-BLOCK_BYTES: Final = 512 * 1024  # of the log: as much as the core sends in one system call
+BLOCK_BYTES: Final = 1024 * 1024  # of the log: as much as the core sends in one system call
 PEEK_SPANS: Final = 16
 
 
@@ -58,7 +58,7 @@ class Log:
         self.max_line = max_line
         self._log: Any = _made(lib.cl_new(block_bytes, max_line))
         self._fed: Any = ffi.new("cl_fed *")
-        self._fds: Any = ffi.new("int[]", 64)
+        self._fds: Any = ffi.new("int[]", 64)  # room for the descriptors of all ranked clients
 
     def __enter__(self) -> Log:
         return self
@@ -86,6 +86,8 @@ class Log:
         Raises:
             ValueError: it has joined before.
         """
+        if self.clients == len(self._fds):
+            self._fds = ffi.new("int[]", 2 * self.clients)
         _check(lib.cl_join(self._log, client._handle))
 
     def retire(self, client: Client) -> None:
@@ -164,8 +166,8 @@ class Log:
         Returns:
             The descriptors that are blocked from now on, and those that are gone for writing.
         """
-        fds, room = self._room()
-        named = ffi.unpack(fds, lib.cl_flush_all(self._log, fds, room))
+        count = lib.cl_flush_all(self._log, self._fds, len(self._fds))
+        named = ffi.unpack(self._fds, count) if count else ()
         return [fd for fd in named if fd >= 0], [~fd for fd in named if fd < 0]
 
     def peek(self, client: Client) -> list[memoryview]:
@@ -214,8 +216,7 @@ class Log:
 
     def ranked_fds(self) -> Sequence[int]:
         """Return the descriptors of the ranked clients, by rank. O(n)."""
-        fds, room = self._room()
-        return list(ffi.unpack(fds, lib.cl_fds(self._log, fds, room)))
+        return list(ffi.unpack(self._fds, lib.cl_fds(self._log, self._fds, len(self._fds))))
 
     def check(self) -> None:
         """Walk every invariant of the core, for tests.
@@ -226,12 +227,6 @@ class Log:
         broken = lib.cl_check(self._log)
         if broken:
             raise AssertionError(f"invariant {broken} of _clist.h is broken")
-
-    def _room(self) -> tuple[Any, int]:
-        """Return an array for the descriptors of all ranked clients, and its length."""
-        if len(self._fds) < self.clients:
-            self._fds = ffi.new("int[]", 2 * self.clients)
-        return self._fds, len(self._fds)
 
 
 def text_ok(data: bytes) -> bool:

@@ -31,6 +31,7 @@ class Acceptor:
         selector: where the listeners are registered, with a callback as data.
 
     Attributes:
+        ready: the listeners at which a connection has arrived in this turn.
         paused: listeners are not watched, because there was no descriptor or memory for a connection;
             ``resume`` after a while.
     """
@@ -39,7 +40,7 @@ class Acceptor:
         self.paused = True
         self._selector = selector
         self._listeners: list[socket.socket] = []
-        self._ready: list[socket.socket] = []  # in this turn
+        self.ready: list[socket.socket] = []
 
     def listen(self, host: str, port: int, unix: str | None) -> list[str]:
         """Open the sockets, and return where they can be reached as text, TCP first.
@@ -59,8 +60,8 @@ class Acceptor:
         A connection that was gone before it was accepted is passed over. Without resources for one, all
         listeners are left alone: they would be ready all the time, and the loop would spin.
         """
-        ready = self._ready.copy()
-        self._ready.clear()
+        ready = self.ready.copy()
+        self.ready.clear()
         for listener in ready:
             for _ in range(ACCEPTS):
                 try:
@@ -82,7 +83,7 @@ class Acceptor:
         """Watch the listeners, for the first time or again."""
         self.paused = False
         for listener in self._listeners:
-            self._selector.register(listener, selectors.EVENT_READ, partial(self._ready.append, listener))
+            self._selector.register(listener, selectors.EVENT_READ, partial(self.ready.append, listener))
 
     def close(self) -> None:
         """Stop listening. Closing twice is allowed."""
@@ -93,7 +94,7 @@ class Acceptor:
 
     def _pause(self) -> None:
         self.paused = True
-        self._ready.clear()
+        self.ready.clear()
         for listener in self._listeners:
             self._selector.unregister(listener)
 

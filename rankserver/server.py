@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import selectors
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import rankserver
 from rankserver import protocol
 from rankserver.asks import AskTable, NoSuchAskError
-from rankserver.channel import Channel, State
+from rankserver.channel import HEADROOM, Channel, State
 from rankserver.clist import Flushed, Log
 from rankserver.exceptions import RemoteProtocolError
 from rankserver.listeners import Acceptor
 from rankserver.logs import event
-from rankserver.timers import Timeout
+from rankserver.timers import Timers
 
-READ_BYTES: Final = 256 * 1024  # read in one turn, shared by the channels that are ready ...
-READ_LEAST: Final = 4 * 1024  # ... but this much from each: a system call has to be worth it
+READ_BYTES: Final = 400 * 1024  # read in one turn, shared by the channels that are ready: much, because ...
+READ_LEAST: Final = 4 * 1024  # ... a turn costs a system call for each client; but this much from each
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
@@ -64,7 +65,8 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(self._selector)
         self._channels: dict[int, Channel] = {}  # by descriptor, from accept to close
-        self._buffer = bytearray(READ_BYTES)
+        self._buffer = bytearray(HEADROOM + READ_BYTES)
+        self._space = memoryview(self._buffer)[HEADROOM:]
         self._now = time.monotonic()
         self._members = 0  # that ever joined
         self._stopping = False
@@ -77,22 +79,14 @@ class Server:
         # What all ranked clients were last flushed up to, and the JOINs since: those may wait.
         self._flushed_seq = 0
         self._lazy_joins = 0
-        self._handshake: Timeout[Channel] = Timeout(config.handshake_timeout)
-        self._silence: Timeout[Channel] = Timeout(config.heartbeat)
-        self._pinged: Timeout[Channel] = Timeout(config.heartbeat)
-        self._linger: Timeout[Channel] = Timeout(LINGER)
-        self._join_wait: Timeout[str] = Timeout(JOIN_WAIT)
-        self._accept_pause: Timeout[str] = Timeout(ACCEPT_PAUSE)
-        self._shutdown: Timeout[str] = Timeout(SHUTDOWN)
-        self._timeouts: list[tuple[Timeout[Any], Callable[[Any], None]]] = [
-            (self._handshake, self._on_no_hello),
-            (self._silence, self._on_silence),
-            (self._pinged, self._on_no_pong),
-            (self._linger, self._finish),
-            (self._join_wait, self._on_join_wait),
-            (self._accept_pause, self._on_accept_pause),
-            (self._shutdown, self._on_shutdown),
-        ]
+        self._timers = Timers()
+        self._handshake = self._timers.timeout(config.handshake_timeout, self._on_no_hello)
+        self._silence = self._timers.timeout(config.heartbeat, self._on_silence)
+        self._pinged = self._timers.timeout(config.heartbeat, self._on_no_pong)
+        self._linger = self._timers.timeout(LINGER, self._finish)
+        self._join_wait = self._timers.timeout(JOIN_WAIT, self._on_join_wait)
+        self._accept_pause = self._timers.timeout(ACCEPT_PAUSE, self._on_accept_pause)
+        self._shutdown = self._timers.timeout(SHUTDOWN, self._on_shutdown)
         self._info = protocol.info(
             protocol.Info(
                 protocol.VERSION,
@@ -156,32 +150,31 @@ class Server:
                     self._flush(key.data)
             else:
                 key.data()
-        self._drain_broken()
-        for timeout, handle in self._timeouts:
-            for item in timeout.expired(self._now):
-                handle(item)
-        if not self._stopping:
+        if self._broken:
+            self._drain_broken()
+        self._timers.expire(self._now)
+        if self._acceptor.ready and not self._stopping:
             self._accept()
         while self._leaving or self._joining:
             self._apply_departures()
             self._apply_arrivals()
         self._flush_all()
-        self._close_finished()
+        if self._finished or self._stopping:
+            self._close_finished()
 
     def _patience(self) -> float | None:
         """Return how many seconds select may wait, None for ever."""
         if self._leaving or self._broken:
             return 0
-        deadlines = [timeout.deadline for timeout, _ in self._timeouts]
-        nearest = min((deadline for deadline in deadlines if deadline is not None), default=None)
-        return None if nearest is None else max(nearest - time.monotonic(), 0)
+        nearest = self._timers.nearest
+        return None if nearest == math.inf else max(nearest - time.monotonic(), 0)
 
     # --- in -----------------------------------------------------------------------------------
 
     def _read(self, channel: Channel, most: int) -> bool:
         """Read once, and handle what came; return whether there may be more."""
         try:
-            count = channel.sock.recv_into(self._buffer, min(most, channel.room))
+            count = channel.sock.recv_into(self._space, min(most, channel.room))
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
@@ -192,7 +185,6 @@ class Server:
             return False
         if channel.state is State.JOINED:
             self._silence.start(channel, self._now)
-            self._pinged.stop(channel)
         self._handle(channel, channel.lines(self._buffer, count))
         return True
 
@@ -382,14 +374,11 @@ class Server:
 
     def _flush_all(self) -> None:
         """Send what this turn has logged and queued; find those who do not keep up."""
-        if self._log.seq > self._flushed_seq + self._lazy_joins:
-            self._flush_ranked()
-        unsent, self._unsent = self._unsent, {}
-        for channel in unsent:
-            if channel.state is not State.CLOSED and not self._log.is_blocked(channel.client):
-                self._flush(channel)
-        if self._log.held > self.config.max_backlog:
-            self._bound_log()
+        seq = self._log.seq
+        if seq > self._flushed_seq + self._lazy_joins:
+            self._flush_ranked(seq)
+        if self._unsent:
+            self._flush_unsent()
 
     def _bound_log(self) -> None:
         """Let those go for whom too much of the log is kept; at twice that, those who linger, too."""
@@ -400,15 +389,24 @@ class Server:
             elif lingering_too:
                 self._finish(channel)
 
-    def _flush_ranked(self) -> None:
-        self._flushed_seq = self._log.seq
-        self._lazy_joins = 0
-        self._join_wait.stop("")
+    def _flush_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, {}
+        for channel in unsent:
+            if channel.state is not State.CLOSED and not self._log.is_blocked(channel.client):
+                self._flush(channel)
+
+    def _flush_ranked(self, seq: int) -> None:
+        self._flushed_seq = seq
+        if self._lazy_joins:
+            self._lazy_joins = 0
+            self._join_wait.stop("")
         blocked, broken = self._log.flush_all()
         for fd in blocked:
             self._watch(self._channels[fd])
         for fd in broken:
             self._after_flush(self._channels[fd], Flushed.BROKEN)
+        if self._log.held > self.config.max_backlog:
+            self._bound_log()
 
     def _flush(self, channel: Channel) -> None:
         self._after_flush(channel, self._log.flush(channel.client))
@@ -471,6 +469,8 @@ class Server:
         self._send(channel, protocol.ping())
 
     def _on_no_pong(self, channel: Channel) -> None:
+        if channel in self._silence:  # started again since the PING: something was heard
+            return
         seconds = 2 * self.config.heartbeat
         self._dismiss(channel, protocol.TIMEOUT, f"nothing heard for {seconds:g} seconds")
 

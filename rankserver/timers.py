@@ -5,25 +5,56 @@ It reads no clock: the server passes the time of its turn in.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
 
-class Timeout(Generic[T]):
-    """Things that each expire ``seconds`` after they were started; 0 means never."""
+class Timers:
+    """All timeouts of one loop.
 
-    def __init__(self, seconds: float) -> None:
+    Attributes:
+        nearest: nothing expires before this time; it may be too early, and is right after ``expire``.
+    """
+
+    def __init__(self) -> None:
+        self.nearest = math.inf
+        self._timeouts: list[Timeout[Any]] = []
+
+    def timeout(self, seconds: float, on_expiry: Callable[[T], None]) -> Timeout[T]:
+        """Make a timeout; ``on_expiry`` is called with each item that expires. 0 seconds means never."""
+        timeout = Timeout(self, seconds, on_expiry)
+        self._timeouts.append(timeout)
+        return timeout
+
+    def expire(self, now: float) -> None:
+        """Call what is due. O(1) if nothing is."""
+        if now < self.nearest:
+            return
+        for timeout in self._timeouts:
+            timeout.expire(now)
+        self.nearest = min((timeout.deadline for timeout in self._timeouts), default=math.inf)
+
+
+class Timeout(Generic[T]):
+    """Things that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
+
+    def __init__(self, timers: Timers, seconds: float, on_expiry: Callable[[T], None]) -> None:
         self.seconds = seconds
+        self._timers = timers
+        self._on_expiry = on_expiry
         self._deadlines: OrderedDict[T, float] = OrderedDict()  # in the order in which they expire
 
     def start(self, item: T, now: float) -> None:
         """Let ``item`` expire ``seconds`` from ``now``, anew if it was started before."""
         if self.seconds:
-            self._deadlines[item] = now + self.seconds
+            deadline = now + self.seconds
+            self._deadlines[item] = deadline
             self._deadlines.move_to_end(item)
+            self._timers.nearest = min(self._timers.nearest, deadline)
 
     def start_once(self, item: T, now: float) -> None:
         """Let ``item`` expire ``seconds`` from ``now``, unless it was started before."""
@@ -34,14 +65,15 @@ class Timeout(Generic[T]):
         """Forget ``item``; it need not be there."""
         self._deadlines.pop(item, None)
 
-    @property
-    def deadline(self) -> float | None:
-        """When the first item expires, or None."""
-        return next(iter(self._deadlines.values()), None)
+    def __contains__(self, item: T) -> bool:
+        return item in self._deadlines
 
-    def expired(self, now: float) -> list[T]:
-        """Remove and return the items that have expired, oldest first."""
-        items: list[T] = []
-        while self._deadlines and next(iter(self._deadlines.values())) <= now:
-            items.append(self._deadlines.popitem(last=False)[0])
-        return items
+    @property
+    def deadline(self) -> float:
+        """When the first item expires; infinity if there is none."""
+        return next(iter(self._deadlines.values()), math.inf)
+
+    def expire(self, now: float) -> None:
+        """Remove the items that have expired, and call ``on_expiry`` with each, oldest first."""
+        while self.deadline <= now:
+            self._on_expiry(self._deadlines.popitem(last=False)[0])

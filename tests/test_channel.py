@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankserver import protocol
-from rankserver.channel import HANDSHAKE_BYTES, Channel, State
+from rankserver.channel import HANDSHAKE_BYTES, HEADROOM, Channel, State
 from rankserver.clist import Flushed, Log
 from rankserver.exceptions import RemoteProtocolError
 
@@ -49,7 +49,7 @@ class Conversation:
 
     def feed(self, data: bytes) -> None:
         """Let ``data`` arrive: more of the buffer than that is old."""
-        buffer = bytearray(data + b"HELLO old\nCMD old\n")
+        buffer = bytearray(bytes(HEADROOM) + data + b"HELLO old\nCMD old\n")
         self._handle(self.channel.lines(buffer, len(data)))
 
     def join(self) -> None:
@@ -186,7 +186,7 @@ def test_commands_are_logged_and_other_lines_handed_over_in_their_order(joined: 
 
 
 def test_a_line_handed_over_stands_between_the_commands_around_it(joined: Conversation) -> None:
-    lines = joined.channel.lines(bytearray(b"CMD a\nWHO\nCMD b\n"), 16)
+    lines = joined.channel.lines(bytearray(bytes(HEADROOM) + b"CMD a\nWHO\nCMD b\n"), 16)
     assert next(lines) == b"WHO"
     assert joined.logged() == [b"CMD 1 1 a"]
     assert next(lines, None) is None

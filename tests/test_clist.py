@@ -643,7 +643,7 @@ def test_peek_is_bounded_in_spans(peers: Peers) -> None:
 def test_peek_is_bounded_in_bytes_of_the_log() -> None:
     peers = Peers(65_536, BLOCK_BYTES)
     client = peers.join()
-    peers.log.feed(client, commands(8000, 200))
+    peers.log.feed(client, commands(4 * BLOCK_BYTES // 200, 200))
     assert peers.log.lag(client) > 3 * BLOCK_BYTES
     assert sum(map(len, peers.log.peek(client))) == BLOCK_BYTES
     peers.close()

@@ -346,7 +346,7 @@ def test_a_connection_that_was_gone_before_is_passed_over(turns: Turns) -> None:
     ours, theirs = socket.socketpair()
     turns.stack.enter_context(ours)
     turns.stack.enter_context(theirs)
-    turns.acceptor._ready.append(Aborting(ours))  # type: ignore[arg-type]
+    turns.acceptor.ready.append(Aborting(ours))  # type: ignore[arg-type]
     assert [sock for sock, _ in turns.acceptor.accept()] == [ours]
     assert not turns.acceptor.paused
 

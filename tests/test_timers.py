@@ -2,69 +2,117 @@
 
 from __future__ import annotations
 
-from rankserver.timers import Timeout
+import math
+
+import pytest
+
+from rankserver.timers import Timeout, Timers
 
 
-def test_an_item_expires_when_its_seconds_are_over_and_not_before() -> None:
-    timeout: Timeout[str] = Timeout(5)
-    timeout.start("a", 100)
-    assert timeout.deadline == 105
-    assert timeout.expired(104.999) == []
-    assert timeout.expired(105) == ["a"]
+class Clock:
+    """Timers with one timeout of 5 seconds, and what has expired."""
+
+    def __init__(self) -> None:
+        self.timers = Timers()
+        self.expired: list[str] = []
+        self.timeout: Timeout[str] = self.timers.timeout(5, self.expired.append)
+
+    def at(self, now: float) -> list[str]:
+        """Return what expires up to ``now``."""
+        self.expired.clear()
+        self.timers.expire(now)
+        return self.expired.copy()
 
 
-def test_an_item_expires_once() -> None:
-    timeout: Timeout[str] = Timeout(5)
-    timeout.start("a", 100)
-    timeout.expired(200)
-    assert timeout.expired(300) == []
-    assert timeout.deadline is None
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
-def test_those_that_have_expired_come_oldest_first_and_the_others_stay() -> None:
-    timeout: Timeout[str] = Timeout(5)
+def test_an_item_expires_when_its_seconds_are_over_and_not_before(clock: Clock) -> None:
+    clock.timeout.start("a", 100)
+    assert clock.timers.nearest == 105
+    assert clock.at(104.999) == []
+    assert clock.at(105) == ["a"]
+
+
+def test_an_item_expires_once(clock: Clock) -> None:
+    clock.timeout.start("a", 100)
+    assert clock.at(200) == ["a"]
+    assert clock.at(300) == []
+    assert clock.timers.nearest == math.inf
+
+
+def test_those_that_have_expired_come_oldest_first_and_the_others_stay(clock: Clock) -> None:
     for now, item in enumerate("abcd"):
-        timeout.start(item, now)
-    assert timeout.expired(7) == ["a", "b", "c"]
-    assert timeout.deadline == 8
+        clock.timeout.start(item, now)
+    assert clock.at(7) == ["a", "b", "c"]
+    assert clock.timers.nearest == 8
+    assert clock.at(8) == ["d"]
 
 
-def test_starting_again_puts_an_item_off_behind_the_others() -> None:
-    timeout: Timeout[str] = Timeout(5)
-    timeout.start("a", 0)
-    timeout.start("b", 1)
-    timeout.start("a", 2)
-    assert timeout.deadline == 6
-    assert timeout.expired(6) == ["b"]
-    assert timeout.expired(7) == ["a"]
+def test_starting_again_puts_an_item_off_behind_the_others(clock: Clock) -> None:
+    clock.timeout.start("a", 0)
+    clock.timeout.start("b", 1)
+    clock.timeout.start("a", 2)
+    assert clock.at(6) == ["b"]
+    assert clock.at(7) == ["a"]
 
 
-def test_starting_once_does_not_put_an_item_off() -> None:
-    timeout: Timeout[str] = Timeout(5)
-    timeout.start_once("a", 0)
-    timeout.start_once("a", 3)
-    assert timeout.deadline == 5
-    assert timeout.expired(5) == ["a"]
-    timeout.start_once("a", 6)
-    assert timeout.deadline == 11
+def test_starting_once_does_not_put_an_item_off(clock: Clock) -> None:
+    clock.timeout.start_once("a", 0)
+    clock.timeout.start_once("a", 3)
+    assert clock.at(5) == ["a"]
+    clock.timeout.start_once("a", 6)
+    assert clock.timers.nearest == 11
 
 
-def test_a_stopped_item_does_not_expire() -> None:
-    timeout: Timeout[str] = Timeout(5)
-    timeout.start("a", 0)
-    timeout.start("b", 1)
-    timeout.stop("a")
-    assert timeout.deadline == 6
-    assert timeout.expired(100) == ["b"]
+def test_a_stopped_item_does_not_expire(clock: Clock) -> None:
+    clock.timeout.start("a", 0)
+    clock.timeout.start("b", 1)
+    clock.timeout.stop("a")
+    assert "a" not in clock.timeout
+    assert "b" in clock.timeout
+    assert clock.at(100) == ["b"]
 
 
-def test_an_item_that_was_not_started_may_be_stopped() -> None:
-    Timeout[str](5).stop("a")
+def test_stopping_what_was_not_started_does_nothing(clock: Clock) -> None:
+    clock.timeout.stop("a")
+    assert clock.at(100) == []
 
 
-def test_with_zero_seconds_nothing_ever_expires() -> None:
-    timeout: Timeout[str] = Timeout(0)
-    timeout.start("a", 0)
-    timeout.start_once("b", 0)
-    assert timeout.deadline is None
-    assert timeout.expired(1e9) == []
+def test_zero_seconds_mean_never(clock: Clock) -> None:
+    never: Timeout[str] = clock.timers.timeout(0, clock.expired.append)
+    never.start("a", 0)
+    never.start_once("b", 0)
+    assert "a" not in never
+    assert clock.timers.nearest == math.inf
+    assert clock.at(1e9) == []
+
+
+def test_the_nearest_time_is_that_of_all_timeouts_and_right_after_they_expired(clock: Clock) -> None:
+    longer: Timeout[str] = clock.timers.timeout(20, clock.expired.append)
+    longer.start("z", 0)
+    assert clock.timers.nearest == 20
+    clock.timeout.start("a", 1)
+    assert clock.timers.nearest == 6
+    assert clock.at(6) == ["a"]
+    assert clock.timers.nearest == 20
+    assert clock.at(20) == ["z"]
+
+
+def test_an_item_may_be_started_again_when_it_expires() -> None:
+    timers = Timers()
+    seen: list[float] = []
+
+    def again(now: float) -> None:
+        seen.append(now)
+        if len(seen) < 3:
+            timeout.start(now + 1, now)
+
+    timeout = timers.timeout(1, again)
+    timeout.start(1, 0)
+    for now in range(1, 9):
+        timers.expire(now)
+    assert seen == [1, 2, 3]
+    assert timers.nearest == math.inf

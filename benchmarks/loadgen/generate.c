@@ -109,7 +109,7 @@ static void writable(struct generate *gen, struct lg_conn *conn)
 {
     size_t size = conn->due - conn->sent;
     ssize_t sent = send(conn->fd, conn->bytes + conn->sent,
-                        size < LG_BUFFER ? size : LG_BUFFER, MSG_NOSIGNAL);
+                        size < LG_SEND ? size : LG_SEND, MSG_NOSIGNAL);
 
     if (sent < 0 && errno != EAGAIN)
         lg_fail("connection %u was closed by the server while it sent (%s)",

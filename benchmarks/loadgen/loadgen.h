@@ -26,6 +26,8 @@
 #define LG_MAX_SENDERS 10000 /* what four digits can tell apart */
 #define LG_MAX_WRAP 128   /* bytes around the text of one command */
 #define LG_BUFFER (256 * 1024) /* of one recv */
+#define LG_SEND (1024 * 1024) /* of one send: a server is kept busy with it
+                               * while the receivers take their turns */
 #define LG_STALL_MS 10000 /* nothing happens for so long: something is lost */
 #define LG_SECOND 1000000000ull /* in nanoseconds */
 
