@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PACED_SECONDS: Final = 5
-CHUNKS: Final = tuple(
-    kib * 1024 for kib in (64, 128, 256, 512, 1024)
-)  # bytes that the ceiling may send at once
+SEGMENT: Final = 65_483  # bytes in a full TCP segment on the loopback: 65,536 end in a second, tiny one
+CHUNKS: Final = (  # bytes that the ceiling may send at once
+    *(kib * 1024 for kib in (64, 128, 256, 512, 1024)),
+    *(segments * SEGMENT for segments in (2, 4, 16)),
+)
 TRIALS: Final = 3  # bursts with each, to find the fastest
 DRAIN_BURSTS: Final = 3
 SATURATED: Final = 0.95  # busy for more of the time than this: it is what limits
