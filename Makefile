@@ -29,10 +29,10 @@ sanitize: $(READY)
 
 # The speed promises: deliveries against the ceiling, then joins, memory and leaves.
 bench: $(READY)
-	$(BIN)/python -m benchmarks.load --clients 10 --ceiling
-	$(BIN)/python -m benchmarks.load --clients 100 --ceiling
-	$(BIN)/python -m benchmarks.load --clients 1000 --ceiling
-	$(BIN)/python -m benchmarks.membership
+	$(BIN)/python benchmarks/load.py --clients 10 --commands 400000 --ceiling
+	$(BIN)/python benchmarks/load.py --clients 100 --commands 100000 --ceiling
+	$(BIN)/python benchmarks/load.py --clients 1000 --commands 20000 --ceiling
+	$(BIN)/python benchmarks/membership.py
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel
