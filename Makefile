@@ -27,12 +27,13 @@ format: $(READY)
 sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
 
-# The speed promises: deliveries against the ceiling, then joins, memory and leaves.
+# The speed promises: deliveries against the ceiling; joins, memory and leaves; from Enter to the other screen.
 bench: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 10 --commands 400000 --ceiling
 	$(BIN)/python benchmarks/load.py --clients 100 --commands 100000 --ceiling
 	$(BIN)/python benchmarks/load.py --clients 1000 --commands 20000 --ceiling
 	$(BIN)/python benchmarks/membership.py
+	$(BIN)/python benchmarks/interactive.py
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel

@@ -182,10 +182,14 @@ class Program:
         Raises:
             BenchmarkError: as ``event``.
         """
-        with suppress(BrokenPipeError):  # then it has said why
-            self._stdin.write(command.encode() + b"\n")
-            self._stdin.flush()
+        self.tell(command)
         return self.event()
+
+    def tell(self, line: str) -> None:
+        """Send a line."""
+        with suppress(BrokenPipeError):  # then it has said why
+            self._stdin.write(line.encode() + b"\n")
+            self._stdin.flush()
 
     def _wait(self, deadline: float) -> None:
         with selectors.DefaultSelector() as selector:

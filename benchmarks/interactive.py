@@ -1,0 +1,97 @@
+"""From Enter to the other screen: how long a command takes from one client program to another.
+
+It starts the real server and two real clients, types commands into one, and takes the time until the other
+prints that it executes them: first while nothing else happens, then while others join and leave all the
+time. All of it is in there: both client programs, the server, and every wake-up between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import harness
+from harness import BenchmarkError, Program, RankServer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAUSE: Final = 0.005  # seconds between two commands: a fast typist needs more
+CHURN_PAUSE: Final = 0.005  # seconds between two who join and leave
+ANSWER_SECONDS: Final = 10.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return the exit code."""
+    parser = argparse.ArgumentParser(description="Measure how long a command takes to the other screen.")
+    parser.add_argument("--commands", type=harness.number(10), default=300, help="default: 300")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return harness.run("interactive", parser.parse_args(argv), _measure, _show)
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    with ExitStack() as stack:
+        server = stack.enter_context(RankServer(64))
+        above, below = (stack.enter_context(_client(server, name)) for name in ("above", "below"))
+        quiet = _milliseconds(above, below, options.commands)
+        stop = threading.Event()
+        churn = threading.Thread(target=_join_and_leave, args=(server, stop))
+        churn.start()
+        try:
+            busy = _milliseconds(above, below, options.commands)
+        finally:
+            stop.set()
+            churn.join()
+    return {"idle": _summary(quiet), "joining": _summary(busy)}
+
+
+def _client(server: RankServer, name: str) -> Program:
+    address = f"{server.address.host}:{server.address.port}"
+    command = [sys.executable, "-m", "client", address, "--name", name, "--delay", "0"]
+    client = Program(name, command)
+    client.line(ANSWER_SECONDS)  # connected: the next may join
+    return client
+
+
+def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
+    """Type into ``above``, wait for ``below``, and return the time that each command took, ascending."""
+    times = []
+    for number in range(commands):
+        time.sleep(PAUSE)
+        start = time.perf_counter()
+        above.tell(f"command {number}")
+        while not below.line(ANSWER_SECONDS).startswith("executing "):
+            pass
+        times.append((time.perf_counter() - start) * 1000)
+    return sorted(times)
+
+
+def _join_and_leave(server: RankServer, stop: threading.Event) -> None:
+    while not stop.wait(CHURN_PAUSE):
+        with socket.create_connection(server.address) as sock:
+            sock.sendall(b"HELLO\n")
+            if not sock.recv(4096):
+                raise BenchmarkError("the server closed a connection")
+
+
+def _summary(times: list[float]) -> dict[str, float]:
+    return {"p50_ms": median(times), "p99_ms": times[int(len(times) * 0.99)], "max_ms": times[-1]}
+
+
+def _show(result: dict[str, Any]) -> None:
+    for name, what in (("idle", "nothing else happens"), ("joining", "others join and leave")):
+        times = result[name]
+        print(
+            f"{name:<8} p50 {times['p50_ms']:.2f} ms, p99 {times['p99_ms']:.2f} ms, "
+            f"max {times['max_ms']:.2f} ms from Enter to the other screen while {what}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
