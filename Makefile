@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
 
-.PHONY: run test lint format sanitize bench wheel clean
+.PHONY: run test lint format sanitize bench microbench wheel clean
 
 run: $(READY)
 	@$(BIN)/python -m rankserver 8
@@ -34,6 +34,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 1000 --commands 20000 --ceiling
 	$(BIN)/python benchmarks/membership.py
 	$(BIN)/python benchmarks/interactive.py
+
+# What each part of the C core costs. To compare: --benchmark-save=NAME, then --benchmark-compare=NAME.
+microbench: $(READY)
+	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,rounds $(OPTIONS)
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel
