@@ -18,6 +18,8 @@
 #define CL_SEND_SPANS 16
 /* Sends per call for one client: the others wait meanwhile. */
 #define CL_FLUSH_SENDS 4
+/* Private frames that wait behind another share memory of this size. */
+#define CL_FRAME_ROOM 4096
 /* Blocks kept for reuse: pages that are mapped and warm. */
 #define CL_SPARE_BLOCKS 8
 /* "CMD ", a number, " ", a number, " ": at most 4 + 20 + 1 + 20 + 1 bytes. */
@@ -33,10 +35,10 @@ typedef struct cl_block {
     char data[];
 } cl_block;
 
-typedef struct cl_frame { /* a private frame that waits */
+typedef struct cl_frame { /* private frames that wait for the same place */
     struct cl_frame *next;
     uint64_t due; /* sent when the log before this position is */
-    size_t len;
+    size_t len, room;
     char data[];
 } cl_frame;
 
@@ -292,7 +294,6 @@ static void drop_frames(cl_client *client, cl_frame *keep) {
     while (frame) {
         cl_frame *next = frame->next;
 
-        client->private_bytes -= frame->len;
         free(frame);
         frame = next;
     }
@@ -303,26 +304,51 @@ static void drop_frames(cl_client *client, cl_frame *keep) {
     client->last = keep;
 }
 
+/* Bytes of the line that is begun before data[at], from there on: 0 where a
+ * line ends. */
+static size_t rest_of_line(const char *data, size_t at, size_t len) {
+    const char *lf;
+
+    if (at == 0 || data[at - 1] == '\n')
+        return 0;
+    lf = memchr(data + at, '\n', len - at);
+    return (size_t)(lf - (data + at)) + 1;
+}
+
+/* Drop the private frames but for the one that is begun. */
+static void drop_frames_not_begun(cl_client *client) {
+    cl_frame *first = client->first;
+    size_t rest = 0;
+
+    if (client->first_sent)
+        rest = rest_of_line(first->data, client->first_sent, first->len);
+    drop_frames(client, rest ? first : NULL);
+    client->private_bytes = rest;
+    if (rest)
+        first->len = client->first_sent + rest;
+    else
+        client->first_sent = 0;
+}
+
 /* As cl_retire, for a client that is too slow to be sent what is in the log:
- * its part ends with the frame that it has begun to get. O(frame). */
+ * its part ends with the frame that it has begun to get. The rest of that is
+ * made private, so that nothing of the log is kept for it; without memory for
+ * that, it is. O(frame, and private frames). */
 int cl_cut(cl_log *log, cl_client *client) {
-    const char *data, *lf;
-    size_t at;
+    const cl_block *block = client->block;
+    const char *data;
+    size_t at, rest = 0;
 
     if (!client->ranked)
         return CL_MISUSE;
-    data = client->block->data;
-    at = client->pos - client->block->start;
-    if (client->first_sent) {
-        drop_frames(client, client->first);
-    } else {
-        drop_frames(client, NULL);
-        if (at > 0 && data[at - 1] != '\n') {
-            lf = memchr(data + at, '\n', client->block->used - at);
-            at = (size_t)(lf - data) + 1;
-        }
-    }
-    unrank(log, client, client->block->start + at);
+    at = (size_t)(client->pos - block->start);
+    data = block->data + at;
+    drop_frames_not_begun(client);
+    if (!client->first)
+        rest = rest_of_line(block->data, at, block->used);
+    unrank(log, client, client->pos);
+    if (rest && cl_private(log, client, data, rest) == CL_NOMEM)
+        client->limit += rest;
     release_if_done(log, client);
     return CL_OK;
 }
@@ -465,25 +491,41 @@ int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
     return status;
 }
 
-/* Queue one private frame, LF included, after what is in the log now.
- * Returns CL_OK, CL_NOMEM, or CL_MISUSE for an empty one. O(len). */
-int cl_private(cl_log *log, cl_client *client, const char *data, size_t len) {
-    cl_frame *frame;
+/* Add an empty piece of private memory for `len` bytes or more; NULL without
+ * memory. One that is alone is mostly sent at once, and gets no more. */
+static cl_frame *add_frame(cl_client *client, uint64_t due, size_t len) {
+    size_t room = client->first && len < CL_FRAME_ROOM ? CL_FRAME_ROOM : len;
+    cl_frame *frame = malloc(sizeof *frame + room);
 
-    if (len == 0)
-        return CL_MISUSE;
-    frame = malloc(sizeof *frame + len);
     if (!frame)
-        return CL_NOMEM;
+        return NULL;
     frame->next = NULL;
-    frame->due = client_end(log, client);
-    frame->len = len;
-    memcpy(frame->data, data, len);
+    frame->due = due;
+    frame->len = 0;
+    frame->room = room;
     if (client->last)
         client->last->next = frame;
     else
         client->first = frame;
     client->last = frame;
+    return frame;
+}
+
+/* Queue one private frame, LF included, after what is in the log now.
+ * Returns CL_OK, CL_NOMEM, or CL_MISUSE for an empty one. O(len). */
+int cl_private(cl_log *log, cl_client *client, const char *data, size_t len) {
+    uint64_t due = client_end(log, client);
+    cl_frame *frame = client->last;
+
+    if (len == 0)
+        return CL_MISUSE;
+    if (!frame || frame->due != due || frame->room - frame->len < len) {
+        frame = add_frame(client, due, len);
+        if (!frame)
+            return CL_NOMEM;
+    }
+    memcpy(frame->data + frame->len, data, len);
+    frame->len += len;
     client->private_bytes += len;
     return CL_OK;
 }
@@ -713,91 +755,4 @@ size_t cl_fds(const cl_log *log, int *fds, size_t room) {
     return n;
 }
 
-/* --- invariants ---------------------------------------------------------- */
-
-/* Invariants 1 to 3 for one list. Returns the broken one, or 0. */
-static int check_list(const cl_log *log, const cl_list *list, int ranked) {
-    const cl_client *prev = NULL;
-    size_t n = 0;
-
-    for (const cl_client *c = list->head; c; prev = c, c = c->next, n++) {
-        if (c->prev != prev || c->ranked != ranked)
-            return 1;
-        if (ranked && log->numbered && c->rank != (int64_t)n)
-            return 3;
-        if (n > list->len)
-            return 2;
-    }
-    if (list->tail != prev)
-        return 1;
-    return n == list->len ? 0 : 2;
-}
-
-/* Invariant 4. */
-static int check_blocks(const cl_log *log) {
-    const cl_block *block = log->first;
-
-    if (block->refs == 0 && block != log->last)
-        return 4;
-    for (; block->next; block = block->next)
-        if (block->next->start != block_end(block) || block->used == 0)
-            return 4;
-    return block == log->last && block->used <= log->block_size ? 0 : 4;
-}
-
-/* Invariant 5: count every cursor against its block. */
-static int check_refs(const cl_log *log) {
-    const cl_list *lists[] = {&log->ranked, &log->unranked};
-
-    for (const cl_block *block = log->first; block; block = block->next) {
-        size_t refs = 0;
-
-        for (int i = 0; i < 2; i++)
-            for (const cl_client *c = lists[i]->head; c; c = c->next)
-                refs += c->block == block;
-        if (refs != block->refs)
-            return 5;
-    }
-    return 0;
-}
-
-/* Invariants 6 to 8 for one client. */
-static int check_client(const cl_log *log, const cl_client *c) {
-    uint64_t end = client_end(log, c), due = c->pos;
-    size_t bytes = 0;
-
-    if (c->pos > end || (c->block == NULL) != (!c->ranked && c->pos == end))
-        return 6;
-    if (c->block && (c->pos < c->block->start || c->pos > block_end(c->block)))
-        return 6;
-    for (const cl_frame *f = c->first; f; f = f->next) {
-        if (f->due < due || f->due > end || (!f->next && f != c->last))
-            return 7;
-        due = f->due;
-        bytes += f->len;
-    }
-    if (!c->first && (c->last || c->first_sent))
-        return 8;
-    if (c->first_sent && (c->first_sent >= c->first->len ||
-                          c->first->due != c->pos))
-        return 8;
-    return bytes - c->first_sent == c->private_bytes ? 0 : 7;
-}
-
-/* Walk every invariant of _clist.h. Returns 0, or the number of the first that
- * is broken. O(blocks x clients): for tests. */
-int cl_check(cl_log *log) {
-    int broken = check_list(log, &log->ranked, 1);
-
-    if (!broken)
-        broken = check_list(log, &log->unranked, 0);
-    if (!broken)
-        broken = check_blocks(log);
-    if (!broken)
-        broken = check_refs(log);
-    for (const cl_client *c = log->ranked.head; c && !broken; c = c->next)
-        broken = check_client(log, c);
-    for (const cl_client *c = log->unranked.head; c && !broken; c = c->next)
-        broken = check_client(log, c);
-    return broken;
-}
+#include "_check.h"

@@ -28,7 +28,10 @@ class State(enum.Enum):
     HANDSHAKE = "handshake"  # HELLO has not come
     JOINING = "joining"  # HELLO is accepted; the join comes at the end of this turn
     JOINED = "joined"  # it holds a rank
-    CLOSING = "closing"  # it is to go: what it is still owed is sent, what it sends is thrown away
+    LEAVING = (
+        "leaving"  # it is to go: what it sends is thrown away; it loses its rank at the end of this turn
+    )
+    CLOSING = "closing"  # it has lost its rank: what it is still owed is sent
     CLOSED = "closed"
 
 
@@ -41,6 +44,7 @@ class Channel:
         farewell: the BYE frame that it is to get when it goes, if any.
         cut: it goes because it is too slow: it is not sent what it has not begun to get.
         ended: the peer has closed its sending side.
+        paused: it has had its share of this turn; what else it sent waits, see ``resume``.
         interest: the selector events that it is registered for.
     """
 
@@ -54,6 +58,7 @@ class Channel:
         "fd",
         "interest",
         "name",
+        "paused",
         "peer",
         "sock",
         "state",
@@ -69,14 +74,20 @@ class Channel:
         self.farewell = b""
         self.cut = False
         self.ended = False
+        self.paused = False
         self.interest = 0
         self._log = log
         self._pending: bytearray | None = None
 
     @property
+    def is_going(self) -> bool:
+        """Whether nothing that it sends counts any more."""
+        return self.state in (State.LEAVING, State.CLOSING, State.CLOSED)
+
+    @property
     def wants_read(self) -> bool:
         """Whether bytes from the peer can be dealt with now."""
-        return not self.ended and self.state is not State.JOINING
+        return not (self.ended or self.paused or self.state is State.JOINING)
 
     @property
     def wants_write(self) -> bool:
@@ -102,7 +113,7 @@ class Channel:
         """
         start, stop = HEADROOM, HEADROOM + count
         pending = self._pending
-        if pending is not None and self.state is not State.CLOSING:
+        if pending is not None and not self.is_going:
             if len(pending) > HEADROOM:
                 return self._complete(pending, buffer, stop)
             start -= len(pending)
@@ -123,23 +134,25 @@ class Channel:
         yield from self._cut(data[end:stop])
 
     def resume(self) -> Iterator[bytes]:
-        """Yield, as ``lines`` does, the lines that came before the client had joined.
+        """Return, as ``lines`` does, the lines that were set aside: before the join, or by a pause.
 
         Raises:
             RemoteProtocolError: ``too-long``.
         """
+        self.paused = False
         pending, self._pending = self._pending, None
         return self._cut(memoryview(pending or b""))
 
     def _cut(self, data: memoryview) -> Iterator[bytes]:
         while data:
+            if self.paused or self.state is State.JOINING:
+                self._set_aside(data)
+                return
             if self.state is State.JOINED:
                 line, data = self._feed(data)
             elif self.state is State.HANDSHAKE:
                 line, data = self._first_line(data)
             else:
-                if self.state is State.JOINING:
-                    self._keep(data)
                 return
             if line:
                 yield line
@@ -150,7 +163,7 @@ class Channel:
     def _feed(self, data: memoryview) -> tuple[bytes | None, memoryview]:
         fed = self._log.feed(self.client, data)
         if fed.too_long:
-            raise self._too_long()
+            raise self._too_long(self._log.max_line)
         return fed.line, data[fed.consumed :]
 
     def _first_line(self, data: memoryview) -> tuple[bytes | None, memoryview]:
@@ -159,21 +172,23 @@ class Channel:
         text = bytes(data)
         end = text.find(b"\n")
         if end >= self._log.max_line:
-            raise self._too_long()
+            raise self._too_long(self._log.max_line)
         return text[: max(end, 0)].removesuffix(b"\r"), data[end + 1 :]
 
     def _keep(self, data: memoryview) -> None:
-        """Keep bytes, if any: an incomplete line, or what came before the join."""
-        if not data:
-            return
-        if self._pending is None:
-            self._pending = bytearray()
-        self._pending += data
-        most = (
-            min(self._log.max_line, HANDSHAKE_BYTES) if self.state is State.HANDSHAKE else self._log.max_line
-        )
-        if self.state is not State.JOINING and len(self._pending) >= most:
-            raise self._too_long()
+        """Keep the beginning of a line, if there is any."""
+        self._set_aside(data)
+        most = self._log.max_line
+        if self.state is State.HANDSHAKE:
+            most = min(most, HANDSHAKE_BYTES)
+        if self._pending is not None and len(self._pending) >= most:
+            raise self._too_long(most)
 
-    def _too_long(self) -> RemoteProtocolError:
-        return RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {self._log.max_line} bytes")
+    def _set_aside(self, data: memoryview) -> None:
+        if data:
+            if self._pending is None:
+                self._pending = bytearray()
+            self._pending += data
+
+    def _too_long(self, most: int) -> RemoteProtocolError:
+        return RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {most} bytes")

@@ -59,8 +59,10 @@ def _signals(server: Server) -> Iterator[None]:
     """Let SIGINT and SIGTERM stop the server, and the second one of them end the program at once.
 
     The handlers do nothing themselves: a signal arrives in the loop as a byte in a socket, so that it
-    never comes between two steps of a turn.
+    never comes between two steps of a turn. Afterwards they are blocked: one that comes while the
+    interpreter ends must not turn a clean exit into another.
     """
+    numbers = (signal.SIGINT, signal.SIGTERM)
     reader, writer = socket.socketpair()
     received = 0
 
@@ -76,13 +78,13 @@ def _signals(server: Server) -> Iterator[None]:
         writer.setblocking(False)
         server.on_readable(reader, on_signal)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        # These stay: a signal while the interpreter ends must not turn a clean exit into another.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             signal.signal(number, lambda *_: None)
         try:
             yield
         finally:
             signal.set_wakeup_fd(-1)
+            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
 
 def _raise_descriptor_limit(needed: int) -> None:
@@ -127,9 +129,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("capacity", metavar="N", type=arguments.whole(1), help="how many clients it accepts")
-    add("--host", default="127.0.0.1", help="address or name to listen on")
-    add("--port", type=arguments.whole(0, 65_535), default=5050, help="TCP port; 0 picks one")
-    add("--unix", metavar="PATH", help="listen on this Unix socket as well")
+    add("--host", default=Config.host, help="address or name to listen on")
+    add("--port", type=arguments.whole(0, 65_535), default=Config.port, help="TCP port; 0 picks one")
+    add("--unix", metavar="PATH", type=_path, help="listen on this Unix socket as well")
     add(
         "--handshake-timeout",
         metavar="S",
@@ -141,21 +143,21 @@ def _build_parser() -> argparse.ArgumentParser:
         "--heartbeat",
         metavar="S",
         type=arguments.seconds(0),
-        default=30,
+        default=Config.heartbeat,
         help="PING after so many seconds of silence, drop after twice that; 0: never",
     )
     add(
         "--max-line",
         metavar="B",
         type=arguments.whole(protocol.MIN_MAX_LINE, protocol.MAX_MAX_LINE),
-        default=protocol.DEFAULT_MAX_LINE,
+        default=Config.max_line,
         help="bytes in the longest line from a client",
     )
     add(
         "--max-backlog",
         metavar="B",
         type=arguments.whole(1),
-        default=64 * 1024 * 1024,
+        default=Config.max_backlog,
         help="drop a client that is more bytes behind",
     )
     add("--insecure", action="store_true", help="serve addresses that are not loopback")
@@ -163,3 +165,9 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--log-format", choices=logs.FORMATS, default="text", help="how")
     add("--version", action="version", version=f"rankserver {__version__}")
     return parser
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text

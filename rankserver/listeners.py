@@ -18,9 +18,16 @@ from rankserver.exceptions import ListenError
 from rankserver.logs import event
 
 BACKLOG: Final = 4096  # connections that wait for accept: a fleet that comes back at once
+PROBE_SECONDS: Final = 1.0  # to find out whether somebody listens on a Unix socket
 ACCEPTS: Final = 128  # connections accepted from one listener in one turn
 
-_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_GONE_BEFORE: Final = (
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.ENETDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+)
 _NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -32,8 +39,7 @@ class Acceptor:
 
     Attributes:
         ready: the listeners at which a connection has arrived in this turn.
-        paused: listeners are not watched, because there was no descriptor or memory for a connection;
-            ``resume`` after a while.
+        paused: listeners are not watched, for want of descriptors, for example; ``resume`` after a while.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -57,8 +63,8 @@ class Acceptor:
     def accept(self) -> Iterator[tuple[socket.socket, str]]:
         """Yield the connections that have arrived, non-blocking, each with its peer's name.
 
-        A connection that was gone before it was accepted is passed over. Without resources for one, all
-        listeners are left alone: they would be ready all the time, and the loop would spin.
+        A connection that was gone before it was accepted is passed over. After any other error, such as too
+        few descriptors, all listeners are left alone: they would be ready all the time, and the loop spin.
         """
         ready = self.ready.copy()
         self.ready.clear()
@@ -69,11 +75,11 @@ class Acceptor:
                 except (BlockingIOError, InterruptedError):
                     break
                 except OSError as error:
-                    if error.errno in _OUT_OF_RESOURCES:
-                        event(logging.WARNING, "cannot accept", reason=error.strerror)
-                        self._pause()
-                        return
-                    continue
+                    if error.errno in _GONE_BEFORE:
+                        continue
+                    event(logging.WARNING, "cannot accept", reason=error.strerror)
+                    self._pause()
+                    return
                 sock.setblocking(False)
                 if sock.family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -147,12 +153,13 @@ def open_unix(path: str) -> socket.socket:
 
 
 def close_all(listeners: list[socket.socket]) -> None:
-    """Close the sockets and remove the files of those that have one."""
+    """Close the sockets, and remove the files of those that have one, unless another server has it by now."""
     for listener in listeners:
-        if listener.family == socket.AF_UNIX:
-            with contextlib.suppress(OSError):  # somebody else removed it: then there is nothing to do
-                os.unlink(listener.getsockname())
+        path = listener.getsockname() if listener.family == socket.AF_UNIX else None
         listener.close()
+        if path:
+            with contextlib.suppress(OSError):  # somebody else removed it, or may not be asked: leave it
+                _remove_stale(path)
 
 
 def peer_name(family: int, address: Any) -> str:
@@ -191,11 +198,12 @@ def _listen(family: int, address: Any) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket file that a server left behind when it was killed; leave one that is in use."""
+    """Remove a socket file on which nobody listens; leave one that is in use."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(PROBE_SECONDS)
             probe.connect(path)
     except FileNotFoundError:
         return

@@ -20,11 +20,10 @@ MAX_MAX_LINE: Final = 16 * 1024 * 1024  # a line is kept whole in memory, for ea
 SERVER_SLACK: Final = 256  # a server's line is at most this much longer than max_line
 MAX_NUMBER_DIGITS: Final = 19  # what a signed 64-bit number can have
 MAX_CLIENTS: Final = 1_000_000  # far more than one process can serve; a range of ranks is expanded in memory
-SHOWN: Final = 64  # characters of bad input that an error message repeats
+SHOWN: Final = 64  # characters that an error message has for what was bad
 
 # Codes on BYE.
 FULL: Final = "full"
-AUTH: Final = "auth"
 PROTO: Final = "proto"
 TIMEOUT: Final = "timeout"
 TOO_LONG: Final = "too-long"
@@ -225,7 +224,8 @@ def is_name(text: str) -> bool:
 
 def shown(text: str) -> str:
     """Return ``text`` quoted, in ASCII and shortened, for use in an error message."""
-    return ascii(text if len(text) <= SHOWN else text[:SHOWN] + "...")
+    quoted = ascii(text[: SHOWN + 1])
+    return quoted if len(quoted) <= SHOWN + 2 else quoted[:SHOWN] + "..."
 
 
 class LineBuffer:

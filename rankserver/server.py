@@ -23,7 +23,7 @@ import rankserver
 from rankserver import protocol
 from rankserver.asks import AskTable, NoSuchAskError
 from rankserver.channel import HEADROOM, Channel, State
-from rankserver.clist import Flushed, Log
+from rankserver.clist import BLOCK_BYTES, Flushed, Log
 from rankserver.exceptions import RemoteProtocolError
 from rankserver.listeners import Acceptor
 from rankserver.logs import event
@@ -35,7 +35,11 @@ ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descr
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
 LINGER: Final = 2.0  # seconds for a peer that is to go to take what it is owed, and close
-SHUTDOWN: Final = 5.0  # seconds for all of them, when the server stops
+LINES: Final = 1000  # handled in Python in one turn, shared by the channels that sent some: some 10 ms ...
+LINES_LEAST: Final = 8  # ... but so many of each
+WHO_SHARE: Final = 8  # clients in a roster that cost as much as one such line
+BROKEN_BYTES: Final = 32 * 1024 * 1024  # read of a connection that broke: no receive buffer holds more
+LONGEST_WAIT: Final = 3600.0  # seconds in one select, which cannot take any number
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ class Server:
         self._joining: list[Channel] = []
         self._leaving: list[Channel] = []
         self._unsent: dict[Channel, None] = {}  # have private frames that were not flushed yet
-        self._broken: list[Channel] = []
+        self._broken: dict[Channel, int] = {}  # with the bytes that may still be read of each
+        self._paused: list[Channel] = []
+        self._work = 0  # lines of one channel that this turn has handled in Python
+        self._work_share = LINES
         self._finished: list[Channel] = []
         # What all ranked clients were last flushed up to, and the JOINs since: those may wait.
         self._flushed_seq = 0
@@ -86,7 +93,6 @@ class Server:
         self._linger = self._timers.timeout(LINGER, self._finish)
         self._join_wait = self._timers.timeout(JOIN_WAIT, self._on_join_wait)
         self._accept_pause = self._timers.timeout(ACCEPT_PAUSE, self._on_accept_pause)
-        self._shutdown = self._timers.timeout(SHUTDOWN, self._on_shutdown)
         self._info = protocol.info(
             protocol.Info(
                 protocol.VERSION,
@@ -108,7 +114,7 @@ class Server:
         return self._acceptor.listen(self.config.host, self.config.port, self.config.unix)
 
     def run(self) -> None:
-        """Serve until ``stop`` was called and everybody has been told, or the time for that is over."""
+        """Serve until ``stop`` was called and everybody has been told, or has not listened for ``LINGER``."""
         while self._channels or not self._stopping:
             self._turn()
 
@@ -119,7 +125,6 @@ class Server:
         event(logging.INFO, "stopping", clients=self._log.clients)
         self._stopping = True
         self._accept_pause.stop("")
-        self._shutdown.start("", self._now)
         for channel in self._channels.values():
             self._dismiss(channel, protocol.SHUTDOWN, "the server is stopping")
 
@@ -142,16 +147,19 @@ class Server:
         ready = self._selector.select(self._patience())
         self._now = time.monotonic()
         share = max(READ_BYTES // (len(ready) or 1), READ_LEAST)
+        self._work_share = max(LINES // (len(ready) + len(self._paused) or 1), LINES_LEAST)
+        if self._paused:
+            self._resume_paused()
         for key, events in ready:
             if isinstance(key.data, Channel):
-                if events & selectors.EVENT_READ:
+                if events & selectors.EVENT_READ and not key.data.paused:
                     self._read(key.data, share)
                 if events & selectors.EVENT_WRITE:
                     self._flush(key.data)
             else:
                 key.data()
         if self._broken:
-            self._drain_broken()
+            self._drain_broken(share)
         self._timers.expire(self._now)
         if self._acceptor.ready and not self._stopping:
             self._accept()
@@ -164,55 +172,70 @@ class Server:
 
     def _patience(self) -> float | None:
         """Return how many seconds select may wait, None for ever."""
-        if self._leaving or self._broken:
+        if self._leaving or self._broken or self._paused:
             return 0
         nearest = self._timers.nearest
-        return None if nearest == math.inf else max(nearest - time.monotonic(), 0)
+        if nearest == math.inf:
+            return None
+        return min(max(nearest - time.monotonic(), 0), LONGEST_WAIT)
 
     # --- in -----------------------------------------------------------------------------------
 
-    def _read(self, channel: Channel, most: int) -> bool:
-        """Read once, and handle what came; return whether there may be more."""
+    def _read(self, channel: Channel, most: int) -> int:
+        """Read once, and handle what came; return how many bytes it was, 0 if no more is to be had now."""
         try:
             count = channel.sock.recv_into(self._space, min(most, channel.room))
         except (BlockingIOError, InterruptedError):
-            return False
+            return 0
         except OSError as error:
             self._on_end(channel, error.strerror or "connection lost")
-            return False
+            return 0
         if not count:
             self._on_end(channel, "connection closed")
-            return False
+            return 0
         if channel.state is State.JOINED:
             self._silence.start(channel, self._now)
         self._handle(channel, channel.lines(self._buffer, count))
-        return True
+        return count
 
-    def _drain_broken(self) -> None:
-        """Handle what clients had sent before their connection broke; they are gone after that."""
-        broken, self._broken = self._broken, []
-        for channel in broken:
-            while channel.state is not State.JOINING and self._read(channel, READ_BYTES):
-                pass
-            if channel.state is State.JOINING:
-                self._broken.append(channel)  # it joins at the end of this turn, and goes in the next
+    def _drain_broken(self, share: int) -> None:
+        """Go on reading what clients had sent before their connection broke; they are gone after that."""
+        broken, self._broken = self._broken, {}
+        for channel, left in broken.items():
+            if channel.paused or channel.state is State.JOINING:
+                self._broken[channel] = left
+                continue
+            count = 0 if channel.is_going else self._read(channel, share)
+            if 0 < count < left:
+                self._broken[channel] = left - count
             else:
                 self._on_end(channel, "connection lost")
 
     def _on_end(self, channel: Channel, reason: str) -> None:
         channel.ended = True
-        if channel.state is State.CLOSING:
+        if channel.is_going:
             self._watch(channel)
             self._unsent[channel] = None  # closed once it is sent what it is still owed
         else:
             self._dismiss(channel, reason=reason)
 
     def _handle(self, channel: Channel, lines: Iterable[bytes]) -> None:
+        """Handle a channel's lines, up to its share of this turn; the others are set aside for the next."""
+        self._work = 0
         try:
             for line in lines:
+                self._work += 1
                 self._handle_line(channel, line)
+                channel.paused = self._work >= self._work_share and channel.state is State.JOINED
         except RemoteProtocolError as error:
             self._dismiss(channel, error.code, error.text)
+        if channel.paused:
+            self._paused.append(channel)
+
+    def _resume_paused(self) -> None:
+        paused, self._paused = self._paused, []
+        for channel in paused:
+            self._handle(channel, channel.resume())
 
     def _handle_line(self, channel: Channel, line: bytes) -> None:
         try:
@@ -248,6 +271,7 @@ class Server:
         elif isinstance(frame, protocol.Ping):
             self._send(channel, protocol.pong(frame.text))
         elif isinstance(frame, protocol.Who):
+            self._work += self._log.clients // WHO_SHARE
             for part in protocol.roster([member.name for member in self._ranked()], self.config.max_line):
                 self._send(channel, part)
         elif isinstance(frame, protocol.Leave):
@@ -288,10 +312,11 @@ class Server:
 
     def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
         """Let a connection go, with ``BYE code text`` if there is a code; its rank is free after the turn."""
-        if channel.state in (State.CLOSING, State.CLOSED):
+        if channel.is_going:
             return
         was = channel.state
-        channel.state = State.CLOSING
+        channel.state = State.LEAVING
+        channel.paused = False
         channel.farewell = protocol.bye(code, text) if code else b""
         channel.cut = code == protocol.SLOW
         for timeout in (self._handshake, self._silence, self._pinged):
@@ -363,6 +388,7 @@ class Server:
         self._check_backlog(channel)
 
     def _say_farewell(self, channel: Channel) -> None:
+        channel.state = State.CLOSING
         if channel.farewell:
             self._log.private(channel.client, channel.farewell)
         self._linger.start(channel, self._now)
@@ -382,12 +408,12 @@ class Server:
 
     def _bound_log(self) -> None:
         """Let those go for whom too much of the log is kept; at twice that, those who linger, too."""
-        lingering_too = self._log.held > 2 * self.config.max_backlog
+        lingering_too = self._log.held > 2 * (self.config.max_backlog + BLOCK_BYTES)
         for channel in self._channels.values():
-            if channel.state is not State.CLOSING:
-                self._check_backlog(channel)
-            elif lingering_too:
+            if channel.state is State.CLOSING and lingering_too:
                 self._finish(channel)
+            else:
+                self._check_backlog(channel)
 
     def _flush_unsent(self) -> None:
         unsent, self._unsent = self._unsent, {}
@@ -412,8 +438,8 @@ class Server:
         self._after_flush(channel, self._log.flush(channel.client))
 
     def _after_flush(self, channel: Channel, status: Flushed) -> None:
-        if status is Flushed.BROKEN and channel.state is not State.CLOSING:
-            self._broken.append(channel)
+        if status is Flushed.BROKEN and not channel.is_going:
+            self._broken.setdefault(channel, BROKEN_BYTES)
         elif channel.state is State.CLOSING and (
             status is Flushed.BROKEN or (status is Flushed.DONE and self._has_taken_leave(channel))
         ):
@@ -479,7 +505,3 @@ class Server:
 
     def _on_accept_pause(self, _: str) -> None:
         self._acceptor.resume()
-
-    def _on_shutdown(self, _: str) -> None:
-        for channel in self._channels.values():
-            self._finish(channel)
