@@ -311,7 +311,10 @@ def run(
     measure: Callable[[argparse.Namespace], Event],
     show: Callable[[Event], None],
 ) -> int:
-    """Measure, print the result, with ``options.json`` for machines, and return the exit code."""
+    """Measure, print the result, with ``options.json`` for machines, and return the exit code.
+
+    A result may have sentences under ``unmet``: what was required and does not hold, which is a failure.
+    """
     try:
         result = measure(options)
     except BenchmarkError as error:
@@ -323,4 +326,6 @@ def run(
         print(json.dumps(result, indent=2))
     else:
         show(result)
-    return 0
+    for sentence in result.get("unmet", ()):
+        print(f"{name}: {sentence}", file=sys.stderr)
+    return 1 if result.get("unmet") else 0

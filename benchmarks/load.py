@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bursts", type=number(1), default=7, metavar="X", help="take the median of X (default: 7)")
     add("--rate", type=number(0), default=100, metavar="R", help="commands/s for the latency (default: 100)")
     add("--ceiling", action="store_true", help="compare with a program that only sends prepared bytes")
+    add("--require", type=float, metavar="R", help="fail at less than R of the ceiling (implies --ceiling)")
     add("--connect", metavar="HOST:PORT", help="measure this server instead of starting one")
     add("--max-backlog", type=number(1), metavar="B", help="passed on to the server")
     add("--json", action="store_true", help="print one JSON document")
@@ -122,12 +123,16 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         address, pid = _target(options, load, places, stack)
         result: dict[str, Any] = {"load": asdict(load), "one_client": _one_client(load, address, pid, places)}
         server = Source(stack.enter_context(_generator(load, address, pid, places)))
-        ceiling = _ceiling(load, places, stack) if options.ceiling else None
+        ceiling = _ceiling(load, places, stack) if options.ceiling or options.require else None
         result |= _throughput(load, server, ceiling)
         if ceiling:
             result["drain"] = _drain(load, ceiling)
         if load.rate:
             result["latency"] = _latency(load, server)
+    if options.require and result["ratio"]["median"] < options.require:
+        result["unmet"] = [
+            f"{result['ratio']['median']:.2f} of the ceiling, {options.require:g} are required"
+        ]
     return result
 
 

@@ -17,6 +17,11 @@ from harness import BenchmarkError, Places, Program, RankServer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What the server promises; see --require.
+MIN_JOINS: Final = 2_000  # per second
+MAX_MEMORY: Final = 2_048  # bytes of an idle client
+MAX_LEAVE: Final = 2.0  # seconds
+MAX_IDLE: Final = 0.02  # seconds of CPU: some ticks of the clock that the kernel accounts by
 SETTLE_MS: Final = 500  # after the last JOIN, for the server to give back what it can
 SEED: Final = 1  # of the choice of those that leave, so that a run can be repeated
 FIRST: Final = 10  # clients that join before memory is measured, so that what all share is not counted
@@ -34,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--leave", type=number(1), metavar="L", help="how many leave at once (default: half of them)")
     add("--idle", type=number(1), default=1000, metavar="N", help="that sit idle (default: 1000)")
     add("--idle-seconds", type=number(1), default=5, metavar="S", help="for so long (default: 5)")
+    add("--require", action="store_true", help="fail if one of the promises does not hold")
     add("--json", action="store_true", help="print one JSON document")
     return parser
 
@@ -53,7 +59,21 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         bar.update()
         result["idle"] = _idle(options.idle, options.idle_seconds, places)
         bar.update()
+    if options.require:
+        result["unmet"] = _unmet(result)
     return result
+
+
+def _unmet(result: dict[str, Any]) -> list[str]:
+    joins, memory = result["join"]["joins_per_second"], result["memory"]["bytes_per_client"]
+    leave, idle = result["leave"]["seconds"], result["idle"]["server_cpu"]
+    promises = [
+        (joins >= MIN_JOINS, f"{joins:,.0f} joins/s, {MIN_JOINS:,} are required"),
+        (memory <= MAX_MEMORY, f"{memory:,.0f} bytes per client, {MAX_MEMORY:,} are allowed"),
+        (leave <= MAX_LEAVE, f"{leave:.2f} s until all knew their ranks, {MAX_LEAVE:g} are allowed"),
+        (idle <= MAX_IDLE, f"{idle:.3f} s of CPU while idle, {MAX_IDLE:g} are allowed"),
+    ]
+    return [sentence for holds, sentence in promises if not holds]
 
 
 def _members(server: RankServer, places: Places) -> Program:
