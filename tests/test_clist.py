@@ -434,6 +434,53 @@ def test_a_farewell_comes_after_all_that_was_logged_before_the_leave_and_nothing
     assert last == b"BYE shutdown"
 
 
+def test_many_small_frames_for_one_place_are_sent_in_order_and_in_few_pieces(peers: Peers) -> None:
+    client = peers.join()
+    frames = [b"PONG %d\n" % number for number in range(10_000)]
+    peers.log.append(b"JOIN", b"1")
+    for frame in frames:
+        peers.log.private(client, frame)
+    peers.log.append(b"LEFT", b"1")
+    stream = b"JOIN 1 1\n" + b"".join(frames) + b"LEFT 2 1\n"
+    assert peers.log.lag(client) == len(stream)
+    peers.log.check()
+    got = bytearray()
+    pieces = 0
+    while spans := peers.log.peek(client):
+        pieces += len(spans)
+        data = b"".join(spans)
+        got += data
+        peers.log.advance(client, len(data))
+        peers.log.check()
+    assert got == stream
+    assert pieces < 100
+
+
+@pytest.mark.parametrize("sizes", [(4_000, 90, 10, 10), (10, 4_096, 10), (10, 10, 5_000, 10), (10, 100_000)])
+def test_small_and_large_private_frames_keep_their_order(sizes: tuple[int, ...], peers: Peers) -> None:
+    client = peers.join()
+    frames = [b"PONG %d %s\n" % (number, b"x" * size) for number, size in enumerate(sizes * 3)]
+    for frame in frames:
+        peers.log.private(client, frame)
+        peers.log.check()
+    assert peers.rest(client) == b"".join(frames)
+
+
+def test_a_private_frame_joins_those_of_its_place_that_are_sent_in_part(peers: Peers) -> None:
+    client = peers.join()
+    expected = got = b""
+    for number in range(200):
+        frame = b"PONG %d\n" % number
+        peers.log.private(client, frame)
+        expected += frame
+        sent = b"".join(peers.log.peek(client))[: number % 11]
+        peers.log.advance(client, len(sent))
+        got += sent
+        peers.log.check()
+        assert peers.log.lag(client) == len(expected) - len(got)
+    assert got + peers.rest(client) == expected
+
+
 # --- cut --------------------------------------------------------------------------------------
 
 
@@ -451,6 +498,23 @@ def test_who_is_cut_gets_the_frame_that_was_begun_and_no_other(sent: int, peers:
     stream = b"JOIN 1 1\nPONG alpha\nPONG b\nLEFT 2 1\n"
     end = next(end for end in (0, 9, 20, 27, 36) if end >= sent)
     assert peers.rest(client) == stream[sent:end]
+
+
+@pytest.mark.parametrize("sent", range(36))
+def test_who_is_cut_gets_no_other_of_the_private_frames_for_one_place(sent: int, peers: Peers) -> None:
+    client = peers.join()
+    peers.log.append(b"JOIN", b"1")  # bytes 0 to 9
+    for text in (b"alpha", b"b", b"gamma"):  # to 20, 27 and 38
+        peers.log.private(client, b"PONG %s\n" % text)
+    peers.log.advance(client, sent)
+    peers.log.cut(client)
+    peers.log.check()
+    peers.log.private(client, b"BYE slow\n")
+    peers.log.append(b"LEFT", b"1")
+    end = next(end for end in (0, 9, 20, 27, 38) if end >= sent)
+    stream = b"JOIN 1 1\nPONG alpha\nPONG b\nPONG gamma\n"
+    assert peers.log.lag(client) == end - sent + len(b"BYE slow\n")
+    assert peers.rest(client) == stream[sent:end] + b"BYE slow\n"
 
 
 def test_who_is_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
@@ -497,6 +561,20 @@ def test_nothing_is_kept_for_a_client_that_is_cut_or_discarded(
     peers.rest(fast)
     leave(peers.log, slow)
     assert peers.log.held <= MAX_LINE + 256
+
+
+def test_nothing_is_kept_for_a_client_that_is_cut_in_the_middle_of_a_frame(peers: Peers) -> None:
+    slow, fast = peers.join(), peers.join()
+    peers.log.feed(fast, commands(200))
+    peers.log.advance(slow, 150)
+    peers.rest(fast)
+    peers.log.cut(slow)
+    peers.log.feed(fast, commands(200))
+    peers.rest(fast)
+    assert peers.log.held <= MAX_LINE + 256
+    rest = peers.rest(slow)
+    assert rest.count(b"\n") == 1
+    assert rest.endswith(b"x\n")
 
 
 def test_the_log_is_kept_for_a_client_that_has_left_until_it_has_all(peers: Peers) -> None:
@@ -546,14 +624,16 @@ def test_a_full_socket_blocks_and_goes_on_where_it_stopped(peers: Peers) -> None
 
 def test_one_flush_sends_a_bounded_amount_to_a_client_that_always_has_room(peers: Peers) -> None:
     client = peers.join()
-    frames = [b"PONG %d\n" % number for number in range(200)]
-    for frame in frames:
-        peers.log.private(client, frame)
+    expected = b""
+    for number in range(1, 201):  # a private frame between any two: nothing that is one piece of memory
+        peers.log.private(client, b"PONG %d\n" % number)
+        peers.log.append(b"JOIN", b"0")
+        expected += b"PONG %d\nJOIN %d 0\n" % (number, number)
     assert peers.log.flush(client) is Flushed.BLOCKED
     assert peers.log.is_blocked(client)
     some = peers.read(client)
-    assert 0 < len(some) < sum(map(len, frames))
-    assert some + peers.rest(client) == b"".join(frames)
+    assert 0 < len(some) < len(expected)
+    assert some + peers.rest(client) == expected
 
 
 def test_a_connection_that_is_gone_is_broken(peers: Peers) -> None:
@@ -616,18 +696,16 @@ def test_peek_shows_what_a_flush_would_send_and_sends_nothing(peers: Peers) -> N
     peers.log.append(b"JOIN", b"1")
     peers.log.private(client, b"PONG\n")
     peers.log.private(client, b"PING\n")
+    stream = b"WELCOME\nJOIN 1 1\nPONG\nPING\n"
     for _ in range(2):
-        assert [bytes(span) for span in peers.log.peek(client)] == [
-            b"WELCOME\n",
-            b"JOIN 1 1\n",
-            b"PONG\n",
-            b"PING\n",
-        ]
+        spans = [bytes(span) for span in peers.log.peek(client)]
+        assert b"".join(spans) == stream
+        assert spans[:2] == [b"WELCOME\n", b"JOIN 1 1\n"], "what is private is not in the log"
     assert peers.read(client) == b""
     peers.log.advance(client, 10)
-    assert [bytes(span) for span in peers.log.peek(client)] == [b"IN 1 1\n", b"PONG\n", b"PING\n"]
+    assert b"".join(peers.log.peek(client)) == stream[10:]
     peers.log.advance(client, 8)
-    assert [bytes(span) for span in peers.log.peek(client)] == [b"ONG\n", b"PING\n"]
+    assert b"".join(peers.log.peek(client)) == stream[18:]
     peers.log.advance(client, 9)
     assert peers.log.peek(client) == []
     assert peers.log.lag(client) == 0
@@ -635,8 +713,9 @@ def test_peek_shows_what_a_flush_would_send_and_sends_nothing(peers: Peers) -> N
 
 def test_peek_is_bounded_in_spans(peers: Peers) -> None:
     client = peers.join()
-    for _ in range(PEEK_SPANS + 4):
+    for _ in range(PEEK_SPANS):
         peers.log.private(client, b"PONG\n")
+        peers.log.append(b"JOIN", b"0")
     assert len(peers.log.peek(client)) == PEEK_SPANS
 
 

@@ -90,6 +90,10 @@ def test_bad_usage_of_the_real_program_exits_2_with_one_line() -> None:
     check_failure(run("8", "--port", "http"), 2, "--port", "http")
 
 
+def test_a_unix_socket_without_a_path_exits_2_with_one_line() -> None:
+    check_failure(run("8", "--port", "0", "--unix", ""), 2, "--unix")
+
+
 def test_help_names_every_option_and_version_the_version() -> None:
     result = run("--help")
     assert result.returncode == 0

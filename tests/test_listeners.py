@@ -154,6 +154,18 @@ def test_a_file_that_was_removed_meanwhile_is_no_error_when_closing(tmp_path: Pa
     listeners.close_all([listener])
 
 
+def test_a_socket_that_took_the_place_of_ours_meanwhile_stays(
+    tmp_path: Path, opened: list[socket.socket]
+) -> None:
+    path = tmp_path / "rank.sock"
+    listener = listeners.open_unix(str(path))
+    path.unlink()
+    opened.append(listeners.open_unix(str(path)))
+    listeners.close_all([listener])
+    assert path.exists()
+    assert accepts(opened[0])
+
+
 def test_a_file_that_a_killed_server_left_is_taken_over(tmp_path: Path, opened: list[socket.socket]) -> None:
     path = tmp_path / "rank.sock"
     with socket.socket(socket.AF_UNIX) as left:
@@ -349,6 +361,30 @@ def test_a_connection_that_was_gone_before_is_passed_over(turns: Turns) -> None:
     turns.acceptor.ready.append(Aborting(ours))  # type: ignore[arg-type]
     assert [sock for sock, _ in turns.acceptor.accept()] == [ours]
     assert not turns.acceptor.paused
+
+
+class Failing:
+    """A listener that does nothing but fail."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.calls = 0
+
+    def accept(self) -> tuple[socket.socket, str]:
+        self.calls += 1
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.EMFILE])
+def test_a_failure_that_lasts_is_a_pause(number: int, turns: Turns) -> None:
+    failing = Failing(number)
+    turns.acceptor.ready.append(failing)  # type: ignore[arg-type]
+    assert list(turns.acceptor.accept()) == []
+    assert failing.calls < 10
+    assert turns.acceptor.paused
+    turns.acceptor.resume()
+    turns.connect()
+    assert len(turns.turn()) == 1
 
 
 @pytest.mark.parametrize("paused", [False, True])
