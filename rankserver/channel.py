@@ -86,8 +86,8 @@ class Channel:
 
     @property
     def wants_read(self) -> bool:
-        """Whether bytes from the peer can be dealt with now."""
-        return not (self.ended or self.paused or self.state is State.JOINING)
+        """Whether to be told of bytes from the peer; a pause is too short to ask for anything else."""
+        return not self.ended and self.state is not State.JOINING
 
     @property
     def wants_write(self) -> bool:

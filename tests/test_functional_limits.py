@@ -72,7 +72,10 @@ def test_no_line_of_the_server_is_longer_than_max_line_and_256(serve: Serve, con
     executor.send(answer + b"o" * (256 - len(answer) - 3) + b'"}\n')
     for n in range(1, 60, 2):
         clients[n].close()
-    bad = (b"\xff" * 255, b"x" * 255, b"RES %s ok" % (b"9" * 240), b'RES 1 ok {"%s' % (b"j" * 240), b"HELLO")
+    wide = "😀".encode()  # the longest of all that an error message may repeat
+    bad = (b"\xff" * 255, b"x" * 255, b"RES %s ok" % (b"9" * 240), b'RES 1 ok {"%s' % (b"j" * 240))
+    bad += (wide * 60, b"RES 1 " + wide * 60, b"RES %s ok" % (wide * 60))
+    bad += (b'HELLO {"name":"%s"}' % (wide * 58), b"HELLO")
     executor.send(b"PING %s\nWHO\n" % (b"p" * 250) + b"".join(line + b"\n" for line in bad))
     lines = executor.rest() + asker.settle()
     assert {line.partition(b" ")[0] for line in lines} >= {
@@ -84,6 +87,18 @@ def test_no_line_of_the_server_is_longer_than_max_line_and_256(serve: Serve, con
         b"RES",
     }
     assert max(len(line) + 1 for line in lines) <= 256 + 256
+
+
+def test_a_hello_that_is_longer_than_any_may_be_is_told_the_limit_that_it_broke(
+    serve: Serve, connect: Connect
+) -> None:
+    client = connect(serve(4, "--max-line", "200000"))
+    client.expect(b"INFO ")
+    client.send(b'HELLO {"more":"%s"}\n' % (b"x" * 70_000))
+    (goodbye,) = client.rest()
+    assert goodbye.startswith(b"BYE too-long ")
+    assert b"65536" in goodbye
+    assert b"200000" not in goodbye
 
 
 def test_a_long_roster_is_split_into_frames_in_a_row(serve: Serve, connect: Connect) -> None:
@@ -156,6 +171,24 @@ def test_without_a_heartbeat_nobody_is_pinged(serve: Serve, connect: Connect) ->
     assert not select.select([client.sock], [], [], 0.7)[0], client.line()
 
 
+@pytest.mark.parametrize("option", ["--heartbeat", "--handshake-timeout"])
+@pytest.mark.parametrize("seconds", ["3000000", "1e300"])
+def test_a_time_that_is_as_good_as_never_serves_like_any_other(
+    serve: Serve, connect: Connect, option: str, seconds: str
+) -> None:
+    server = serve(4, option, seconds)
+    client, other = connect(server), connect(server)
+    assert client.hello()["heartbeat"] == (float(seconds) if option == "--heartbeat" else 30)
+    other.hello()
+    client.expect(b"JOIN ")
+    for _ in range(3):
+        assert client.settle() == other.settle() == []
+    client.close()
+    other.close()
+    assert server.stop() == 0
+    assert server.log().count("\n") == server.log().count("level=info"), server.log()
+
+
 # --- slowness ---------------------------------------------------------------------------------
 
 
@@ -191,6 +224,28 @@ def test_who_is_too_far_behind_is_dropped_after_a_whole_frame_and_others_lose_no
     assert str(MIB).encode() in lines.pop()[len(b"BYE slow ") :]
     assert lines == others[: len(lines)], "what it got is the log without a gap, up to where it was cut"
     assert len(lines) < sent
+
+
+def test_who_is_dropped_gets_the_end_of_its_frame_and_a_goodbye_however_little_may_be_kept(
+    serve: Serve, connect: Connect
+) -> None:
+    server = serve(4, "--max-backlog", "131072")
+    sender, slow = connect(server), connect(server)
+    slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    sender.hello()
+    slow.hello()
+    sender.expect(b"JOIN ")
+    log: list[bytes] = []
+    after = 0
+    while after < 40:  # goes on for long after the slow one is gone
+        assert len(log) < 64 * 1_000, "the slow client is never dropped"
+        sender.send(b"CMD %s\n" % (b"x" * 990) * 50)
+        log += sender.settle()
+        after += after > 0 or any(line.startswith(b"LEFT ") for line in log[-100:])
+    *lines, goodbye = slow.rest()
+    assert goodbye.startswith(b"BYE slow ")
+    assert b"131072" in goodbye
+    assert lines == log[: len(lines)]
 
 
 def test_who_asks_and_does_not_read_is_dropped(serve: Serve, connect: Connect) -> None:
