@@ -186,7 +186,7 @@ def test_a_time_that_is_as_good_as_never_serves_like_any_other(
     client.close()
     other.close()
     assert server.stop() == 0
-    assert server.log().count("\n") == server.log().count("level=info"), server.log()
+    assert "Traceback" not in server.log()
 
 
 # --- slowness ---------------------------------------------------------------------------------
