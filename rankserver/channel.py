@@ -35,6 +35,9 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+_GOING: Final = (State.LEAVING, State.CLOSING, State.CLOSED)
+
+
 class Channel:
     """The state of one connection.
 
@@ -82,7 +85,7 @@ class Channel:
     @property
     def is_going(self) -> bool:
         """Whether nothing that it sends counts any more."""
-        return self.state in (State.LEAVING, State.CLOSING, State.CLOSED)
+        return self.state in _GOING
 
     @property
     def wants_read(self) -> bool:

@@ -26,8 +26,8 @@ IN_TIME = 1.0  # seconds that any one takes at most
 
 # It joins, and from then on only writes: what the server has for it cannot be sent.
 WRITER = """
-import socket, sys
-data = b"CMD aaaaaaaa\\n" * 8_000_000  # in one call: no pause in which all of it is read
+import os, socket, sys
+data = b"CMD aaaaaaaa\\n" * 1_000_000
 sock = socket.socket(socket.AF_UNIX)
 sock.connect(sys.argv[1])
 sock.sendall(b"HELLO\\n")
@@ -36,6 +36,8 @@ while not stream.readline().startswith(b"WELCOME "):
     pass
 sock.shutdown(socket.SHUT_RD)
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+os.fork()  # while one of them is not running, another writes: there is always something to read
+os.fork()
 try:
     while True:
         sock.sendall(data)
