@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rankserver import protocol
+from rankserver import frames, protocol
 from tests.support import BOUND, READ_SIZE, RawClient, Server
 
 Connect = Callable[[Server], RawClient]
@@ -233,7 +233,7 @@ def test_a_flood_of_rosters_delays_nobody_and_all_are_whole(
     assert len(answers) == 2_000
     assert len(set(answers)) == 1
     roster = protocol.parse_server_line(answers[0])
-    assert isinstance(roster, protocol.Roster)
+    assert isinstance(roster, frames.Roster)
     assert [member.name for member in roster.members] == names
     assert median_in_time(times) < PROMPT, times
 
