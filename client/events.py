@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rankserver import protocol
+from rankserver import frames
 
 
 class Connected(NamedTuple):
@@ -84,7 +84,7 @@ class AskDone(NamedTuple):
 class RosterReceived(NamedTuple):
     """The answer to ``who``, in the order of ranks."""
 
-    members: tuple[protocol.Member, ...]
+    members: tuple[frames.Member, ...]
 
 
 class Rejected(NamedTuple):

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from client import events
-from rankserver import protocol, ranking
+from rankserver import frames, protocol, ranking
 from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
 
 LONGEST_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK  # from any server, whatever it announces
@@ -79,7 +79,7 @@ class Session:
         self._everybody = 0  # the set of all in _slots
         self._submitted: deque[str] = deque()  # our commands that are not in the log yet, oldest first
         self._asks: dict[int, _Ask] = {}  # by seq, those that are still waiting
-        self._roster: list[protocol.Member] = []  # what has come of one that is not complete
+        self._roster: list[frames.Member] = []  # what has come of one that is not complete
 
     # --- questions ---
 
@@ -221,9 +221,9 @@ class Session:
             self._receive_banner(line)
             return
         frame = protocol.parse_server_line(line)
-        if isinstance(frame, protocol.Command | protocol.Join | protocol.Left):
+        if isinstance(frame, frames.Command | frames.Join | frames.Left):
             self._receive_log(frame)
-        elif isinstance(frame, protocol.Welcome):
+        elif isinstance(frame, frames.Welcome):
             self._welcome(frame)
         elif frame is not None:
             self._receive_private(frame)
@@ -233,9 +233,9 @@ class Session:
             frame = protocol.parse_server_line(line)
         except RemoteProtocolError:
             frame = None
-        if isinstance(frame, protocol.Bye):
+        if isinstance(frame, frames.Bye):
             self._disconnect(frame.code, frame.text)
-        elif not isinstance(frame, protocol.Info):
+        elif not isinstance(frame, frames.Info):
             said = protocol.shown(line.decode(errors="replace"))
             self._disconnect("", f"this is not a rankserver: it says {said}")
         elif frame.proto != protocol.VERSION:
@@ -245,7 +245,7 @@ class Session:
             self._max_line = frame.max_line
             self._state = State.JOINING
 
-    def _welcome(self, frame: protocol.Welcome) -> None:
+    def _welcome(self, frame: frames.Welcome) -> None:
         if self._state is not State.JOINING:
             raise _broken("a second WELCOME")
         if not frame.rank < frame.clients <= protocol.MAX_CLIENTS:
@@ -258,21 +258,21 @@ class Session:
 
     # --- private frames ---
 
-    def _receive_private(self, frame: protocol.ServerFrame) -> None:
+    def _receive_private(self, frame: frames.ServerFrame) -> None:
         match frame:
-            case protocol.Bye(code, text):
+            case frames.Bye(code, text):
                 self._disconnect(code, text)
-            case protocol.Ping(text):
+            case frames.Ping(text):
                 self._out += protocol.pong(text)
-            case protocol.Answer():
+            case frames.Answer():
                 self._answer(frame)
-            case protocol.Roster():
+            case frames.Roster():
                 self._receive_roster(frame)
-            case protocol.Rejected(code, text):
+            case frames.Rejected(code, text):
                 self._rejected(code, text)
             # PONG answers nothing that we ask, and INFO has said it all before.
 
-    def _answer(self, frame: protocol.Answer) -> None:
+    def _answer(self, frame: frames.Answer) -> None:
         if frame.rank >= len(self._slots):
             raise _broken(f"RES from rank {frame.rank} of {len(self._slots)}")
         member = 1 << self._slots[frame.rank]
@@ -283,7 +283,7 @@ class Session:
         self._events.append(events.Answered(*frame))
         self._settle(frame.seq, ask)
 
-    def _receive_roster(self, frame: protocol.Roster) -> None:
+    def _receive_roster(self, frame: frames.Roster) -> None:
         if frame.start != len(self._roster):
             raise _broken(f"ROSTER from {frame.start} on where {len(self._roster)} was due")
         self._roster += frame.members
@@ -300,20 +300,20 @@ class Session:
 
     # --- log frames ---
 
-    def _receive_log(self, frame: protocol.Command | protocol.Join | protocol.Left) -> None:
+    def _receive_log(self, frame: frames.Command | frames.Join | frames.Left) -> None:
         if self._state is not State.JOINED:
             raise _broken("a log frame before WELCOME")
         if frame.seq != self._seq + 1:
             raise _broken(f"log frame {frame.seq} where {self._seq + 1} was due")
         self._seq = frame.seq
-        if isinstance(frame, protocol.Command):
+        if isinstance(frame, frames.Command):
             self._command(frame)
-        elif isinstance(frame, protocol.Join):
+        elif isinstance(frame, frames.Join):
             self._joined(frame.ranks)
         else:
             self._left(frame.ranks)
 
-    def _command(self, frame: protocol.Command) -> None:
+    def _command(self, frame: frames.Command) -> None:
         if frame.rank >= len(self._slots):
             raise _broken(f"a command from rank {frame.rank} of {len(self._slots)}")
         verdict = ranking.verdict(self._rank, frame.rank)
@@ -326,7 +326,7 @@ class Session:
         else:
             self._own(frame)
 
-    def _own(self, frame: protocol.Command) -> None:
+    def _own(self, frame: frames.Command) -> None:
         if not self._submitted:
             raise _broken(f"log frame {frame.seq} is from us, but we sent no command")
         self._submitted.popleft()

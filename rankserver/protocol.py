@@ -9,9 +9,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
+from rankserver.frames import (
+    Answer,
+    Bye,
+    ClientFrame,
+    Command,
+    Hello,
+    Info,
+    Join,
+    Leave,
+    Left,
+    Member,
+    Ping,
+    Pong,
+    Rejected,
+    Result,
+    Resume,
+    Roster,
+    ServerFrame,
+    Submit,
+    Welcome,
+    Who,
+)
 
 VERSION: Final = 1
 DEFAULT_MAX_LINE: Final = 65_536  # bytes, LF included
@@ -40,153 +62,6 @@ STATUSES: Final = ("ok", "fail", "refused", "denied", "timeout")
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
 _NUMBER = re.compile(rf"[0-9]{{1,{MAX_NUMBER_DIGITS}}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # TAB alone is allowed
-
-
-# --- frames from a client ---------------------------------------------------------------------
-
-
-class Resume(NamedTuple):
-    """The place in the log from which a client that dropped wants to go on."""
-
-    session: str
-    seq: int
-
-
-class Hello(NamedTuple):
-    """``HELLO [json]``: join."""
-
-    proto: int = VERSION
-    name: str | None = None
-    token: str | None = None
-    resume: Resume | None = None
-
-
-class Submit(NamedTuple):
-    """``CMD <text>`` or, where an answer is wanted, ``ASK <text>``: broadcast a command."""
-
-    text: str
-    wants_answer: bool
-
-
-class Result(NamedTuple):
-    """``RES <seq> <status> [json]``: this client's answer to an ASK. ``detail`` is JSON text or empty."""
-
-    seq: int
-    status: str
-    detail: str
-
-
-class Who(NamedTuple):
-    """``WHO``: ask for the roster."""
-
-
-class Leave(NamedTuple):
-    """``BYE`` from a client."""
-
-
-# --- frames of both sides ---------------------------------------------------------------------
-
-
-class Ping(NamedTuple):
-    """``PING [text]``: are you there?"""
-
-    text: str
-
-
-class Pong(NamedTuple):
-    """``PONG [text]``: yes."""
-
-    text: str
-
-
-# --- frames from the server -------------------------------------------------------------------
-
-
-class Info(NamedTuple):
-    """``INFO {json}``: the banner."""
-
-    proto: int
-    server: str
-    max_line: int
-    auth: bool
-    capacity: int
-
-
-class Welcome(NamedTuple):
-    """``WELCOME {json}``: joined; log frames from ``seq`` + 1 on follow. ``heartbeat`` is in seconds."""
-
-    rank: int
-    clients: int
-    seq: int
-    name: str
-    session: str
-    heartbeat: float
-
-
-class Join(NamedTuple):
-    """``JOIN <seq> <ranks>``: clients joined; ranks as numbered after the frame."""
-
-    seq: int
-    ranks: list[int]
-
-
-class Left(NamedTuple):
-    """``LEFT <seq> <ranks>``: clients are gone; ranks as numbered before the frame."""
-
-    seq: int
-    ranks: list[int]
-
-
-class Command(NamedTuple):
-    """``CMD`` or ``ASK <seq> <rank> <text>``: the client that holds ``rank`` commands ``text``."""
-
-    seq: int
-    rank: int
-    text: str
-    wants_answer: bool
-
-
-class Answer(NamedTuple):
-    """``RES <seq> <rank> <name> <status> [json]``: somebody's answer to my ASK ``seq``."""
-
-    seq: int
-    rank: int
-    name: str
-    status: str
-    detail: str
-
-
-class Member(NamedTuple):
-    """One client in the roster."""
-
-    rank: int
-    name: str
-
-
-class Roster(NamedTuple):
-    """``ROSTER {json}``: ``members`` from rank ``start`` on, of ``total`` in all."""
-
-    total: int
-    start: int
-    members: list[Member]
-
-
-class Rejected(NamedTuple):
-    """``ERR <code> <text>``: what I just sent had no effect."""
-
-    code: str
-    text: str
-
-
-class Bye(NamedTuple):
-    """``BYE <code> <text>``: the server closes the connection."""
-
-    code: str
-    text: str
-
-
-ClientFrame = Hello | Submit | Result | Who | Leave | Ping | Pong
-ServerFrame = Info | Welcome | Join | Left | Command | Answer | Roster | Rejected | Bye | Ping | Pong
 
 
 # --- the text rule ----------------------------------------------------------------------------

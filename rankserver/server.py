@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import rankserver
-from rankserver import protocol
+from rankserver import frames, protocol
 from rankserver.asks import AskTable, NoSuchAskError
 from rankserver.channel import HEADROOM, Channel, State
 from rankserver.clist import BLOCK_BYTES, Flushed, Log
@@ -94,7 +94,7 @@ class Server:
         self._join_wait = self._timers.timeout(JOIN_WAIT, self._on_join_wait)
         self._accept_pause = self._timers.timeout(ACCEPT_PAUSE, self._on_accept_pause)
         self._info = protocol.info(
-            protocol.Info(
+            frames.Info(
                 protocol.VERSION,
                 f"rankserver/{rankserver.__version__}",
                 config.max_line,
@@ -251,8 +251,8 @@ class Server:
         else:
             self._on_frame(channel, frame)
 
-    def _on_hello(self, channel: Channel, frame: protocol.ClientFrame) -> None:
-        if not isinstance(frame, protocol.Hello):
+    def _on_hello(self, channel: Channel, frame: frames.ClientFrame) -> None:
+        if not isinstance(frame, frames.Hello):
             self._dismiss(channel, protocol.PROTO, "the first frame must be HELLO")
         elif frame.resume is not None:
             self._dismiss(channel, protocol.RESUME, "the session is unknown or over")
@@ -262,31 +262,31 @@ class Server:
             self._handshake.stop(channel)
             self._joining.append(channel)
 
-    def _on_frame(self, channel: Channel, frame: protocol.ClientFrame) -> None:
+    def _on_frame(self, channel: Channel, frame: frames.ClientFrame) -> None:
         """Do what a ranked client's frame asks for."""
-        if isinstance(frame, protocol.Submit):
+        if isinstance(frame, frames.Submit):
             self._on_submit(channel, frame)
-        elif isinstance(frame, protocol.Result):
+        elif isinstance(frame, frames.Result):
             self._on_result(channel, frame)
-        elif isinstance(frame, protocol.Ping):
+        elif isinstance(frame, frames.Ping):
             self._send(channel, protocol.pong(frame.text))
-        elif isinstance(frame, protocol.Who):
+        elif isinstance(frame, frames.Who):
             self._work += self._log.clients // WHO_SHARE
             for part in protocol.roster([member.name for member in self._ranked()], self.config.max_line):
                 self._send(channel, part)
-        elif isinstance(frame, protocol.Leave):
+        elif isinstance(frame, frames.Leave):
             self._dismiss(channel, reason="left")
-        elif isinstance(frame, protocol.Hello):
+        elif isinstance(frame, frames.Hello):
             self._dismiss(channel, protocol.PROTO, "a second HELLO")
 
-    def _on_submit(self, channel: Channel, frame: protocol.Submit) -> None:
+    def _on_submit(self, channel: Channel, frame: frames.Submit) -> None:
         rank = self._log.rank(channel.client)
         verb = b"ASK" if frame.wants_answer else b"CMD"
         seq = self._log.append(verb, f"{rank} {frame.text}".encode())
         if frame.wants_answer:
             self._asks.open(seq, channel)
 
-    def _on_result(self, channel: Channel, frame: protocol.Result) -> None:
+    def _on_result(self, channel: Channel, frame: frames.Result) -> None:
         try:
             asker = self._asks.answer(frame.seq, channel)
         except NoSuchAskError:
@@ -295,7 +295,7 @@ class Server:
             return
         if asker is not None and asker.state is State.JOINED:
             rank = self._log.rank(channel.client)
-            self._send(asker, protocol.answer(protocol.Answer(frame.seq, rank, channel.name, *frame[1:])))
+            self._send(asker, protocol.answer(frames.Answer(frame.seq, rank, channel.name, *frame[1:])))
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -372,7 +372,7 @@ class Server:
     def _welcome(self, channel: Channel, rank: int) -> None:
         session = secrets.token_urlsafe(16)
         clients = self._log.clients
-        frame = protocol.Welcome(rank, clients, self._log.seq, channel.name, session, self.config.heartbeat)
+        frame = frames.Welcome(rank, clients, self._log.seq, channel.name, session, self.config.heartbeat)
         self._send(channel, protocol.welcome(frame))
         event(logging.INFO, "joined", name=channel.name, peer=channel.peer, rank=rank, clients=clients)
 

@@ -13,12 +13,12 @@ import pytest
 from client import aio
 from client.aio import Address, Client, connect, parse_address
 from client.events import AskDone, ClientsChanged, Connected, Disconnected, Event, Execute, Sent
-from rankserver import protocol
+from rankserver import frames, protocol
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
 from tests.support import BOUND, RawClient, Server
 
-BANNER = protocol.info(protocol.Info(1, "fake", 65_536, auth=False, capacity=8))
-WELCOME = protocol.welcome(protocol.Welcome(0, 1, 0, "me", "s", 30))
+BANNER = protocol.info(frames.Info(1, "fake", 65_536, auth=False, capacity=8))
+WELCOME = protocol.welcome(frames.Welcome(0, 1, 0, "me", "s", 30))
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 

@@ -16,7 +16,7 @@ from client import console, events
 from client.aio import connect
 from client.console import Console, Exit, Line, LineCutter, Plain, describe, visible
 from client.executors import Finished, Outcome, Simulated, Started
-from rankserver import protocol
+from rankserver import frames, protocol
 from rankserver.exceptions import StreamError
 from tests.support import BOUND, RawClient, Server
 
@@ -68,7 +68,7 @@ def test_what_happened_is_put_into_these_words(happened: events.Event, words: st
         COMMAND,
         events.ClientsChanged(2),
         events.Answered(17, 1, "web-1", "ok", ""),
-        events.RosterReceived((protocol.Member(0, "a"),)),
+        events.RosterReceived((frames.Member(0, "a"),)),
     ],
 )
 def test_what_changes_nothing_for_a_person_has_no_words(happened: events.Event) -> None:

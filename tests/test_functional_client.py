@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from rankserver import protocol
+from rankserver import frames, protocol
 from tests.support import BOUND, ROOT, RawClient, Server, read_line
 
-BANNER = protocol.info(protocol.Info(1, "fake", 65_536, auth=False, capacity=8))
-WELCOME = protocol.welcome(protocol.Welcome(0, 1, 0, "me", "s", 30))
+BANNER = protocol.info(frames.Info(1, "fake", 65_536, auth=False, capacity=8))
+WELCOME = protocol.welcome(frames.Welcome(0, 1, 0, "me", "s", 30))
 
 
 class Program:

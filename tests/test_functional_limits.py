@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rankserver import protocol
+from rankserver import frames, protocol
 from tests.support import RawClient, Server
 
 Connect = Callable[[Server], RawClient]
@@ -106,9 +106,9 @@ def test_a_long_roster_is_split_into_frames_in_a_row(serve: Serve, connect: Conn
     clients = [connect(server) for _ in range(300)]
     names = [client.hello(f"client-{n}" + "x" * (n % 50))["name"] for n, client in enumerate(clients)]
     clients[299].send(b"WHO\n")
-    frames = [protocol.parse_server_line(clients[299].line())]
-    assert isinstance(frames[0], frames.Roster)
-    assert len(frames[0].members) < 20
+    received = [protocol.parse_server_line(clients[299].line())]
+    assert isinstance(received[0], frames.Roster)
+    assert len(received[0].members) < 20
     assert clients[299].settle()[-1].startswith(b"ROSTER ")
     assert clients[0].roster() == names, "each goes on where the one before has ended"
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from rankserver import protocol, ranking
+from rankserver import frames, protocol, ranking
 from tests.support import RawClient, Server, fields_of
 
 Connect = Callable[[Server], RawClient]
@@ -182,26 +182,26 @@ def test_departures_of_one_moment_are_split_into_frames_that_are_each_right(
         for n, leaver in enumerate(leavers):
             (RawClient.close, RawClient.abort, bye)[n % 3](leaver)
     stayers[0].expect(b"LEFT ")
-    frames = log_until(stayers[150], len(stayers), len(clients))
-    assert 1 < len(frames) < 20
-    for frame in frames:
-        assert isinstance(frame, protocol.Left)
+    received = log_until(stayers[150], len(stayers), len(clients))
+    assert 1 < len(received) < 20
+    for frame in received:
+        assert isinstance(frame, frames.Left)
         for rank in reversed(frame.ranks):
             del names[rank]
     assert names == [f"n{rank}" for rank in range(0, 601, 2)] == stayers[300].roster()
 
 
-def log_until(client: RawClient, wanted: int, n: int) -> list[protocol.Join | protocol.Left]:
+def log_until(client: RawClient, wanted: int, n: int) -> list[frames.Join | frames.Left]:
     """Return the JOIN and LEFT frames that bring n clients to the number wanted."""
-    frames: list[protocol.Join | protocol.Left] = []
+    received: list[frames.Join | frames.Left] = []
     while n != wanted:
         line = client.line()
         assert len(line) < 256 + protocol.SERVER_SLACK
         frame = protocol.parse_server_line(line)
-        assert isinstance(frame, protocol.Join | protocol.Left), line
-        _, n = (ranking.joined if isinstance(frame, protocol.Join) else ranking.left)(0, n, frame.ranks)
-        frames.append(frame)
-    return frames
+        assert isinstance(frame, frames.Join | frames.Left), line
+        _, n = (ranking.joined if isinstance(frame, frames.Join) else ranking.left)(0, n, frame.ranks)
+        received.append(frame)
+    return received
 
 
 def test_somebody_who_joins_in_the_moment_of_a_departure_gets_the_right_rank(

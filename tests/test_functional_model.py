@@ -22,8 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rankserver import protocol, ranking
-from rankserver.protocol import Answer, Command, Info, Join, Left, Pong, Submit, Welcome
+from rankserver import frames, protocol, ranking
+from rankserver.frames import Answer, Command, Info, Join, Left, Pong, Submit, Welcome
 from tests.support import BOUND, READ_SIZE, RawClient, Server
 
 SMALL: Final = 32_768  # bytes of a receive buffer that is soon full
@@ -44,8 +44,8 @@ class Peer:
         self.name = name
         self.here = True
         self.greeted = False
-        self.sent: list[protocol.ClientFrame] = []
-        self.frames: list[protocol.ServerFrame] = []
+        self.sent: list[frames.ClientFrame] = []
+        self.frames: list[frames.ServerFrame] = []
         self._outbox = b""
         self._partial_sent = b""
         self._partial_received = b""
@@ -136,7 +136,7 @@ class Peer:
 
     @property
     def has_joined(self) -> bool:
-        return self.sent[:1] == [protocol.Hello(name=self.name)]  # and there is a place
+        return self.sent[:1] == [frames.Hello(name=self.name)]  # and there is a place
 
     @property
     def welcome(self) -> Welcome | None:
@@ -167,7 +167,7 @@ class Peer:
 LogFrame = Join | Left | Command
 
 
-def parsed(line: bytes) -> protocol.ServerFrame:
+def parsed(line: bytes) -> frames.ServerFrame:
     frame = protocol.parse_server_line(line)
     assert frame is not None, line
     return frame
@@ -253,7 +253,7 @@ def check_answers(peers: list[Peer]) -> None:
         (frame.seq, peer.name, frame.status)
         for peer in peers
         for frame in peer.sent
-        if isinstance(frame, protocol.Result)
+        if isinstance(frame, frames.Result)
     )
     got: Counter[tuple[int, str, str]] = Counter()
     for peer in peers:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rankserver import protocol
 from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
-from rankserver.protocol import (
+from rankserver.frames import (
     Answer,
     Bye,
     ClientFrame,
@@ -20,7 +20,6 @@ from rankserver.protocol import (
     Join,
     Leave,
     Left,
-    LineBuffer,
     Member,
     Ping,
     Pong,
@@ -33,6 +32,7 @@ from rankserver.protocol import (
     Welcome,
     Who,
 )
+from rankserver.protocol import LineBuffer
 
 NAME_CHARACTERS = "ABCXYZabcxyz0189._:@-"
 

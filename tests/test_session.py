@@ -22,15 +22,15 @@ from client.events import (
     Sent,
 )
 from client.session import Session, State
-from rankserver import protocol
+from rankserver import frames, protocol
 from rankserver.exceptions import LocalProtocolError
 
-BANNER = protocol.info(protocol.Info(1, "rankserver/1.0.0", 1_000, auth=False, capacity=8))
+BANNER = protocol.info(frames.Info(1, "rankserver/1.0.0", 1_000, auth=False, capacity=8))
 OUTCOMES = ("ok", "refused", "fail", "denied", "timeout", "gone")
 
 
 def welcome(rank: int, clients: int, seq: int = 0) -> bytes:
-    return protocol.welcome(protocol.Welcome(rank, clients, seq, "me", "s", 30))
+    return protocol.welcome(frames.Welcome(rank, clients, seq, "me", "s", 30))
 
 
 def joined(rank: int, clients: int, seq: int = 0) -> Session:
@@ -317,7 +317,7 @@ def test_a_roster_is_reported_when_it_is_complete() -> None:
         assert session.receive_data(first) == []
         (received,) = session.receive_data(b"".join(rest))
         assert isinstance(received, RosterReceived)
-        assert received.members[49] == protocol.Member(49, "web-49")
+        assert received.members[49] == frames.Member(49, "web-49")
 
 
 # --- what may not be sent ---
