@@ -21,8 +21,8 @@ Connect = Callable[[Server], RawClient]
 Join = Callable[..., list[RawClient]]
 Serve = Callable[..., Server]
 
-PROMPT = 0.05  # seconds that a command takes at most to another client, half of the time that is watched
-IN_TIME = 1.0  # seconds that any one takes at most
+PROMPT = 0.2  # seconds that a command takes at most, half of the time that is watched, on a busy machine
+IN_TIME = BOUND / 2  # seconds that any one takes at most
 
 # It joins, and from then on only writes: what the server has for it cannot be sent.
 WRITER = """
