@@ -131,7 +131,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             result["latency"] = _latency(load, server)
     if options.require and result["ratio"]["median"] < options.require:
         result["unmet"] = [
-            f"{result['ratio']['median']:.2f} of the ceiling, {options.require:g} are required"
+            f"{result['ratio']['median']:.3f} of the ceiling, {options.require:g} are required"
         ]
     return result
 
