@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Final, Generic, TypeVar
 
+from rankserver.exceptions import NoSuchAskError
+
 MAX_ASKS: Final = 65_536  # remembered at a time; then the oldest is forgotten
 
 M = TypeVar("M", bound=Hashable)
-
-
-class NoSuchAskError(LookupError):
-    """The seq is no ASK, or not one that this client may answer."""
 
 
 class _Ask(Generic[M]):

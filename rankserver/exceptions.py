@@ -6,6 +6,7 @@ RankserverError
 ├── ConnectError           no server answers at an address (the client's exit code 3)
 ├── DisconnectedError      the server refused or ended the connection (the client's exit code 4)
 ├── StreamError            standard input or output cannot be used (exit code 1)
+├── NoSuchAskError         an answer belongs to no ASK that waits for it
 └── ProtocolError          a frame breaks the protocol; has a code and a text
     ├── LocalProtocolError     we were asked to send it
     └── RemoteProtocolError    the other side sent it
@@ -44,6 +45,10 @@ class DisconnectedError(RankserverError):
 
 class StreamError(RankserverError):
     """Standard input or output cannot be used; the message says which and why."""
+
+
+class NoSuchAskError(RankserverError):
+    """The seq is no ASK, or not one that this client may answer."""
 
 
 class ProtocolError(RankserverError):

@@ -21,10 +21,10 @@ from typing import Final
 
 import rankserver
 from rankserver import frames, protocol
-from rankserver.asks import AskTable, NoSuchAskError
+from rankserver.asks import AskTable
 from rankserver.channel import HEADROOM, Channel, State
 from rankserver.clist import BLOCK_BYTES, Flushed, Log
-from rankserver.exceptions import RemoteProtocolError
+from rankserver.exceptions import NoSuchAskError, RemoteProtocolError
 from rankserver.listeners import Acceptor
 from rankserver.logs import event
 from rankserver.timers import Timers

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rankserver.asks import MAX_ASKS, AskTable, NoSuchAskError
+from rankserver.asks import MAX_ASKS, AskTable
+from rankserver.exceptions import NoSuchAskError
 
 
 @pytest.fixture
