@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import harness
 from harness import Address, Ceiling, Generator, Places, RankServer
+from sources import CHUNKS, TRIALS, Source, choose_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sources import Burst
+
 PACED_SECONDS: Final = 5
-SEGMENT: Final = 65_483  # bytes in a full TCP segment on the loopback: 65,536 end in a second, tiny one
-CHUNKS: Final = (  # bytes that the ceiling may send at once
-    *(kib * 1024 for kib in (64, 128, 256, 512, 1024)),
-    *(segments * SEGMENT for segments in (2, 4, 16)),
-)
-TRIALS: Final = 3  # bursts with each, to find the fastest
 DRAIN_BURSTS: Final = 3
 SATURATED: Final = 0.95  # busy for more of the time than this: it is what limits
 
@@ -46,45 +43,6 @@ class Load:
     def receivers(self) -> int:
         """How many receivers are counted: a sender's own stream counts only where nobody else receives."""
         return self.clients or self.senders
-
-
-@dataclass(frozen=True)
-class Burst:
-    """What one burst took, until the last receiver had the last byte; all times in seconds."""
-
-    commands: int
-    streams: int
-    seconds: float
-    stream_bytes: int
-    generator_cpu: float
-    sender_cpu: float
-
-    @property
-    def rate(self) -> float:
-        """Commands per second."""
-        return self.commands / self.seconds
-
-
-class Source:
-    """A program that sends, and the generator that is connected to it."""
-
-    def __init__(self, generator: Generator, ceiling: Ceiling | None = None) -> None:
-        """Take both; without ``ceiling`` the sender needs no preparation."""
-        self.chunk = CHUNKS[0]
-        self._generator = generator
-        self._ceiling = ceiling
-
-    def burst(self, commands: int, verb: str = "burst") -> Burst:
-        """Run one burst; ``verb`` is ``drain`` for one that is counted but not verified."""
-        if self._ceiling:
-            self._ceiling.ask(f"prepare {commands} {self.chunk}")
-        event = self._generator.ask(f"{verb} {commands}")
-        del event["event"]
-        return Burst(**event)
-
-    def pace(self, commands: int, rate: int) -> harness.Event:
-        """Run a paced phase and return its latencies in microseconds."""
-        return self._generator.ask(f"pace {commands} {rate}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,20 +120,9 @@ def _ceiling(load: Load, places: Places, stack: ExitStack) -> Source:
     ceiling = stack.enter_context(Ceiling(sockets, load.senders, load.size, places.sender))
     generator = _generator(load, ceiling.address, ceiling.pid, places, "ceiling")
     source = Source(stack.enter_context(generator), ceiling)
-    _choose_chunk(load, source)
-    return source
-
-
-def _choose_chunk(load: Load, ceiling: Source) -> None:
-    """Let the ceiling send in chunks of the size that is the fastest here: a slow one would be no ceiling."""
-    rates: dict[int, list[float]] = {chunk: [] for chunk in CHUNKS}
     with harness.bar(TRIALS * len(CHUNKS), "tuning the ceiling") as bar:
-        ceiling.burst(load.commands)
-        for _ in range(TRIALS):
-            for ceiling.chunk in CHUNKS:
-                rates[ceiling.chunk].append(ceiling.burst(load.commands).rate)
-                bar.update()
-    ceiling.chunk = max(CHUNKS, key=lambda chunk: median(rates[chunk]))
+        choose_chunk(source, load.commands, bar)
+    return source
 
 
 def _one_client(load: Load, address: Address, pid: int, places: Places) -> dict[str, Any]:
@@ -238,7 +185,6 @@ def _latency(load: Load, server: Source) -> dict[str, Any]:
     with harness.bar(1, f"{PACED_SECONDS} s at {load.rate} commands/s") as bar:
         event = server.pace(commands, load.rate)
         bar.update()
-    del event["event"]
     return event
 
 
