@@ -15,14 +15,14 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -113,16 +113,37 @@ def _siblings(cpu: int) -> set[int]:
 # --- programs ---------------------------------------------------------------------------------
 
 
+@contextmanager
+def _pinned(cpu: int | None) -> Iterator[None]:
+    """Let what is started in the block run on this CPU from its first instruction, all its threads included.
+
+    Set after the start, it would hold for the first thread alone, and Go would count all CPUs.
+    """
+    before = os.sched_getaffinity(0)
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 class Program:
     """A program that is started, asked line by line, and ended with the block that it is used in."""
 
-    def __init__(self, name: str, command: Sequence[str], cpu: int | None = None) -> None:
-        """Start ``command``, on one CPU if it is given; ``name`` is what errors call it."""
+    def __init__(
+        self, name: str, command: Sequence[str], cpu: int | None = None, output: IO[bytes] | None = None
+    ) -> None:
+        """Start ``command``, on one CPU if it is given; ``name`` is what errors call it.
+
+        All that it prints goes to ``output`` if that is given, and cannot be read by ``line`` then.
+        """
         self.name = name
         self._buffer = b""
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
-        if cpu is not None:
-            os.sched_setaffinity(self._process.pid, {cpu})
+        with _pinned(cpu):
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=output or subprocess.PIPE, stderr=output, cwd=ROOT
+            )
 
     @property
     def pid(self) -> int:
@@ -147,7 +168,8 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._stdout.close()
+        if self._stdout:
+            self._stdout.close()
 
     def line(self, seconds: float = ANSWER_SECONDS) -> str:
         """Return the next line of its output.
