@@ -293,7 +293,7 @@ class Generator(Program):
         pid: int,
         places: Places,
     ) -> None:
-        """Start it and wait until all connections are ready.
+        """Start it and wait until all connections are ready; ``ready`` is what it says then.
 
         ``pid`` is the process whose CPU time is measured during phases, 0 for none.
 
@@ -304,7 +304,7 @@ class Generator(Program):
         command = [str(PROGRAM), "generate", address.host, str(address.port), proto]
         super().__init__("the generator", [*command, *map(str, numbers)], places.generator)
         try:
-            self.event()
+            self.ready = self.event()
         except BaseException:
             self.close()
             raise

@@ -121,7 +121,7 @@ def _ceiling(load: Load, places: Places, stack: ExitStack) -> Source:
     generator = _generator(load, ceiling.address, ceiling.pid, places, "ceiling")
     source = Source(stack.enter_context(generator), ceiling)
     with harness.bar(TRIALS * len(CHUNKS), "tuning the ceiling") as bar:
-        choose_chunk(source, load.commands, bar)
+        choose_chunk(source, load.commands, done=bar.update)
     return source
 
 

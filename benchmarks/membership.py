@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import BenchmarkError, Places, Program, RankServer
+from harness import BenchmarkError, Ceiling, Generator, Places, Program, RankServer
+from sources import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # What the server promises; see --require.
 MIN_JOINS: Final = 2_000  # per second
@@ -25,6 +28,8 @@ MAX_IDLE: Final = 0.02  # seconds of CPU: some ticks of the clock that the kerne
 SETTLE_MS: Final = 500  # after the last JOIN, for the server to give back what it can
 SEED: Final = 1  # of the choice of those that leave, so that a run can be repeated
 FIRST: Final = 10  # clients that join before memory is measured, so that what all share is not counted
+MANY: Final = 100  # clients that leave at once, besides one and half of all
+SMALL: Final = 16  # bytes of the text that the ceiling sends: in a frame about as long as a LEFT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,19 +91,27 @@ def _members(server: RankServer, places: Places) -> Program:
 
 def _join_and_leave(clients: int, leave: int, places: Places) -> dict[str, Any]:
     with RankServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
-        members.ask(f"join {FIRST}")
-        members.ask(f"idle {SETTLE_MS}")
-        before = _memory(server.pid)
-        join = members.ask(f"join {clients}")
-        members.ask("settle")
-        members.ask(f"idle {SETTLE_MS}")
-        memory = _memory(server.pid) - before
+        join = _join(members, server.pid, clients)
         members.ask("roster")
         drop = members.ask(f"drop {leave} {SEED}")
         members.ask("roster")
-    del join["event"], drop["event"]
+    del drop["event"]
+    bytes_ = join.pop("memory")
+    return {"join": join, "memory": {"bytes": bytes_, "bytes_per_client": bytes_ / clients}, "leave": drop}
+
+
+def _join(members: Program, pid: int, clients: int) -> harness.Event:
+    """Join with FIRST and then with ``clients`` more, and return what these took, memory included."""
+    members.ask(f"join {FIRST}")
+    members.ask(f"idle {SETTLE_MS}")
+    before = memory(pid)
+    join = members.ask(f"join {clients}")
+    members.ask("settle")
+    members.ask(f"idle {SETTLE_MS}")
+    del join["event"]
     join["joins_per_second"] = clients / join["seconds"]
-    return {"join": join, "memory": {"bytes": memory, "bytes_per_client": memory / clients}, "leave": drop}
+    join["memory"] = memory(pid) - before
+    return join
 
 
 def _idle(clients: int, seconds: int, places: Places) -> dict[str, Any]:
@@ -111,12 +124,85 @@ def _idle(clients: int, seconds: int, places: Places) -> dict[str, Any]:
     return {"clients": clients, **idle}
 
 
-def _memory(pid: int) -> int:
-    """Return the bytes of memory that are the process's own or its share: its PSS, from proc(5)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+def memory(pid: int) -> int:
+    """Return the bytes of memory that are the process's own or its share: its PSS, from proc(5).
+
+    Raises:
+        BenchmarkError: if it has ended, or the kernel does not tell.
+    """
+    path = Path(f"/proc/{pid}/smaps_rollup")
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise BenchmarkError(f"cannot read a server's memory: {error}") from error
+    for line in lines:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
-    raise BenchmarkError("the kernel does not tell the server's memory (/proc/PID/smaps_rollup)")
+    raise BenchmarkError(f"the kernel does not tell a server's memory ({path})")
+
+
+# --- rounds, for a comparison -----------------------------------------------------------------
+
+
+@contextmanager
+def one_send(clients: int, places: Places) -> Iterator[Callable[[], float]]:
+    """Give a function that lets the ceiling send one small frame to as many as survive when one has left.
+
+    It returns the seconds until the last of them had it; each of them is connected all the time.
+    """
+    survivors = clients + FIRST - 1
+    with (
+        Ceiling(survivors, 1, SMALL, places.sender) as ceiling,
+        Generator(
+            ceiling.address,
+            proto="ceiling",
+            receivers=survivors - 1,  # and the one that tells it to send
+            senders=1,
+            size=SMALL,
+            pid=ceiling.pid,
+            places=places,
+        ) as generator,
+    ):
+        source = Source(generator, ceiling)
+        yield lambda: source.burst(1).seconds
+
+
+def one_round(
+    clients: int, send: Callable[[], float], singles: int, sitting: float, places: Places
+) -> harness.Event:
+    """Join with ``clients``, let them sit idle, and let some of them leave, at a server of its own.
+
+    One leaves and comes back ``singles`` times, and each time the ceiling sends once (``send``, which
+    ``one_send`` gives); the middle one counts. Idle clients sit for ``sitting`` seconds.
+    """
+    with RankServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
+        join = _join(members, server.pid, clients)
+        idle = members.ask(f"idle {int(sitting * 1000)}")
+        ones, sends = [], []
+        for seed in range(singles):
+            ones.append(_leave_and_return(members, 1, seed))
+            sends.append(send())
+        leave = {"1": median(ones)}
+        if clients > MANY:
+            leave["100"] = _leave_and_return(members, MANY, SEED)
+        leave["half"] = _leave_and_return(members, clients // 2, SEED)
+        members.ask("roster")
+    return {
+        "joins_per_second": join["joins_per_second"],
+        "memory_per_client": join["memory"] / clients,
+        "leave": leave,
+        "ceiling_one": median(sends),
+        "join_cpu": join["server_cpu"],
+        "idle_cpu_per_second": idle["server_cpu"] / idle["seconds"],
+    }
+
+
+def _leave_and_return(members: Program, count: int, seed: int) -> float:
+    """Let ``count`` leave at once, and as many join; return the seconds until all knew that they had left."""
+    drop = members.ask(f"drop {count} {seed}")
+    members.ask(f"join {count}")
+    members.ask("settle")
+    return float(drop["seconds"])
 
 
 # --- showing ----------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness import Event, Program
-    from tqdm import tqdm
 
 SEGMENT: Final = 65_483  # bytes in a full TCP segment on the loopback: 65,536 end in a second, tiny one
 CHUNKS: Final = (  # bytes that the ceiling may send at once
@@ -69,15 +70,18 @@ class Source:
             self._ceiling.ask(f"prepare {commands} {self.chunk}")
 
 
-def choose_chunk(ceiling: Source, commands: int, bar: tqdm[None], trials: int = TRIALS) -> None:
+def choose_chunk(
+    ceiling: Source, commands: int, trials: int = TRIALS, done: Callable[[], object] | None = None
+) -> None:
     """Let the ceiling send in chunks of the size that is the fastest here: a slow one would be no ceiling.
 
-    ``bar`` goes on by one with each of the ``trials * len(CHUNKS)`` bursts.
+    ``done`` is called after each of the ``trials * len(CHUNKS)`` bursts.
     """
     rates: dict[int, list[float]] = {chunk: [] for chunk in CHUNKS}
     ceiling.burst(commands)
     for _ in range(trials):
         for ceiling.chunk in CHUNKS:
             rates[ceiling.chunk].append(ceiling.burst(commands).rate)
-            bar.update()
+            if done:
+                done()
     ceiling.chunk = max(CHUNKS, key=lambda chunk: median(rates[chunk]))
