@@ -250,7 +250,13 @@ def build() -> None:
     fresh.replace(PROGRAM)
 
 
-class RankServer(Program):
+class Server(Program):
+    """A program that listens."""
+
+    address: Address
+
+
+class RankServer(Server):
     """The real server, for up to ``capacity`` clients, on a free port of the loopback."""
 
     def __init__(self, capacity: int, options: Sequence[str] = (), cpu: int | None = None) -> None:
@@ -269,7 +275,7 @@ class RankServer(Program):
             raise
 
 
-class Ceiling(Program):
+class Ceiling(Server):
     """A program that only sends prepared bytes to all that connect: what the kernel can do at most."""
 
     def __init__(self, sockets: int, senders: int, size: int, cpu: int | None) -> None:
