@@ -1,0 +1,41 @@
+"""A ZeroMQ forwarder: what is published at the first address goes to those subscribed at the second.
+
+There is no high-water mark on either side, so nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+import zmq
+
+BACKLOG: Final = 4096  # connections that may wait to be accepted
+NO_MARK: Final = 0  # no limit to the messages that wait
+
+
+def listen(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    """Return a socket of this kind on a port that the system picks."""
+    listener = context.socket(kind)
+    listener.set_hwm(NO_MARK)
+    listener.setsockopt(zmq.BACKLOG, BACKLOG)
+    listener.bind("tcp://127.0.0.1:*")
+    return listener
+
+
+def address(listener: zmq.Socket[bytes]) -> str:
+    """Return where it listens, as HOST:PORT."""
+    return listener.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
+
+
+def main() -> None:
+    """Listen for both sides, and pass on until the process is ended."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a word, as SIGTERM does
+    context = zmq.Context()
+    publishers, subscribers = listen(context, zmq.XSUB), listen(context, zmq.XPUB)
+    print(f"listening on {address(publishers)} {address(subscribers)}", flush=True)
+    zmq.proxy(publishers, subscribers)
+
+
+if __name__ == "__main__":
+    main()
