@@ -1,0 +1,173 @@
+"""What the comparison must show, as data, and whether a result shows it.
+
+Whatever was not measured is never met: a peer that is not installed, or that lost what it should have
+delivered, proves nothing. A corner where this server itself lost something is not met, however fast it was.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import derive
+from derive import CEILING, OURS, Corner, Result, Spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+SIZE: Final = 64  # bytes of a command, where nothing else is said
+USUAL: Final = (10, 100, 1000)  # receivers, where nothing else is said
+FEW: Final = 10  # receivers, and
+MANY: Final = 5_000  # between which the cost of a delivery may grow as the ceiling's does
+CLIENTS: Final = 10_000  # of the membership targets
+MIN_JOINS: Final = 2_000  # per second, one after the other
+MAX_MEMORY: Final = 2_048  # bytes of an idle client
+MAX_HALF: Final = 2.0  # seconds until all know their ranks, after half of them left at once
+MAX_ONE: Final = 1.2  # times what the ceiling needs for one small send to each, after one left
+
+THROUGHPUT: Final = "Throughput"
+LATENCY: Final = "Latency to the last receiver"
+MEMBERSHIP: Final = "Membership"
+COST: Final = "Cost growth"
+EVERY: Final = ", every client a sender"
+
+AT_LEAST: Final = "at least"
+AT_MOST: Final = "at most"
+BELOW: Final = "below"
+HOLDS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    AT_LEAST: operator.ge,
+    AT_MOST: operator.le,
+    BELOW: operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Faster:
+    """At each of these numbers of receivers, at least so many times the throughput of each of these peers."""
+
+    size: int
+    receivers: tuple[int, ...]
+    least: Mapping[str, float]
+    senders: str = "one"
+
+
+@dataclass(frozen=True)
+class Quicker:
+    """At each of these numbers of receivers, a latency below, or at most, that of the best peer."""
+
+    what: str
+    load: str
+    quantile: str
+    limit: str
+    receivers: tuple[int, ...] = USUAL
+
+
+FASTER: Final = (
+    Faster(SIZE, USUAL, {"redis": 7, "nats": 7, "zeromq": 4, "asyncio": 50, "threads": 50, CEILING: 0.9}),
+    Faster(SIZE, (1,), {"redis": 5, "nats": 3}),
+    Faster(16, USUAL, {"redis": 10, "nats": 8}),
+    Faster(1024, USUAL, {"redis": 1.2, CEILING: 0.95}),
+    Faster(16_384, USUAL, {CEILING: 0.95}),
+    Faster(SIZE, (1000,), {"redis": 5, "nats": 5}, senders="every"),
+)
+QUICKER: Final = (
+    Quicker("idle server, p50", "idle", "p50", AT_MOST),
+    Quicker("idle server, p99", "idle", "p99", AT_MOST),
+    Quicker("half load, p99", "half", "p99", BELOW),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One demand, and what was measured."""
+
+    group: str
+    what: str
+    receivers: int  # or clients
+    limit: str  # AT_LEAST, AT_MOST or BELOW
+    required: float | None  # None: it was to be measured, and was not
+    value: float | None
+    unit: str = ""
+    peer: str = ""  # the peer that the value is a ratio to, where ``what`` does not say it
+    lost: bool = False  # this server lost something where it was measured
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is met; None if it was not measured."""
+        if self.lost:
+            return False
+        if self.value is None or self.required is None:
+            return None
+        return HOLDS[self.limit](self.value, self.required)
+
+
+def check(result: Result) -> list[Target]:
+    """Return all targets, in the order in which they are shown."""
+    found = [target for rule in FASTER for target in _faster(result, rule)]
+    found += [target for rule in QUICKER for target in _quicker(result, rule)]
+    return [*found, *_membership(derive.membership(result, CLIENTS)), _growth(result)]
+
+
+# --- each kind --------------------------------------------------------------------------------
+
+
+def _faster(result: Result, rule: Faster) -> list[Target]:
+    found = []
+    for key, least in rule.least.items():
+        what = f"{rule.size:,} bytes{EVERY if rule.senders == 'every' else ''}: {_than(result, key)}"
+        for count in rule.receivers:
+            corner = Corner(rule.senders, count, rule.size)
+            value, lost = _median(derive.faster(result, corner, key)), _lost(result, corner)
+            found.append(Target(THROUGHPUT, what, count, AT_LEAST, least, value, lost=lost))
+    return found
+
+
+def _quicker(result: Result, rule: Quicker) -> list[Target]:
+    found = []
+    for count in rule.receivers:
+        corner = Corner("one", count, SIZE)
+        best = derive.best_latency(result, corner, rule.load, rule.quantile)
+        value, peer = None, ""
+        if best is not None:
+            pair = (derive.source(result, corner, key) for key in (OURS, best))
+            ours, theirs = (derive.latency(measured, rule.load, rule.quantile) for measured in pair)
+            value, peer = _median(Spread.of(derive.ratios(ours, theirs))), derive.name(result, best)
+        lost = _lost(result, corner)
+        found.append(Target(LATENCY, rule.what, count, rule.limit, 1.0, value, peer=peer, lost=lost))
+    return found
+
+
+def _membership(rounds: Sequence[dict[str, Any]]) -> list[Target]:
+    def target(what: str, limit: str, required: float, values: Sequence[float], unit: str) -> Target:
+        return Target(MEMBERSHIP, what, CLIENTS, limit, required, _median(Spread.of(values)), unit)
+
+    joins = [entry["joins_per_second"] for entry in rounds]
+    memory = [entry["memory_per_client"] for entry in rounds]
+    one = "one leaves: until all know, as a multiple of the ceiling's one small send to each"
+    return [
+        target("joins, one after the other", AT_LEAST, MIN_JOINS, joins, "per s"),
+        target("memory of an idle client", AT_MOST, MAX_MEMORY, memory, "bytes"),
+        target("half of them leave: until all know", AT_MOST, MAX_HALF, derive.leaves(rounds, "half"), "s"),
+        target(one, AT_MOST, MAX_ONE, derive.leave_ratios(rounds), ""),
+    ]
+
+
+def _growth(result: Result) -> Target:
+    ours, ceiling = (derive.growth(result, key, SIZE, FEW, MANY) for key in (OURS, CEILING))
+    lost = any(_lost(result, Corner("one", count, SIZE)) for count in (FEW, MANY))
+    what = f"CPU time per delivery, as a multiple of that at {FEW} receivers (at most the ceiling's)"
+    return Target(COST, what, MANY, AT_MOST, ceiling, ours, lost=lost)
+
+
+def _than(result: Result, key: str) -> str:
+    return "of the ceiling" if key == CEILING else f"times {derive.name(result, key)}"
+
+
+def _lost(result: Result, corner: Corner) -> bool:
+    ours = derive.source(result, corner, OURS)
+    return bool(ours and ours["lost"])
+
+
+def _median(spread: Spread | None) -> float | None:
+    return spread.median if spread else None
