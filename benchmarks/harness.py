@@ -254,6 +254,7 @@ class Server(Program):
     """A program that listens."""
 
     address: Address
+    sending: Address | None = None  # where those who send connect, if that is not the same
 
 
 class RankServer(Server):
@@ -307,7 +308,8 @@ class Generator(Program):
             BenchmarkError: if one of the connections cannot join.
         """
         numbers = [receivers, senders, size, pid, int(places.spin)]
-        command = [str(PROGRAM), "generate", address.host, str(address.port), proto]
+        ports = f"{address.port},{sending.port}" if sending else str(address.port)
+        command = [str(PROGRAM), "generate", address.host, ports, proto]
         super().__init__("the generator", [*command, *map(str, numbers)], places.generator)
         try:
             self.ready = self.event()

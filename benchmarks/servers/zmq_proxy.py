@@ -1,4 +1,4 @@
-"""A ZeroMQ forwarder: what is published at the first address goes to those subscribed at the second.
+"""A ZeroMQ forwarder: who subscribes at the first address gets what is published at the second.
 
 There is no high-water mark on either side, so nothing is dropped.
 """
@@ -33,7 +33,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a word, as SIGTERM does
     context = zmq.Context()
     publishers, subscribers = listen(context, zmq.XSUB), listen(context, zmq.XPUB)
-    print(f"listening on {address(publishers)} {address(subscribers)}", flush=True)
+    print(f"listening on {address(subscribers)} {address(publishers)}", flush=True)
     zmq.proxy(publishers, subscribers)
 
 
