@@ -299,10 +299,12 @@ class Generator(Program):
         size: int,
         pid: int,
         places: Places,
+        sending: Address | None = None,
     ) -> None:
         """Start it and wait until all connections are ready; ``ready`` is what it says then.
 
-        ``pid`` is the process whose CPU time is measured during phases, 0 for none.
+        ``pid`` is the process whose CPU time is measured during phases, 0 for none; ``sending`` is where the
+        senders connect, if not to ``address``.
 
         Raises:
             BenchmarkError: if one of the connections cannot join.
