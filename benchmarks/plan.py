@@ -1,0 +1,219 @@
+"""What a comparison measures, how long, and in which order: pure functions and constants with their reasons.
+
+It starts nothing and waits for nothing; ``rounds.py`` carries it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from sources import CHUNKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Item = TypeVar("Item")
+
+PARTS: Final = ("throughput", "latency", "everyone", "membership")
+RECEIVERS: Final = (1, 10, 100, 1_000, 5_000)
+SIZES: Final = (16, 64, 1_024, 16_384)
+MEMBERS: Final = (100, 1_000, 10_000)
+
+MAIN_SIZE: Final = 64  # bytes: the latency is measured at every number of receivers with it
+MAIN_RECEIVERS: Final = 100  # and with every size here
+EVERYONE: Final = range(10, 1_001)  # clients that all send: with more it takes far too long
+EACH: Final = 10  # commands that each of them sends at once
+
+# A burst of the fastest is about 0.2 s: some times longer than what the scheduler and timers disturb.
+MOST_DELIVERIES: Final = 20_000_000
+MOST_BYTES: Final = 1_500_000_000  # of texts, to all receivers together
+MOST_COMMANDS: Final = 2_000_000  # more would take longer to prepare than to send
+PHASE_BYTES: Final = 1 << 30  # of one phase: the generator keeps no more
+WRAP: Final = 128  # bytes that the generator counts for what is around a text
+
+FIRST_SHARE: Final = 256  # calibrating begins with this part of a full burst,
+GROWTH: Final = 4  # and goes on with bursts so many times as long
+
+# An idle server sleeps between two commands.
+IDLE_RATES: Final = (
+    (100, 100),
+    (1_000, 50),
+)  # (up to so many receivers, commands/s)
+IDLE_SLOWEST: Final = 10  # commands/s with more receivers
+IDLE_SHARE: Final = 5  # and is used to at most a fifth
+# Commands/s: beyond this a generator that sends each command at its time, in a call of its own, is itself the
+# one that is late, and what it takes would not be the server's latency.
+MOST_PACED: Final = 200_000
+
+
+class Point(NamedTuple):
+    """One place of the grid; with ``everyone`` all ``receivers`` send, else one more client does."""
+
+    everyone: bool
+    receivers: int
+    size: int
+    latency: bool = False
+
+    @property
+    def senders(self) -> str:
+        """What the result calls it."""
+        return "every" if self.everyone else "one"
+
+    @property
+    def deliveries(self) -> int:
+        """How many deliveries a command is, at most: rankserver and the ceiling confirm to the sender."""
+        return self.receivers if self.everyone else self.receivers + 1
+
+    def __str__(self) -> str:
+        who = "clients that all send" if self.everyone else "receivers"
+        return f"{self.receivers:,} {who}, {self.size:,} bytes"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long things may take, in seconds, and how often they are done."""
+
+    rounds: int
+    burst: float = 0.7  # one burst of a slow source
+    scale: float = 1.0  # the part of a full burst that the fast ones send
+    crowd: float = 4.0  # one burst in which every client sends: a slow source's clients send fewer than EACH
+    crowds: float = 0.05  # bursts of a crowd are repeated for so long in a round, and the middle one counts
+    idle: float = 2.0
+    half: float = 1.0
+    trials: int = 2  # bursts with each chunk, to find the ceiling's fastest
+    singles: int = 5  # leaves of one client in a round, of which the middle one counts
+    sitting: float = 2.0  # while the CPU time of idle clients is taken
+
+    @classmethod
+    def quick(cls, rounds: int) -> Timing:
+        """Return times that show that everything works, and nothing about speed."""
+        return cls(rounds, 0.05, 0.005, 0.1, 0.0, 0.1, 0.05, 1, 1, 0.1)
+
+
+# --- the points -------------------------------------------------------------------------------
+
+
+def points(receivers: Sequence[int], sizes: Sequence[int], parts: Sequence[str]) -> list[Point]:
+    """Return the points that the parts need, in the order in which they are measured."""
+    latency = "latency" in parts
+    grid = [
+        Point(everyone=False, receivers=count, size=size, latency=latency and _has_latency(count, size))
+        for size in sizes
+        for count in receivers
+    ]
+    if "throughput" not in parts:
+        grid = [point for point in grid if point.latency]
+    if "everyone" in parts and MAIN_SIZE in sizes:
+        grid += [Point(everyone=True, receivers=n, size=MAIN_SIZE) for n in receivers if n in EVERYONE]
+    return grid
+
+
+def _has_latency(receivers: int, size: int) -> bool:
+    return size == MAIN_SIZE or receivers == MAIN_RECEIVERS
+
+
+# --- how much ---------------------------------------------------------------------------------
+
+
+def most_commands(point: Point, timing: Timing) -> int:
+    """Return how many commands a burst of one sender has at most."""
+    deliveries = min(MOST_DELIVERIES, MOST_BYTES // point.size)
+    bound = min(deliveries // point.receivers, PHASE_BYTES // (point.size + WRAP), MOST_COMMANDS)
+    return max(1, int(bound * timing.scale))
+
+
+def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
+    """Return how many commands, at most ``most``, fit in ``seconds``.
+
+    ``run`` sends a burst of so many and returns the seconds that it took. Bursts grow step by step, as a
+    small one tells little about a large one; the last of them has warmed everything up.
+    """
+    commands = max(1, most // FIRST_SHARE)
+    while True:
+        fit = int(commands * seconds / run(commands))
+        if commands == most or fit < commands * GROWTH:
+            return max(1, min(fit, most))
+        commands = min(commands * GROWTH, most)
+
+
+def crowd_commands(clients: int, seconds_of_one: float, timing: Timing) -> int:
+    """Return how many commands all clients together send at once, if one of each takes so long."""
+    return clients * max(1, min(EACH, int(timing.crowd / seconds_of_one)))
+
+
+def crowd_repeats(seconds: float, timing: Timing) -> int:
+    """Return how many bursts of so many seconds a round has: an odd number, for there to be a middle one."""
+    return min(int(timing.crowds / seconds), 20) // 2 * 2 + 1
+
+
+# --- how fast ---------------------------------------------------------------------------------
+
+
+def idle_rate(receivers: int, saturated: float) -> int:
+    """Return the commands/s at which a source that manages ``saturated`` sleeps between two commands."""
+    usual = next((rate for most, rate in IDLE_RATES if receivers <= most), IDLE_SLOWEST)
+    return max(1, min(usual, int(saturated / IDLE_SHARE)))
+
+
+def half_rate(saturated: float) -> int:
+    """Return half of ``saturated`` commands/s, or what the generator can pace if that is less."""
+    return max(1, min(int(saturated / 2), MOST_PACED))
+
+
+def paced_commands(rate: int, seconds: float, size: int) -> int:
+    """Return how many commands a paced phase has."""
+    return max(1, min(int(rate * seconds), PHASE_BYTES // (size + WRAP)))
+
+
+# --- in which order ---------------------------------------------------------------------------
+
+
+def order(items: Sequence[Item], number: int) -> list[Item]:
+    """Return the order of round ``number``: who is late in one is early in another.
+
+    Every round begins one further on, and every other one goes backwards.
+    """
+    first = number % len(items) if items else 0
+    turned = [*items[first:], *items[:first]]
+    return turned[::-1] if number % 2 else turned
+
+
+# --- how long ---------------------------------------------------------------------------------
+
+START: Final = 0.3  # seconds to start a server and a generator,
+JOINING: Final = 0.000_25  # for each connection,
+BURST: Final = 0.5  # for a burst of the average peer, and for getting ready for it,
+MEMBER: Final = 0.000_8  # for each client to join, settle and leave,
+STARTS: Final = 2.0  # and for each round of members, besides: starting, and letting memory settle
+
+
+def start_seconds(point: Point) -> float:
+    """Return about how long it takes to start one peer with its connections."""
+    return START + point.receivers * JOINING
+
+
+def burst_seconds(point: Point, timing: Timing) -> float:
+    """Return about how long one peer's part of a round takes."""
+    if point.everyone:
+        return timing.crowds + timing.crowd * point.receivers / EVERYONE[-1]
+    return BURST * timing.burst / Timing.burst
+
+
+def warming_seconds(point: Point, timing: Timing, *, ceiling: bool) -> float:
+    """Return about how long it takes to calibrate one peer; the ceiling tries its chunks, too."""
+    bursts = 2 + (timing.trials * len(CHUNKS) if ceiling else 0)
+    return bursts * burst_seconds(point, timing)
+
+
+def point_seconds(point: Point, peers: int, timing: Timing) -> float:
+    """Return about how long a point with so many peers takes, one of which is the ceiling."""
+    pace = timing.idle + timing.half if point.latency else 0.0
+    each = start_seconds(point) + warming_seconds(point, timing, ceiling=False)
+    each += timing.rounds * (burst_seconds(point, timing) + pace)
+    return peers * each + timing.trials * len(CHUNKS) * burst_seconds(point, timing)
+
+
+def membership_seconds(clients: int, timing: Timing) -> float:
+    """Return about how long one round of membership takes."""
+    return clients * MEMBER + STARTS + timing.sitting

@@ -1,0 +1,210 @@
+"""One point of the grid: all peers are connected, and take turns in bursts and at a pace.
+
+What to measure is planned in ``plan.py``. The result of a point is raw: ``derive.py`` makes numbers of it.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import plan
+from derive import CEILING, OURS
+from harness import BenchmarkError, Generator
+from membership import memory
+from peers import Load
+from sources import Burst, Source, choose_chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from harness import Event, Places, Server
+    from peers import Peer
+    from plan import Point, Timing
+    from typing_extensions import Self
+
+VITAL: Final = frozenset({OURS, CEILING})  # without these there is nothing to compare
+
+
+class Progress(Protocol):
+    """Who is told what goes on; ``compare.py`` has one that shows it."""
+
+    def say(self, what: str) -> None:
+        """Begin something."""
+
+    def passed(self, seconds: float) -> None:
+        """Note that something planned to take so long is over."""
+
+
+class Contender:
+    """A peer at one point: its server, the generator that is connected to it, and what they have measured."""
+
+    def __init__(self, peer: Peer, point: Point, places: Places, timing: Timing) -> None:
+        """Start nothing yet."""
+        self.peer = peer
+        self.record: dict[str, Any] = {"commands": 0, "bursts": [], "lost": None}
+        self._point = point
+        self._places = places
+        self._timing = timing
+        self._repeats = 1  # bursts in a round, of which the middle one counts
+        self._bursts: list[Burst] = []
+        self._source: Source | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def attempt(self, step: Callable[[], object]) -> None:
+        """Take a step, unless one before has failed; a peer that fails is out, and marked as lost.
+
+        Raises:
+            BenchmarkError: if it is a peer without which there is nothing to compare.
+        """
+        if self.record["lost"]:
+            return
+        try:
+            step()
+        except BenchmarkError as error:
+            if self.peer.key in VITAL:
+                raise BenchmarkError(f"{self.peer.name}, {self._point}: {error}") from error
+            self.record["lost"] = str(error)
+            self._stack.close()
+
+    @property
+    def load(self) -> Load:
+        """What it is started for."""
+        count, size = self._point.receivers, self._point.size
+        if not self._point.everyone:
+            return Load(count, 1, size)
+        return Load(count if self.peer.every_pairs else 0, count, size)
+
+    def start(self) -> None:
+        """Start the server and join with all connections."""
+        server = self._stack.enter_context(self.peer.start(self.load, self._places.sender))
+        before = memory(server.pid)
+        generator = self._stack.enter_context(self._generator(server))
+        self.record["join_seconds"] = generator.ready["join_seconds"]
+        self.record["idle_memory"] = memory(server.pid) - before
+        self._source = Source(generator, server if self.peer.key == CEILING else None)
+
+    def _generator(self, server: Server) -> Generator:
+        return Generator(
+            server.address,
+            proto=self.peer.every if self._point.everyone else self.peer.one,
+            receivers=self.load.receivers,
+            senders=self.load.senders,
+            size=self.load.size,
+            pid=server.pid,
+            places=self._places,
+            sending=server.sending,
+        )
+
+    @property
+    def source(self) -> Source:
+        """What bursts are sent with, once it is started."""
+        if self._source is None:
+            raise BenchmarkError(f"{self.peer.name} is not started")
+        return self._source
+
+    def calibrate(self) -> None:
+        """Warm up, find out how many commands a burst can have, and choose the ceiling's chunk."""
+        if self._point.everyone:
+            self._calibrate_crowd()
+        else:
+            most = plan.most_commands(self._point, self._timing)
+            self.record["commands"] = plan.calibrate(self._seconds, most, self._timing.burst)
+        if self.peer.key == CEILING:
+            choose_chunk(self.source, self.record["commands"], self._timing.trials)
+            self.record["chunk"] = self.source.chunk
+
+    def _calibrate_crowd(self) -> None:
+        clients = self._point.receivers
+        commands = plan.crowd_commands(clients, self._seconds(clients), self._timing)
+        self.record["commands"] = commands
+        self._repeats = plan.crowd_repeats(self._seconds(clients) * commands / clients, self._timing)
+
+    def _seconds(self, commands: int) -> float:
+        return self.source.burst(commands).seconds
+
+    def burst(self) -> None:
+        """Run the burst of this round, and keep it."""
+        bursts = [self.source.burst(self.record["commands"]) for _ in range(self._repeats)]
+        middle = sorted(bursts, key=lambda burst: burst.seconds)[self._repeats // 2]
+        self._bursts.append(middle)
+        self.record["bursts"].append(self._raw(middle))
+
+    def _raw(self, burst: Burst) -> Event:
+        """Return a burst as the result has it; what one sender hears of itself is no delivery."""
+        raw = asdict(burst)
+        if not self._point.everyone:
+            raw["deliveries"] = burst.commands * self._point.receivers
+        return raw
+
+    def idle(self) -> None:
+        """Take the latency while the server sleeps between two commands."""
+        self._pace("idle", plan.idle_rate(self._point.receivers, self._saturated), self._timing.idle)
+
+    def half(self) -> None:
+        """Take the latency at half of what this peer can do; the ceiling does not know of other times."""
+        if self.peer.key != CEILING:
+            self._pace("half", plan.half_rate(self._saturated), self._timing.half)
+
+    @property
+    def _saturated(self) -> float:
+        return median(burst.rate for burst in self._bursts)
+
+    def _pace(self, load: str, rate: int, seconds: float) -> None:
+        paced = self.source.pace(plan.paced_commands(rate, seconds, self._point.size), rate)
+        self.record.setdefault(load, {"rate": rate, "rounds": []})["rounds"].append(paced)
+
+
+def run_point(
+    point: Point, peers: Sequence[Peer], places: Places, timing: Timing, progress: Progress
+) -> Event:
+    """Measure a point with all peers that can have so many connections, and return its part of the result.
+
+    Raises:
+        BenchmarkError: if this server or the ceiling fails; another peer that does is marked as lost.
+    """
+    with ExitStack() as stack:
+        all_ = [stack.enter_context(Contender(peer, point, places, timing)) for peer in peers]
+        contenders = [one for one in all_ if one.load.connections <= one.peer.most]
+        _prepare(contenders, point, timing, progress)
+        for number in range(timing.rounds):
+            for contender in plan.order(contenders, number):
+                _step(contender, contender.burst, "bursts", plan.burst_seconds(point, timing), progress)
+        for number in range(timing.rounds if point.latency else 0):
+            for contender in plan.order(contenders, number):
+                _step(contender, contender.idle, "latency when idle", timing.idle, progress)
+                _step(contender, contender.half, "latency at half load", timing.half, progress)
+        sources = {contender.peer.key: contender.record for contender in contenders}
+    return {
+        "senders": point.senders,
+        "receivers": point.receivers,
+        "size": point.size,
+        "sources": sources,
+    }
+
+
+def _prepare(contenders: Sequence[Contender], point: Point, timing: Timing, progress: Progress) -> None:
+    for contender in contenders:
+        _step(contender, contender.start, "joining", plan.start_seconds(point), progress)
+    for contender in contenders:
+        seconds = plan.warming_seconds(point, timing, ceiling=contender.peer.key == CEILING)
+        _step(contender, contender.calibrate, "warming up", seconds, progress)
+
+
+def _step(
+    contender: Contender, step: Callable[[], object], what: str, seconds: float, progress: Progress
+) -> None:
+    progress.say(f"{what}, {contender.peer.name}")
+    contender.attempt(step)
+    progress.passed(seconds)
