@@ -43,6 +43,7 @@ struct ceiling {
     size_t size, limit; /* prepared, and to be sent now */
     size_t behind;      /* targets that have not got all up to the limit */
     uint64_t seq;
+    unsigned marks;     /* that were asked for */
     bool open;          /* stdin has not ended */
 };
 
@@ -123,14 +124,14 @@ static void prepare(struct ceiling *c, size_t commands)
              commands, c->size);
 }
 
-/* Prepare the marker of a generator that was given no number for it. */
+/* Prepare the marker: the number in it is how many there were before. */
 static void prepare_marker(struct ceiling *c)
 {
     char mark[32];
 
     clear(c, 1);
     append(c, 0, 0);
-    snprintf(mark, sizeof mark, "@mark:%08x", 0);
+    snprintf(mark, sizeof mark, "@mark:%08x", c->marks++);
     memcpy(c->stream + c->size - 1 - c->text, mark, LG_ID);
 }
 

@@ -8,6 +8,8 @@
  *   pace COMMANDS RATE    send RATE commands per second, open loop, and take
  *                         the latency from the time at which each command
  *                         was scheduled until the last receiver has it
+ *
+ * Streams that are not the same for all only have bursts: see apart.c.
  */
 #define _GNU_SOURCE
 #include "generate.h"
@@ -25,6 +27,12 @@
 #define SKIM (1 << 30) /* bytes that one recv may throw away */
 #define MAX_BYTES (1ull << 30) /* of one phase, kept in memory twice */
 #define SILENCE_MS 5 /* after a phase, in which nothing may arrive */
+
+/* Returns the connection of that sender. */
+struct lg_conn *lg_sender(const struct generate *gen, size_t sender)
+{
+    return &gen->conns[gen->count - gen->senders + sender];
+}
 
 /* Returns when command number `i` is scheduled. */
 static uint64_t scheduled(const struct generate *gen, size_t i)
@@ -62,7 +70,7 @@ static void advance(struct generate *gen, struct lg_conn *conn, size_t size)
     }
 }
 
-/* Returns the size of what was received, 0 for nothing yet. Exits if the
+/* Returns the size of what a recv gave, 0 for nothing yet. Exits if the
  * server has closed the connection. */
 static size_t received(const struct generate *gen,
                        const struct lg_conn *conn, ssize_t size)
@@ -76,6 +84,26 @@ static size_t received(const struct generate *gen,
     return (size_t)size;
 }
 
+/* Receive what there is, up to `room` bytes. Returns its size, 0 for nothing
+ * yet. Exits if the server has closed the connection. */
+size_t lg_receive(const struct generate *gen, const struct lg_conn *conn,
+                  char *out, size_t room)
+{
+    return received(gen, conn, recv(conn->fd, out, room, 0));
+}
+
+/* Read once from a connection that is not in the one stream of all. */
+static void read_other(struct generate *gen, struct lg_conn *conn)
+{
+    if (conn->state == LG_APART) {
+        lg_apart_read(gen, conn);
+        return;
+    }
+    size_t size = lg_receive(gen, conn, gen->buffer, LG_BUFFER);
+    if (size)
+        lg_prelude(gen, conn, gen->buffer, size);
+}
+
 /* Read once from a connection. The one that is furthest ahead reads right
  * into the reference; the others read and compare. */
 static void readable(struct generate *gen, struct lg_conn *conn)
@@ -84,8 +112,7 @@ static void readable(struct generate *gen, struct lg_conn *conn)
     size_t size, room;
 
     if (conn->state != LG_STREAM) {
-        size = received(gen, conn, recv(conn->fd, gen->buffer, LG_BUFFER, 0));
-        lg_prelude(gen, conn, gen->buffer, size);
+        read_other(gen, conn);
         return;
     }
     if (gen->drain && conn->id > 0) {
@@ -93,10 +120,10 @@ static void readable(struct generate *gen, struct lg_conn *conn)
     } else if (conn->pos == ref->size) {
         char *end = lg_ref_room(ref, &room);
         room = room < LG_BUFFER ? room : LG_BUFFER;
-        size = received(gen, conn, recv(conn->fd, end, room, 0));
+        size = lg_receive(gen, conn, end, room);
         lg_ref_grow(ref, size);
     } else {
-        size = received(gen, conn, recv(conn->fd, gen->buffer, LG_BUFFER, 0));
+        size = lg_receive(gen, conn, gen->buffer, LG_BUFFER);
         lg_ref_take(ref, conn->pos, gen->buffer, size);
     }
     if (size)
@@ -126,19 +153,28 @@ static void writable(struct generate *gen, struct lg_conn *conn)
     conn->blocked = blocked;
 }
 
-/* Send all commands whose time has come, and set the timer to the next. */
-static void release(struct generate *gen)
+/* Make all commands due whose time has come: the senders take turns. */
+static void release_due(struct generate *gen)
 {
     uint64_t now = lg_now();
 
     while (gen->released < gen->ref.expected &&
-           scheduled(gen, gen->released) <= now) {
-        uint32_t sender = (uint32_t)(gen->released % gen->senders);
-        struct lg_conn *conn =
-            &gen->conns[gen->count - gen->senders + sender];
-        uint64_t late = lg_now() - scheduled(gen, gen->released++);
+           scheduled(gen, gen->released) <= now)
+        lg_sender(gen, gen->released++ % gen->senders)->due += gen->unit;
+}
+
+/* Send all commands whose time has come, those of one sender together, and
+ * set the timer to the next. */
+static void release(struct generate *gen)
+{
+    size_t first = gen->released;
+
+    release_due(gen);
+    for (size_t i = first; i < gen->released && i < first + gen->senders;
+         i++) { /* i is the oldest that its sender sends now */
+        struct lg_conn *conn = lg_sender(gen, i % gen->senders);
+        uint64_t late = lg_now() - scheduled(gen, i);
         gen->late = late > gen->late ? late : gen->late;
-        conn->due += gen->unit;
         if (!conn->blocked)
             writable(gen, conn);
     }
@@ -151,6 +187,22 @@ static void release(struct generate *gen)
     timerfd_settime(gen->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
+/* Exit with what has not arrived. */
+static void stalled(const struct generate *gen)
+{
+    size_t furthest = gen->ref.seen;
+
+    if (gen->waiting)
+        lg_fail("waited %d s for %s%s", LG_STALL_MS / 1000, gen->waiting,
+                gen->last);
+    for (uint32_t i = 0; gen->apart && i < gen->count; i++)
+        if (gen->conns[i].seen > furthest)
+            furthest = gen->conns[i].seen;
+    lg_fail("nothing arrived for %d s: %zu of %zu receivers have all of %zu "
+            "commands, the furthest has %zu", LG_STALL_MS / 1000,
+            gen->finished, gen->streams, gen->ref.expected, furthest);
+}
+
 /* Wait until something is ready. Returns the number of events. Exits if
  * nothing happens for long. */
 static int await(struct generate *gen, struct epoll_event *events)
@@ -159,10 +211,7 @@ static int await(struct generate *gen, struct epoll_event *events)
                          gen->spin && gen->running, &gen->polling);
 
     if (count == 0)
-        lg_fail("nothing arrived for %d s: %zu of %zu receivers have all of "
-                "%zu commands, the furthest has %zu", LG_STALL_MS / 1000,
-                gen->finished, gen->streams, gen->ref.expected,
-                gen->ref.seen);
+        stalled(gen);
     return count;
 }
 
@@ -209,8 +258,8 @@ static void prepare_sender(struct generate *gen, struct lg_conn *conn,
 }
 
 /* Returns how many of the commands this sender sends. */
-static size_t share(const struct generate *gen, const struct lg_conn *conn,
-                    size_t commands)
+size_t lg_share(const struct generate *gen, const struct lg_conn *conn,
+                size_t commands)
 {
     return commands / gen->senders +
            (conn->sender < commands % gen->senders);
@@ -232,16 +281,18 @@ static void prepare(struct generate *gen, size_t commands)
         struct lg_conn *conn = &gen->conns[i];
         conn->pos = conn->seen = 0;
         if (conn->sender != NOBODY)
-            prepare_sender(gen, conn, share(gen, conn, commands));
+            prepare_sender(gen, conn, lg_share(gen, conn, commands));
     }
+    if (gen->apart)
+        lg_apart_start(gen, commands);
 }
 
 /* Make all prepared bytes due and begin to send them. */
 static void send_everything(struct generate *gen, size_t commands)
 {
-    for (uint32_t i = gen->count - gen->senders; i < gen->count; i++) {
-        struct lg_conn *conn = &gen->conns[i];
-        conn->due = share(gen, conn, commands) * gen->unit;
+    for (uint32_t i = 0; i < gen->senders; i++) {
+        struct lg_conn *conn = lg_sender(gen, i);
+        conn->due = lg_share(gen, conn, commands) * gen->unit;
         if (gen->proto->triggered) /* one byte starts the whole burst */
             conn->due = conn->sender == 0;
         writable(gen, conn);
@@ -263,22 +314,53 @@ static void finish(struct generate *gen, struct lg_meter *meter)
     gen->drain = gen->paced = false;
 }
 
+/* Returns how often a command of the phase has to arrive: at the receivers,
+ * and where there are none, at the senders that hear it. */
+static size_t deliveries(const struct generate *gen, size_t commands)
+{
+    size_t receivers = gen->count - gen->senders;
+
+    if (receivers == 0)
+        receivers = gen->streams - (gen->proto->hears == LG_OTHERS);
+    return commands * receivers;
+}
+
+/* Returns the bytes of the phase in a stream, on average where they are not
+ * the same. */
+static size_t stream_bytes(const struct generate *gen)
+{
+    size_t total = 0;
+
+    if (!gen->apart)
+        return gen->ref.size;
+    for (uint32_t i = 0; i < gen->count; i++)
+        total += gen->conns[i].pos;
+    return total / gen->streams;
+}
+
 /* Run a burst and print what it took. */
 static void burst(struct generate *gen, size_t commands, bool drain)
 {
     struct lg_meter meter;
+    bool same_order;
 
+    if (drain && gen->apart)
+        lg_fail("%s with several senders has no drain: its streams are not "
+                "the same", gen->proto->name);
     prepare(gen, commands);
     gen->running = true;
     gen->drain = drain;
     lg_meter_start(&meter, gen->pid, gen->polling);
     send_everything(gen, commands);
     finish(gen, &meter);
+    same_order = gen->apart ? lg_apart_same_order(gen) : !drain;
     lg_print("{\"event\":\"burst\",\"commands\":%zu,\"streams\":%zu,"
-             "\"seconds\":%.9f,\"stream_bytes\":%zu,"
-             "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f}",
-             commands, gen->streams, meter.seconds, gen->ref.size, meter.own,
-             meter.watched);
+             "\"deliveries\":%zu,\"seconds\":%.9f,\"stream_bytes\":%zu,"
+             "\"same_order\":%s,\"generator_cpu\":%.6f,"
+             "\"sender_cpu\":%.6f,\"peak_memory\":%zu}",
+             commands, gen->streams, deliveries(gen, commands),
+             meter.seconds, stream_bytes(gen), same_order ? "true" : "false",
+             meter.own, meter.watched, meter.peak);
 }
 
 /* Run a paced phase and print the latencies, in microseconds. */
@@ -286,6 +368,9 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
 {
     struct lg_meter meter;
 
+    if (gen->apart)
+        lg_fail("%s with several senders cannot be paced: its streams are "
+                "not the same", gen->proto->name);
     gen->paced = true;
     gen->interval = 1e9 / (double)rate;
     prepare(gen, commands);
@@ -300,13 +385,14 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
     lg_print("{\"event\":\"pace\",\"commands\":%zu,\"streams\":%zu,"
              "\"rate\":%zu,\"seconds\":%.9f,\"p50\":%.1f,\"p99\":%.1f,"
              "\"p999\":%.1f,\"max\":%.1f,\"late\":%.1f,"
-             "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f}",
+             "\"generator_cpu\":%.6f,\"sender_cpu\":%.6f,"
+             "\"peak_memory\":%zu}",
              commands, gen->streams, rate, meter.seconds,
              lg_quantile(gen->latency, commands, 0.5),
              lg_quantile(gen->latency, commands, 0.99),
              lg_quantile(gen->latency, commands, 0.999),
              lg_quantile(gen->latency, commands, 1), (double)gen->late / 1e3,
-             meter.own, meter.watched);
+             meter.own, meter.watched, meter.peak);
     free(gen->got);
     free(gen->latency);
 }
@@ -363,8 +449,11 @@ int lg_generate(int argc, char **argv)
     gen.buffer = lg_alloc(LG_BUFFER);
     open_loop(&gen);
     lg_join_all(&gen, argv[0], argv[1]);
+    if (lg_is_apart(&gen))
+        lg_apart_open(&gen);
     lg_mark(&gen);
-    lg_print("{\"event\":\"ready\",\"streams\":%zu}", gen.streams);
+    lg_print("{\"event\":\"ready\",\"streams\":%zu,"
+             "\"join_seconds\":%.6f}", gen.streams, gen.join_seconds);
     while (lg_command(line, sizeof line))
         obey(&gen, line);
     return 0;

@@ -4,6 +4,7 @@
  *   meter.c     clocks and CPU times
  *   proto.c     one table entry for each protocol that it can speak
  *   verify.c    the reference stream that every receiver is compared with
+ *   apart.c     streams that are not the same, verified one by one
  *   conn.c      connections, and waiting for them
  *   generate.c  bursts and paced phases over many connections
  *   joining.c   how these connections get ready
@@ -36,22 +37,41 @@ struct lg_bytes {
     size_t size;
 };
 
+/* What tells a command from all others of a phase. */
+struct lg_id {
+    uint32_t sender, index;
+};
+
 struct lg_ref;
+
+/* What a connection says on connecting, and the bytes in the answer to it
+ * from which one knows that it is ready; none if there is no answer. Their
+ * first byte does not occur in them again: see lg_match. */
+struct lg_hello {
+    struct lg_bytes said, ready;
+};
+
+/* Which commands a sender hears. */
+enum lg_hears { LG_NOTHING, LG_OTHERS, LG_ALL };
 
 /* How to speak one protocol. All that differs between servers is in here. */
 struct lg_proto {
     const char *name;
-    struct lg_bytes receiver_hello; /* sent on connecting */
-    struct lg_bytes sender_hello;   /* the same for those that send */
-    struct lg_bytes ready;     /* how the answer to a hello begins or ends */
+    struct lg_hello receiver, sender;
+    struct lg_bytes question;  /* the server asks it once, seconds after a */
+    struct lg_bytes answer;    /* connection came: nothing is sent before */
     struct lg_bytes keepalive; /* sent by each client in every long pause */
     struct lg_bytes tail;      /* behind a text, when sent and when received */
-    bool echo;      /* senders hear what is sent, like everybody */
+    enum lg_hears hears;       /* what senders hear; receivers hear all */
+    bool own_order; /* each stream may mix several senders in its own way */
     bool triggered; /* senders send one byte that stands for commands */
-    /* Write what goes in front of a text of `size` bytes; returns its
-     * length, at most LG_MAX_WRAP. */
+    /* Write what goes in front of a text of `size` bytes that is sent;
+     * returns its length, at most LG_MAX_WRAP. */
     size_t (*wrap)(char *out, size_t size);
-    /* Check all between two texts, or fail. May be NULL. */
+    /* The same for a text that is received, where that is always the same;
+     * NULL where it is not. */
+    size_t (*head)(char *out, size_t size);
+    /* Check all between two received texts, or fail. */
     void (*check)(struct lg_ref *ref, const char *from, const char *to);
 };
 
@@ -73,6 +93,8 @@ struct lg_ref {
     size_t look;
     size_t text;     /* bytes of the text of a command */
     char *filler;    /* what a text holds behind its id */
+    char head[LG_MAX_WRAP]; /* what its protocol's `head` has written */
+    size_t head_size;
     uint32_t senders;
     uint32_t *next;  /* the index that is next from each sender */
     size_t seen, expected; /* commands */
@@ -109,6 +131,8 @@ struct lg_meter {
     uint64_t start;
     double seconds;  /* by the clock */
     double own, watched; /* CPU seconds of this process and the other */
+    size_t peak;     /* resident bytes of the other, at most; while
+                      * measuring: whether that is possible */
 };
 
 uint64_t lg_now(void);
@@ -132,9 +156,18 @@ char *lg_ref_room(struct lg_ref *ref, size_t *room);
 void lg_ref_grow(struct lg_ref *ref, size_t size);
 bool lg_ref_complete(const struct lg_ref *ref);
 void lg_text(char *out, size_t size, uint32_t sender, uint32_t index);
+bool lg_read_id(const char *at, struct lg_id *id);
+void lg_check_text(const struct lg_ref *ref, const char *at, struct lg_id id,
+                   uint32_t *next, size_t seen);
 
 /* conn.c */
-enum { LG_GREETING, LG_JOINED, LG_STREAM };
+enum {
+    LG_GREETING, /* waits for the answer to its hello */
+    LG_UNASKED,  /* waits for the question of its server */
+    LG_JOINED,   /* waits for the marker; or hears nothing */
+    LG_STREAM,   /* hears the same as all others */
+    LG_APART,    /* hears commands in an order of its own */
+};
 int lg_dial(const char *host, const char *port);
 void lg_nonblocking(int fd);
 bool lg_send_all(int fd, const char *bytes, size_t size);

@@ -99,6 +99,7 @@ int main(int argc, char **argv)
             "usage: loadgen generate HOST PORT PROTO RECEIVERS SENDERS SIZE "
             "PID SPIN\n"
             "       loadgen members HOST PORT PID SPIN\n"
-            "       loadgen ceiling SOCKETS SENDERS SIZE\n");
+            "       loadgen ceiling SOCKETS SENDERS SIZE\n"
+            "PORT of generate may be P1,P2: for receivers and senders\n");
     return 2;
 }

@@ -1,7 +1,9 @@
-/* What a phase costs: time, and the CPU time of both sides. */
+/* What a phase costs: time, the CPU time of both sides, and the memory of
+ * the other. */
 #define _GNU_SOURCE
 #include "loadgen.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -43,11 +45,52 @@ static double cpu_of(pid_t pid)
     return cpu_seconds(clock);
 }
 
+/* Open the file `name` of process `pid` in /proc. Returns NULL for pid 0 and
+ * where that is not allowed, or not possible as the process is gone. */
+static FILE *open_proc(pid_t pid, const char *name, const char *mode)
+{
+    char path[64];
+
+    if (pid == 0)
+        return NULL;
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
+    return fopen(path, mode);
+}
+
+/* Let the peak of the process's resident memory begin anew, from what is
+ * resident now: the value 5, see proc(5). Returns false if it cannot. */
+static bool reset_peak(pid_t pid)
+{
+    FILE *file = open_proc(pid, "clear_refs", "w");
+
+    if (file == NULL)
+        return false;
+    bool written = fputs("5", file) >= 0;
+    return fclose(file) == 0 && written;
+}
+
+/* Returns the peak of the process's resident memory in bytes, 0 if it is
+ * not known. */
+static size_t read_peak(pid_t pid)
+{
+    FILE *file = open_proc(pid, "status", "r");
+    char line[256];
+    size_t kib = 0;
+
+    if (file == NULL)
+        return 0;
+    while (kib == 0 && fgets(line, sizeof line, file) != NULL)
+        sscanf(line, "VmHWM: %zu kB", &kib);
+    fclose(file);
+    return kib * 1024;
+}
+
 /* Begin to measure. `polling` is how many CPU seconds this process has spent
  * polling for nothing so far. */
 void lg_meter_start(struct lg_meter *meter, pid_t pid, double polling)
 {
     meter->pid = pid;
+    meter->peak = reset_peak(pid);
     meter->watched = cpu_of(pid);
     meter->own = lg_cpu() - polling;
     meter->start = lg_now();
@@ -60,10 +103,13 @@ void lg_meter_stop(struct lg_meter *meter, double polling)
     meter->own = lg_cpu() - polling - meter->own;
 }
 
-/* `watched` becomes what the other process used since the start. To be
- * called when it has come to rest, for its time to be complete. */
+/* `watched` becomes what the other process used since the start, and `peak`
+ * the memory that it had at most, 0 if that cannot be known. To be called
+ * when it has come to rest, for its time to be complete. */
 void lg_meter_watched(struct lg_meter *meter)
 {
+    if (meter->peak)
+        meter->peak = read_peak(meter->pid);
     meter->watched = cpu_of(meter->pid) - meter->watched;
 }
 

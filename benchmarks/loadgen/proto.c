@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define BYTES(text) {text, sizeof(text) - 1}
+#define NATS_CONNECT "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n"
 
 /* Returns what goes in front of a command for rankserver. */
 static size_t wrap_rank(char *out, size_t size)
@@ -61,25 +62,119 @@ static void check_rank(struct lg_ref *ref, const char *from, const char *to)
         lg_fail("a text without a command in front");
 }
 
+/* Check that what is in front of a text is what always is. Exits if not. */
+static void check_head(struct lg_ref *ref, const char *from, const char *to)
+{
+    size_t size = (size_t)(to - from);
+    char here[200], there[200];
+
+    if (size == ref->head_size && memcmp(from, ref->head, size) == 0)
+        return;
+    lg_fail("in front of a command is \"%s\", not \"%s\"",
+            lg_quote(here, sizeof here, from, size < 60 ? size : 60),
+            lg_quote(there, sizeof there, ref->head, ref->head_size));
+}
+
+/* Returns what goes in front of a command for Redis. */
+static size_t wrap_redis(char *out, size_t size)
+{
+    return (size_t)sprintf(
+        out, "*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n$%zu\r\n", size);
+}
+
+/* Returns what Redis puts in front of one: an array of three strings. */
+static size_t head_redis(char *out, size_t size)
+{
+    return (size_t)sprintf(
+        out, "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%zu\r\n", size);
+}
+
+/* The same in RESP3, where it is a push. */
+static size_t head_redis_push(char *out, size_t size)
+{
+    size = head_redis(out, size);
+    *out = '>';
+    return size;
+}
+
+/* Returns what goes in front of a command for NATS. */
+static size_t wrap_nats(char *out, size_t size)
+{
+    return (size_t)sprintf(out, "PUB c %zu\r\n", size);
+}
+
+/* Returns what NATS puts in front of one. */
+static size_t head_nats(char *out, size_t size)
+{
+    return (size_t)sprintf(out, "MSG c 1 %zu\r\n", size);
+}
+
 static const struct lg_proto protos[] = {
     {
         .name = "rank",
-        .receiver_hello = BYTES("HELLO\n"),
-        .sender_hello = BYTES("HELLO\n"),
-        .ready = BYTES("WELCOME "),
+        .receiver = {BYTES("HELLO\n"), BYTES("WELCOME ")},
+        .sender = {BYTES("HELLO\n"), BYTES("WELCOME ")},
         .keepalive = BYTES("PONG\n"),
         .tail = BYTES("\n"),
-        .echo = true,
+        .hears = LG_ALL,
         .wrap = wrap_rank,
         .check = check_rank,
     },
     {
         .name = "ceiling",
         .tail = BYTES("\n"),
-        .echo = true,
+        .hears = LG_ALL,
         .triggered = true,
         .wrap = wrap_rank,
         .check = check_rank,
+    },
+    {
+        .name = "redis",
+        .receiver = {BYTES("SUBSCRIBE c\r\n"), BYTES("c\r\n:1\r\n")},
+        .sender = {BYTES("PING\r\nCLIENT REPLY OFF\r\n"),
+                   BYTES("+PONG\r\n")},
+        .tail = BYTES("\r\n"),
+        .wrap = wrap_redis,
+        .head = head_redis,
+        .check = check_head,
+    },
+    { /* REPLY OFF stops the replies to PUBLISH, but not the messages */
+        .name = "redis-all",
+        .sender = {BYTES("HELLO 3\r\nSUBSCRIBE c\r\n"
+                         "CLIENT REPLY OFF\r\n"),
+                   BYTES("c\r\n:1\r\n")},
+        .tail = BYTES("\r\n"),
+        .hears = LG_ALL,
+        .wrap = wrap_redis,
+        .head = head_redis_push,
+        .check = check_head,
+    },
+    { /* asks two seconds after a connection came, and then at the
+         ping_interval of the server, which must be longer than a run */
+        .name = "nats",
+        .receiver = {BYTES(NATS_CONNECT "SUB c 1\r\nPING\r\n"),
+                     BYTES("PONG\r\n")},
+        .sender = {BYTES(NATS_CONNECT "PING\r\n"), BYTES("PONG\r\n")},
+        .question = BYTES("PING\r\n"),
+        .answer = BYTES("PONG\r\n"),
+        .tail = BYTES("\r\n"),
+        .own_order = true, /* a thread for each connection */
+        .wrap = wrap_nats,
+        .head = head_nats,
+        .check = check_head,
+    },
+    {
+        .name = "nats-all",
+        .sender = {BYTES(NATS_CONNECT "SUB c 1\r\nPING\r\n"),
+                   BYTES("PONG\r\n")},
+        .question = BYTES("PING\r\n"),
+        .answer = BYTES("PONG\r\n"),
+        .tail = BYTES("\r\n"),
+        .hears = LG_ALL,
+        .own_order = true,
+        .wrap = wrap_nats,
+        .head = head_nats,
+        .check = check_head,
     },
 };
 

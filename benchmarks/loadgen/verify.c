@@ -28,6 +28,8 @@ void lg_ref_open(struct lg_ref *ref, const struct lg_proto *proto,
     ref->next = lg_alloc(senders * sizeof *ref->next);
     ref->filler = lg_alloc(text + 1);
     memset(ref->filler, 'x', text);
+    if (proto->head)
+        ref->head_size = proto->head(ref->head, text);
 }
 
 /* Begin a phase of `commands`; with `keep_ends` note where each one ends.
@@ -74,29 +76,42 @@ static bool fixed_number(const char *at, int digits, uint32_t *value)
     return true;
 }
 
-/* Take the whole text at `at`, which is this sender's with this index:
- * check it to the last byte, or exit. */
-static void accept_text(struct lg_ref *ref, const char *at, uint32_t sender,
-                        uint32_t index)
+/* Read the id at the '@' at `at`. Returns false if there is none. */
+bool lg_read_id(const char *at, struct lg_id *id)
+{
+    return fixed_number(at + 1, 4, &id->sender) && at[5] == ':' &&
+           fixed_number(at + 6, 8, &id->index);
+}
+
+/* Check the whole text at `at`, which has this id, and the tail behind it,
+ * to the last byte: it is the next of its sender, as `next` knows, in a
+ * stream that has `seen` commands. Exits if not. */
+void lg_check_text(const struct lg_ref *ref, const char *at, struct lg_id id,
+                   uint32_t *next, size_t seen)
 {
     struct lg_bytes tail = ref->proto->tail;
-    size_t after = (size_t)(at - ref->data) + ref->text;
 
-    if (sender >= ref->senders || index != ref->next[sender])
+    if (id.sender >= ref->senders || id.index != next[id.sender])
         lg_fail("command %zu of the stream is %.14s, expected index %u",
-                ref->seen, at,
-                sender < ref->senders ? ref->next[sender] : 0);
-    ref->next[sender]++;
+                seen, at, id.sender < ref->senders ? next[id.sender] : 0);
+    next[id.sender]++;
     if (memcmp(at + LG_ID, ref->filler, ref->text - LG_ID) != 0)
         lg_fail("the text of command %.14s arrived changed", at);
-    if (memcmp(ref->data + after, tail.data, tail.size) != 0)
+    if (memcmp(at + ref->text, tail.data, tail.size) != 0)
         lg_fail("the frame of command %.14s does not end behind it", at);
-    if (ref->proto->check)
-        ref->proto->check(ref, ref->data + ref->frame, at);
-    ref->frame = ref->look = after + tail.size;
+}
+
+/* Take the whole text at `at`, which has this id, or exit if anything is
+ * wrong with it. */
+static void accept_text(struct lg_ref *ref, const char *at, struct lg_id id)
+{
+    lg_check_text(ref, at, id, ref->next, ref->seen);
+    ref->proto->check(ref, ref->data + ref->frame, at);
+    ref->frame = ref->look = (size_t)(at - ref->data) + ref->text +
+                             ref->proto->tail.size;
     if (ref->ends) {
         ref->ends[ref->seen] = ref->frame;
-        ref->order[ref->seen] = index * ref->senders + sender;
+        ref->order[ref->seen] = id.index * ref->senders + id.sender;
     }
     ref->seen++;
 }
@@ -108,7 +123,7 @@ static void scan(struct lg_ref *ref)
     size_t whole = ref->text + ref->proto->tail.size;
 
     while (ref->seen < ref->expected) {
-        uint32_t sender, index;
+        struct lg_id id;
         const char *from = ref->data + ref->look;
         const char *at = memchr(from, '@', ref->size - ref->look);
         if (at == NULL) {
@@ -118,9 +133,8 @@ static void scan(struct lg_ref *ref)
         ref->look = (size_t)(at - ref->data);
         if (ref->size - ref->look < whole)
             return;
-        if (fixed_number(at + 1, 4, &sender) && at[5] == ':' &&
-            fixed_number(at + 6, 8, &index))
-            accept_text(ref, at, sender, index);
+        if (lg_read_id(at, &id))
+            accept_text(ref, at, id);
         else
             ref->look++;
     }
