@@ -41,9 +41,9 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
 	$(BIN)/python benchmarks/interactive.py --commands 30
 
-# What each part of the C core costs. To compare: --benchmark-save=NAME, then --benchmark-compare=NAME.
+# What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
 microbench: $(READY)
-	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,rounds $(OPTIONS)
+	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,iqr,ops,rounds $(OPTIONS)
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel

@@ -1,11 +1,13 @@
 """What the C core costs under bursts of commands, one part at a time; run by ``make microbench``.
 
-``benchmarks/load.py`` measures the whole server. These tell which part of it a change made faster.
+``benchmarks/load.py`` measures the whole server. These tell which part of it a change made faster. One
+operation is 1,000 commands where it says so: then microseconds are nanoseconds per command, and thousands
+of operations per second are millions of commands per second.
 """
 
 from __future__ import annotations
 
-import random
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -14,41 +16,75 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import Client, Log
+from rankserver.clist import Client, Flushed, Log
 
 MAX_LINE: Final = 65_536
 BURST: Final = 1_000  # commands
+PIECE: Final = 400 * 1024  # bytes that the server reads at once, at most
+ROUNDS: Final = 1_000
+WARM_UP: Final = 10  # rounds
+FLUSHES: Final = 100_000  # to all receivers in all rounds: with many receivers there are fewer rounds
+OTHER_DESCRIPTORS: Final = 100
 
 
-class Ranks:
-    """A log and its ranked clients, each with a socket whose other end is read by nobody but ``drain``."""
+class Clients:
+    """A log and its ranked clients, whose sockets are read by nobody but ``drain``.
+
+    They are Unix sockets, the cheapest that the kernel has: what is compared is the core's part.
+    """
 
     def __init__(self, stack: ExitStack, count: int) -> None:
-        """Make ``count`` clients."""
+        """Connect ``count`` clients, until the stack is closed."""
         self.log = stack.enter_context(Log(MAX_LINE))
-        pairs = [socket.socketpair() for _ in range(count)]
-        for ours, theirs in pairs:
-            stack.enter_context(closing(ours))
-            stack.enter_context(closing(theirs))
-        self.peers = [theirs for _, theirs in pairs]
-        self.clients = [self.join(ours.fileno()) for ours, _ in pairs]
+        self.peers: list[socket.socket] = []
+        self.clients: list[Client] = []
+        self.buffer = bytearray(1 << 20)
+        self.waiting = b""
+        for _ in range(count):
+            ours, theirs = (stack.enter_context(closing(end)) for end in socket.socketpair())
+            client = self.log.open(ours.fileno())
+            self.log.join(client)
+            self.clients.append(client)
+            self.peers.append(theirs)
 
-    def join(self, fd: int) -> Client:
-        """Add a client with the lowest rank."""
-        client = self.log.open(fd)
-        self.log.join(client)
-        return client
-
-    def skip(self) -> None:
-        """Count all that waits as sent, without sending it."""
-        for client in self.clients:
-            while spans := self.log.peek(client):
-                self.log.advance(client, sum(map(len, spans)))
+    def feed(self, commands: int) -> None:
+        """Let all read what they were sent before, and log as many commands of the first."""
+        self.drain()
+        first = self.log.seq + 1
+        feed(self.log, self.clients[0], line_of(64) * commands)
+        self.waiting = b"".join(frame_of(seq, 64) for seq in range(first, first + commands))
 
     def drain(self) -> None:
-        """Read what was sent."""
-        for peer in self.peers:
-            peer.recv(1 << 20)
+        """Read what was sent to each, and assert that it is what was logged."""
+        if self.waiting:
+            for peer in self.peers:
+                size = peer.recv_into(self.buffer, len(self.waiting), socket.MSG_WAITALL)
+                assert size == len(self.waiting)
+                assert self.buffer.startswith(self.waiting)
+
+
+def feed(log: Log, client: Client, commands: bytes) -> None:
+    """Log what a client sent, which is commands and nothing else."""
+    assert log.feed(client, commands) == (len(commands), None, False)
+
+
+def line_of(size: int) -> bytes:
+    """Return a command of ``size`` bytes as a client sends it."""
+    return b"CMD %s\n" % (b"x" * size)
+
+
+def frame_of(seq: int, size: int) -> bytes:
+    """Return it as all clients are sent it, if the one of rank 0 sent it."""
+    return b"CMD %d 0 %s\n" % (seq, b"x" * size)
+
+
+def need_descriptors(needed: int) -> None:
+    """Raise the limit of open files where that is needed; skip the benchmark where it may not be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != hard < needed:
+        pytest.skip(f"needs {needed} descriptors, the limit is {hard} (ulimit -Hn)")
+    if resource.RLIM_INFINITY != soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @pytest.fixture
@@ -58,55 +94,70 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-@pytest.mark.parametrize("size", [16, 64, 1024])
+@pytest.mark.parametrize("size", [16, 64, 1_024, 16_384])
 def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
-    """Cut, check, stamp and log a burst that came in one piece."""
-    ranks = Ranks(stack, 1)
-    burst = b"CMD %s\n" % (b"x" * size) * BURST
-    benchmark.extra_info["commands"] = BURST
-    benchmark.pedantic(
-        ranks.log.feed, (ranks.clients[0], burst), setup=ranks.skip, rounds=200, warmup_rounds=10
-    )
+    """Cut, check, stamp and log commands, in pieces of whole lines as large as the server reads.
 
+    Each piece counts as sent before the next, without being sent.
+    """
+    log = stack.enter_context(Log(MAX_LINE))
+    client = log.open(-1)
+    log.join(client)
+    at_once = min(BURST, PIECE // len(line_of(size)))
+    pieces = [line_of(size) * min(at_once, BURST - fed) for fed in range(0, BURST, at_once)]
 
-@pytest.mark.parametrize("count", [1, 10, 100])
-def test_flush(benchmark: BenchmarkFixture, stack: ExitStack, count: int) -> None:
-    """Send a burst to all clients."""
-    ranks = Ranks(stack, count)
+    def feed_pieces() -> None:
+        for piece in pieces:
+            feed(log, client, piece)
+            log.advance(client, log.lag(client))
+            log.flush_all()  # has nothing to send, and lets the log use its memory again
 
-    def setup() -> None:
-        ranks.log.feed(ranks.clients[0], b"CMD %s\n" % (b"x" * 64) * BURST)
-
-    def flush() -> None:
-        ranks.log.flush_all()
-
-    def teardown() -> None:
-        ranks.drain()
-
-    benchmark.extra_info["deliveries"] = BURST * count
-    benchmark.pedantic(flush, setup=setup, teardown=teardown, rounds=50, warmup_rounds=3)
-
-
-@pytest.mark.parametrize("count", [10, 1_000, 100_000])
-def test_leave_and_reassign(benchmark: BenchmarkFixture, count: int) -> None:
-    """Let a client leave from anywhere in the list, and number all ranks anew."""
-    with Log(MAX_LINE) as log:
-        clients = [log.open(-1) for _ in range(count)]
-        for client in clients:
-            log.join(client)
-        choose = random.Random(0)
-
-        def leave_and_join() -> None:
-            place = choose.randrange(count)
-            log.discard(clients[place])
-            clients[place] = log.open(-1)
-            log.join(clients[place])
-            log.rank(clients[-1])
-
-        benchmark(leave_and_join)
+    benchmark.group = f"feed {BURST:,} commands"
+    benchmark.pedantic(feed_pieces, rounds=ROUNDS, warmup_rounds=WARM_UP)
+    seq = log.seq
+    assert seq >= BURST
+    assert seq % BURST == 0
+    feed(log, client, line_of(size) * 2)
+    assert b"".join(log.peek(client)) == frame_of(seq + 1, size) + frame_of(seq + 2, size)
 
 
 def test_append(benchmark: BenchmarkFixture) -> None:
     """Log one frame from Python, as for an ASK."""
     with Log(MAX_LINE) as log:
-        benchmark(log.append, b"ASK", b"0 uptime")
+        benchmark.group = "append one frame to the log"
+        last = benchmark.pedantic(log.append, (b"ASK", b"0 uptime"), rounds=100, iterations=1_000)
+        assert last == log.seq > 0
+
+
+@pytest.mark.parametrize("commands", [1, BURST])
+def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int) -> None:
+    """Send to one client what waits for it."""
+    clients = Clients(stack, 1)
+    only = clients.clients[0]
+
+    def setup() -> None:
+        clients.feed(commands)
+
+    benchmark.group = f"flush, commands waiting: {commands:5,}"
+    done = benchmark.pedantic(
+        lambda: clients.log.flush(only), setup=setup, rounds=ROUNDS, warmup_rounds=WARM_UP
+    )
+    assert done is Flushed.DONE
+    clients.drain()
+
+
+@pytest.mark.parametrize("receivers", [1, 10, 100, 1_000], ids="to-{}".format)
+@pytest.mark.parametrize("commands", [1, BURST])
+def test_flush_all(benchmark: BenchmarkFixture, stack: ExitStack, commands: int, receivers: int) -> None:
+    """Send to all clients what waits for them."""
+    need_descriptors(2 * receivers + OTHER_DESCRIPTORS)
+    clients = Clients(stack, receivers)
+
+    def setup() -> None:
+        clients.feed(commands)
+
+    benchmark.group = f"flush, commands waiting: {commands:5,}"
+    rounds = min(ROUNDS, FLUSHES // receivers)
+    named = benchmark.pedantic(clients.log.flush_all, setup=setup, rounds=rounds, warmup_rounds=WARM_UP)
+    assert named == ([], [])
+    clients.drain()
