@@ -8,6 +8,20 @@
 #define BYTES(text) {text, sizeof(text) - 1}
 #define NATS_CONNECT "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n"
 
+/* MQTT 3.1.1, sections 3.1 and 3.8: a clean session without a name and
+ * without keepalive, and a subscription to the topic c. */
+#define MQTT_CONNECT "\x10\x0c\0\4MQTT\4\2\0\0\0\0"
+#define MQTT_SUBSCRIBE "\x82\x06\0\1\0\1c\0"
+
+/* ZMTP 3.0: a greeting for the mechanism NULL, which needs no answer before
+ * the command READY, here without the last letters of the socket's type. */
+#define ZMQ_ZEROS_8 "\0\0\0\0\0\0\0\0"
+#define ZMQ_GREETING "\xff" ZMQ_ZEROS_8 "\x7f\3\0NULL" ZMQ_ZEROS_8 \
+                     ZMQ_ZEROS_8 "\0" ZMQ_ZEROS_8 ZMQ_ZEROS_8 \
+                     ZMQ_ZEROS_8 "\0\0\0\0\0\0\0"
+#define ZMQ_READY "\4\x19\5READY\xbSocket-Type\0\0\0\3"
+#define ZMQ_SUBSCRIBE "\0\1\1" /* to whatever begins with nothing */
+
 /* Returns what goes in front of a command for rankserver. */
 static size_t wrap_rank(char *out, size_t size)
 {
@@ -109,6 +123,55 @@ static size_t head_nats(char *out, size_t size)
     return (size_t)sprintf(out, "MSG c 1 %zu\r\n", size);
 }
 
+/* Returns the fixed header, the length and the topic of PUBLISH with QoS 0
+ * for MQTT 3.1.1, as it is sent and received: section 3.3. */
+static size_t wrap_mqtt(char *out, size_t size)
+{
+    static const char topic[] = {0, 1, 'c'};
+    size_t left = sizeof topic + size, used = 0;
+
+    out[used++] = '\x30';
+    do { /* seven bits in each byte, the lowest first: section 2.2.3 */
+        out[used++] = (char)(left % 128 + (left >= 128 ? 128 : 0));
+        left /= 128;
+    } while (left);
+    memcpy(out + used, topic, sizeof topic);
+    return used + sizeof topic;
+}
+
+/* Returns the header of a message of one part for ZeroMQ, as it is sent and
+ * received: flags and length, see ZMTP 3.0, "Framing". */
+static size_t wrap_zmq(char *out, size_t size)
+{
+    if (size < 256) {
+        out[0] = 0;
+        out[1] = (char)size;
+        return 2;
+    }
+    out[0] = 2; /* a long one: eight bytes of length, the highest first */
+    for (int i = 8; i > 0; i--, size /= 256)
+        out[i] = (char)(size % 256);
+    return 9;
+}
+
+/* Our own line protocol has nothing in front of a command that is sent. */
+static size_t wrap_plain(char *out, size_t size)
+{
+    (void)out;
+    (void)size;
+    return 0;
+}
+
+/* Check that the rank of the sender is in front of a text. Exits if not. */
+static void check_plain(struct lg_ref *ref, const char *from, const char *to)
+{
+    (void)ref;
+    number(&from, to, ' ');
+    if (from != to)
+        lg_fail("unexpected bytes behind a rank: %.*s",
+                (int)(to - from < 80 ? to - from : 80), from);
+}
+
 static const struct lg_proto protos[] = {
     {
         .name = "rank",
@@ -175,6 +238,53 @@ static const struct lg_proto protos[] = {
         .wrap = wrap_nats,
         .head = head_nats,
         .check = check_head,
+    },
+    { /* ready at SUBACK and CONNACK */
+        .name = "mqtt",
+        .receiver = {BYTES(MQTT_CONNECT MQTT_SUBSCRIBE),
+                     BYTES("\x90\x03\x00\x01\x00")},
+        .sender = {BYTES(MQTT_CONNECT), BYTES("\x20\x02\x00\x00")},
+        .wrap = wrap_mqtt,
+        .head = wrap_mqtt,
+        .check = check_head,
+    },
+    {
+        .name = "mqtt-all",
+        .sender = {BYTES(MQTT_CONNECT MQTT_SUBSCRIBE),
+                   BYTES("\x90\x03\x00\x01\x00")},
+        .hears = LG_ALL,
+        .wrap = wrap_mqtt,
+        .head = wrap_mqtt,
+        .check = check_head,
+    },
+    { /* receivers are SUB sockets at an XPUB, senders PUB at an XSUB; ready
+         when the READY of the other socket names its type */
+        .name = "zmq",
+        .receiver = {BYTES(ZMQ_GREETING ZMQ_READY "SUB" ZMQ_SUBSCRIBE),
+                     BYTES("XPUB")},
+        .sender = {BYTES(ZMQ_GREETING ZMQ_READY "PUB"), BYTES("XSUB")},
+        .wrap = wrap_zmq,
+        .head = wrap_zmq,
+        .check = check_head,
+    },
+    {
+        .name = "plain",
+        .receiver = {{NULL, 0}, BYTES("hello ")},
+        .sender = {{NULL, 0}, BYTES("hello ")},
+        .tail = BYTES("\n"),
+        .own_order = true, /* some of these servers have threads */
+        .wrap = wrap_plain,
+        .check = check_plain,
+    },
+    {
+        .name = "plain-all",
+        .receiver = {{NULL, 0}, BYTES("hello ")},
+        .sender = {{NULL, 0}, BYTES("hello ")},
+        .tail = BYTES("\n"),
+        .hears = LG_OTHERS,
+        .own_order = true,
+        .wrap = wrap_plain,
+        .check = check_plain,
     },
 };
 
