@@ -42,9 +42,6 @@ IDLE_RATES: Final = (
 )  # (up to so many receivers, commands/s)
 IDLE_SLOWEST: Final = 10  # commands/s with more receivers
 IDLE_SHARE: Final = 5  # and is used to at most a fifth
-# Commands/s: beyond this a generator that sends each command at its time, in a call of its own, is itself the
-# one that is late, and what it takes would not be the server's latency.
-MOST_PACED: Final = 200_000
 
 
 class Point(NamedTuple):
@@ -157,8 +154,8 @@ def idle_rate(receivers: int, saturated: float) -> int:
 
 
 def half_rate(saturated: float) -> int:
-    """Return half of ``saturated`` commands/s, or what the generator can pace if that is less."""
-    return max(1, min(int(saturated / 2), MOST_PACED))
+    """Return half of ``saturated`` commands/s."""
+    return max(1, int(saturated / 2))
 
 
 def paced_commands(rate: int, seconds: float, size: int) -> int:

@@ -32,9 +32,9 @@ class Burst:
     stream_bytes: int
     generator_cpu: float
     sender_cpu: float
-    deliveries: int = 0
-    peak_memory: int = 0
-    same_order: bool = True
+    deliveries: int  # commands that all streams together heard, those of senders included
+    peak_memory: int  # bytes of the sender while it ran
+    same_order: bool  # all streams were the same bytes
 
     @property
     def rate(self) -> float:
