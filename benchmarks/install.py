@@ -1,7 +1,7 @@
 """Install those of the compared servers that are missing, each with the command that its entry names.
 
-A server that cannot be installed is no error: the comparison names it as skipped. It is for ``make bench``, and
-changes nothing but what packages are there.
+A server that cannot be installed is no error: the comparison names it as skipped. It is for ``make bench``,
+and changes nothing but what packages are there.
 """
 
 from __future__ import annotations
