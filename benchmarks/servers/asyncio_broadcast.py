@@ -28,8 +28,12 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while (line := await reader.readline()).endswith(b"\n"):
             message = b"%d %b" % (clients.index(writer), line)
             for other in clients:
-                if other is not writer:
+                if other is writer:
+                    continue
+                try:
                     other.write(message)
+                except RuntimeError:  # uvloop's word for a connection that is just lost
+                    continue
     clients.remove(writer)
     writer.close()
 

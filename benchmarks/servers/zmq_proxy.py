@@ -25,7 +25,8 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[byt
 
 def address(listener: zmq.Socket[bytes]) -> str:
     """Return where it listens, as HOST:PORT."""
-    return listener.getsockopt_string(zmq.LAST_ENDPOINT).removeprefix("tcp://")
+    endpoint: str = listener.getsockopt_string(zmq.LAST_ENDPOINT)
+    return endpoint.removeprefix("tcp://")
 
 
 def main() -> None:
