@@ -117,6 +117,11 @@ def memory_per_delivery(measured: Source | None) -> list[float]:
     return [burst["peak_memory"] / burst["deliveries"] for burst in known]
 
 
+def stream_bytes(measured: Source | None) -> list[float]:
+    """Return the bytes that a receiver got for each command: what surrounds its text is included."""
+    return [burst["stream_bytes"] / burst["commands"] for burst in _bursts(measured)]
+
+
 def seconds(measured: Source | None) -> list[float]:
     """Return how long a burst took until the last receiver had all of it."""
     return [burst["seconds"] for burst in _bursts(measured)]
@@ -126,6 +131,27 @@ def latency(measured: Source | None, load: str, quantile: str) -> list[float]:
     """Return a quantile (``p50``, ``p99`` or ``p999``) of the latency to the last receiver, in seconds."""
     paced = (measured or {}).get(load)
     return [phase[quantile] / MILLION for phase in paced["rounds"]] if paced else []
+
+
+def idle_commands(result: Result, corner: Corner) -> list[int]:
+    """Return how many commands the idle rounds of all peers at a corner had."""
+    idle = [it["idle"] for it in sources(result, corner).values() if it.get("idle")]
+    return [phase["commands"] for paced in idle for phase in paced["rounds"]]
+
+
+def half_share(measured: Source) -> float | None:
+    """Return which part of its own saturated rate a peer was paced at for half load."""
+    if not measured.get("half") or not measured["bursts"]:
+        return None
+    share: float = measured["half"]["rate"] / median(
+        burst["commands"] / burst["seconds"] for burst in measured["bursts"]
+    )
+    return share
+
+
+def has_latency(result: Result, corner: Corner) -> bool:
+    """Tell whether the latency of any peer was measured at a corner."""
+    return any(measured.get(load) for measured in sources(result, corner).values() for load in LOADS)
 
 
 def connections(corner: Corner) -> int:
@@ -174,6 +200,11 @@ def membership(result: Result, clients: int) -> list[dict[str, Any]]:
     """Return the rounds with so many clients."""
     found = [point["rounds"] for point in result["membership"] if point["clients"] == clients]
     return [entry for rounds in found for entry in rounds]
+
+
+def each(rounds: Sequence[dict[str, Any]], key: str) -> list[float]:
+    """Return one value of each round that has it."""
+    return [entry[key] for entry in rounds if key in entry]
 
 
 def leaves(rounds: Sequence[dict[str, Any]], which: str) -> list[float]:

@@ -142,8 +142,7 @@ def _membership(rounds: Sequence[dict[str, Any]]) -> list[Target]:
     def target(what: str, limit: str, required: float, values: Sequence[float], unit: str) -> Target:
         return Target(MEMBERSHIP, what, CLIENTS, limit, required, _median(Spread.of(values)), unit)
 
-    joins = [entry["joins_per_second"] for entry in rounds]
-    memory = [entry["memory_per_client"] for entry in rounds]
+    joins, memory = (derive.each(rounds, key) for key in ("joins_per_second", "memory_per_client"))
     one = "one leaves: until all know, as a multiple of the ceiling's one small send to each"
     return [
         target("joins, one after the other", AT_LEAST, MIN_JOINS, joins, "per s"),

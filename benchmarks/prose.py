@@ -1,0 +1,84 @@
+"""What the results page says besides its numbers: how they came about, and what they do not say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+OPENING: Final = """\
+How fast one client's commands reach all others, and how soon the last of them: rankserver beside {peers}."""
+METHOD: Final = """\
+Measured on {date} on one machine ({cpu}, {cpus} CPUs), all in one run. Every peer does the same work for
+the same load generator, a C program that checks what each receiver gets to the last byte: the same
+sockets, the same receive loop, the same payload. {places} In each of {rounds} rounds all peers take
+turns. A figure is the median of the rounds, with the lowest and the highest small below it; a ratio is
+taken in each round, pair by pair, before the median. To repeat it: `make bench`."""
+PINNED: Final = """\
+Servers run on CPU {server_cpu}, one at work at a time, and the generator on CPU {generator_cpu}."""
+SHARED: Final = """\
+Servers and the generator share all CPUs, as there are no two to choose from."""
+
+NO_PLOTS: Final = """\
+There are no plots here, because matplotlib is not installed. To draw them without measuring again: `pip
+install -e '.[bench]'`, then `python benchmarks/report.py benchmarks/compare.json`."""
+
+TARGETS: Final = """\
+These were set before it was measured. Ratios are medians of pairs; their spread is in the tables below."""
+BEST: Final = """\
+A latency target is a ratio to the best peer at that number of receivers, which is named; the ceiling is
+no peer. What half load is for each is in the tables of latencies."""
+
+THROUGHPUT: Final = """\
+One client sends, all others receive; the time runs until the last has the last byte."""
+FEWER: Final = """\
+A burst has as many commands as a peer can do in a fixed time, up to a limit for the fast ones. ‡ marks
+who had fewer than rankserver, because it is slower."""
+FRAMING: Final = """\
+Each peer speaks its own protocol, and what it puts around a text differs. The ceiling sends what
+rankserver sends."""
+
+LATENCY: Final = """\
+Milliseconds from the time at which a command was due until the *last* receiver has it. Commands are sent
+at a steady pace, whether or not those before have arrived: slowly, so that the server sleeps between two
+(idle), and at half of the commands per second that the same peer managed in its bursts (half load). So
+half load is another rate for each, and the fast ones carry many times more commands there."""
+
+EVERY: Final = """\
+All clients send their commands at once, and all hear all. “Order” says whether all clients were sent the
+commands in one and the same order, which rankserver promises; where it differs, clients that act on what
+they hear may end in different states. ZeroMQ's clients have two connections each, and those of the
+servers with asyncio and threads do not hear their own commands."""
+
+MEMBERSHIP: Final = """\
+rankserver only: the others have no ranks. Clients join one after the other, and sit idle; then one of
+them, 100, or half of all drop their connections at once, and the time runs until the last survivor has
+been told. Every client's idea of its rank is checked. Beside it, the time that the ceiling needs to send
+one small frame to each of as many sockets."""
+CONNECTIONS: Final = """\
+What a connection costs each peer. They are made one after the other, until each is ready to receive,
+before the rounds; this is measured once. Memory is the server's own, without the kernel's sockets."""
+
+READING: Final = """\
+- **The brokers can do more.** Redis, NATS, ZeroMQ and Mosquitto have topics and patterns, and some of
+  them persistence, clusters and finer permissions. Here all of them do one thing: everything to
+  everybody. Who needs the rest is not helped by these numbers.
+- **One CPU for each server.** Those that can use several, such as NATS, would gain from more; so would
+  whoever starts several servers.
+- **The loopback is no network.** It loses and delays nothing, and its only limit is the machine's memory.
+  Over a real network the wire would be the limit sooner, for large commands above all.
+- **A burst is not a usual day.** Throughput is how fast a backlog is worked off. With few commands per
+  second, look at the latency on an idle server.
+- **Half load is relative.** Each peer has half of its own saturated rate, so the fast ones carry many
+  times as many commands there. Where the generator cannot pace so fast, the rate is lower, and marked §.
+- **The high quantiles** on an idle server are of few commands: with up to 1,000 in a round p99.9 is the
+  slowest of them, and with up to 100 so is p99.
+- **rankserver and the ceiling also confirm** each command to its sender. The time runs until that has
+  come, too, but it is not counted as a delivery where one client sends.
+- **Machines are noisy**, small virtual ones most of all. That is why all take turns and ratios are taken
+  pair by pair: compare ratios, not figures of two runs.
+- **The asyncio, uvloop and thread servers** are what people write in an afternoon, not the best that
+  could be written with them. They are in `benchmarks/servers/`."""
+
+REPEAT: Final = """\
+`make bench` installs what it needs and runs it all; this run was `{command}` and took {minutes} minutes.
+The program writes this page, the plots in `{plots}/`, and all rounds of all measurements in `{data}`.
+`python benchmarks/report.py benchmarks/{data}` writes the page again from those."""

@@ -1,0 +1,374 @@
+"""The tables of the results page: from a result to Markdown, a function for each table.
+
+A cell shows the median and, small and below it, the lowest and the highest round. Marks in a cell refer to
+the notes under the table.
+"""
+
+from __future__ import annotations
+
+from math import floor, log10
+from typing import TYPE_CHECKING, Any, Final
+
+import derive
+import targets
+from derive import CEILING, MILLION, OURS, Corner, Result, Source, Spread
+from targets import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+NOTHING: Final = "-"  # in a cell: not measured
+LOST: Final = "†"  # marks
+FEWER: Final = "‡"
+BELOW: Final = "§"
+SHORT: Final = 0.45  # of the saturated rate: less than this is not half load any more
+MIB: Final = 1024 * 1024
+QUANTILES: Final = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
+LOAD_NAMES: Final = {"idle": "idle server", "half": "half load"}
+CROWD: Final = 100  # connections from which on the memory of one of them is not lost in the noise
+UNCLEAR: Final = range(
+    3, 7
+)  # digits, until a number no longer looks as if it were on the other side of a limit
+
+# --- Markdown ---------------------------------------------------------------------------------
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, and thousands set apart."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.{max(0, digits - 1 - floor(log10(abs(rounded))))}f}"
+
+
+def cell(spread: Spread | None, factor: float = 1.0) -> str:
+    """Return what a cell shows, in a unit that is ``factor`` times as large a number."""
+    if spread is None:
+        return NOTHING
+    middle, low, high = (number(value) for value in spread.scaled(factor))
+    return middle if low == high else f"{middle}<br><sub>{low} to {high}</sub>"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """Return a table, whose first ``words`` columns hold words and the others numbers."""
+    line = [":---"] * words + ["---:"] * (len(header) - words)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, line, *rows))
+
+
+def counted(count: int, what: str) -> str:
+    """Return how many there are of something."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def span(values: Sequence[int]) -> str:
+    """Return from where to where values go."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def plain(text: str) -> str:
+    """Return text from a program so that it stays within its cell or line, and is no Markdown."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _peer(key: str, called: str) -> str:
+    return {OURS: f"**{called}**", CEILING: f"*{called}*"}.get(key, called)
+
+
+# --- what it must show ------------------------------------------------------------------------
+
+
+def target_tables(found: Sequence[Target]) -> str:
+    """Return a table for each group: a row for each demand, a column for each number of receivers."""
+    groups = dict.fromkeys(target.group for target in found)
+    return "\n\n".join(_group([target for target in found if target.group == group]) for group in groups)
+
+
+def _group(found: Sequence[Target]) -> str:
+    columns = sorted({target.receivers for target in found})
+    what = "client" if found[0].group == targets.MEMBERSHIP else "receiver"
+    rows = dict.fromkeys((target.what, required(target)) for target in found)
+    cells = {(target.what, required(target), target.receivers): verdict(target) for target in found}
+    header = [found[0].group, "required", *(counted(count, what) for count in columns)]
+    return table(header, [[*row, *(cells.get((*row, count), "") for count in columns)] for row in rows], 2)
+
+
+def required(target: Target) -> str:
+    """Return what is required, in words."""
+    if target.required is None:
+        return f"{target.limit} the ceiling's"
+    return f"{target.limit} {_exact(target.required)} {target.unit}".rstrip()
+
+
+def _exact(value: float) -> str:
+    return f"{value:,g}" if value == float(f"{value:.6g}") and value < MILLION else number(value)
+
+
+def measured(target: Target) -> str:
+    """Return what was measured, with so many digits that rounding does not hide on which side it is."""
+    if target.value is None:
+        return "not measured"
+    holds = target.required is None or targets.HOLDS[target.limit](target.value, target.required)
+    for digits in UNCLEAR:
+        text = number(target.value, digits)
+        shown = float(text.replace(",", ""))
+        if target.required is None or targets.HOLDS[target.limit](shown, target.required) == holds:
+            break
+    of = f" of {target.peer}" if target.peer else ""
+    return f"{text} {target.unit}".rstrip() + of
+
+
+def verdict(target: Target) -> str:
+    """Return what was measured and whether that is enough."""
+    if target.lost:
+        return f"{measured(target)}, commands lost: **NOT MET**"
+    if target.met is None:
+        return "not measured"
+    return f"{measured(target)}: {'met' if target.met else '**NOT MET**'}"
+
+
+# --- a row for each peer, a column for each number of receivers ---------------------------------
+
+
+def throughput(result: Result, size: int) -> str:
+    """Return the deliveries per second, in millions."""
+    return _by_receivers(
+        result, size, lambda _, __, found: cell(Spread.of(derive.throughput(found)), 1 / MILLION)
+    )
+
+
+def faster(result: Result, size: int) -> str:
+    """Return how many times the throughput of each peer ours is."""
+    return _by_receivers(
+        result, size, lambda corner, key, _: cell(derive.faster(result, corner, key)), without=OURS
+    )
+
+
+def cpu(result: Result, size: int) -> str:
+    """Return the server's CPU seconds per million deliveries."""
+    return _by_receivers(result, size, lambda _, __, found: cell(Spread.of(derive.cpu(found)), MILLION))
+
+
+def memory(result: Result, size: int) -> str:
+    """Return the server's peak memory in MiB, and per million deliveries."""
+
+    def show(_: Corner, __: str, found: Source) -> str:
+        peak, each = Spread.of(derive.memory(found)), Spread.of(derive.memory_per_delivery(found))
+        if peak is None or each is None:
+            return NOTHING
+        return f"{number(peak.median / MIB)}<br><sub>{number(each.median * MILLION / MIB)} per million</sub>"
+
+    return _by_receivers(result, size, show)
+
+
+def commands(result: Result, size: int) -> str:
+    """Return how many commands a burst held."""
+
+    def show(corner: Corner, _: str, found: Source) -> str:
+        return f"{found['commands']:,}{_mark_fewer(result, corner, found)}"
+
+    return _by_receivers(result, size, show)
+
+
+def framing(result: Result) -> str:
+    """Return how many bytes a receiver gets for a command, by the size of its text."""
+    sizes, rows = derive.sizes(result), []
+    corners = [Corner("one", max(derive.receivers(result, size)), size) for size in sizes]
+    for key, called in derive.names(result).items():
+        found = [Spread.of(derive.stream_bytes(derive.source(result, corner, key))) for corner in corners]
+        if any(found):
+            rows.append([_peer(key, called), *(f"{it.median:,.1f}" if it else NOTHING for it in found)])
+    return table(["bytes of the text", *(f"{size:,}" for size in sizes)], rows)
+
+
+def _by_receivers(
+    result: Result, size: int, show: Callable[[Corner, str, Source], str], without: str = ""
+) -> str:
+    corners = [Corner("one", count, size) for count in derive.receivers(result, size)]
+    rows = []
+    for key, called in derive.names(result).items():
+        found = [(corner, derive.source(result, corner, key)) for corner in corners]
+        if key == without or not any(it for _, it in found):
+            continue
+        cells = [_marked(show(corner, key, it), it) if it else NOTHING for corner, it in found]
+        rows.append([_peer(key, called), *cells])
+    header = ["receivers", *(f"{corner.receivers:,}" for corner in corners)]
+    return table(header, rows) + _notes(result, corners, without)
+
+
+# --- marks and notes --------------------------------------------------------------------------
+
+
+def _marked(text: str, found: Source) -> str:
+    """Return a name or a cell, with a mark behind its first line if the peer lost something."""
+    first, end, rest = text.partition("<br>")
+    return f"{first} {LOST}{end}{rest}" if found["lost"] else text
+
+
+def lost(result: Result, corners: Sequence[Corner], without: str = "") -> list[str]:
+    """Return a sentence for each peer that lost something, or failed, at one of these corners."""
+    names = derive.names(result)
+    there = ((corner, derive.sources(result, corner).items()) for corner in corners)
+    return [
+        f"{names[key]} at {corner.receivers:,} lost commands, or failed: “{plain(it['lost'])}”. "
+        f"What is shown of it there is from {counted(len(it['bursts']), 'complete round')} before."
+        for corner, found in there
+        for key, it in found
+        if it["lost"] and key != without
+    ]
+
+
+def _notes(result: Result, corners: Sequence[Corner], without: str = "", also: Sequence[str] = ()) -> str:
+    """Return what the marks in a table mean, as paragraphs under it."""
+    notes = [*(f"{LOST} {sentence}" for sentence in lost(result, corners, without)), *also]
+    return "".join(f"\n\n{note}" for note in notes)
+
+
+# --- one corner -------------------------------------------------------------------------------
+
+
+def latency(result: Result, corner: Corner) -> str:
+    """Return the latencies of all peers at a corner in milliseconds: a table when idle, one at half load."""
+    found = {load: _paced(result, corner, load) for load in derive.LOADS}
+    below = ", ".join(
+        f"{derive.name(result, key)} at {share:.0%}" for key, share in _below(result, corner).items()
+    )
+    note = f"{BELOW} The generator paces no faster, so this is less than half load: {below}."
+    return "\n\n".join(part for part in found.values() if part) + _notes(
+        result, [corner], also=[note] if below else []
+    )
+
+
+def _paced(result: Result, corner: Corner, load: str) -> str:
+    names, rows = derive.names(result), []
+    marked = _below(result, corner) if load == "half" else {}
+    for key, it in derive.sources(result, corner).items():
+        if it.get(load):
+            values = [cell(Spread.of(derive.latency(it, load, quantile)), 1e3) for quantile in QUANTILES]
+            rate = number(it[load]["rate"]) + (f" {BELOW}" if key in marked else "")
+            rows.append([_marked(_peer(key, names[key]), it), rate, *values])
+    return table([LOAD_NAMES[load], "commands/s", *QUANTILES.values()], rows) if rows else ""
+
+
+def _below(result: Result, corner: Corner) -> dict[str, float]:
+    """Return those who were paced clearly below half of their saturated rate, and at which part of it."""
+    shares = {key: derive.half_share(it) for key, it in derive.sources(result, corner).items()}
+    return {key: share for key, share in shares.items() if share is not None and share < SHORT}
+
+
+def every(result: Result, corner: Corner) -> str:
+    """Return all about a corner where every client sends."""
+    rows = [_crowd(result, corner, key, it) for key, it in derive.sources(result, corner).items()]
+    fewer = f"{FEWER} It is slow, so its clients sent fewer commands each."
+    header = ["", "order", "commands each", "million deliveries/s", "rankserver: times", "ms to the last"]
+    notes = _notes(result, [corner], also=[fewer] if any(FEWER in row[2] for row in rows) else [])
+    return table([*header, "CPU s per million", "peak MiB"], rows, 2) + notes
+
+
+def _crowd(result: Result, corner: Corner, key: str, it: Source) -> list[str]:
+    rate, took = Spread.of(derive.throughput(it)), Spread.of(derive.seconds(it))
+    used, peak = Spread.of(derive.cpu(it)), Spread.of(derive.memory(it))
+    ratio = cell(derive.faster(result, corner, key)) if key != OURS else ""
+    each = f"{it['commands'] / corner.receivers:,.3g}" + _mark_fewer(result, corner, it)
+    numbers = [cell(rate, 1 / MILLION), ratio, cell(took, 1e3), cell(used, MILLION), cell(peak, 1 / MIB)]
+    return [_marked(_peer(key, derive.name(result, key)), it), _order(it), each, *numbers]
+
+
+def _order(found: Source) -> str:
+    if not found["bursts"]:
+        return NOTHING
+    return "same for all" if all(burst["same_order"] for burst in found["bursts"]) else "differs"
+
+
+def _mark_fewer(result: Result, corner: Corner, found: Source) -> str:
+    ours = derive.source(result, corner, OURS)
+    return f" {FEWER}" if ours and found["commands"] < ours["commands"] else ""
+
+
+# --- clients ----------------------------------------------------------------------------------
+
+
+def membership(result: Result) -> str:
+    """Return joining, memory and leaving by the number of clients."""
+    header = ["clients", "joins/s", "bytes each", "1 left: ms", "100 left: ms", "half left: ms"]
+    header += ["ceiling: ms", "1 left / ceiling", "idle: CPU ms per s"]
+    counts = sorted({point["clients"] for point in result["membership"]})
+    return table(header, [_members(derive.membership(result, count), count) for count in counts])
+
+
+def _members(rounds: Sequence[dict[str, Any]], count: int) -> list[str]:
+    def each(key: str) -> Spread | None:
+        return Spread.of(derive.each(rounds, key))
+
+    left = [cell(Spread.of(derive.leaves(rounds, which)), 1e3) for which in ("1", "100", "half")]
+    ratio = cell(Spread.of(derive.leave_ratios(rounds)))
+    joined = [cell(each("joins_per_second")), cell(each("memory_per_client"))]
+    return [
+        f"{count:,}",
+        *joined,
+        *left,
+        cell(each("ceiling_one"), 1e3),
+        ratio,
+        cell(each("idle_cpu_per_second"), 1e3),
+    ]
+
+
+def connections(result: Result, size: int) -> str:
+    """Return what a connection costs each peer: KiB of memory while idle, and joins per second."""
+    counts = [count for count in derive.receivers(result, size) if count >= CROWD]
+    corners = [Corner("one", count, size) for count in counts]
+    rows = []
+    for key, called in derive.names(result).items():
+        found = [(corner, derive.source(result, corner, key)) for corner in corners]
+        if any(it for _, it in found):
+            rows.append([_peer(key, called), *(text for pair in found for text in _connection(*pair))])
+    header = [text for count in counts for text in (f"{count:,}: KiB each", f"{count:,}: joins/s")]
+    return table(["", *header], rows)
+
+
+def _connection(corner: Corner, found: Source | None) -> tuple[str, str]:
+    if found is None or "idle_memory" not in found:  # it is not there when a peer failed while they joined
+        return NOTHING, NOTHING
+    count = derive.connections(corner)
+    return number(found["idle_memory"] / count / 1024), number(count / found["join_seconds"])
+
+
+# --- the machine and the programs -------------------------------------------------------------
+
+
+def machine(result: Result) -> str:
+    """Return what the measurements ran on."""
+    about = result["machine"]
+    rows = [
+        ["CPU", f"{plain(about['cpu'])}, {about['cpus']} CPUs"],
+        ["memory", f"{number(about['memory_gib'])} GiB"],
+        ["Linux", f"{about['kernel']}, congestion control {about['congestion_control']}, loopback"],
+        ["Python", about["python"]],
+        ["C compiler", plain(about["compiler"])],
+        ["CPU of the server", _cpu(about["server_cpu"])],
+        ["CPU of the generator", _cpu(about["generator_cpu"])],
+    ]
+    return table(["machine", ""], rows, 2)
+
+
+def _cpu(which: int | None) -> str:
+    return "any: there are no two to choose from" if which is None else f"number {which} alone"
+
+
+def programs(result: Result) -> str:
+    """Return the version and the settings of each peer, or how to install it."""
+    rows = [
+        [_peer(peer["key"], peer["name"]), _version(peer), plain(peer["settings"])]
+        for peer in result["peers"]
+    ]
+    return table(["peer", "version", "settings that differ from the default, and why"], rows, 3)
+
+
+def _version(peer: dict[str, Any]) -> str:
+    if peer["skipped"]:
+        return f"skipped, {plain(peer['skipped'])}: {_code(peer['install'])}"
+    return plain(peer["version"] or "unknown")
