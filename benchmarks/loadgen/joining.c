@@ -32,6 +32,14 @@ static struct lg_hello hello_of(const struct generate *gen,
                                   : gen->proto->sender;
 }
 
+/* Send what belongs to joining. Exits if the server does not take it. */
+static void say(const struct lg_conn *conn, struct lg_bytes bytes)
+{
+    if (!lg_send_all(conn->fd, bytes.data, bytes.size))
+        lg_fail("the server did not take what connection %u says to join",
+                conn->id);
+}
+
 /* Go on looking for the token that the connection waits for, and when it is
  * complete put the connection into `state`. Returns the bytes used. */
 static size_t look(struct lg_conn *conn, struct lg_bytes token, int state,
@@ -55,6 +63,19 @@ static void marked(struct generate *gen, const char *bytes, size_t size)
                 (int)(size < 80 ? size : 80), bytes);
 }
 
+/* Take the answer to a hello. Returns the bytes used. */
+static size_t greet(const struct generate *gen, struct lg_conn *conn,
+                    const char *bytes, size_t size)
+{
+    struct lg_hello hello = hello_of(gen, conn);
+    int joined = gen->proto->question.size ? LG_UNASKED : LG_JOINED;
+    size_t used = look(conn, hello.ready, joined, bytes, size);
+
+    if (conn->state != LG_GREETING)
+        say(conn, hello.last);
+    return used;
+}
+
 /* Take bytes that came before the phases: the answer to the hello, the
  * question of the server if it has one, then whatever comes before the
  * marker. Ignore what a sender gets that hears no commands. */
@@ -67,16 +88,14 @@ void lg_prelude(struct generate *gen, struct lg_conn *conn,
     snprintf(gen->last, sizeof gen->last, ", after: %.*s",
              (int)(size < LAST ? size : LAST), bytes);
     if (conn->state == LG_GREETING)
-        used = look(conn, hello_of(gen, conn).ready,
-                    proto->question.size ? LG_UNASKED : LG_JOINED, bytes,
-                    size);
+        used = greet(gen, conn, bytes, size);
     if (conn->state == LG_UNASKED) {
         used += look(conn, proto->question, LG_JOINED, bytes + used,
                      size - used);
         if (conn->state == LG_UNASKED)
             return;
         gen->asked++;
-        lg_send_all(conn->fd, proto->answer.data, proto->answer.size);
+        say(conn, proto->answer);
     }
     if (conn->state != LG_JOINED || gen->marker.size == 0 ||
         !lg_hears(gen, conn))
@@ -98,8 +117,7 @@ static void join(struct generate *gen, struct lg_conn *conn,
     conn->state = hello.ready.size ? LG_GREETING : LG_JOINED;
     if (epoll_ctl(gen->epoll, EPOLL_CTL_ADD, conn->fd, &event) < 0)
         lg_fail("epoll_ctl: %s", strerror(errno));
-    if (!lg_send_all(conn->fd, hello.said.data, hello.said.size))
-        lg_fail("the server did not take a hello");
+    say(conn, hello.said);
     while (conn->state == LG_GREETING)
         lg_turn(gen);
 }

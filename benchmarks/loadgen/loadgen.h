@@ -46,9 +46,10 @@ struct lg_ref;
 
 /* What a connection says on connecting, and the bytes in the answer to it
  * from which one knows that it is ready; none if there is no answer. Their
- * first byte does not occur in them again: see lg_match. */
+ * first byte does not occur in them again: see lg_match. `last` is what may
+ * not be said before that. */
 struct lg_hello {
-    struct lg_bytes said, ready;
+    struct lg_bytes said, ready, last;
 };
 
 /* Which commands a sender hears. */

@@ -6,21 +6,7 @@
 #include <string.h>
 
 #define BYTES(text) {text, sizeof(text) - 1}
-#define NATS_CONNECT "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n"
-
-/* MQTT 3.1.1, sections 3.1 and 3.8: a clean session without a name and
- * without keepalive, and a subscription to the topic c. */
-#define MQTT_CONNECT "\x10\x0c\0\4MQTT\4\2\0\0\0\0"
-#define MQTT_SUBSCRIBE "\x82\x06\0\1\0\1c\0"
-
-/* ZMTP 3.0: a greeting for the mechanism NULL, which needs no answer before
- * the command READY, here without the last letters of the socket's type. */
-#define ZMQ_ZEROS_8 "\0\0\0\0\0\0\0\0"
-#define ZMQ_GREETING "\xff" ZMQ_ZEROS_8 "\x7f\3\0NULL" ZMQ_ZEROS_8 \
-                     ZMQ_ZEROS_8 "\0" ZMQ_ZEROS_8 ZMQ_ZEROS_8 \
-                     ZMQ_ZEROS_8 "\0\0\0\0\0\0\0"
-#define ZMQ_READY "\4\x19\5READY\xbSocket-Type\0\0\0\3"
-#define ZMQ_SUBSCRIBE "\0\1\1" /* to whatever begins with nothing */
+#define NONE {NULL, 0}
 
 /* Returns what goes in front of a command for rankserver. */
 static size_t wrap_rank(char *out, size_t size)
@@ -172,11 +158,40 @@ static void check_plain(struct lg_ref *ref, const char *from, const char *to)
                 (int)(to - from < 80 ? to - from : 80), from);
 }
 
+/* What clients say, are answered, and say last: those that hear commands. */
+
+#define RANK_CLIENT {BYTES("HELLO\n"), BYTES("WELCOME "), NONE}
+
+/* REPLY OFF stops the replies to PUBLISH, and in RESP3 not the messages. */
+#define REDIS_CLIENT {BYTES("HELLO 3\r\nSUBSCRIBE c\r\n"), \
+                      BYTES("c\r\n:1\r\n"), BYTES("CLIENT REPLY OFF\r\n")}
+
+#define NATS_CONNECT "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n"
+#define NATS_CLIENT {BYTES(NATS_CONNECT "SUB c 1\r\nPING\r\n"), \
+                     BYTES("PONG\r\n"), NONE}
+
+/* MQTT 3.1.1, sections 3.1 and 3.8: a clean session without a name and
+ * without keepalive, and a subscription to the topic c; ready at SUBACK. */
+#define MQTT_CONNECT "\x10\x0c\0\4MQTT\4\2\0\0\0\0"
+#define MQTT_CLIENT {BYTES(MQTT_CONNECT "\x82\x06\0\1\0\1c\0"), \
+                     BYTES("\x90\3\0\1\0"), NONE}
+
+/* ZMTP 3.0: a greeting for the mechanism NULL and the command READY, which
+ * need no answer between them, up to the type of the socket. */
+#define ZEROS_8 "\0\0\0\0\0\0\0\0"
+#define ZMQ_MECHANISM "NULL" ZEROS_8 ZEROS_8
+#define ZMQ_FILLER ZEROS_8 ZEROS_8 ZEROS_8 "\0\0\0\0\0\0\0"
+#define ZMQ_HELLO "\xff" ZEROS_8 "\x7f\3\0" ZMQ_MECHANISM "\0" ZMQ_FILLER \
+                  "\4\x19\5READY\xbSocket-Type\0\0\0\3"
+#define ZMQ_SUBSCRIBE "\0\1\1" /* to whatever begins with nothing */
+
+#define PLAIN_CLIENT {NONE, BYTES("hello "), NONE}
+
 static const struct lg_proto protos[] = {
     {
         .name = "rank",
-        .receiver = {BYTES("HELLO\n"), BYTES("WELCOME ")},
-        .sender = {BYTES("HELLO\n"), BYTES("WELCOME ")},
+        .receiver = RANK_CLIENT,
+        .sender = RANK_CLIENT,
         .keepalive = BYTES("PONG\n"),
         .tail = BYTES("\n"),
         .hears = LG_ALL,
@@ -193,19 +208,18 @@ static const struct lg_proto protos[] = {
     },
     {
         .name = "redis",
-        .receiver = {BYTES("SUBSCRIBE c\r\n"), BYTES("c\r\n:1\r\n")},
-        .sender = {BYTES("PING\r\nCLIENT REPLY OFF\r\n"),
-                   BYTES("+PONG\r\n")},
+        .receiver = {BYTES("SUBSCRIBE c\r\n"), BYTES("c\r\n:1\r\n"), NONE},
+        .sender = {BYTES("PING\r\n"), BYTES("+PONG\r\n"),
+                   BYTES("CLIENT REPLY OFF\r\n")},
         .tail = BYTES("\r\n"),
         .wrap = wrap_redis,
         .head = head_redis,
         .check = check_head,
     },
-    { /* REPLY OFF stops the replies to PUBLISH, but not the messages */
+    {
         .name = "redis-all",
-        .sender = {BYTES("HELLO 3\r\nSUBSCRIBE c\r\n"
-                         "CLIENT REPLY OFF\r\n"),
-                   BYTES("c\r\n:1\r\n")},
+        .receiver = REDIS_CLIENT,
+        .sender = REDIS_CLIENT,
         .tail = BYTES("\r\n"),
         .hears = LG_ALL,
         .wrap = wrap_redis,
@@ -215,9 +229,8 @@ static const struct lg_proto protos[] = {
     { /* asks two seconds after a connection came, and then at the
          ping_interval of the server, which must be longer than a run */
         .name = "nats",
-        .receiver = {BYTES(NATS_CONNECT "SUB c 1\r\nPING\r\n"),
-                     BYTES("PONG\r\n")},
-        .sender = {BYTES(NATS_CONNECT "PING\r\n"), BYTES("PONG\r\n")},
+        .receiver = NATS_CLIENT,
+        .sender = {BYTES(NATS_CONNECT "PING\r\n"), BYTES("PONG\r\n"), NONE},
         .question = BYTES("PING\r\n"),
         .answer = BYTES("PONG\r\n"),
         .tail = BYTES("\r\n"),
@@ -228,8 +241,8 @@ static const struct lg_proto protos[] = {
     },
     {
         .name = "nats-all",
-        .sender = {BYTES(NATS_CONNECT "SUB c 1\r\nPING\r\n"),
-                   BYTES("PONG\r\n")},
+        .receiver = NATS_CLIENT,
+        .sender = NATS_CLIENT,
         .question = BYTES("PING\r\n"),
         .answer = BYTES("PONG\r\n"),
         .tail = BYTES("\r\n"),
@@ -239,19 +252,20 @@ static const struct lg_proto protos[] = {
         .head = head_nats,
         .check = check_head,
     },
-    { /* ready at SUBACK and CONNACK */
+    {
         .name = "mqtt",
-        .receiver = {BYTES(MQTT_CONNECT MQTT_SUBSCRIBE),
-                     BYTES("\x90\x03\x00\x01\x00")},
-        .sender = {BYTES(MQTT_CONNECT), BYTES("\x20\x02\x00\x00")},
+        .receiver = MQTT_CLIENT,
+        .sender = {BYTES(MQTT_CONNECT), BYTES("\x20\2\0\0"), NONE},
+        .tail = BYTES(""),
         .wrap = wrap_mqtt,
         .head = wrap_mqtt,
         .check = check_head,
     },
     {
         .name = "mqtt-all",
-        .sender = {BYTES(MQTT_CONNECT MQTT_SUBSCRIBE),
-                   BYTES("\x90\x03\x00\x01\x00")},
+        .receiver = MQTT_CLIENT,
+        .sender = MQTT_CLIENT,
+        .tail = BYTES(""),
         .hears = LG_ALL,
         .wrap = wrap_mqtt,
         .head = wrap_mqtt,
@@ -260,17 +274,18 @@ static const struct lg_proto protos[] = {
     { /* receivers are SUB sockets at an XPUB, senders PUB at an XSUB; ready
          when the READY of the other socket names its type */
         .name = "zmq",
-        .receiver = {BYTES(ZMQ_GREETING ZMQ_READY "SUB" ZMQ_SUBSCRIBE),
-                     BYTES("XPUB")},
-        .sender = {BYTES(ZMQ_GREETING ZMQ_READY "PUB"), BYTES("XSUB")},
+        .receiver = {BYTES(ZMQ_HELLO "SUB"), BYTES("XPUB"),
+                     BYTES(ZMQ_SUBSCRIBE)},
+        .sender = {BYTES(ZMQ_HELLO "PUB"), BYTES("XSUB"), NONE},
+        .tail = BYTES(""),
         .wrap = wrap_zmq,
         .head = wrap_zmq,
         .check = check_head,
     },
     {
         .name = "plain",
-        .receiver = {{NULL, 0}, BYTES("hello ")},
-        .sender = {{NULL, 0}, BYTES("hello ")},
+        .receiver = PLAIN_CLIENT,
+        .sender = PLAIN_CLIENT,
         .tail = BYTES("\n"),
         .own_order = true, /* some of these servers have threads */
         .wrap = wrap_plain,
@@ -278,8 +293,8 @@ static const struct lg_proto protos[] = {
     },
     {
         .name = "plain-all",
-        .receiver = {{NULL, 0}, BYTES("hello ")},
-        .sender = {{NULL, 0}, BYTES("hello ")},
+        .receiver = PLAIN_CLIENT,
+        .sender = PLAIN_CLIENT,
         .tail = BYTES("\n"),
         .hears = LG_OTHERS,
         .own_order = true,

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BEFORE 20 /* bytes that an error shows of what is right */
+#define SHOWN 60
+
 /* Write the text of one command: its id and a filler up to `size` bytes. */
 void lg_text(char *out, size_t size, uint32_t sender, uint32_t index)
 {
@@ -140,7 +143,8 @@ static void scan(struct lg_ref *ref)
     }
 }
 
-/* Exit with the place at which two streams differ. */
+/* Exit with the place at which two streams differ, and a little before it:
+ * which command it is in. */
 static void differ(const struct lg_ref *ref, size_t pos, const char *bytes,
                    size_t size)
 {
@@ -149,10 +153,12 @@ static void differ(const struct lg_ref *ref, size_t pos, const char *bytes,
 
     while (i < size && ref->data[pos + i] == bytes[i])
         i++;
-    size_t show = size - i < 60 ? size - i : 60;
+    size_t from = i < BEFORE ? 0 : i - BEFORE;
+    size_t show = size - from < SHOWN ? size - from : SHOWN;
     lg_fail("two receivers differ at byte %zu of the phase: \"%s\" is not "
-            "\"%s\"", pos + i, lg_quote(here, sizeof here, bytes + i, show),
-            lg_quote(there, sizeof there, ref->data + pos + i, show));
+            "\"%s\"", pos + i,
+            lg_quote(here, sizeof here, bytes + from, show),
+            lg_quote(there, sizeof there, ref->data + pos + from, show));
 }
 
 /* Returns where the next bytes of the receiver that is furthest ahead go, to
