@@ -126,7 +126,7 @@ def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
     ``run`` sends a burst of so many and returns the seconds that it took. Bursts grow step by step, as a
     small one tells little about a large one; the last of them has warmed everything up.
     """
-    commands = max(1, most // FIRST_SHARE)
+    commands = -(-most // FIRST_SHARE)
     while True:
         fit = int(commands * seconds / run(commands))
         if commands == most or fit < commands * GROWTH:

@@ -1,0 +1,242 @@
+"""Measure rankserver beside what people would pick instead, and beside what the machine can do at all.
+
+All peers that are installed do the same work for the same generator and take turns, so that whatever else
+the machine does hits all of them alike. What is measured is planned in ``plan.py`` and carried out by
+``grid.py``; ``report.py`` writes what can be looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import derive
+import harness
+import machine
+import plan
+import report
+import targets
+from derive import OURS, Corner
+from grid import Asked, Progress, Run
+from harness import Places
+from peers import PEERS
+from plan import Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from peers import Peer
+    from targets import Target
+
+FOLDER: Final = harness.ROOT / "benchmarks"
+PART: Final = "compare.json.part"  # what is measured so far, while a run is
+SPARE: Final = 200  # descriptors that a server needs besides its connections
+FULL: Final[dict[str, Any]] = {
+    "receivers": plan.RECEIVERS,
+    "sizes": plan.SIZES,
+    "members": plan.MEMBERS,
+    "rounds": 5,
+}
+QUICK: Final[dict[str, Any]] = {"receivers": (1, 10), "sizes": (64,), "members": (50,), "rounds": 2}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; return the exit code: 1 if it cannot go on, or what is required does not hold."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.quick and options.output is None:
+        parser.error("--quick measures nothing that is worth keeping: say with --output where to write it")
+    options.output = options.output or FOLDER
+    for name, value in _defaults(options).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return harness.run("compare.py", options, _measure, _show)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add, smallest = parser.add_argument, harness.SMALLEST_COMMAND
+    keys = [peer.key for peer in PEERS]
+    add("--receivers", type=_numbers(1), metavar="N,...", help=f"default: {_listed(plan.RECEIVERS)}")
+    add("--sizes", type=_numbers(smallest), metavar="B,...", help=f"default: {_listed(plan.SIZES)} bytes")
+    add("--members", type=_numbers(2), metavar="N,...", help=f"default: {_listed(plan.MEMBERS)}")
+    add(
+        "--peers",
+        type=_some(keys),
+        metavar="KEY,...",
+        help=f"some of {_listed(keys)}; rankserver always is one (default: all that are installed)",
+    )
+    add(
+        "--parts",
+        type=_some(plan.PARTS),
+        metavar="PART,...",
+        help=f"some of {_listed(plan.PARTS)} (default: all)",
+    )
+    add("--rounds", type=harness.number(1), metavar="R", help="of each measurement (default: 5)")
+    add("--output", type=Path, metavar="DIR", help="for what is written (default: benchmarks/)")
+    add("--resume", action="store_true", help="go on where a run with the same arguments was interrupted")
+    add("--quick", action="store_true", help="show that it works, in seconds, and not how fast anything is")
+    add("--require", action="store_true", help="fail if a target is not met")
+    add("--json", action="store_true", help="print the whole result as one JSON document")
+    return parser
+
+
+def _defaults(options: argparse.Namespace) -> dict[str, Any]:
+    usual = QUICK if options.quick else FULL
+    return usual | {"peers": tuple(peer.key for peer in PEERS), "parts": plan.PARTS}
+
+
+def _numbers(low: int) -> Callable[[str], tuple[int, ...]]:
+    number = harness.number(low)
+    return lambda text: tuple(number(part) for part in text.split(","))
+
+
+def _some(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {_listed(known)}")
+        return names
+
+    return parse
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ",".join(map(str, values))
+
+
+# --- measuring --------------------------------------------------------------------------------
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    harness.build()
+    harness.raise_descriptor_limit(_connections(options) + SPARE)
+    options.output.mkdir(parents=True, exist_ok=True)
+    versions = {peer.key: peer.version() for peer in PEERS}
+    asked = Asked(
+        plan.points(options.receivers, options.sizes, options.parts),
+        options.members if "membership" in options.parts else (),
+        [peer for peer in PEERS if _skipped(peer, options, versions) is None],
+        Timing.quick(options.rounds) if options.quick else Timing(options.rounds),
+        Places.choose(),
+    )
+    run = Run(asked, _head(options, asked.places, versions), options.output / PART)
+    if options.resume:
+        run.resume()
+    seconds = run.seconds()
+    _announce(run.result, seconds)
+    with Progress(seconds) as progress:
+        result = run.run(progress)
+    report.write(result, options.output)
+    run.finish()
+    if options.require:
+        unmet = [_sentence(target) for target in targets.check(result) if not target.met]
+        return result | {"unmet": unmet}
+    return result
+
+
+def _connections(options: argparse.Namespace) -> int:
+    """Return how many connections one process may have."""
+    crowds = (2 * count for count in options.receivers if count in plan.EVERYONE)
+    most: int = max(*options.receivers, *crowds, *options.members)
+    return most
+
+
+def _skipped(peer: Peer, options: argparse.Namespace, versions: dict[str, str | None]) -> str | None:
+    """Return why a peer is not measured, None if it is."""
+    if peer.key != OURS and peer.key not in options.peers:
+        return "not asked for"
+    return None if versions[peer.key] else "not installed"
+
+
+def _head(options: argparse.Namespace, places: Places, versions: dict[str, str | None]) -> dict[str, Any]:
+    """Return the result without any measurement."""
+    peers = [
+        {
+            "key": peer.key,
+            "name": peer.name,
+            "version": versions[peer.key],
+            "settings": peer.settings,
+            "install": peer.install,
+            "skipped": _skipped(peer, options, versions),
+        }
+        for peer in PEERS
+    ]
+    return {
+        "format": 1,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "seconds": 0.0,
+        "command": _command(options),
+        "machine": machine.facts(places),
+        "peers": peers,
+        "rounds": options.rounds,
+    }
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command that measures the same again."""
+    words = ["python", "benchmarks/compare.py"]
+    for name, value in _defaults(options).items():
+        chosen = getattr(options, name)
+        if chosen != value:
+            words.append(f"--{name} {chosen if isinstance(chosen, int) else _listed(chosen)}")
+    return " ".join([*words, "--quick"] if options.quick else words)
+
+
+def _announce(result: dict[str, Any], seconds: float) -> None:
+    """Say on standard error what is about to happen, and how long it takes."""
+    for peer in result["peers"]:
+        if peer["skipped"] == "not installed":
+            print(f"{peer['name']} is skipped: it is not installed ({peer['install']})", file=sys.stderr)
+    names = ", ".join(derive.names(result).values())
+    duration = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    print(f"measuring {names}: about {duration}", file=sys.stderr)
+
+
+# --- showing ----------------------------------------------------------------------------------
+
+
+def _show(result: dict[str, Any]) -> None:
+    for senders in ("one", "every"):
+        for corner in derive.corners(result, senders):
+            if corner.size == plan.MAIN_SIZE:
+                _show_corner(result, corner)
+    found = targets.check(result)
+    for target in found:
+        if target.met is not None:
+            print(f"{'met' if target.met else 'NOT MET':<8} {_sentence(target)}")
+    met = sum(target.met is True for target in found)
+    unknown = sum(target.met is None for target in found)
+    print(f"{met} of {len(found)} targets are met, {unknown} were not measured")
+
+
+def _show_corner(result: dict[str, Any], corner: Corner) -> None:
+    """Print how many times as fast as each peer this server is."""
+    ratios = []
+    for key, name in derive.names(result).items():
+        spread = derive.faster(result, corner, key)
+        if spread and key != OURS:
+            measured = derive.source(result, corner, key)
+            lost = " (which lost)" if measured and measured["lost"] else ""
+            ratios.append(f"{spread.median:.3g} x {name}{lost}")
+    who = "clients that all send" if corner.senders == "every" else "receivers"
+    print(f"{corner.receivers:>6,} {who}: {', '.join(ratios) or 'no other was measured'}")
+
+
+def _sentence(target: Target) -> str:
+    """Return what a target demands, and what was measured."""
+    where = f"{target.group}, {target.what}, at {target.receivers:,}"
+    if target.lost:
+        return f"{where}: rankserver lost something"
+    if target.value is None or target.required is None:
+        return f"{where}: not measured"
+    peer = f" of {target.peer}" if target.peer else ""
+    return f"{where}: {target.value:.4g} {target.unit}{peer}, {target.limit} {target.required:.4g} demanded"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

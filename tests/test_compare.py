@@ -1,0 +1,430 @@
+"""The comparison: what is planned, what becomes of a peer that fails, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import compare
+import harness
+import machine
+import plan
+import pytest
+import rounds
+from grid import Asked, Progress, Run
+from harness import BenchmarkError, Places, RankServer, Server
+from peers import PEERS, Load, Peer, Script
+from plan import Point, Timing
+
+BY_KEY = {peer.key: peer for peer in PEERS}
+TINY = Point(everyone=False, receivers=2, size=64)
+TIMING = Timing.quick(rounds=2)
+DROPS = '''
+"""Broadcasts lines, but not the twentieth."""
+import asyncio
+
+clients = []
+
+async def serve(reader, writer):
+    writer.write(b"hello %d\\n" % len(clients))
+    clients.append(writer)
+    number = 0
+    while line := await reader.readline():
+        number += 1
+        for other in clients:
+            if other is not writer and number != 20:
+                other.write(b"%d %b" % (clients.index(writer), line))
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    print("listening on 127.0.0.1:%d" % server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+'''
+
+
+# --- the plan ---------------------------------------------------------------------------------
+
+
+def test_the_whole_grid_has_every_size_at_every_number_of_receivers_and_the_crowds() -> None:
+    points = plan.points(plan.RECEIVERS, plan.SIZES, plan.PARTS)
+
+    assert len(set(points)) == len(points) == 5 * 4 + 3
+    assert [point.receivers for point in points if point.everyone] == [10, 100, 1_000]
+
+
+def test_latency_is_measured_at_64_bytes_everywhere_and_at_other_sizes_with_100_receivers() -> None:
+    points = plan.points(plan.RECEIVERS, plan.SIZES, ["latency"])
+
+    assert all(point.latency for point in points)
+    assert {(point.receivers, point.size) for point in points} == {
+        *((count, 64) for count in plan.RECEIVERS),
+        *((100, size) for size in plan.SIZES),
+    }
+
+
+def test_without_the_latency_no_point_has_one() -> None:
+    assert not any(point.latency for point in plan.points([10], [64], ["throughput"]))
+
+
+def test_membership_alone_needs_no_points() -> None:
+    assert plan.points([10], [64], ["membership"]) == []
+
+
+@pytest.mark.parametrize("receivers", [1, 10, 100, 1_000, 5_000, 100_000])
+@pytest.mark.parametrize("size", [14, 64, 1_024, 16_384, 10_000_000])
+def test_a_burst_keeps_within_its_bounds_and_is_never_empty(receivers: int, size: int) -> None:
+    point = Point(everyone=False, receivers=receivers, size=size)
+
+    for timing in (Timing(5), Timing.quick(1)):
+        commands = plan.most_commands(point, timing)
+        assert commands >= 1
+        assert commands == 1 or commands * receivers <= plan.MOST_DELIVERIES
+        assert commands == 1 or commands * receivers * size <= plan.MOST_BYTES
+        assert commands * (size + plan.WRAP) <= plan.PHASE_BYTES
+
+
+@pytest.mark.parametrize("rate", [3, 200, 10_000, 600_000, 50_000_000])
+def test_calibrating_finds_what_fits_and_no_trial_takes_much_longer(rate: float) -> None:
+    trials: list[float] = []
+
+    def run(commands: int) -> float:
+        trials.append(commands / rate)
+        return trials[-1]
+
+    commands = plan.calibrate(run, 20_000, 0.7)
+
+    assert commands == pytest.approx(min(20_000, rate * 0.7), abs=1)
+    assert max(trials[1:], default=0) <= 0.7
+    assert len(trials) <= 5
+
+
+def test_calibrating_a_fast_source_warms_it_up_with_a_whole_burst() -> None:
+    sent: list[int] = []
+    plan.calibrate(lambda commands: sent.append(commands) or commands / 1e9, 20_000, 0.7)  # type: ignore[func-returns-value]
+
+    assert sent[-1] == 20_000
+
+
+def test_a_slow_crowd_sends_fewer_commands_each_but_at_least_one() -> None:
+    timing = Timing(5, crowd=4.0)
+
+    assert plan.crowd_commands(100, 0.001, timing) == 1_000
+    assert plan.crowd_commands(100, 1.0, timing) == 400
+    assert plan.crowd_commands(100, 60.0, timing) == 100
+
+
+@pytest.mark.parametrize("seconds", [0.000_01, 0.001, 0.01, 5.0])
+def test_a_short_burst_of_a_crowd_is_repeated_an_odd_number_of_times(seconds: float) -> None:
+    repeats = plan.crowd_repeats(seconds, Timing(5))
+
+    assert repeats % 2 == 1
+    assert repeats == 1 or repeats * seconds < 2 * Timing.crowds
+
+
+@pytest.mark.parametrize("receivers", [1, 100, 1_000, 5_000])
+@pytest.mark.parametrize("saturated", [2.0, 40.0, 200.0, 5e6])
+def test_an_idle_source_is_used_to_a_fifth_at_most(receivers: int, saturated: float) -> None:
+    rate = plan.idle_rate(receivers, saturated)
+
+    assert rate == 1 or rate <= saturated / 5
+    assert rate <= 100
+
+
+def test_paced_phases_keep_within_what_the_generator_can_hold() -> None:
+    assert plan.paced_commands(plan.half_rate(1e9), 1.0, 64) * (64 + plan.WRAP) <= plan.PHASE_BYTES
+    assert plan.paced_commands(plan.half_rate(0.5), 1.0, 64) == 1
+
+
+def test_each_round_has_everybody_once_and_nobody_has_the_same_place_all_the_time() -> None:
+    sources = list("abcdefghi")
+    orders = [plan.order(sources, number) for number in range(5)]
+
+    assert all(sorted(order) == sources for order in orders)
+    for place in range(len(sources)):
+        assert max(Counter(order[place] for order in orders).values()) <= 2
+
+
+def test_the_whole_run_is_planned_to_take_half_an_hour_or_a_little_more() -> None:
+    timing = Timing(5)
+    points = plan.points(plan.RECEIVERS, plan.SIZES, plan.PARTS)
+    seconds = sum(plan.point_seconds(point, len(PEERS), timing) for point in points)
+    seconds += 5 * sum(plan.membership_seconds(clients, timing) for clients in plan.MEMBERS)
+
+    assert 25 * 60 < seconds < 42 * 60
+
+
+def test_steps_of_a_point_are_planned_to_take_as_long_as_the_whole() -> None:
+    class Planned:
+        seconds = 0.0
+
+        def say(self, _what: str) -> None: ...
+
+        def passed(self, seconds: float) -> None:
+            self.seconds += seconds
+
+    planned = Planned()
+    harness.build()
+    rounds.run_point(
+        TINY._replace(latency=True), [BY_KEY["rankserver"], BY_KEY["ceiling"]], PLACES, TIMING, planned
+    )
+
+    assert planned.seconds == pytest.approx(plan.point_seconds(TINY._replace(latency=True), 2, TIMING))
+
+
+# --- peers that fail --------------------------------------------------------------------------
+
+PLACES = Places.choose()
+
+
+class Watching:
+    """Notes what is said, and does something when a step of a peer begins for the second time."""
+
+    def __init__(self, when: str = "", then: Any = None) -> None:
+        self.said: list[str] = []
+        self._when = when
+        self._then = then
+
+    def say(self, what: str) -> None:
+        self.said.append(what)
+        if what == self._when and self.said.count(what) == 2:
+            self._then()
+
+    def passed(self, _seconds: float) -> None:
+        """Nothing is shown."""
+
+
+def run_point(*peers: Peer, progress: Watching | None = None) -> dict[str, Any]:
+    harness.build()
+    result = rounds.run_point(TINY, peers, PLACES, TIMING, progress or Watching())
+    sources: dict[str, Any] = result["sources"]
+    return sources
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_peer_that_dies_is_marked_with_its_rounds_so_far_and_the_others_go_on() -> None:
+    started: list[Server] = []
+
+    def start(load: Load, cpu: int | None) -> Server:
+        started.append(RankServer(load.connections, cpu=cpu))
+        return started[-1]
+
+    def die() -> None:
+        os.kill(started[0].pid, signal.SIGKILL)
+
+    mortal = replace(BY_KEY["rankserver"], key="mortal", name="mortal", start=start)
+    watching = Watching("bursts, mortal", die)
+    sources = run_point(BY_KEY["rankserver"], mortal, BY_KEY["ceiling"], progress=watching)
+
+    assert "closed by the server" in sources["mortal"]["lost"]
+    assert len(sources["mortal"]["bursts"]) == 1
+    for key in ("rankserver", "ceiling"):
+        assert sources[key]["lost"] is None
+        assert len(sources[key]["bursts"]) == 2
+    assert gone(started[0].pid)
+
+
+def test_a_peer_that_drops_a_command_is_marked(tmp_path: Path) -> None:
+    file = tmp_path / "drops.py"
+    file.write_text(DROPS)
+    drops = replace(
+        BY_KEY["asyncio"], key="drops", start=lambda _load, cpu: Script("drops", str(file), [], cpu)
+    )
+    sources = run_point(BY_KEY["rankserver"], drops)
+
+    assert "expected index" in sources["drops"]["lost"]
+    assert sources["drops"]["bursts"] == []
+    assert len(sources["rankserver"]["bursts"]) == 2
+
+
+def test_a_peer_that_does_not_take_all_connections_is_marked() -> None:
+    small = replace(BY_KEY["rankserver"], key="small", start=lambda _load, cpu: RankServer(1, cpu=cpu))
+    sources = run_point(BY_KEY["rankserver"], small)
+
+    assert "closed by the server" in sources["small"]["lost"]
+
+
+def test_a_peer_is_left_out_where_it_cannot_have_so_many_connections() -> None:
+    few = replace(BY_KEY["asyncio"], key="few", most=TINY.receivers)
+
+    assert list(run_point(BY_KEY["rankserver"], few)) == ["rankserver"]
+
+
+@pytest.mark.parametrize("key", ["rankserver", "ceiling"])
+def test_nothing_goes_on_without_this_server_or_the_ceiling(key: str) -> None:
+    broken = replace(BY_KEY[key], start=lambda _load, cpu: RankServer(1, cpu=cpu), one="rank")
+
+    with pytest.raises(BenchmarkError, match=f"{broken.name}, 2 receivers, 64 bytes: .*closed by the server"):
+        run_point(broken)
+
+
+# --- whole runs -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what a small run has written."""
+    output = tmp_path_factory.mktemp("compare")
+    arguments = ["--quick", "--peers", "asyncio,ceiling", "--receivers", "10", "--rounds", "2"]
+    assert compare.main([*arguments, "--members", "10", "--output", str(output)]) == 0
+    return output
+
+
+@pytest.fixture
+def result(folder: Path) -> dict[str, Any]:
+    """Return its result."""
+    loaded: dict[str, Any] = json.loads((folder / "compare.json").read_text())
+    return loaded
+
+
+def test_a_run_writes_its_page_and_leaves_nothing_half_done(folder: Path) -> None:
+    assert (folder / "RESULTS.md").exists()
+    assert not list(folder.glob("*.part")) + list(folder.glob("*.new"))
+
+
+def test_a_result_says_how_to_repeat_it_and_where_it_was_measured(result: dict[str, Any]) -> None:
+    assert result["command"] == (
+        "python benchmarks/compare.py --receivers 10 --members 10 --peers asyncio,ceiling --quick"
+    )
+    assert result["machine"] == machine.facts(Places.choose())
+    assert result["format"] == 1
+    assert result["seconds"] > 0
+
+
+def test_a_result_names_all_peers_and_why_one_was_skipped(result: dict[str, Any]) -> None:
+    skipped = {peer["key"]: peer["skipped"] for peer in result["peers"]}
+
+    assert list(skipped) == [peer.key for peer in PEERS]
+    assert {key for key, reason in skipped.items() if reason is None} == {"rankserver", "asyncio", "ceiling"}
+    assert skipped["redis"] == "not asked for"
+
+
+def test_points_hold_all_rounds_of_all_sources(result: dict[str, Any]) -> None:
+    points = [(point["senders"], point["receivers"], point["size"]) for point in result["points"]]
+    assert points == [("one", 10, 64), ("every", 10, 64)]
+    for point in result["points"]:
+        assert set(point["sources"]) == {"rankserver", "asyncio", "ceiling"}
+        for key, source in point["sources"].items():
+            assert source["lost"] is None
+            assert source["join_seconds"] > 0
+            assert [burst["commands"] for burst in source["bursts"]] == [source["commands"]] * 2
+            assert ("chunk" in source) == (key == "ceiling")
+
+
+def test_what_a_sender_hears_of_itself_is_a_delivery_only_where_all_send(result: dict[str, Any]) -> None:
+    for point in result["points"]:
+        for key, source in point["sources"].items():
+            hear = point["receivers"]
+            if point["senders"] == "every" and key == "asyncio":
+                hear -= 1  # it does not send anybody his own
+            for burst in source["bursts"]:
+                assert burst["deliveries"] == burst["commands"] * hear
+
+
+def test_latencies_are_there_idle_and_at_half_load(result: dict[str, Any]) -> None:
+    for point in result["points"]:
+        for key, source in point["sources"].items():
+            expected = {"idle", "half"} if point["senders"] == "one" else set()
+            assert {"idle", "half"} & set(source) == expected - ({"half"} if key == "ceiling" else set())
+            for load in expected & set(source):
+                assert [phase["rate"] for phase in source[load]["rounds"]] == [source[load]["rate"]] * 2
+
+
+def test_membership_holds_all_rounds(result: dict[str, Any]) -> None:
+    [entry] = result["membership"]
+
+    assert entry["clients"] == 10
+    assert len(entry["rounds"]) == 2
+    for one in entry["rounds"]:
+        assert set(one["leave"]) == {"1", "half"}  # a hundred of ten cannot leave
+        assert set(one) == {
+            "joins_per_second",
+            "memory_per_client",
+            "leave",
+            "ceiling_one",
+            "join_cpu",
+            "idle_cpu_per_second",
+        }
+
+
+def asked(*points: Point) -> Asked:
+    return Asked(points, (), [BY_KEY["rankserver"]], Timing.quick(1), PLACES)
+
+
+def test_an_interrupted_run_goes_on_with_the_point_that_it_was_at(tmp_path: Path) -> None:
+    harness.build()
+    part, head = tmp_path / "part", {"command": "c", "machine": {}, "peers": [], "seconds": 0.0}
+    first, second = TINY, TINY._replace(receivers=3)
+    with Progress(1.0) as progress:
+        Run(asked(first), head, part).run(progress)
+        left = json.loads(part.read_text())
+        again = Run(asked(first, second), head, part)
+        again.resume()
+        result = again.run(progress)
+    again.finish()
+
+    assert [point["receivers"] for point in result["points"]] == [2, 3]
+    assert result["points"][0] == left["points"][0]
+    assert result["seconds"] > left["seconds"]
+    assert not part.exists()
+
+
+def test_a_different_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    part, head = tmp_path / "part", {"command": "c", "machine": {"cpus": 2}, "peers": []}
+    run = Run(asked(), head, part)
+
+    with pytest.raises(BenchmarkError, match="no run was interrupted"):
+        run.resume()
+    part.write_text(json.dumps(head | {"machine": {"cpus": 4}}))
+    with pytest.raises(BenchmarkError, match="a different machine"):
+        run.resume()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--quick"], "--output"),
+        (["--peers", "redis,kafka"], "'kafka' is none of rankserver,redis"),
+        (["--parts", "latencies"], "'latencies' is none of throughput,latency"),
+        (["--sizes", "64,13"], "from 14 on"),
+        (["--receivers", "0"], "from 1 on"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        compare.main(arguments)
+
+    assert complaint in capsys.readouterr().err
+
+
+def test_targets_can_be_required(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--quick",
+        "--peers",
+        "ceiling",
+        "--parts",
+        "throughput",
+        "--receivers",
+        "2",
+        "--rounds",
+        "1",
+    ]
+    code = compare.main([*arguments, "--require", "--output", str(tmp_path)])
+
+    assert code == 1
+    assert "not measured" in capsys.readouterr().err
