@@ -74,7 +74,8 @@ class Timing:
     rounds: int
     burst: float = 0.7  # one burst of a slow source
     scale: float = 1.0  # the part of a full burst that the fast ones send
-    crowd: float = 4.0  # one burst in which every client sends: a slow source's clients send fewer than EACH
+    whole: float = 12.0  # one burst in which every client sends EACH commands;
+    crowd: float = 4.0  # if it takes longer they send fewer, for so long
     crowds: float = 0.05  # bursts of a crowd are repeated for so long in a round, and the middle one counts
     idle: float = 2.0
     half: float = 1.0
@@ -85,7 +86,7 @@ class Timing:
     @classmethod
     def quick(cls, rounds: int) -> Timing:
         """Return times that show that everything works, and nothing about speed."""
-        return cls(rounds, 0.05, 0.005, 0.1, 0.0, 0.1, 0.05, 1, 1, 0.1)
+        return cls(rounds, 0.05, 0.005, 1.0, 0.1, 0.0, 0.1, 0.05, 1, 1, 0.1)
 
 
 # --- the points -------------------------------------------------------------------------------
@@ -136,7 +137,9 @@ def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
 
 def crowd_commands(clients: int, seconds_of_one: float, timing: Timing) -> int:
     """Return how many commands all clients together send at once, if one of each takes so long."""
-    return clients * max(1, min(EACH, int(timing.crowd / seconds_of_one)))
+    if seconds_of_one * EACH <= timing.whole:
+        return clients * EACH
+    return clients * max(1, int(timing.crowd / seconds_of_one))
 
 
 def crowd_repeats(seconds: float, timing: Timing) -> int:

@@ -113,10 +113,11 @@ def test_calibrating_a_fast_source_warms_it_up_with_a_whole_burst() -> None:
 
 
 def test_a_slow_crowd_sends_fewer_commands_each_but_at_least_one() -> None:
-    timing = Timing(5, crowd=4.0)
+    timing = Timing(5, whole=10.0, crowd=4.0)
 
     assert plan.crowd_commands(100, 0.001, timing) == 1_000
-    assert plan.crowd_commands(100, 1.0, timing) == 400
+    assert plan.crowd_commands(100, 1.0, timing) == 1_000
+    assert plan.crowd_commands(100, 1.5, timing) == 200
     assert plan.crowd_commands(100, 60.0, timing) == 100
 
 
