@@ -115,7 +115,7 @@ def _folded(title: str, *parts: str) -> str:
 
 
 def _summary(result: Result, found: Sequence[Target]) -> str:
-    sentences = [_headline(result), _count(found), *_lost(result), *_skipped(result)]
+    sentences = [_headline(result), count(found), *_lost(result), *_skipped(result)]
     return "\n".join(f"- {text}" for text in sentences if text)
 
 
@@ -153,7 +153,8 @@ def _rivals(result: Result) -> list[str]:
     return [called for key, called in derive.names(result).items() if key not in {OURS, CEILING}]
 
 
-def _count(found: Sequence[Target]) -> str:
+def count(found: Sequence[Target]) -> str:
+    """Return how many targets are met, and each that is not."""
     states = [target.met for target in found]
     parts = [f"**{states.count(True)} are met**"]
     parts += [f"**{states.count(False)} are NOT MET**"] if False in states else []

@@ -1,0 +1,468 @@
+"""What is made of the rounds of a comparison: medians and ratios, targets, tables, plots, and the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import derive
+import pytest
+import report
+import tables
+import targets
+from derive import Corner, Spread
+
+from tests.sample_result import sample, skip
+
+needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+HERE = Corner("one", 100, 64)
+EVERY = Corner("every", 1000, 64)
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    return sample()
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make it look as if matplotlib were not installed."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+def source(result: dict[str, Any], corner: Corner, key: str) -> dict[str, Any]:
+    found = derive.source(result, corner, key)
+    assert found is not None
+    return found
+
+
+def set_rates(result: dict[str, Any], corner: Corner, key: str, rates: list[float]) -> None:
+    """Give a peer these deliveries per second in its rounds."""
+    found = source(result, corner, key)
+    found["bursts"] = [
+        {**burst, "seconds": burst["deliveries"] / rate}
+        for burst, rate in zip(found["bursts"], rates, strict=False)
+    ]
+
+
+def row(page: str, name: str, after: str = "") -> list[str]:
+    """Return the cells of the first row that begins with a name, behind a place in the page."""
+    lines = page[page.index(after) :].splitlines()
+    line = next(line for line in lines if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")[1:]]
+
+
+def found(result: dict[str, Any], what: str, receivers: int) -> list[targets.Target]:
+    return [it for it in targets.check(result) if it.what == what and it.receivers == receivers]
+
+
+def one(result: dict[str, Any], what: str, receivers: int) -> targets.Target:
+    """Return the only target of this kind."""
+    (target,) = found(result, what, receivers)
+    return target
+
+
+# --- medians and ratios -----------------------------------------------------------------------
+
+
+def test_spread_is_the_median_and_both_ends() -> None:
+    assert Spread.of([3.0, 1.0, 2.0, 9.0, 4.0]) == (3.0, 1.0, 9.0)
+    assert Spread.of([]) is None
+
+
+def test_throughput_is_what_was_delivered_over_what_it_took(result: dict[str, Any]) -> None:
+    burst = source(result, HERE, "redis")["bursts"][0]
+    burst.update(deliveries=600, seconds=0.5)
+    assert derive.throughput(source(result, HERE, "redis"))[0] == 1200.0
+
+
+def test_ratios_are_taken_pair_by_pair_and_not_of_the_medians(result: dict[str, Any]) -> None:
+    set_rates(result, HERE, "rankserver", [10, 20, 30, 40, 50])
+    set_rates(result, HERE, "redis", [10, 10, 5, 5, 5])
+    ratio = derive.faster(result, HERE, "redis")
+    assert ratio is not None
+    assert ratio == pytest.approx((6.0, 1.0, 10.0))  # the medians are 30 and 5, and so are the pairs'
+    set_rates(result, HERE, "redis", [1, 10, 30, 40, 50])
+    ratio = derive.faster(result, HERE, "redis")
+    assert ratio == pytest.approx((1.0, 1.0, 10.0))
+
+
+def test_a_peer_that_stopped_is_paired_with_the_rounds_that_it_was_in(result: dict[str, Any]) -> None:
+    set_rates(result, HERE, "rankserver", [10, 20, 1, 1, 1])
+    set_rates(result, HERE, "redis", [5, 5])
+    assert derive.faster(result, HERE, "redis") == pytest.approx((3.0, 2.0, 4.0))
+
+
+def test_best_latency_is_neither_ours_nor_the_ceilings(result: dict[str, Any]) -> None:
+    for entry in source(result, HERE, "mosquitto")["idle"]["rounds"]:
+        entry["p50"] = 0.5
+    for key in ("rankserver", "ceiling"):
+        for entry in source(result, HERE, key)["idle"]["rounds"]:
+            entry["p50"] = 0.1
+    assert derive.best_latency(result, HERE, "idle", "p50") == "mosquitto"
+
+
+def test_growth_compares_the_cost_of_a_delivery_at_many_and_at_few(result: dict[str, Any]) -> None:
+    for receivers, cpu in ((10, 2e-9), (5000, 3e-9)):
+        for burst in source(result, Corner("one", receivers, 64), "redis")["bursts"]:
+            burst["sender_cpu"] = cpu * burst["deliveries"]
+    assert derive.growth(result, "redis", 64, 10, 5000) == pytest.approx(1.5)
+    assert derive.growth(result, "threads", 64, 10, 5000) is None
+
+
+def test_half_share_is_of_the_commands_that_the_peer_managed_itself(result: dict[str, Any]) -> None:
+    it = source(result, HERE, "nats")
+    it["half"]["rate"] = 100
+    for burst in it["bursts"]:
+        burst["seconds"] = burst["commands"] / 400
+    assert derive.half_share(it) == pytest.approx(0.25)
+
+
+# --- targets ----------------------------------------------------------------------------------
+
+
+def test_the_issue_has_51_targets() -> None:
+    found = targets.check(sample())
+    assert len(found) == 51
+    assert len({(target.what, target.receivers, target.required) for target in found}) == 51
+
+
+@pytest.mark.parametrize(
+    ("corner", "key", "what", "least"),
+    [
+        (HERE, "redis", "64 bytes: times Redis pub/sub", 7),
+        (HERE, "nats", "64 bytes: times NATS core", 7),
+        (HERE, "zeromq", "64 bytes: times ZeroMQ proxy", 4),
+        (HERE, "asyncio", "64 bytes: times asyncio", 50),
+        (HERE, "threads", "64 bytes: times threads and a lock", 50),
+        (Corner("one", 1, 64), "redis", "64 bytes: times Redis pub/sub", 5),
+        (Corner("one", 1, 64), "nats", "64 bytes: times NATS core", 3),
+        (Corner("one", 1000, 16), "redis", "16 bytes: times Redis pub/sub", 10),
+        (Corner("one", 10, 16), "nats", "16 bytes: times NATS core", 8),
+        (EVERY, "redis", "64 bytes, every client a sender: times Redis pub/sub", 5),
+        (EVERY, "nats", "64 bytes, every client a sender: times NATS core", 5),
+    ],
+)
+def test_throughput_target_asks_for_so_many_times_a_peer(
+    result: dict[str, Any], corner: Corner, key: str, what: str, least: float
+) -> None:
+    for rate, met in ((least * 1.000001, True), (least * 0.999999, False)):
+        set_rates(result, corner, "rankserver", [rate * 1e6] * 5)
+        set_rates(result, corner, key, [1e6] * 5)
+        target = one(result, what, corner.receivers)
+        assert (target.required, target.met) == (least, met)
+
+
+@pytest.mark.parametrize(
+    ("limit", "met"), [(targets.AT_LEAST, True), (targets.AT_MOST, True), (targets.BELOW, False)]
+)
+def test_the_very_number_that_is_required(limit: str, met: bool) -> None:
+    assert targets.Target("", "", 1, limit, 7.0, 7.0).met is met
+
+
+@pytest.mark.parametrize(("size", "least"), [(64, 0.9), (1024, 0.95), (16_384, 0.95)])
+def test_share_of_the_ceiling_is_required(result: dict[str, Any], size: int, least: float) -> None:
+    corner = Corner("one", 1000, size)
+    for share, met in ((least + 1e-6, True), (least - 1e-6, False)):
+        set_rates(result, corner, "rankserver", [share * 1e6] * 5)
+        set_rates(result, corner, "ceiling", [1e6] * 5)
+        assert one(result, f"{size:,} bytes: of the ceiling", 1000).met is met
+
+
+@pytest.mark.parametrize(
+    ("what", "load", "quantile", "at_one"),
+    [
+        ("idle server, p50", "idle", "p50", True),
+        ("idle server, p99", "idle", "p99", True),
+        ("half load, p99", "half", "p99", False),
+    ],
+)
+def test_latency_equal_to_the_best_is_enough_when_idle_and_not_at_half_load(
+    result: dict[str, Any], what: str, load: str, quantile: str, at_one: bool
+) -> None:
+    for key in derive.names(result):
+        for entry in source(result, HERE, key)[load]["rounds"]:
+            entry[quantile] = 80.0 if key in {"rankserver", "nats"} else 100.0
+    target = one(result, what, 100)
+    assert (target.value, target.met, target.peer) == (1.0, at_one, "NATS core")
+    for entry in source(result, HERE, "rankserver")[load]["rounds"]:
+        entry[quantile] = 80.5
+    assert one(result, what, 100).met is False
+
+
+@pytest.mark.parametrize(
+    ("what", "key", "good", "bad"),
+    [
+        ("joins, one after the other", "joins_per_second", 2000.0, 1999.0),
+        ("memory of an idle client", "memory_per_client", 2048.0, 2049.0),
+    ],
+)
+def test_membership_targets_hold_at_the_very_number(
+    result: dict[str, Any], what: str, key: str, good: float, bad: float
+) -> None:
+    for value, met in ((good, True), (bad, False)):
+        for entry in derive.membership(result, 10_000):
+            entry[key] = value
+        assert one(result, what, 10_000).met is met
+
+
+def test_leaves_are_measured_against_two_seconds_and_the_ceilings_sends(result: dict[str, Any]) -> None:
+    for half, single, met in ((2.0, 1.2, True), (2.1, 1.21, False)):
+        for entry in derive.membership(result, 10_000):
+            entry.update(leave={"1": single, "half": half}, ceiling_one=1.0)
+        left = [target for target in targets.check(result) if "until all know" in target.what]
+        assert [target.met for target in left] == [met, met]
+
+
+def test_cost_may_grow_as_the_ceilings_does(result: dict[str, Any]) -> None:
+    for key, cpu in (("rankserver", 4e-9), ("ceiling", 2e-9)):
+        for receivers in (10, 5000):
+            for burst in source(result, Corner("one", receivers, 64), key)["bursts"]:
+                burst["sender_cpu"] = cpu * burst["deliveries"]
+    (target,) = (target for target in targets.check(result) if target.group == targets.COST)
+    assert (target.required, target.value, target.met) == (1.0, 1.0, True)
+    for burst in source(result, Corner("one", 5000, 64), "rankserver")["bursts"]:
+        burst["sender_cpu"] *= 1.01
+    (target,) = (target for target in targets.check(result) if target.group == targets.COST)
+    assert target.met is False
+
+
+def test_nothing_measured_is_never_met() -> None:
+    empty = sample() | {"points": [], "membership": []}
+    found = targets.check(empty)
+    assert len(found) == 51
+    assert {target.met for target in found} == {None}
+
+
+def test_what_a_skipped_peer_should_show_is_not_measured(result: dict[str, Any]) -> None:
+    skip(result, "zeromq")
+    target = one(result, "64 bytes: times ZeroMQ proxy", 100)
+    assert (target.met, target.value) == (None, None)
+    assert one(result, "64 bytes: times NATS core", 100).met is not None
+
+
+def test_a_missing_latency_is_not_measured(result: dict[str, Any]) -> None:
+    del source(result, HERE, "rankserver")["half"]
+    assert one(result, "half load, p99", 100).met is None
+
+
+def test_what_we_lost_ourselves_is_not_met(result: dict[str, Any]) -> None:
+    set_rates(result, HERE, "rankserver", [1e9] * 5)
+    assert one(result, "64 bytes: times Redis pub/sub", 100).met is True
+    source(result, HERE, "rankserver")["lost"] = "the generator: a stream ended"
+    assert one(result, "64 bytes: times Redis pub/sub", 100).met is False
+    assert "commands lost: **NOT MET**" in tables.target_tables(targets.check(result))
+
+
+# --- numbers and cells ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.012345, "0.0123"),
+        (0.5, "0.500"),
+        (7.0, "7.00"),
+        (9.996, "10.0"),
+        (88.049, "88.0"),
+        (999.6, "1,000"),
+        (123_456, "123,000"),
+    ],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert tables.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (6.9996, targets.AT_LEAST, "6.9996: **NOT MET**"),
+        (7.0, targets.AT_LEAST, "7.00: met"),
+        (7.004, targets.AT_LEAST, "7.00: met"),
+        (7.0004, targets.AT_MOST, "7.0004: **NOT MET**"),
+        (6.99996, targets.BELOW, "6.99996: met"),
+    ],
+)
+def test_rounding_never_hides_on_which_side_of_the_limit_it_is(value: float, limit: str, text: str) -> None:
+    assert tables.verdict(targets.Target("", "", 1, limit, 7, value)) == text
+
+
+def test_a_cell_shows_the_spread_unless_there_is_none() -> None:
+    assert tables.cell(Spread(2e6, 1e6, 3e6), 1e-6) == "2.00<br><sub>1.00 to 3.00</sub>"
+    assert tables.cell(Spread(2, 2, 2)) == "2.00"
+    assert tables.cell(None) == "-"
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def test_page_holds_a_row_for_each_peer_with_median_and_spread(result: dict[str, Any]) -> None:
+    set_rates(result, HERE, "redis", [8e6, 9e6, 10e6, 11e6, 12e6])
+    set_rates(result, HERE, "rankserver", [80e6, 80e6, 80e6, 80e6, 80e6])
+    page = report.page(result, None)
+    assert row(page, "Redis pub/sub", "Million deliveries per second")[2] == "10.0<br><sub>8.00 to 12.0</sub>"
+    assert row(page, "**rankserver**", "Million deliveries per second")[2] == "80.0"
+    assert row(page, "Redis pub/sub", "How many times")[2] == "8.00<br><sub>6.67 to 10.0</sub>"
+    assert row(page, "threads and a lock", "Million deliveries per second")[4] == "-"
+
+
+def test_page_says_first_what_is_not_met(result: dict[str, Any]) -> None:
+    set_rates(result, HERE, "rankserver", [6e6] * 5)
+    set_rates(result, HERE, "redis", [1e6] * 5)
+    page = report.page(result, None)
+    start = page[: page.index("## What it must show")]
+    assert "  - NOT MET: 64 bytes: times Redis pub/sub, 100 receivers: 6.00 (at least 7)" in start
+    assert "6.00: **NOT MET**" in row(page, "64 bytes: times Redis pub/sub")[3]
+
+
+def test_page_counts_the_targets() -> None:
+    targets_of = [targets.Target("", "", 1, targets.AT_LEAST, 1, value) for value in (2, 2, 0.5, None)]
+    assert report.count(targets_of).startswith(
+        "Of 4 targets, **2 are met**, **1 are NOT MET**, 1 were not measured."
+    )
+
+
+def test_a_skipped_peer_is_named_with_what_installs_it_and_has_no_row(result: dict[str, Any]) -> None:
+    skip(result, "uvloop")
+    page = report.page(result, None)
+    assert "uvloop was skipped (not installed). To install it: `apt-get install uvloop`." in page
+    assert "skipped, not installed: `apt-get install uvloop`" in page
+    assert "\n| uvloop | 0" not in page
+
+
+def test_what_a_peer_lost_is_marked_and_told(result: dict[str, Any]) -> None:
+    lossy = source(result, HERE, "mosquitto")
+    lossy.update(lost="stream 3 | ended\nearly <here>", bursts=lossy["bursts"][:1])
+    page = report.page(result, None)
+    assert "- Mosquitto **lost commands, or failed**, at 1 of 22 points" in page
+    assert "†" in row(page, "Mosquitto", "Million deliveries per second")[2]
+    assert (
+        "\n\n† Mosquitto at 100 lost commands, or failed: “stream 3 \\| ended early &lt;here>”. "
+        "What is shown of it there is from 1 complete round before." in page
+    )
+
+
+def test_a_peer_that_failed_at_once_has_no_numbers(result: dict[str, Any]) -> None:
+    for entry in result["points"]:
+        if "mosquitto" in entry["sources"]:
+            entry["sources"]["mosquitto"] = {"commands": 0, "bursts": [], "lost": "it ended"}
+    page = report.page(result, None)
+    assert set(row(page, "Mosquitto", "Million deliveries per second")) == {"- †"}
+    assert row(page, "Mosquitto †", "Every client a sender")[0] == "-"
+    assert set(row(page, "Mosquitto", "What a connection costs")) == {"-"}
+
+
+def test_an_order_that_differs_is_told(result: dict[str, Any]) -> None:
+    source(result, EVERY, "nats")["bursts"][2]["same_order"] = False
+    text = tables.every(result, EVERY)
+    assert row(text, "NATS core")[0] == "differs"
+    assert row(text, "Redis pub/sub")[0] == "same for all"
+
+
+def test_a_peer_that_sent_fewer_commands_is_marked(result: dict[str, Any]) -> None:
+    text = tables.every(result, EVERY)
+    assert row(text, "asyncio")[1] == "2 ‡"
+    assert "‡ It is slow, so its clients sent fewer commands each." in text
+    assert row(tables.commands(result, 64), "asyncio")[0] == "2,000 ‡"
+    assert row(tables.commands(result, 64), "**rankserver**")[0] == "20,000"
+
+
+def test_less_than_half_load_is_marked_with_how_much_it_was(result: dict[str, Any]) -> None:
+    it = source(result, HERE, "rankserver")
+    it["half"]["rate"] = 1000
+    for burst in it["bursts"]:
+        burst["seconds"] = burst["commands"] / 10_000
+    text = tables.latency(result, HERE)
+    assert row(text, "**rankserver**", "half load")[0] == "1,000 §"
+    assert "§ The generator paces no faster, so this is less than half load: rankserver at 10%" in text
+
+
+def test_latencies_are_in_milliseconds(result: dict[str, Any]) -> None:
+    for entry in source(result, HERE, "nats")["idle"]["rounds"]:
+        entry.update(p50=120.0, p99=2500.0, p999=31_000.0)
+    assert row(tables.latency(result, HERE), "NATS core") == ["100", "0.120", "2.50", "31.0"]
+
+
+def test_page_of_a_small_run_leaves_out_what_was_not_measured() -> None:
+    small = sample(receivers=(10,), sizes=(64,)) | {"membership": []}
+    small["points"] = [entry for entry in small["points"] if entry["senders"] == "one"]
+    for entry in small["points"][0]["sources"].values():
+        entry.pop("idle", None)
+        entry.pop("half", None)
+    page = report.page(small, None)
+    assert "To 10 receivers, rankserver makes" in page
+    assert "| Redis pub/sub |" in page
+    for title in ("## Latency", "## Every client a sender", "## Clients that come"):
+        assert title not in page
+
+
+def test_page_of_nothing_at_all_can_still_be_written() -> None:
+    page = report.page(sample() | {"points": [], "membership": []}, {})
+    assert "**0 are met**, 51 were not measured" in page
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_without_matplotlib_the_page_is_written_and_says_how_to_get_the_plots(
+    result: dict[str, Any], tmp_path: Path
+) -> None:
+    report.write(result, tmp_path)
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "matplotlib is not installed" in page
+    assert ".svg)" not in page
+    assert json.loads((tmp_path / "compare.json").read_text()) == result
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_page_is_written_again_from_its_json_with_the_same_bytes(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.write(result, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert report.main([str(tmp_path / "compare.json")]) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert report.main([str(tmp_path / "none.json")]) == 1
+    assert "cannot read" in capsys.readouterr().err
+
+
+@needs_matplotlib
+def test_plots_are_small_well_formed_and_the_same_each_time(result: dict[str, Any], tmp_path: Path) -> None:
+    report.write(result, tmp_path)
+    page = (tmp_path / "RESULTS.md").read_text()
+    drawn = {path.name: path.read_text() for path in (tmp_path / "results").iterdir()}
+    assert sorted(drawn) == ["cost.svg", "latency.svg", "membership.svg", "sizes.svg", "throughput.svg"]
+    for name, text in drawn.items():
+        assert ET.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - drawn here
+        assert len(text) < 60_000
+        assert f"](results/{name})" in page
+    assert ">rankserver " in drawn["throughput.svg"]
+    assert report.draw(result) == drawn
+
+
+@needs_matplotlib
+def test_what_was_not_measured_is_not_drawn() -> None:
+    result = sample(receivers=(10, 100), sizes=(64,)) | {"membership": []}
+    skip(result, "redis")
+    drawn = report.draw(result)
+    assert drawn is not None
+    assert sorted(drawn) == ["cost.svg", "latency.svg", "throughput.svg"]
+    assert "Redis" not in drawn["throughput.svg"]
+
+
+@needs_matplotlib
+def test_labels_at_the_ends_of_lines_keep_their_order_and_distance() -> None:
+    import plots  # noqa: PLC0415 - needs matplotlib
+
+    spread_out: Callable[..., list[float]] = plots.spread_out
+    places = spread_out([0.1, 0.11, 0.12, 0.9], 0.05)
+    assert all(high - low > 0.05 - 1e-9 for low, high in pairwise(places))
+    assert places == sorted(places)
