@@ -125,10 +125,7 @@ static size_t take_frame(struct generate *gen, struct lg_conn *conn,
     if (conn->seen == apart->expected)
         lg_fail("connection %u got %.14s, but has all %zu commands",
                 conn->id, at, conn->seen);
-    if (!lg_read_id(at, &id))
-        lg_fail("connection %u got a command without an id: %.14s",
-                conn->id, at);
-    lg_check_text(ref, at, id, apart->next, conn->seen);
+    lg_take_text(ref, at, &id, apart->next, conn->seen);
     ref->proto->check(ref, from, at);
     note_order(gen, conn, id);
     conn->seen++;

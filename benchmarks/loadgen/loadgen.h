@@ -157,9 +157,8 @@ char *lg_ref_room(struct lg_ref *ref, size_t *room);
 void lg_ref_grow(struct lg_ref *ref, size_t size);
 bool lg_ref_complete(const struct lg_ref *ref);
 void lg_text(char *out, size_t size, uint32_t sender, uint32_t index);
-bool lg_read_id(const char *at, struct lg_id *id);
-void lg_check_text(const struct lg_ref *ref, const char *at, struct lg_id id,
-                   uint32_t *next, size_t seen);
+void lg_take_text(const struct lg_ref *ref, const char *at,
+                  struct lg_id *id, uint32_t *next, size_t seen);
 
 /* conn.c */
 enum {

@@ -67,7 +67,7 @@ bool lg_ref_complete(const struct lg_ref *ref)
 
 /* Read the number that the `digits` bytes at `at` are.
  * Returns false if one of them is not a digit. */
-static bool fixed_number(const char *at, int digits, uint32_t *value)
+static inline bool fixed_number(const char *at, int digits, uint32_t *value)
 {
     *value = 0;
     for (int i = 0; i < digits; i++) {
@@ -80,7 +80,7 @@ static bool fixed_number(const char *at, int digits, uint32_t *value)
 }
 
 /* Read the id at the '@' at `at`. Returns false if there is none. */
-bool lg_read_id(const char *at, struct lg_id *id)
+static inline bool read_id(const char *at, struct lg_id *id)
 {
     return fixed_number(at + 1, 4, &id->sender) && at[5] == ':' &&
            fixed_number(at + 6, 8, &id->index);
@@ -89,8 +89,8 @@ bool lg_read_id(const char *at, struct lg_id *id)
 /* Check the whole text at `at`, which has this id, and the tail behind it,
  * to the last byte: it is the next of its sender, as `next` knows, in a
  * stream that has `seen` commands. Exits if not. */
-void lg_check_text(const struct lg_ref *ref, const char *at, struct lg_id id,
-                   uint32_t *next, size_t seen)
+static inline void check_text(const struct lg_ref *ref, const char *at,
+                              struct lg_id id, uint32_t *next, size_t seen)
 {
     struct lg_bytes tail = ref->proto->tail;
 
@@ -104,11 +104,21 @@ void lg_check_text(const struct lg_ref *ref, const char *at, struct lg_id id,
         lg_fail("the frame of command %.14s does not end behind it", at);
 }
 
+/* The same for a stream that is not compared with the reference: `at` is
+ * where its next text is. */
+void lg_take_text(const struct lg_ref *ref, const char *at,
+                  struct lg_id *id, uint32_t *next, size_t seen)
+{
+    if (!read_id(at, id))
+        lg_fail("command %zu of the stream has no id: %.14s", seen, at);
+    check_text(ref, at, *id, next, seen);
+}
+
 /* Take the whole text at `at`, which has this id, or exit if anything is
  * wrong with it. */
 static void accept_text(struct lg_ref *ref, const char *at, struct lg_id id)
 {
-    lg_check_text(ref, at, id, ref->next, ref->seen);
+    check_text(ref, at, id, ref->next, ref->seen);
     ref->proto->check(ref, ref->data + ref->frame, at);
     ref->frame = ref->look = (size_t)(at - ref->data) + ref->text +
                              ref->proto->tail.size;
@@ -136,7 +146,7 @@ static void scan(struct lg_ref *ref)
         ref->look = (size_t)(at - ref->data);
         if (ref->size - ref->look < whole)
             return;
-        if (lg_read_id(at, &id))
+        if (read_id(at, &id))
             accept_text(ref, at, id);
         else
             ref->look++;
