@@ -163,7 +163,7 @@ def half_rate(saturated: float) -> int:
 
 def paced_commands(rate: int, seconds: float, size: int) -> int:
     """Return how many commands a paced phase has."""
-    return max(1, min(int(rate * seconds), PHASE_BYTES // (size + WRAP)))
+    return max(1, min(int(rate * seconds), PHASE_BYTES // (size + WRAP), MOST_COMMANDS))
 
 
 # --- in which order ---------------------------------------------------------------------------
