@@ -234,8 +234,9 @@ def _sentence(target: Target) -> str:
         return f"{where}: rankserver lost something"
     if target.value is None or target.required is None:
         return f"{where}: not measured"
+    unit = f" {target.unit}" if target.unit else ""
     peer = f" of {target.peer}" if target.peer else ""
-    return f"{where}: {target.value:.4g} {target.unit}{peer}, {target.limit} {target.required:.4g} demanded"
+    return f"{where}: {target.value:.4g}{unit}{peer}, {target.limit} {target.required:.4g} demanded"
 
 
 if __name__ == "__main__":
