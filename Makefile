@@ -35,8 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 1000 --commands 20000 --require 0.9
 	$(BIN)/python benchmarks/membership.py --require
 	$(BIN)/python benchmarks/interactive.py
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	$(BIN)/python benchmarks/install.py
+	@sh benchmarks/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
 
 # The same in small: that the benchmarks run and verify, not how fast a busy machine is.
