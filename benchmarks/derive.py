@@ -16,6 +16,17 @@ OURS: Final = "rankserver"
 CEILING: Final = "ceiling"
 LOADS: Final = ("idle", "half")  # at which latency is measured
 MILLION: Final = 1e6
+SHORT: Final = {  # names where there is little room
+    OURS: "rankserver",
+    "redis": "Redis",
+    "nats": "NATS",
+    "zeromq": "ZeroMQ",
+    "mosquitto": "Mosquitto",
+    "asyncio": "asyncio",
+    "uvloop": "uvloop",
+    "threads": "threads",
+    CEILING: "ceiling",
+}
 
 Result = dict[str, Any]  # what compare.py measured: JSON
 Source = dict[str, Any]  # what it measured of one peer at one corner
@@ -54,9 +65,9 @@ def names(result: Result) -> dict[str, str]:
     return {peer["key"]: peer["name"] for peer in result["peers"] if not peer["skipped"]}
 
 
-def name(result: Result, key: str) -> str:
-    """Return the name of a peer, its key if the result does not know it."""
-    return next((str(peer["name"]) for peer in result["peers"] if peer["key"] == key), key)
+def short(key: str) -> str:
+    """Return the short name of a peer."""
+    return SHORT.get(key, key)
 
 
 def corners(result: Result, senders: str) -> list[Corner]:

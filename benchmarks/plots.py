@@ -54,9 +54,8 @@ STYLE: Final[Any] = {  # what is allowed here differs between releases of matplo
 
 
 class Look(NamedTuple):
-    """How a peer is drawn, and what it is called where there is little room."""
+    """How a peer is drawn."""
 
-    label: str
     colour: str
     marker: str
     width: float = 1.3
@@ -66,22 +65,22 @@ class Look(NamedTuple):
 
 # Colours of Okabe and Ito and of Paul Tol, which the colour-blind can tell apart, and a marker for each.
 LOOKS: Final = {
-    OURS: Look("rankserver", "#d55e00", "o", 3.0, order=6),
-    "redis": Look("Redis", "#0072b2", "s"),
-    "nats": Look("NATS", "#009e73", "^"),
-    "zeromq": Look("ZeroMQ", "#cc79a7", "D"),
-    "mosquitto": Look("Mosquitto", "#999933", "v"),
-    "asyncio": Look("asyncio", "#56b4e9", "P"),
-    "uvloop": Look("uvloop", "#882255", "X"),
-    "threads": Look("threads", "#222222", "<"),
-    CEILING: Look("ceiling", "#666666", "", 1.8, "--", order=7),
+    OURS: Look("#d55e00", "o", 3.0, order=6),
+    "redis": Look("#0072b2", "s"),
+    "nats": Look("#009e73", "^"),
+    "zeromq": Look("#cc79a7", "D"),
+    "mosquitto": Look("#999933", "v"),
+    "asyncio": Look("#56b4e9", "P"),
+    "uvloop": Look("#882255", "X"),
+    "threads": Look("#222222", "<"),
+    CEILING: Look("#666666", "", 1.8, "--", order=7),
 }
-SENDS: Final = Look("ceiling: one send to each", "#666666", "", 1.8, "--", order=7)
-OTHERS: Final = Look("_", "#d55e00", "o", 3.0)  # of axes with one line: no legend
+OTHER: Final = Look("#000000", "*")
+UNLISTED: Final = "_"  # a label that is in no legend
 LEAVES: Final = {
-    "half": Look("half of them leave", "#222222", "<"),
-    "100": Look("100 leave", "#0072b2", "s"),
-    "1": Look("one leaves", "#d55e00", "o", 3.0, order=6),
+    "half": ("half of them leave", LOOKS["threads"]),
+    "100": ("100 leave", LOOKS["redis"]),
+    "1": ("one leaves", LOOKS[OURS]),
 }
 
 
@@ -91,6 +90,7 @@ Values = Callable[[Any], list[float]]  # of each round
 class Line(NamedTuple):
     """What is drawn of one peer."""
 
+    label: str
     look: Look
     points: list[tuple[float, Spread]]
 
@@ -176,12 +176,16 @@ def _latency_of(load: str, quantile: str) -> Values:
 
 
 def _membership(result: Result) -> Figure | None:
-    left = [_over_clients(result, look, _leaves_of(which), 1e3) for which, look in LEAVES.items()]
-    left.append(_over_clients(result, SENDS, _each_of("ceiling_one"), 1e3))
+    left = [
+        _over_clients(result, Line(*named, []), _leaves_of(which), 1e3) for which, named in LEAVES.items()
+    ]
+    sends = Line("ceiling: one send to each", LOOKS[CEILING], [])
+    left.append(_over_clients(result, sends, _each_of("ceiling_one"), 1e3))
+    only = Line(UNLISTED, LOOKS[OURS], [])
     panels = [
         ("ms until the last survivor knows", left),
-        ("joins per second", [_over_clients(result, OTHERS, _each_of("joins_per_second"), 1)]),
-        ("bytes per idle client", [_over_clients(result, OTHERS, _each_of("memory_per_client"), 1)]),
+        ("joins per second", [_over_clients(result, only, _each_of("joins_per_second"), 1)]),
+        ("bytes per idle client", [_over_clients(result, only, _each_of("memory_per_client"), 1)]),
     ]
     drawn = [(title, [line for line in lines if line.points]) for title, lines in panels]
     row = [panel for panel in drawn if panel[1]]
@@ -193,10 +197,11 @@ def _membership(result: Result) -> Figure | None:
     return figure
 
 
-def _over_clients(result: Result, look: Look, values: Values, unit: float) -> Line:
+def _over_clients(result: Result, line: Line, values: Values, unit: float) -> Line:
+    """Return the line with its points: values of the rounds over the number of clients."""
     counts = sorted({point["clients"] for point in result["membership"]})
     spreads = ((count, Spread.of(values(derive.membership(result, count)))) for count in counts)
-    return Line(look, [(float(count), spread.scaled(unit)) for count, spread in spreads if spread])
+    return line._replace(points=[(float(count), spread.scaled(unit)) for count, spread in spreads if spread])
 
 
 def _leaves_of(which: str) -> Values:
@@ -221,7 +226,7 @@ def _lines(result: Result, size: int, values: Values, unit: float) -> list[Line]
             if spread:
                 points.append((float(count), spread.scaled(unit)))
         if points:
-            found.append(Line(LOOKS.get(key, Look(key, "#000000", "*")), points))
+            found.append(Line(derive.short(key), LOOKS.get(key, OTHER), points))
     return found
 
 
@@ -257,7 +262,7 @@ def _plot(axes: Axes, lines: Sequence[Line], title: str) -> None:
         look = line.look
         xs, middles = [x for x, _ in line.points], [spread.median for _, spread in line.points]
         style: dict[str, Any] = {"color": look.colour, "zorder": look.order, "clip_on": False}
-        axes.plot(xs, middles, marker=look.marker, lw=look.width, ls=look.dashes, label=look.label, **style)
+        axes.plot(xs, middles, marker=look.marker, lw=look.width, ls=look.dashes, label=line.label, **style)
         xs, ends = _bars(line.points)
         axes.plot(xs, ends, lw=1, alpha=0.6, **style)
     axes.set_xscale("log")
@@ -300,7 +305,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         x, spread = line.points[-1]
         at = (1.045, place)
         axes.annotate(
-            f"{look.label} {tables.number(spread.median)}",
+            f"{line.label} {tables.number(spread.median)}",
             (x, spread.median),
             at,
             textcoords="axes fraction",

@@ -9,9 +9,9 @@ How fast one client's commands reach all others, and how soon the last of them: 
 METHOD: Final = """\
 Measured on {date} on one machine ({cpu}, {cpus} CPUs), all in one run. Every peer does the same work for
 the same load generator, a C program that checks what each receiver gets to the last byte: the same
-sockets, the same receive loop, the same payload. {places} In each of {rounds} rounds all peers take
-turns. A figure is the median of the rounds, with the lowest and the highest small below it; a ratio is
-taken in each round, pair by pair, before the median. To repeat it: `make bench`."""
+sockets, the same receive loop, the same payload. {places} All peers take turns, in {rounds}. A figure is
+the median of the rounds, with the lowest and the highest small below it; a ratio is taken in each round,
+pair by pair, before the median. To repeat it: `make bench`."""
 PINNED: Final = """\
 Servers run on CPU {server_cpu}, one at work at a time, and the generator on CPU {generator_cpu}."""
 SHARED: Final = """\
@@ -33,8 +33,8 @@ FEWER: Final = """\
 A burst has as many commands as a peer can do in a fixed time, up to a limit for the fast ones. ‡ marks
 who had fewer than rankserver, because it is slower."""
 FRAMING: Final = """\
-Each peer speaks its own protocol, and what it puts around a text differs. The ceiling sends what
-rankserver sends."""
+Each peer speaks its own protocol, and what it puts around a text differs. The ceiling sends frames of the
+same form as rankserver."""
 
 LATENCY: Final = """\
 Milliseconds from the time at which a command was due until the *last* receiver has it. Commands are sent
@@ -47,6 +47,11 @@ All clients send their commands at once, and all hear all. “Order” says whet
 commands in one and the same order, which rankserver promises; where it differs, clients that act on what
 they hear may end in different states. ZeroMQ's clients have two connections each, and those of the
 servers with asyncio and threads do not hear their own commands."""
+
+LOST: Final = """\
+Where a receiver did not get every command once, in its sender's order and with every byte, or where a
+server could not do the work at all, the peer is out, and what is shown of it there is from the complete
+rounds before."""
 
 MEMBERSHIP: Final = """\
 rankserver only: the others have no ranks. Clients join one after the other, and sit idle; then one of

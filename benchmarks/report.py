@@ -10,8 +10,9 @@ import argparse
 import importlib
 import json
 import sys
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import derive
 import prose
@@ -80,7 +81,7 @@ def page(result: Result, drawn: Mapping[str, str] | None) -> str:
     there = drawn or {}
     parts = [
         "# rankserver beside what people use instead",
-        prose.OPENING.format(peers=_and(_rivals(result))),
+        _filled(prose.OPENING.format(peers=_and(_rivals(result)))),
         _summary(result, targets.check(result)),
         _plot("throughput.svg", there) if drawn is not None else prose.NO_PLOTS,
         _method(result),
@@ -91,6 +92,7 @@ def page(result: Result, drawn: Mapping[str, str] | None) -> str:
         *_every(result),
         *_cost(result, there),
         *_membership(result, there),
+        *_lost_parts(result),
         "## How to read this, and what it does not say",
         prose.READING,
         "## Machine, versions and settings",
@@ -159,14 +161,23 @@ def count(found: Sequence[Target]) -> str:
     parts = [f"**{states.count(True)} are met**"]
     parts += [f"**{states.count(False)} are NOT MET**"] if False in states else []
     parts += [f"{states.count(None)} were not measured"] if None in states else []
-    listed = "".join(f"\n  - NOT MET: {sentence(target)}" for target in found if target.met is False)
+    listed = "".join(f"\n  - NOT MET: {line}" for line in unmet(found))
     return f"Of {len(found)} targets, {', '.join(parts)}.{listed}"
 
 
-def sentence(target: Target) -> str:
-    """Return a target and what was measured, in words."""
-    where = tables.counted(target.receivers, "client" if target.group == targets.MEMBERSHIP else "receiver")
-    return f"{target.what}, {where}: {tables.measured(target)} ({tables.required(target)})"
+def unmet(found: Sequence[Target]) -> list[str]:
+    """Return each demand that is not met, and what was measured where it is not."""
+    missed: dict[tuple[str, str], list[Target]] = {}
+    for target in found:
+        if target.met is False:
+            missed.setdefault((target.what, tables.required(target)), []).append(target)
+    return [f"{what}: {_values(there)}, not {required}" for (what, required), there in missed.items()]
+
+
+def _values(found: Sequence[Target]) -> str:
+    who = "client" if found[-1].group == targets.MEMBERSHIP else "receiver"
+    where = [*(f"{target.receivers:,}" for target in found[:-1]), tables.counted(found[-1].receivers, who)]
+    return _and([f"{tables.measured(it)} at {place}" for it, place in zip(found, where, strict=True)])
 
 
 def _lost(result: Result) -> list[str]:
@@ -176,32 +187,44 @@ def _lost(result: Result) -> list[str]:
         name: sum(key == which and bool(it["lost"]) for which, it in there)
         for key, name in derive.names(result).items()
     }
+    below = f"[below](#{tables.LOST_ANCHOR})"
     return [
-        f"{name} **lost commands, or failed**, at {count} of {len(corners)} points: marked {tables.LOST}."
+        f"{name} **lost commands, or failed**, at {count} of {len(corners)} points: see {below}."
         for name, count in counts.items()
         if count
     ]
 
 
 def _skipped(result: Result) -> list[str]:
+    skipped = [peer for peer in result["peers"] if peer["skipped"]]
+    reasons = dict.fromkeys(peer["skipped"] for peer in skipped)
     return [
-        f"{peer['name']} was skipped ({peer['skipped']}). To install it: `{peer['install']}`."
-        for peer in result["peers"]
-        if peer["skipped"]
+        f"Skipped, {reason}: {_and([_how(peer) for peer in skipped if peer['skipped'] == reason])}."
+        for reason in reasons
     ]
+
+
+def _how(peer: dict[str, Any]) -> str:
+    return f"{peer['name']} (`{peer['install']}` installs it)" if not peer["version"] else peer["name"]
 
 
 def _method(result: Result) -> str:
     about = result["machine"]
     pinned = about["server_cpu"] is not None and about["generator_cpu"] is not None
     places = prose.PINNED if pinned else prose.SHARED
-    return prose.METHOD.format(
+    text = prose.METHOD.format(
         date=result["date"],
         cpu=tables.plain(about["cpu"]),
         cpus=about["cpus"],
         places=places.format(**about),
-        rounds=result["rounds"],
+        rounds=tables.counted(result["rounds"], "round"),
     )
+    return _filled(text)
+
+
+def _filled(text: str) -> str:
+    """Return a paragraph whose lines are of about the same length again, after numbers were put in."""
+    return textwrap.fill(" ".join(text.split()), 106, break_long_words=False, break_on_hyphens=False)
 
 
 def _required(result: Result) -> str:
@@ -289,9 +312,14 @@ def _membership(result: Result, drawn: Mapping[str, str]) -> list[str]:
     return parts if any(parts[1:]) else []
 
 
+def _lost_parts(result: Result) -> list[str]:
+    found = tables.lost(result)
+    return [f"## {tables.LOST_TITLE}", prose.LOST, found] if found else []
+
+
 def _repeat(result: Result) -> str:
     minutes = tables.number(result["seconds"] / 60, 2)
-    return prose.REPEAT.format(command=result["command"], minutes=minutes, plots=PLOTS, data=DATA)
+    return _filled(prose.REPEAT.format(command=result["command"], minutes=minutes, plots=PLOTS, data=DATA))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ NOTHING: Final = "-"  # in a cell: not measured
 LOST: Final = "†"  # marks
 FEWER: Final = "‡"
 BELOW: Final = "§"
+LOST_TITLE: Final = "Lost or failed"
+LOST_ANCHOR: Final = "lost-or-failed"
 SHORT: Final = 0.45  # of the saturated rate: less than this is not half load any more
 MIB: Final = 1024 * 1024
 QUANTILES: Final = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
@@ -169,7 +171,7 @@ def commands(result: Result, size: int) -> str:
     """Return how many commands a burst held."""
 
     def show(corner: Corner, _: str, found: Source) -> str:
-        return f"{found['commands']:,}{_mark_fewer(result, corner, found)}"
+        return f"{found['commands']:,}{_mark_fewer(result, corner, found)}" if found["commands"] else NOTHING
 
     return _by_receivers(result, size, show)
 
@@ -209,22 +211,26 @@ def _marked(text: str, found: Source) -> str:
     return f"{first} {LOST}{end}{rest}" if found["lost"] else text
 
 
-def lost(result: Result, corners: Sequence[Corner], without: str = "") -> list[str]:
-    """Return a sentence for each peer that lost something, or failed, at one of these corners."""
-    names = derive.names(result)
-    there = ((corner, derive.sources(result, corner).items()) for corner in corners)
-    return [
-        f"{names[key]} at {corner.receivers:,} lost commands, or failed: “{plain(it['lost'])}”. "
-        f"What is shown of it there is from {counted(len(it['bursts']), 'complete round')} before."
-        for corner, found in there
-        for key, it in found
-        if it["lost"] and key != without
-    ]
+def lost(result: Result) -> str:
+    """Return where peers lost something or failed, and what the generator said; nothing if none did."""
+    names, rows = derive.names(result), []
+    for senders, who in (("one", "one sends"), ("every", "all send")):
+        for corner in derive.corners(result, senders):
+            where = [f"{corner.receivers:,}, {who}", f"{corner.size:,}"]
+            found = derive.sources(result, corner).items()
+            rows += [
+                [names[key], *where, plain(it["lost"]), str(len(it["bursts"]))]
+                for key, it in found
+                if it["lost"]
+            ]
+    return table(["peer", "receivers", "bytes", "what happened", "rounds before"], rows, 4) if rows else ""
 
 
 def _notes(result: Result, corners: Sequence[Corner], without: str = "", also: Sequence[str] = ()) -> str:
     """Return what the marks in a table mean, as paragraphs under it."""
-    notes = [*(f"{LOST} {sentence}" for sentence in lost(result, corners, without)), *also]
+    found = (derive.sources(result, corner).items() for corner in corners)
+    marked = any(it["lost"] and key != without for there in found for key, it in there)
+    notes = [*([f"{LOST} Lost commands, or failed: see [below](#{LOST_ANCHOR})."] if marked else []), *also]
     return "".join(f"\n\n{note}" for note in notes)
 
 
@@ -234,9 +240,7 @@ def _notes(result: Result, corners: Sequence[Corner], without: str = "", also: S
 def latency(result: Result, corner: Corner) -> str:
     """Return the latencies of all peers at a corner in milliseconds: a table when idle, one at half load."""
     found = {load: _paced(result, corner, load) for load in derive.LOADS}
-    below = ", ".join(
-        f"{derive.name(result, key)} at {share:.0%}" for key, share in _below(result, corner).items()
-    )
+    below = ", ".join(f"{derive.short(key)} at {share:.0%}" for key, share in _below(result, corner).items())
     note = f"{BELOW} The generator paces no faster, so this is less than half load: {below}."
     return "\n\n".join(part for part in found.values() if part) + _notes(
         result, [corner], also=[note] if below else []
@@ -273,9 +277,13 @@ def _crowd(result: Result, corner: Corner, key: str, it: Source) -> list[str]:
     rate, took = Spread.of(derive.throughput(it)), Spread.of(derive.seconds(it))
     used, peak = Spread.of(derive.cpu(it)), Spread.of(derive.memory(it))
     ratio = cell(derive.faster(result, corner, key)) if key != OURS else ""
-    each = f"{it['commands'] / corner.receivers:,.3g}" + _mark_fewer(result, corner, it)
+    each = (
+        f"{it['commands'] / corner.receivers:,.3g}{_mark_fewer(result, corner, it)}"
+        if it["commands"]
+        else NOTHING
+    )
     numbers = [cell(rate, 1 / MILLION), ratio, cell(took, 1e3), cell(used, MILLION), cell(peak, 1 / MIB)]
-    return [_marked(_peer(key, derive.name(result, key)), it), _order(it), each, *numbers]
+    return [_marked(_peer(key, derive.names(result)[key]), it), _order(it), each, *numbers]
 
 
 def _order(found: Source) -> str:
@@ -286,7 +294,7 @@ def _order(found: Source) -> str:
 
 def _mark_fewer(result: Result, corner: Corner, found: Source) -> str:
     ours = derive.source(result, corner, OURS)
-    return f" {FEWER}" if ours and found["commands"] < ours["commands"] else ""
+    return f" {FEWER}" if ours and 0 < found["commands"] < ours["commands"] else ""
 
 
 # --- clients ----------------------------------------------------------------------------------

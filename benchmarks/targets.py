@@ -115,7 +115,7 @@ def check(result: Result) -> list[Target]:
 def _faster(result: Result, rule: Faster) -> list[Target]:
     found = []
     for key, least in rule.least.items():
-        what = f"{rule.size:,} bytes{EVERY if rule.senders == 'every' else ''}: {_than(result, key)}"
+        what = f"{rule.size:,} bytes{EVERY if rule.senders == 'every' else ''}: {_than(key)}"
         for count in rule.receivers:
             corner = Corner(rule.senders, count, rule.size)
             value, lost = _median(derive.faster(result, corner, key)), _lost(result, corner)
@@ -132,7 +132,7 @@ def _quicker(result: Result, rule: Quicker) -> list[Target]:
         if best is not None:
             pair = (derive.source(result, corner, key) for key in (OURS, best))
             ours, theirs = (derive.latency(measured, rule.load, rule.quantile) for measured in pair)
-            value, peer = _median(Spread.of(derive.ratios(ours, theirs))), derive.name(result, best)
+            value, peer = _median(Spread.of(derive.ratios(ours, theirs))), derive.short(best)
         lost = _lost(result, corner)
         found.append(Target(LATENCY, rule.what, count, rule.limit, 1.0, value, peer=peer, lost=lost))
     return found
@@ -159,8 +159,8 @@ def _growth(result: Result) -> Target:
     return Target(COST, what, MANY, AT_MOST, ceiling, ours, lost=lost)
 
 
-def _than(result: Result, key: str) -> str:
-    return "of the ceiling" if key == CEILING else f"times {derive.name(result, key)}"
+def _than(key: str) -> str:
+    return "of the ceiling" if key == CEILING else f"times {derive.short(key)}"
 
 
 def _lost(result: Result, corner: Corner) -> bool:
