@@ -39,6 +39,7 @@ SPARE_CLIENTS: Final = 32  # that Redis shall allow on top: connections that are
 ANY: Final = 100_000  # connections: as many as the system allows
 HOST: Final = "127.0.0.1"
 DEFAULT_CLIENTS: Final = 10_000  # that Redis allows
+NO_LIMIT: Final = "1000000000000"  # bytes, where there is no word for none
 
 # Nothing may be dropped, nobody may be thrown out for being slow, and nobody for being silent.
 REDIS: Final = """
@@ -252,10 +253,11 @@ PEERS: Final[tuple[Peer, ...]] = (
         name="rankserver",
         one="rank",
         every="rank",
-        settings="No heartbeat, and only warnings are logged.",
+        settings="No heartbeat, and only warnings are logged, as nobody asks for more; no limit to what waits"
+        " for a client (max-backlog), as for the others.",
         install="pip install -e .",
         version=lambda: _package_version("rankserver"),
-        start=lambda load, cpu: RankServer(load.connections, cpu=cpu),
+        start=lambda load, cpu: RankServer(load.connections, ["--max-backlog", NO_LIMIT], cpu),
     ),
     Peer(
         key="redis",
