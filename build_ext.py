@@ -16,7 +16,9 @@ ffibuilder.set_source(
     "rankserver._clist_cffi",
     '#include "_clist.h"',
     sources=["rankserver/_clist.c"],
-    depends=[f"rankserver/{name}" for name in ("_check.h", "_text.h", "_clist.h", "_clist.cdef.txt")],
+    depends=[
+        f"rankserver/{name}" for name in ("_check.h", "_input.h", "_text.h", "_clist.h", "_clist.cdef.txt")
+    ],
     include_dirs=["rankserver"],
     extra_compile_args=["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"],  # the glue has unused ones
 )

@@ -70,6 +70,19 @@ static int check_client(const cl_log *log, const cl_client *c) {
     return bytes - c->first_sent == c->private_bytes ? 0 : 7;
 }
 
+/* Invariant 9, for one list. */
+static int check_input(const cl_log *log, const cl_list *list) {
+    size_t room = log->max_line + log->input_size;
+
+    if (log->at > log->to || log->to > room)
+        return 9;
+    for (const cl_client *c = list->head; c; c = c->next)
+        if ((c->kept == NULL) != (c->kept_len == 0) || c->kept_len > room ||
+            (c->aside && !c->kept) || (c->ignored && c->kept))
+            return 9;
+    return 0;
+}
+
 /* Walk every invariant of _clist.h. Returns 0, or the number of the first that
  * is broken. O(blocks x clients): for tests. */
 int cl_check(cl_log *log) {
@@ -81,6 +94,10 @@ int cl_check(cl_log *log) {
         broken = check_blocks(log);
     if (!broken)
         broken = check_refs(log);
+    if (!broken)
+        broken = check_input(log, &log->ranked);
+    if (!broken)
+        broken = check_input(log, &log->unranked);
     for (const cl_client *c = log->ranked.head; c && !broken; c = c->next)
         broken = check_client(log, c);
     for (const cl_client *c = log->unranked.head; c && !broken; c = c->next)

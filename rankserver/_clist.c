@@ -2,7 +2,6 @@
  * what, and the invariants that are named here by their numbers. */
 #define _GNU_SOURCE
 #include "_clist.h"
-#include "_text.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -26,6 +25,8 @@
 #define CL_STAMP_BYTES 48
 /* What a frame may have beyond max_line (protocol: Lines). */
 #define CL_FRAME_SLACK 256
+/* What is kept of the input of a client that has not joined, at most. */
+#define CL_UNRANKED_BYTES (64 * 1024)
 
 typedef struct cl_block {
     struct cl_block *next;
@@ -54,11 +55,15 @@ struct cl_client {
     cl_frame *first, *last;
     size_t first_sent;    /* bytes of `first` that are out */
     size_t private_bytes; /* of all frames, less first_sent */
+    char *kept; /* input for later: the beginning of a line, or ... */
+    size_t kept_len;
     int64_t rank;
     int fd;
     unsigned char ranked;
     unsigned char joined; /* is ranked, or was: never again */
     unsigned char blocked;
+    unsigned char aside; /* ... all that cl_set_aside found */
+    unsigned char ignored;
 };
 
 struct cl_log {
@@ -68,6 +73,10 @@ struct cl_log {
     size_t block_size, max_line;
     uint64_t seq;
     int numbered; /* every `rank` is right */
+    const cl_client *reader; /* whose input it is; NULL for nobody's */
+    size_t at, to;           /* what is left of it */
+    size_t input_size;       /* of one read, at most */
+    char *input;             /* max_line bytes, and those of a read */
 };
 
 /* --- lists of clients ---------------------------------------------------- */
@@ -193,8 +202,9 @@ static void release_if_done(cl_log *log, cl_client *client) {
 /* --- life of a log and of its clients ------------------------------------ */
 
 /* Make an empty log for lines of max_line bytes, in blocks of at least
- * block_size bytes. Returns NULL without memory. */
-cl_log *cl_new(size_t block_size, size_t max_line) {
+ * block_size bytes, that reads at most input_size bytes at once. Returns NULL
+ * without memory. */
+cl_log *cl_new(size_t block_size, size_t max_line, size_t input_size) {
     cl_log *log = calloc(1, sizeof *log);
     size_t least = max_line + CL_FRAME_SLACK;
 
@@ -202,9 +212,13 @@ cl_log *cl_new(size_t block_size, size_t max_line) {
         return NULL;
     log->block_size = block_size > least ? block_size : least;
     log->max_line = max_line;
+    log->input_size = input_size;
     log->numbered = 1;
+    log->input = malloc(max_line + input_size);
     log->first = log->last = take_block(log);
-    if (!log->last) {
+    if (!log->input || !log->last) {
+        free(log->input);
+        free(log->last);
         free(log);
         return NULL;
     }
@@ -231,6 +245,7 @@ void cl_free(cl_log *log) {
         cl_close(log, log->unranked.head);
     free_blocks(log->first);
     free_blocks(log->spare);
+    free(log->input);
     free(log);
 }
 
@@ -360,6 +375,7 @@ void cl_close(cl_log *log, cl_client *client) {
     list_remove(&log->unranked, client);
     set_block(client, NULL);
     drop_frames(client, NULL);
+    cl_ignore(log, client);
     free(client);
     trim(log);
 }
@@ -384,111 +400,6 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
     to[n + len] = '\n';
     log->last->used += n + len + 1;
     return (int64_t)++log->seq;
-}
-
-/* Tell whether the bytes keep the text rule. O(len). */
-int cl_text_ok(const char *data, size_t len) {
-    return text_ok(data, len);
-}
-
-/* The bytes before a command's text, for the next frame of one sender. The
- * last digit of seq is apart, and set in the log: if it were counted up in
- * `text`, each copy of that would wait for the store before it. */
-typedef struct stamp {
-    char text[CL_STAMP_BYTES];
-    size_t len;
-    size_t last; /* where the last digit belongs */
-    char digit;
-} stamp;
-
-static void stamp_set(stamp *s, uint64_t seq, int64_t rank) {
-    int n = snprintf(s->text, sizeof s->text, "CMD %llu",
-                     (unsigned long long)seq);
-
-    s->last = (size_t)n - 1;
-    s->digit = s->text[s->last];
-    s->len = (size_t)(n + snprintf(s->text + n, sizeof s->text - (size_t)n,
-                                   " %lld ", (long long)rank));
-}
-
-/* Count the seq in the stamp up by one; `seq` is what it becomes. */
-static void stamp_next(stamp *s, uint64_t seq, int64_t rank) {
-    char *digit = s->text + s->last - 1;
-
-    if (s->digit != '9') {
-        s->digit++;
-        return;
-    }
-    s->digit = '0';
-    while (*digit == '9')
-        *digit-- = '0';
-    if (*digit == ' ')
-        stamp_set(s, seq, rank);
-    else
-        ++*digit;
-}
-
-/* Append one command under the stamp. Returns 0 without memory. */
-static int put_command(cl_log *log, const stamp *s, const char *text,
-                       size_t len) {
-    /* A whole stamp is copied, which the compiler does in a few moves. */
-    char *to = reserve(log, CL_STAMP_BYTES + len + 1);
-
-    if (!to)
-        return 0;
-    memcpy(to, s->text, CL_STAMP_BYTES);
-    to[s->last] = s->digit;
-    to += s->len;
-    memcpy(to, text, len);
-    to[len] = '\n';
-    log->last->used += s->len + len + 1;
-    log->seq++;
-    return 1;
-}
-
-/* Append the commands that a ranked client sent, as CMD frames of its rank.
- * Stops after the last whole line with CL_OK; after a line that is no valid
- * CMD with CL_LINE, which is then the caller's to handle before it feeds the
- * rest; at a line of more than max_line bytes with CL_LONG; and at a line for
- * which there is no memory with CL_NOMEM. All lines before are in the log, and
- * fed->consumed counts them. Empty lines are skipped. CL_MISUSE for a client
- * that is not ranked. O(len). */
-int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
-            cl_fed *fed) {
-    text_scan scan = {data + len, data, data};
-    int64_t rank = cl_rank(log, client);
-    const char *p = data, *lf;
-    stamp s = {{0}, 0, 0, 0};
-    int status = CL_OK;
-
-    if (!client->ranked)
-        return CL_MISUSE;
-    stamp_set(&s, log->seq + 1, rank);
-    while ((lf = memchr(p, '\n', (size_t)(scan.end - p)))) {
-        size_t n = (size_t)(lf - p);
-
-        if (n >= log->max_line) {
-            status = CL_LONG;
-            break;
-        }
-        if (n > 0 && p[n - 1] == '\r')
-            n--;
-        if (n > 4 && memcmp(p, "CMD ", 4) == 0 && text_line_ok(&scan, p, n)) {
-            if (!put_command(log, &s, p + 4, n - 4)) {
-                status = CL_NOMEM;
-                break;
-            }
-            stamp_next(&s, log->seq + 1, rank);
-        } else if (n > 0) {
-            fed->line = (size_t)(p - data);
-            fed->len = n;
-            fed->consumed = (size_t)(lf - data) + 1;
-            return CL_LINE;
-        }
-        p = lf + 1;
-    }
-    fed->consumed = (size_t)(p - data);
-    return status;
 }
 
 /* Add an empty piece of private memory for `len` bytes or more; NULL without
@@ -616,24 +527,33 @@ static int nothing_left(const cl_log *log, const cl_client *client) {
     return !client->first && client->pos == client_end(log, client);
 }
 
+/* Send the spans in one system call; a single one, which is the rule, by the
+ * call that costs less. Returns as sendmsg(2). */
+static ssize_t send_spans(int fd, const cl_span *spans, size_t n) {
+    struct iovec iov[CL_SEND_SPANS];
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
+
+    if (n == 1)
+        return send(fd, spans->data, spans->len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    for (size_t i = 0; i < n; i++) {
+        iov[i].iov_base = (void *)(uintptr_t)spans[i].data;
+        iov[i].iov_len = spans[i].len;
+    }
+    return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* Send once, at most CL_SEND_BYTES. Returns CL_OK when nothing is left,
  * CL_MORE when there is, CL_BLOCKED or CL_BROKEN as for cl_flush. */
 static int send_once(cl_log *log, cl_client *client) {
     cl_span spans[CL_SEND_SPANS];
-    struct iovec iov[CL_SEND_SPANS];
-    struct msghdr msg = {.msg_iov = iov};
-    size_t total = 0;
+    size_t n = cl_peek(log, client, spans, CL_SEND_SPANS), total = 0;
     ssize_t sent;
 
-    msg.msg_iovlen = cl_peek(log, client, spans, CL_SEND_SPANS);
-    for (size_t i = 0; i < msg.msg_iovlen; i++) {
-        iov[i].iov_base = (void *)(uintptr_t)spans[i].data;
-        iov[i].iov_len = spans[i].len;
+    for (size_t i = 0; i < n; i++)
         total += spans[i].len;
-    }
     client->blocked = 1; /* until it turns out otherwise */
     do
-        sent = sendmsg(client->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent = send_spans(client->fd, spans, n);
     while (sent < 0 && errno == EINTR);
     if (sent < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ||
@@ -755,4 +675,5 @@ size_t cl_fds(const cl_log *log, int *fds, size_t room) {
     return n;
 }
 
+#include "_input.h"
 #include "_check.h"

@@ -14,12 +14,22 @@
  *                           due                    due
  *
  * Ownership. A cl_log owns its blocks, its spare blocks and every client that
- * was opened and not yet closed. A cl_client owns its private frames. File
- * descriptors belong to the caller; the core only writes to them.
+ * was opened and not yet closed. A cl_client owns its private frames and what
+ * it keeps of its input. File descriptors belong to the caller; the core only
+ * reads and writes them.
  *
  * Positions count bytes since the log began, so they never repeat. A frame
  * lies whole in one block. The log can be sent up to `end`; a client's part
  * of it ends at its `limit`, which is UINT64_MAX while the client is ranked.
+ *
+ * Input. The log has one input buffer, which holds what the client that was
+ * read last has sent. What cl_line does not come to stays with the client:
+ *
+ *     max_line bytes        input_size bytes
+ *   [          begun ][ received by one read ......... ]
+ *              ^ at                            ^ to
+ *     kept: the beginning of a line, copied in front of the read that brings
+ *           its end; or what was set aside until cl_resume
  *
  * A client is `ranked` from cl_join to cl_retire and in the list `unranked`
  * before and after. What it is sent before it joins is private frames alone.
@@ -36,7 +46,9 @@
  *   7. private frames are in ascending order of due, none before pos, none
  *      after the client's end, and their bytes add up;
  *   8. only the first private frame may be sent in part, and only where the
- *      log before it is sent.
+ *      log before it is sent;
+ *   9. what is left of the input lies inside the buffer; a client that is
+ *      ignored keeps none, and what is set aside is kept.
  *
  * No function blocks, and none keeps state outside the structures here.
  * Unless a comment says otherwise, a failure leaves everything as it was.
@@ -49,8 +61,8 @@
 
 enum cl_status {
     CL_OK = 0,      /* done; for a flush: nothing is left to send */
-    CL_LINE = 1,    /* feed: stopped at a line that is for the caller */
-    CL_LONG = 2,    /* feed: stopped at a line longer than max_line */
+    CL_LINE = 1,    /* input: stopped at a line that is for the caller */
+    CL_LONG = 2,    /* input: stopped at a line that is too long */
     CL_BLOCKED = 3, /* flush: the socket takes no more for now */
     CL_BROKEN = 4,  /* flush: the connection is gone for writing */
     CL_MORE = 5,    /* inside the core: there is more to send */
@@ -61,20 +73,13 @@ enum cl_status {
 typedef struct cl_log cl_log;
 typedef struct cl_client cl_client;
 
-/* What cl_feed did with its input. */
-typedef struct cl_fed {
-    size_t consumed; /* bytes that are done with, the line below included */
-    size_t line;     /* CL_LINE: where the line starts ... */
-    size_t len;      /* ... and its length without CR and LF */
-} cl_fed;
-
-/* One stretch of memory that is to be sent next. */
+/* One stretch of memory. */
 typedef struct cl_span {
     const void *data;
     size_t len;
 } cl_span;
 
-cl_log *cl_new(size_t block_size, size_t max_line);
+cl_log *cl_new(size_t block_size, size_t max_line, size_t input_size);
 void cl_free(cl_log *log);
 
 cl_client *cl_open(cl_log *log, int fd);
@@ -83,9 +88,15 @@ int cl_retire(cl_log *log, cl_client *client);
 int cl_cut(cl_log *log, cl_client *client);
 void cl_close(cl_log *log, cl_client *client);
 
+int64_t cl_read(cl_log *log, cl_client *client, size_t most);
+int cl_take(cl_log *log, cl_client *client, const char *data, size_t len);
+int cl_line(cl_log *log, cl_client *client, cl_span *line);
+size_t cl_longest_line(const cl_log *log, const cl_client *client);
+int cl_set_aside(cl_log *log, cl_client *client);
+void cl_resume(cl_log *log, cl_client *client);
+void cl_ignore(cl_log *log, cl_client *client);
+
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
-int cl_feed(cl_log *log, cl_client *client, const char *data, size_t len,
-            cl_fed *fed);
 int cl_private(cl_log *log, cl_client *client, const char *data, size_t len);
 
 int cl_flush(cl_log *log, cl_client *client);

@@ -1,4 +1,4 @@
-"""The typed face of the C core: the ranked list, the shared log, feeding it and sending it.
+"""The typed face of the C core: the ranked list, the shared log, what goes into it and what goes out.
 
 The only module that touches ``_clist.c``; what each call does, costs and guarantees is said there.
 Codes become exceptions here, in one place. A closed log or client is a TypeError at the next use.
@@ -7,13 +7,17 @@ Codes become exceptions here, in one place. A closed log or client is a TypeErro
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from rankserver import protocol
 from rankserver._clist_cffi import ffi, lib
+from rankserver.exceptions import RemoteProtocolError
 
 BLOCK_BYTES: Final = 1024 * 1024  # of the log: as much as the core sends in one system call
+READ_BYTES: Final = 400 * 1024  # in one read at most
 PEEK_SPANS: Final = 16
 
 
@@ -23,18 +27,6 @@ class Flushed(enum.IntEnum):
     DONE = lib.CL_OK
     BLOCKED = lib.CL_BLOCKED  # flush again when the socket is writable
     BROKEN = lib.CL_BROKEN  # gone for writing; may still be readable
-
-
-class Fed(NamedTuple):
-    """What ``Log.feed`` did with its input.
-
-    ``consumed`` bytes are done with. If ``line`` is given, they end with that line (without its CR and
-    LF), which is no valid CMD. If ``too_long``, the line after them has more than ``max_line`` bytes.
-    """
-
-    consumed: int
-    line: bytes | None
-    too_long: bool
 
 
 class Client:
@@ -52,12 +44,13 @@ class Log:
     Args:
         max_line: bytes that a line from a client may have, LF included.
         block_bytes: size of one block of the log.
+        read_bytes: what one read may bring, at most.
     """
 
-    def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES, read_bytes: int = READ_BYTES) -> None:
         self.max_line = max_line
-        self._log: Any = _made(lib.cl_new(block_bytes, max_line))
-        self._fed: Any = ffi.new("cl_fed *")
+        self._log: Any = _made(lib.cl_new(block_bytes, max_line, read_bytes))
+        self._line: Any = ffi.new("cl_span *")
         self._fds: Any = ffi.new("int[]", 64)  # room for the descriptors of all ranked clients
 
     def __enter__(self) -> Log:
@@ -111,6 +104,67 @@ class Log:
         lib.cl_close(self._log, client._handle)
         client._handle = None
 
+    # --- what clients send ---
+
+    def read(self, client: Client, most: int) -> int:
+        """Receive once, at most ``most`` bytes, for ``next_line`` to go through.
+
+        Returns:
+            How many bytes came, 0 at the end of the stream.
+
+        Raises:
+            BlockingIOError: there is nothing to receive, or something is set aside.
+            OSError: the connection is lost.
+        """
+        count: int = lib.cl_read(self._log, client._handle, most)
+        if count < 0:
+            raise OSError(-count, os.strerror(-count))
+        return count
+
+    def take(self, client: Client, data: bytes | bytearray | memoryview) -> None:
+        """Do as ``read`` for bytes that the caller has received, at most ``read_bytes``.
+
+        Raises:
+            ValueError: it is more than that, or something is set aside.
+        """
+        _check(lib.cl_take(self._log, client._handle, ffi.from_buffer(data), len(data)))
+
+    def next_line(self, client: Client) -> bytes | None:
+        """Go through what the client that was read last has sent, up to the next line for the caller.
+
+        The valid CMD lines of a ranked client are logged; empty lines are skipped. O(bytes).
+
+        Returns:
+            The first other line, without its CR and LF; the next call goes on behind it. None at the end:
+            the beginning of a line is kept for the next read.
+
+        Raises:
+            RemoteProtocolError: ``too-long``; all before that line is handled.
+            MemoryError: all before that line is handled; the same call may be tried again.
+        """
+        line = self._line
+        status = lib.cl_line(self._log, client._handle, line)
+        if status == lib.CL_OK:
+            return None
+        if status == lib.CL_LINE:
+            return bytes(ffi.buffer(line.data, line.len))
+        if status == lib.CL_LONG:
+            most = lib.cl_longest_line(self._log, client._handle)
+            raise RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {most} bytes")
+        raise _error(status)
+
+    def set_aside(self, client: Client) -> None:
+        """Keep what ``next_line`` has not come to, until ``resume``. O(bytes)."""
+        _check(lib.cl_set_aside(self._log, client._handle))
+
+    def resume(self, client: Client) -> None:
+        """Let ``next_line`` go on with what was set aside. O(bytes)."""
+        lib.cl_resume(self._log, client._handle)
+
+    def ignore(self, client: Client) -> None:
+        """Throw away what the client has sent, and all that it sends from now on. O(1)."""
+        lib.cl_ignore(self._log, client._handle)
+
     # --- into the log ---
 
     def append(self, verb: bytes, text: bytes) -> int:
@@ -122,28 +176,6 @@ class Log:
         seq: int = lib.cl_append(self._log, verb, text, len(text))
         _check(min(seq, 0))
         return seq
-
-    def feed(self, client: Client, data: bytes | bytearray | memoryview) -> Fed:
-        """Log the CMD lines at the start of what a ranked client sent, up to the first other line.
-
-        Empty lines are skipped. What a call leaves is a line without LF if the next call consumes
-        nothing. O(len(data)).
-
-        Raises:
-            ValueError: the client is not ranked.
-            MemoryError: nothing was logged.
-        """
-        fed = self._fed
-        status = lib.cl_feed(self._log, client._handle, ffi.from_buffer(data), len(data), fed)
-        if status == lib.CL_OK:
-            return Fed(fed.consumed, None, False)
-        if status == lib.CL_LINE:
-            return Fed(fed.consumed, bytes(data[fed.line : fed.line + fed.len]), False)
-        if status == lib.CL_LONG:
-            return Fed(fed.consumed, None, True)
-        if status == lib.CL_NOMEM and fed.consumed:
-            return Fed(fed.consumed, None, False)  # the next call says that there is no memory
-        raise _error(status)
 
     def private(self, client: Client, frame: bytes) -> None:
         """Queue a frame for this client alone, LF included, behind what is logged so far.
@@ -167,7 +199,9 @@ class Log:
             The descriptors that are blocked from now on, and those that are gone for writing.
         """
         count = lib.cl_flush_all(self._log, self._fds, len(self._fds))
-        named = ffi.unpack(self._fds, count) if count else ()
+        if not count:
+            return [], []
+        named = ffi.unpack(self._fds, count)
         return [fd for fd in named if fd >= 0], [~fd for fd in named if fd < 0]
 
     def peek(self, client: Client) -> list[memoryview]:
@@ -188,25 +222,30 @@ class Log:
     @property
     def seq(self) -> int:
         """The seq of the last frame, 0 before the first."""
-        return int(lib.cl_seq(self._log))
+        seq: int = lib.cl_seq(self._log)
+        return seq
 
     @property
     def held(self) -> int:
         """Bytes of the log that are kept for the slowest client."""
-        return int(lib.cl_held(self._log))
+        held: int = lib.cl_held(self._log)
+        return held
 
     @property
     def clients(self) -> int:
         """How many clients are ranked."""
-        return int(lib.cl_clients(self._log))
+        clients: int = lib.cl_clients(self._log)
+        return clients
 
     def rank(self, client: Client) -> int:
         """Return the client's rank, -1 if it has none. O(n) after a leave, else O(1)."""
-        return int(lib.cl_rank(self._log, client._handle))
+        rank: int = lib.cl_rank(self._log, client._handle)
+        return rank
 
     def lag(self, client: Client) -> int:
         """Return how many bytes wait to be sent to the client."""
-        return int(lib.cl_lag(self._log, client._handle))
+        lag: int = lib.cl_lag(self._log, client._handle)
+        return lag
 
     def is_blocked(self, client: Client) -> bool:
         """Tell whether the last flush could not send all."""

@@ -15,22 +15,23 @@ import secrets
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import rankserver
 from rankserver import frames, protocol
 from rankserver.asks import AskTable
-from rankserver.channel import HEADROOM, Channel, State
-from rankserver.clist import BLOCK_BYTES, Flushed, Log
+from rankserver.channel import Channel, State
+from rankserver.clist import BLOCK_BYTES, READ_BYTES, Flushed, Log
 from rankserver.exceptions import NoSuchAskError, RemoteProtocolError
 from rankserver.listeners import Acceptor
 from rankserver.logs import event
 from rankserver.timers import Timers
 
-READ_BYTES: Final = 400 * 1024  # read in one turn, shared by the channels that are ready: much, because ...
-READ_LEAST: Final = 4 * 1024  # ... a turn costs a system call for each client; but this much from each
+READ_LEAST: Final = (
+    4 * 1024
+)  # read of each channel in one turn that is ready, if a share of READ_BYTES is less
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
@@ -69,8 +70,6 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(self._selector)
         self._channels: dict[int, Channel] = {}  # by descriptor, from accept to close
-        self._buffer = bytearray(HEADROOM + READ_BYTES)
-        self._space = memoryview(self._buffer)[HEADROOM:]
         self._now = time.monotonic()
         self._members = 0  # that ever joined
         self._stopping = False
@@ -184,8 +183,8 @@ class Server:
     def _read(self, channel: Channel, most: int) -> int:
         """Read once, and handle what came; return how many bytes it was, 0 if no more is to be had now."""
         try:
-            count = channel.sock.recv_into(self._space, min(most, channel.room))
-        except (BlockingIOError, InterruptedError):
+            count = self._log.read(channel.client, most)
+        except BlockingIOError:
             return 0
         except OSError as error:
             self._on_end(channel, error.strerror or "connection lost")
@@ -195,7 +194,7 @@ class Server:
             return 0
         if channel.state is State.JOINED:
             self._silence.start(channel, self._now)
-        self._handle(channel, channel.lines(self._buffer, count))
+        self._handle(channel)
         return count
 
     def _drain_broken(self, share: int) -> None:
@@ -219,11 +218,11 @@ class Server:
         else:
             self._dismiss(channel, reason=reason)
 
-    def _handle(self, channel: Channel, lines: Iterable[bytes]) -> None:
-        """Handle a channel's lines, up to its share of this turn; the others are set aside for the next."""
+    def _handle(self, channel: Channel) -> None:
+        """Handle what was read of a channel, up to its share of this turn; the rest waits for the next."""
         self._work = 0
         try:
-            for line in lines:
+            while (line := channel.next_line()) is not None:
                 self._work += 1
                 self._handle_line(channel, line)
                 channel.paused = self._work >= self._work_share and channel.state is State.JOINED
@@ -232,10 +231,14 @@ class Server:
         if channel.paused:
             self._paused.append(channel)
 
+    def _resume(self, channel: Channel) -> None:
+        channel.resume()
+        self._handle(channel)
+
     def _resume_paused(self) -> None:
         paused, self._paused = self._paused, []
         for channel in paused:
-            self._handle(channel, channel.resume())
+            self._resume(channel)
 
     def _handle_line(self, channel: Channel, line: bytes) -> None:
         try:
@@ -317,6 +320,7 @@ class Server:
         was = channel.state
         channel.state = State.LEAVING
         channel.paused = False
+        self._log.ignore(channel.client)
         channel.farewell = protocol.bye(code, text) if code else b""
         channel.cut = code == protocol.SLOW
         for timeout in (self._handshake, self._silence, self._pinged):
@@ -367,7 +371,7 @@ class Server:
         for rank, channel in enumerate(joining, first):
             self._welcome(channel, rank)
         for channel in joining:
-            self._handle(channel, channel.resume())
+            self._resume(channel)
 
     def _welcome(self, channel: Channel, rank: int) -> None:
         session = secrets.token_urlsafe(16)
@@ -449,8 +453,9 @@ class Server:
 
     def _has_taken_leave(self, channel: Channel) -> bool:
         """Close our side of a connection that was sent all; return whether the other side is closed, too."""
-        with contextlib.suppress(OSError):  # it is gone already
-            channel.sock.shutdown(socket.SHUT_WR)
+        if not channel.ended:
+            with contextlib.suppress(OSError):  # it is gone already
+                channel.sock.shutdown(socket.SHUT_WR)
         return channel.ended
 
     def _watch(self, channel: Channel) -> None:

@@ -26,6 +26,13 @@ static void *fault_calloc(size_t count, size_t size) {
     return fails() ? NULL : count_live(calloc(count, size));
 }
 
+static void *fault_realloc(void *memory, size_t size) {
+    void *fresh = fails() ? NULL : realloc(memory, size);
+
+    fault_live_count += fresh != NULL && memory == NULL;
+    return fresh;
+}
+
 static void fault_free(void *memory) {
     fault_live_count -= memory != NULL;
     free(memory);
@@ -51,5 +58,6 @@ long fault_live(void) {
 
 #define malloc fault_malloc
 #define calloc fault_calloc
+#define realloc fault_realloc
 #define free fault_free
 #include "_clist.c"

@@ -1,7 +1,8 @@
 """What the C core does, as plain Python that is easy to believe: the oracle of its tests.
 
-A client's stream is a list of frames in the order in which they are sent. Nothing is shared, nothing
-is freed, and every question is answered by looking at the lists.
+A client's stream is a list of frames in the order in which they are sent, and its input is all bytes of it
+that are not done with. Nothing is shared, nothing is freed, and every question is answered by looking at
+the lists.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 from rankserver import protocol
-from rankserver.clist import Fed
 from rankserver.exceptions import RemoteProtocolError
 
 COMMAND: Final = b"CMD "
+UNRANKED_BYTES: Final = 65_536  # what is read and kept of a client before it joins
 
 
 def keeps_text_rule(line: bytes) -> bool:
@@ -24,12 +25,20 @@ def keeps_text_rule(line: bytes) -> bool:
     return True
 
 
+def is_command(line: bytes) -> bool:
+    """Tell whether the core logs this line of a ranked client by itself."""
+    return line.startswith(COMMAND) and line != COMMAND and keeps_text_rule(line)
+
+
 class ModelClient:
-    """One client: all frames that it is sent, from the first to the last."""
+    """One client: all frames that it is sent, from the first to the last, and what it sent itself."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
+        self.input = b""
         self.has_joined = False
+        self.is_set_aside = False
+        self.is_ignored = False
 
     @property
     def stream(self) -> bytes:
@@ -44,6 +53,7 @@ class ModelLog:
         self.max_line = max_line
         self.seq = 0
         self.ranked: list[ModelClient] = []
+        self.reader: ModelClient | None = None  # the one that was read last
 
     def rank(self, client: ModelClient) -> int:
         return self.ranked.index(client) if client in self.ranked else -1
@@ -74,16 +84,47 @@ class ModelLog:
             client.frames.append(b"%s %d %s\n" % (verb, self.seq, text))
         return self.seq
 
-    def feed(self, client: ModelClient, data: bytes) -> Fed:
-        """Log the commands at the start of ``data``; stop behind the first other line."""
-        consumed = 0
-        while (end := data.find(b"\n", consumed)) >= 0:
-            if end + 1 - consumed > self.max_line:
-                return Fed(consumed, None, too_long=True)
-            line = data[consumed:end].removesuffix(b"\r")
-            consumed = end + 1
-            if line.startswith(COMMAND) and line != COMMAND and keeps_text_rule(line):
+    # --- what clients send ---
+
+    def take(self, client: ModelClient, data: bytes) -> None:
+        assert not client.is_set_aside
+        self.reader = client
+        if not client.is_ignored:
+            client.input += data
+
+    def next_line(self, client: ModelClient) -> bytes | None:
+        """Log the commands at the start of the input; stop behind the first other line."""
+        if client is not self.reader or client.is_set_aside:
+            return None
+        while (end := client.input.find(b"\n")) >= 0:
+            if end + 1 > self.longest_line(client):
+                raise self._too_long(client)
+            line = client.input[:end].removesuffix(b"\r")
+            client.input = client.input[end + 1 :]
+            if client in self.ranked and is_command(line):
                 self.append(b"CMD", b"%d %s" % (self.rank(client), line.removeprefix(COMMAND)))
             elif line:
-                return Fed(consumed, line, too_long=False)
-        return Fed(consumed, None, too_long=False)
+                return line
+        if len(client.input) >= self.longest_line(client):
+            raise self._too_long(client)
+        return None
+
+    def longest_line(self, client: ModelClient) -> int:
+        return self.max_line if client.has_joined else min(self.max_line, UNRANKED_BYTES)
+
+    def set_aside(self, client: ModelClient) -> None:
+        client.is_set_aside = bool(client.input)
+
+    def resume(self, client: ModelClient) -> None:
+        client.is_set_aside = False
+        self.reader = client
+
+    def ignore(self, client: ModelClient) -> None:
+        client.input = b""
+        client.is_set_aside = False
+        client.is_ignored = True
+
+    def _too_long(self, client: ModelClient) -> RemoteProtocolError:
+        return RemoteProtocolError(
+            protocol.TOO_LONG, f"a line is longer than {self.longest_line(client)} bytes"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -11,17 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankserver import protocol
-from rankserver.channel import HANDSHAKE_BYTES, HEADROOM, Channel, State
+from rankserver.channel import Channel, State
 from rankserver.clist import Flushed, Log
 from rankserver.exceptions import RemoteProtocolError
+from tests.clist_model import UNRANKED_BYTES
 
 MAX_LINE: Final = 256
-READ_SIZE: Final = 1 << 20
+READ_SIZE: Final = 1 << 20  # more than a socket holds
+SEND_BYTES: Final = 64 * 1024  # that a socket holds for sure
 HELLO: Final = b'HELLO {"name":"web-1"}'
 
 
 class Conversation:
-    """A channel, driven as the server does it, and a watcher who has the rank above and sees the log."""
+    """A channel, driven as the server does it, and a watcher who has the rank above and sees the log.
+
+    Attributes:
+        most: bytes that one read may bring.
+        pauses_after: lines that are handed over until a pause, None for no pause.
+    """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
         self.log = Log(max_line)
@@ -32,6 +40,8 @@ class Conversation:
         self.watcher = self.log.open(self.watcher_end.fileno())
         self.log.join(self.watcher)
         self.channel = Channel(self.ours, "127.0.0.1:40112", self.log)
+        self.most = READ_SIZE
+        self.pauses_after: int | None = None
         self.lines: list[bytes] = []  # those that were handed over
         self.error: RemoteProtocolError | None = None
 
@@ -48,16 +58,34 @@ class Conversation:
             sock.close()
 
     def feed(self, data: bytes) -> None:
-        """Let ``data`` arrive: more of the buffer than that is old."""
-        buffer = bytearray(bytes(HEADROOM) + data + b"HELLO old\nCMD old\n")
-        self._handle(self.channel.lines(buffer, len(data)))
+        """Send ``data``, and let the channel read for as long as it wants to and there is something."""
+        for at in range(0, len(data), SEND_BYTES):
+            piece = data[at : at + SEND_BYTES]
+            assert self.theirs.send(piece) == len(piece)
+            self.read()
+
+    def read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self.channel.wants_read and not self.channel.paused:
+                assert self.log.read(self.channel.client, self.most)
+                self._handle()
 
     def join(self) -> None:
-        """Do what the server does with a client at the end of the turn that brought its HELLO."""
+        """Do what the server does at the end of the turn that brought the HELLO, and read on."""
         assert self.channel.state is State.JOINING
         self.log.join(self.channel.client)
         self.channel.state = State.JOINED
-        self._handle(self.channel.resume())
+        self.resume()
+
+    def resume(self) -> None:
+        self.channel.resume()
+        self._handle()
+        self.read()
+
+    def dismiss(self) -> None:
+        self.channel.state = State.CLOSING
+        self.channel.paused = False
+        self.log.ignore(self.channel.client)
 
     def logged(self) -> list[bytes]:
         """Return the frames that were logged since the last call."""
@@ -67,17 +95,21 @@ class Conversation:
         except BlockingIOError:
             return []
 
-    def _handle(self, lines: Iterator[bytes]) -> None:
+    def _handle(self) -> None:
+        count = 0
         try:
-            for line in lines:
+            while (line := self.channel.next_line()) is not None:
+                count += 1
                 self.lines.append(line)
                 if self.channel.state is State.HANDSHAKE:
                     self.channel.state = State.JOINING
                 elif line == b"BYE":
-                    self.channel.state = State.CLOSING
+                    self.dismiss()
+                else:
+                    self.channel.paused = count == self.pauses_after
         except RemoteProtocolError as error:
             self.error = error
-            self.channel.state = State.CLOSING
+            self.dismiss()
 
 
 @pytest.fixture
@@ -162,6 +194,14 @@ def test_what_is_sent_behind_the_hello_is_kept_and_handled_after_the_join_in_ord
     assert talk.logged() == [b"CMD 3 1 c"]
 
 
+def test_it_is_not_read_until_the_join_and_then_all_comes_in_order(talk: Conversation) -> None:
+    talk.most = 40  # so that something stays in the socket
+    talk.feed(HELLO + b"\n" + b"".join(b"CMD %d\n" % number for number in range(1, 100)))
+    assert talk.lines == [HELLO]
+    talk.join()
+    assert talk.logged() == [b"CMD %d 1 %d" % (number, number) for number in range(1, 100)]
+
+
 def test_what_is_kept_until_the_join_may_be_longer_than_a_line(talk: Conversation) -> None:
     talk.feed(HELLO + b"\n" + b"CMD a\n" * MAX_LINE)
     talk.join()
@@ -186,10 +226,10 @@ def test_commands_are_logged_and_other_lines_handed_over_in_their_order(joined: 
 
 
 def test_a_line_handed_over_stands_between_the_commands_around_it(joined: Conversation) -> None:
-    lines = joined.channel.lines(bytearray(bytes(HEADROOM) + b"CMD a\nWHO\nCMD b\n"), 16)
-    assert next(lines) == b"WHO"
+    joined.log.take(joined.channel.client, b"CMD a\nWHO\nCMD b\n")
+    assert joined.channel.next_line() == b"WHO"
     assert joined.logged() == [b"CMD 1 1 a"]
-    assert next(lines, None) is None
+    assert joined.channel.next_line() is None
     assert joined.logged() == [b"CMD 2 1 b"]
 
 
@@ -216,13 +256,75 @@ def test_a_leave_ends_the_conversation_in_the_middle_of_a_piece(joined: Conversa
 
 def test_closing_throws_away_what_comes(joined: Conversation) -> None:
     joined.feed(b"CMD a\nCMD half")
-    joined.channel.state = State.CLOSING
+    joined.dismiss()
     assert joined.channel.wants_read  # to see the end of the connection
     joined.feed(b"x" * MAX_LINE)
     joined.feed(b"\nCMD b\nWHO\n")
     assert joined.error is None
     assert joined.lines == []
     assert joined.logged() == [b"CMD 1 1 a"]
+
+
+def test_a_read_brings_another_channels_input_and_nothing_of_this_one(joined: Conversation) -> None:
+    joined.log.take(joined.watcher, b"CMD a\nWHO\n")
+    assert joined.channel.next_line() is None
+    assert joined.logged() == []
+    assert joined.log.next_line(joined.watcher) == b"WHO"
+    assert joined.logged() == [b"CMD 1 0 a"]
+
+
+# --- pauses -----------------------------------------------------------------------------------
+
+
+def test_in_a_pause_nothing_is_handled_and_after_it_all_in_order(joined: Conversation) -> None:
+    joined.pauses_after = 2
+    joined.feed(b"CMD a\nPING 1\nCMD b\nPING 2\nCMD c\nPING 3\nCMD d\nPI")
+    joined.feed(b"NG 4\nCMD e\nPING 5\nCMD f\n")
+    assert joined.channel.paused
+    assert joined.channel.next_line() is None
+    assert joined.lines == [b"PING 1", b"PING 2"]
+    assert joined.logged() == [b"CMD 1 1 a", b"CMD 2 1 b"]
+    with pytest.raises(BlockingIOError):
+        joined.log.read(joined.channel.client, READ_SIZE)
+    joined.resume()
+    joined.resume()  # it was paused once more
+    assert joined.lines == [b"PING %d" % number for number in range(1, 6)]
+    assert joined.logged() == [b"CMD %d 1 %c" % (seq, 0x60 + seq) for seq in range(3, 7)]
+    assert not joined.channel.paused
+
+
+def test_it_may_be_paused_again_and_again(joined: Conversation) -> None:
+    joined.pauses_after = 1
+    joined.feed(b"".join(b"PING %d\nCMD %d\n" % (number, number) for number in range(1, 101)))
+    for number in range(1, 101):
+        assert joined.channel.paused
+        assert joined.lines.pop() == b"PING %d" % number
+        assert joined.logged() == ([b"CMD %d 1 %d" % (number - 1, number - 1)] if number > 1 else [])
+        joined.log.check()
+        joined.resume()
+    assert not joined.channel.paused
+    assert joined.lines == []
+    assert joined.logged() == [b"CMD 100 1 100"]
+
+
+@pytest.mark.parametrize("rest", [b"", b"CM"])
+def test_a_pause_behind_the_last_line_loses_nothing(rest: bytes, joined: Conversation) -> None:
+    joined.pauses_after = 1
+    joined.feed(b"PING\n" + rest)
+    assert joined.channel.paused
+    joined.resume()
+    assert not joined.channel.paused
+    joined.feed(b"CMD a\n"[len(rest) :])
+    assert joined.logged() == [b"CMD 1 1 a"]
+
+
+def test_who_is_let_go_in_a_pause_is_heard_no_more(joined: Conversation) -> None:
+    joined.pauses_after = 1
+    joined.feed(b"PING\nCMD a\nWHO\n")
+    joined.dismiss()
+    joined.feed(b"CMD b\nWHO\n")
+    assert joined.lines == [b"PING"]
+    assert joined.logged() == []
 
 
 # --- lines that are too long ------------------------------------------------------------------
@@ -291,19 +393,24 @@ def test_the_message_names_the_limit(joined: Conversation) -> None:
 
 
 def test_before_the_join_a_bounded_amount_is_read_whatever_max_line_is() -> None:
-    with Conversation(16 * HANDSHAKE_BYTES) as talk:
-        assert talk.channel.room == HANDSHAKE_BYTES
+    with Conversation(16 * UNRANKED_BYTES) as talk:
         talk.feed(b"x" * 1000)
-        assert talk.channel.room == HANDSHAKE_BYTES - 1000
-        talk.feed(b"x" * (HANDSHAKE_BYTES - 1001))
-        assert talk.channel.room == 1
+        talk.feed(b"x" * (UNRANKED_BYTES - 1001))
         assert talk.error is None
         talk.feed(b"x")
         assert is_too_long(talk)
+        assert str(talk.error) == f"a line is longer than {UNRANKED_BYTES} bytes"
 
 
-def test_a_ranked_client_has_room_for_the_longest_line(joined: Conversation) -> None:
-    assert joined.channel.room >= protocol.MAX_MAX_LINE
+def test_a_ranked_client_has_room_for_the_longest_line() -> None:
+    with Conversation(protocol.MAX_MAX_LINE) as talk:
+        talk.feed(HELLO + b"\n")
+        talk.join()
+        text = b"x" * (protocol.MAX_MAX_LINE - len(b"CMD \n"))
+        talk.feed(b"CMD " + text + b"\nWHO\n")
+        assert talk.error is None
+        assert talk.lines == [HELLO, b"WHO"]
+        assert talk.log.lag(talk.watcher) == len(b"CMD 1 1 \n") + len(text)
 
 
 # --- what it waits for ------------------------------------------------------------------------

@@ -1,90 +1,29 @@
-"""The C core through its typed face, one behaviour at a time; ``test_clist_model`` is the rest."""
+"""The C core through its typed face, one behaviour at a time: ranks, the log, and what is sent.
+
+What clients send is ``test_clist_input``'s; ``test_clist_model`` is the rest.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rankserver._clist_cffi import lib
-from rankserver.clist import BLOCK_BYTES, PEEK_SPANS, Client, Fed, Flushed, Log, text_ok
-from tests.clist_model import ModelClient, ModelLog, keeps_text_rule
-
-MAX_LINE: Final = 256
-READ_SIZE: Final = 1 << 20
-
-
-class Peers:
-    """A log whose clients are socket pairs: what it sends to a client is read at the other end."""
-
-    def __init__(self, max_line: int = MAX_LINE, block_bytes: int = 1) -> None:
-        self.log = Log(max_line, block_bytes)
-        self.ours: dict[Client, socket.socket] = {}
-        self.theirs: dict[Client, socket.socket] = {}
-
-    def open(self) -> Client:
-        ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        client = self.log.open(ours.fileno())
-        self.ours[client] = ours
-        self.theirs[client] = theirs
-        return client
-
-    def join(self) -> Client:
-        client = self.open()
-        self.log.join(client)
-        return client
-
-    def fd(self, client: Client) -> int:
-        return self.ours[client].fileno()
-
-    def shrink(self, client: Client) -> None:
-        """Let the kernel keep no more than a few KiB for the client."""
-        self.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-
-    def read(self, client: Client, most: int = READ_SIZE) -> bytes:
-        """Return what the client has been sent and did not read before."""
-        with contextlib.suppress(BlockingIOError):
-            return self.theirs[client].recv(most)
-        return b""
-
-    def rest(self, client: Client) -> bytes:
-        """Flush and read until the client has all."""
-        got = b""
-        while self.log.flush(client) is Flushed.BLOCKED:
-            got += self.read(client)
-        return got + self.read(client)
-
-    def hang_up(self, client: Client) -> None:
-        self.theirs[client].close()
-
-    def close(self) -> None:
-        self.log.close()
-        for sock in (*self.ours.values(), *self.theirs.values()):
-            sock.close()
+from rankserver.clist import BLOCK_BYTES, PEEK_SPANS, Client, Flushed, Log, text_ok
+from tests.clist_model import keeps_text_rule
+from tests.clist_peers import MAX_LINE, READ_SIZE, Peers, commands, logged_commands
 
 
 @pytest.fixture
 def peers() -> Iterator[Peers]:
-    peers = Peers()
-    yield peers
-    peers.log.check()
-    peers.close()
-
-
-def commands(count: int, size: int = 100) -> bytes:
-    return b"CMD %s\n" % (b"x" * size) * count
-
-
-def logged_commands(count: int, size: int = 100) -> bytes:
-    """Return what the ranked clients of a new log get when its first one sent ``commands``."""
-    return b"".join(b"CMD %d 0 %s\n" % (seq, b"x" * size) for seq in range(1, count + 1))
+    with Peers() as peers:
+        yield peers
 
 
 # --- ranks ------------------------------------------------------------------------------------
@@ -161,7 +100,7 @@ def test_who_has_left_cannot_join_again(
     assert peers.log.clients == 0
 
 
-@pytest.mark.parametrize("call", [Log.retire, Log.cut, lambda log, client: log.feed(client, b"CMD a\n")])
+@pytest.mark.parametrize("call", [Log.retire, Log.cut])
 def test_what_needs_a_rank_is_refused_before_the_join_and_after_the_leave(
     call: Callable[[Log, Client], object], peers: Peers
 ) -> None:
@@ -178,7 +117,12 @@ CLIENT_CALLS: Final[list[Callable[[Log, Client], object]]] = [
     Log.retire,
     Log.cut,
     Log.discard,
-    lambda log, client: log.feed(client, b"CMD a\n"),
+    lambda log, client: log.read(client, 1),
+    lambda log, client: log.take(client, b"CMD a\n"),
+    Log.next_line,
+    Log.set_aside,
+    Log.resume,
+    Log.ignore,
     lambda log, client: log.private(client, b"a\n"),
     Log.flush,
     Log.peek,
@@ -249,90 +193,6 @@ def test_a_frame_that_no_block_can_hold_is_refused_and_changes_nothing(peers: Pe
     assert peers.rest(client) == b"LEFT 1 %s\n" % (b"x" * most)
 
 
-def test_a_command_carries_the_rank_that_its_sender_has_when_it_is_fed(peers: Peers) -> None:
-    first, second = peers.join(), peers.join()
-    peers.log.feed(second, b"CMD a\n")
-    peers.log.retire(first)
-    peers.log.feed(second, b"CMD b\n")
-    assert peers.rest(second) == b"CMD 1 1 a\nCMD 2 0 b\n"
-
-
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_input_may_be_any_kind_of_bytes(kind: Callable[[bytes], Any], peers: Peers) -> None:
-    client = peers.join()
-    assert peers.log.feed(client, kind(b"CMD a\nWHO\nCMD b\n")) == Fed(10, b"WHO", too_long=False)
-    assert peers.rest(client) == b"CMD 1 0 a\n"
-
-
-@pytest.mark.parametrize(
-    ("data", "fed", "logged"),
-    [
-        (b"", Fed(0, None, too_long=False), b""),
-        (b"CMD a", Fed(0, None, too_long=False), b""),
-        (b"CMD a\nCMD b", Fed(6, None, too_long=False), b"CMD 1 0 a\n"),
-        (b"\n\r\n\nCMD a\r\n\n", Fed(12, None, too_long=False), b"CMD 1 0 a\n"),
-        (b"CMD  a \n", Fed(8, None, too_long=False), b"CMD 1 0  a \n"),
-        (b"CMD \t\n", Fed(6, None, too_long=False), b"CMD 1 0 \t\n"),
-        ("CMD é€😀\n".encode(), Fed(14, None, too_long=False), "CMD 1 0 é€😀\n".encode()),
-        (b"CMD \n", Fed(5, b"CMD ", too_long=False), b""),
-        (b"CMD \r\n", Fed(6, b"CMD ", too_long=False), b""),
-        (b"CMD\n", Fed(4, b"CMD", too_long=False), b""),
-        (b"CMD\ta\n", Fed(6, b"CMD\ta", too_long=False), b""),
-        (b"cmd a\n", Fed(6, b"cmd a", too_long=False), b""),
-        (b"CMDa b\n", Fed(7, b"CMDa b", too_long=False), b""),
-        (b"ASK a\nCMD b\n", Fed(6, b"ASK a", too_long=False), b""),
-        (b"CMD a\nPING\r\nCMD b\n", Fed(12, b"PING", too_long=False), b"CMD 1 0 a\n"),
-        (b"\r\r\n", Fed(3, b"\r", too_long=False), b""),
-        (b"CMD a\r\r\n", Fed(8, b"CMD a\r", too_long=False), b""),
-        (b"CMD a\0\n", Fed(7, b"CMD a\0", too_long=False), b""),
-        (b"CMD a\x7f\n", Fed(7, b"CMD a\x7f", too_long=False), b""),
-        (b"CMD \xff\n", Fed(6, b"CMD \xff", too_long=False), b""),
-        (b"CMD \xc2\n\x80\n", Fed(6, b"CMD \xc2", too_long=False), b""),  # no sequence across lines
-    ],
-)
-def test_feed_logs_valid_commands_and_hands_other_lines_back(
-    data: bytes, fed: Fed, logged: bytes, peers: Peers
-) -> None:
-    client = peers.join()
-    assert peers.log.feed(client, data) == fed
-    assert peers.rest(client) == logged
-
-
-@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
-@pytest.mark.parametrize("start", [b"CMD ", b"ASK "])
-def test_the_longest_line_has_max_line_bytes_with_its_end(start: bytes, ending: bytes, peers: Peers) -> None:
-    client = peers.join()
-    longest = start.ljust(MAX_LINE - len(ending), b"x") + ending
-    fed = peers.log.feed(client, longest)
-    assert fed.consumed == MAX_LINE
-    assert not fed.too_long
-    assert peers.log.feed(client, b"CMD a\nx" + longest) == Fed(6, None, too_long=True)
-
-
-def test_a_long_line_is_only_judged_once_it_is_complete(peers: Peers) -> None:
-    client = peers.join()
-    assert peers.log.feed(client, b"x" * 3 * MAX_LINE) == Fed(0, None, too_long=False)
-
-
-def test_ten_thousand_commands_in_one_piece_are_logged_in_order_without_a_gap(peers: Peers) -> None:
-    peers.join()
-    client = peers.join()
-    data = b"".join(b"CMD %d\n" % number for number in range(1, 10_001))
-    assert peers.log.feed(client, data) == Fed(len(data), None, too_long=False)
-    assert peers.log.seq == 10_000
-    expected = b"".join(b"CMD %d 1 %d\n" % (number, number) for number in range(1, 10_001))
-    assert peers.rest(client) == expected
-
-
-@pytest.mark.parametrize("seq", [8, 9, 98, 99, 100, 999, 9_998, 9_999])
-def test_seq_goes_on_when_a_feed_begins_beside_a_change_of_its_length(seq: int, peers: Peers) -> None:
-    for _ in range(seq):
-        peers.log.append(b"JOIN", b"0")
-    client = peers.join()
-    peers.log.feed(client, b"CMD a\n" * 3)
-    assert peers.rest(client) == b"".join(b"CMD %d 0 a\n" % (seq + more) for more in (1, 2, 3))
-
-
 # --- the text rule ----------------------------------------------------------------------------
 
 
@@ -360,36 +220,6 @@ def test_a_sequence_that_the_length_cuts_off_is_no_text_whatever_is_in_memory_be
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_judged_as_in_python(text: bytes) -> None:
     assert text_ok(text) == keeps_text_rule(text)
-
-
-@given(
-    sizes=st.lists(st.sampled_from([1, 30, 700, 4091, 4092, 5000, 9000]), min_size=1, max_size=6),
-    spoil=st.lists(
-        st.tuples(st.integers(0, 40_000), st.sampled_from([b"\r", b"\xff", b"\x01", "é".encode()]))
-    ),
-)
-@settings(max_examples=150, deadline=None)
-def test_one_bad_line_among_many_is_found_wherever_it_is(
-    sizes: list[int], spoil: list[tuple[int, bytes]]
-) -> None:
-    """The core looks at plain text in large pieces; what is rough may be anywhere in one, or beside it."""
-    data = bytearray(b"".join(commands(1, size) for size in sizes) * 2)
-    for place, what in spoil:
-        at = place % len(data)
-        data[at : at + len(what)] = what
-    model, sender = ModelLog(10_000), ModelClient()
-    model.join(sender)
-    peers = Peers(10_000)
-    client = peers.join()
-    rest = bytes(data)
-    while rest:
-        fed = peers.log.feed(client, rest)
-        assert fed == model.feed(sender, rest)
-        if not fed.consumed or fed.too_long:
-            break
-        rest = rest[fed.consumed :]
-    assert peers.rest(client) == sender.stream
-    peers.close()
 
 
 # --- private frames ---------------------------------------------------------------------------
@@ -425,7 +255,7 @@ def test_a_client_is_sent_to_before_it_joins(peers: Peers) -> None:
 
 def test_a_farewell_comes_after_all_that_was_logged_before_the_leave_and_nothing_after(peers: Peers) -> None:
     client, other = peers.join(), peers.join()
-    peers.log.feed(other, commands(20))
+    peers.feed(other, commands(20))
     peers.log.retire(client)
     peers.log.append(b"LEFT", b"0")
     peers.log.private(client, b"BYE shutdown\n")
@@ -521,7 +351,7 @@ def test_who_is_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
     client, other = peers.join(), peers.join()
     peers.log.append(b"JOIN", b"0".ljust(500))
     got = peers.rest(client)
-    peers.log.feed(other, commands(3, 200))  # these begin in the next block
+    peers.feed(other, commands(3, 200))  # these begin in the next block
     peers.log.cut(client)
     assert got.count(b"\n") == 1
     assert peers.rest(client) == b""
@@ -530,7 +360,7 @@ def test_who_is_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
 
 def test_a_farewell_follows_the_frame_that_a_cut_client_has_begun(peers: Peers) -> None:
     client = peers.join()
-    peers.log.feed(client, commands(50))
+    peers.feed(client, commands(50))
     peers.log.advance(client, 150)
     peers.log.cut(client)
     peers.log.private(client, b"BYE slow\n")
@@ -544,7 +374,7 @@ def test_the_log_is_kept_for_the_slowest_client_only(peers: Peers) -> None:
     slow, fast = peers.join(), peers.join()
     data = commands(200)
     for _ in range(5):
-        peers.log.feed(fast, data)
+        peers.feed(fast, data)
         peers.rest(fast)
     assert peers.log.held == peers.log.lag(slow) > 5 * len(data)
     assert peers.log.lag(fast) == 0
@@ -557,7 +387,7 @@ def test_nothing_is_kept_for_a_client_that_is_cut_or_discarded(
     leave: Callable[[Log, Client], None], peers: Peers
 ) -> None:
     slow, fast = peers.join(), peers.join()
-    peers.log.feed(fast, commands(200))
+    peers.feed(fast, commands(200))
     peers.rest(fast)
     leave(peers.log, slow)
     assert peers.log.held <= MAX_LINE + 256
@@ -565,11 +395,11 @@ def test_nothing_is_kept_for_a_client_that_is_cut_or_discarded(
 
 def test_nothing_is_kept_for_a_client_that_is_cut_in_the_middle_of_a_frame(peers: Peers) -> None:
     slow, fast = peers.join(), peers.join()
-    peers.log.feed(fast, commands(200))
+    peers.feed(fast, commands(200))
     peers.log.advance(slow, 150)
     peers.rest(fast)
     peers.log.cut(slow)
-    peers.log.feed(fast, commands(200))
+    peers.feed(fast, commands(200))
     peers.rest(fast)
     assert peers.log.held <= MAX_LINE + 256
     rest = peers.rest(slow)
@@ -579,7 +409,7 @@ def test_nothing_is_kept_for_a_client_that_is_cut_in_the_middle_of_a_frame(peers
 
 def test_the_log_is_kept_for_a_client_that_has_left_until_it_has_all(peers: Peers) -> None:
     client = peers.join()
-    peers.log.feed(client, commands(100))
+    peers.feed(client, commands(100))
     peers.log.retire(client)
     for _ in range(100):
         peers.log.append(b"JOIN", b"0")
@@ -610,7 +440,7 @@ def test_the_log_is_given_back_block_by_block(peers: Peers) -> None:
 def test_a_full_socket_blocks_and_goes_on_where_it_stopped(peers: Peers) -> None:
     client = peers.join()
     peers.shrink(client)
-    peers.log.feed(client, commands(200))
+    peers.feed(client, commands(200))
     lag = peers.log.lag(client)
     assert peers.log.flush(client) is Flushed.BLOCKED
     assert peers.log.is_blocked(client)
@@ -649,7 +479,7 @@ def test_flushing_all_names_who_is_blocked_and_who_is_gone_once(peers: Peers) ->
     fine, slow, gone = peers.join(), peers.join(), peers.join()
     peers.shrink(slow)
     peers.hang_up(gone)
-    peers.log.feed(fine, commands(100))
+    peers.feed(fine, commands(100))
     assert peers.log.flush_all() == ([peers.fd(slow)], [peers.fd(gone)])
     assert [peers.log.is_blocked(client) for client in (fine, slow, gone)] == [False, True, True]
     assert peers.log.lag(fine) == 0
@@ -720,17 +550,16 @@ def test_peek_is_bounded_in_spans(peers: Peers) -> None:
 
 
 def test_peek_is_bounded_in_bytes_of_the_log() -> None:
-    peers = Peers(65_536, BLOCK_BYTES)
-    client = peers.join()
-    peers.log.feed(client, commands(4 * BLOCK_BYTES // 200, 200))
-    assert peers.log.lag(client) > 3 * BLOCK_BYTES
-    assert sum(map(len, peers.log.peek(client))) == BLOCK_BYTES
-    peers.close()
+    with Peers(65_536, BLOCK_BYTES, 4 * BLOCK_BYTES) as peers:
+        client = peers.join()
+        peers.feed(client, commands(4 * BLOCK_BYTES // 206, 200))
+        assert peers.log.lag(client) > 3 * BLOCK_BYTES
+        assert sum(map(len, peers.log.peek(client))) == BLOCK_BYTES
 
 
 def test_peek_goes_on_over_the_edges_of_blocks(peers: Peers) -> None:
     client = peers.join()
-    peers.log.feed(client, commands(30))
+    peers.feed(client, commands(30))
     got = b""
     while spans := peers.log.peek(client):
         got += b"".join(spans)[:77]

@@ -14,7 +14,7 @@ import pytest
 from cffi import FFI
 
 from rankserver import clist
-from rankserver.clist import Fed, Log
+from rankserver.clist import Client, Log
 from tests.support import ROOT
 
 MAX_LINE: Final = 256
@@ -103,15 +103,23 @@ class Scene:
             self.log.advance(self.ranked, len(data))
         return got.splitlines()
 
+    def feed(self, client: Client, data: bytes) -> list[bytes]:
+        """Let ``data`` be what was read last; return the lines of it that are handed over."""
+        self.log.take(client, data)
+        return self.lines(client)
+
+    def lines(self, client: Client) -> list[bytes]:
+        return list(iter(lambda: self.log.next_line(client), None))
+
 
 def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
-    for after in (0, 1):  # the log itself, and its first block
+    for after in range(3):  # the log itself, its input buffer, and its first block
         lib.fault_arm(after)
         with pytest.raises(MemoryError):
             Log(MAX_LINE, BLOCK_BYTES)
         assert lib.fault_disarm()
         assert lib.fault_live() == 0
-    lib.fault_arm(2)
+    lib.fault_arm(3)
     Log(MAX_LINE, BLOCK_BYTES).close()
     assert not lib.fault_disarm()
 
@@ -161,26 +169,25 @@ def test_an_append_that_gets_no_memory_logs_nothing(lib: Any) -> None:
     assert after == 3  # each block but the first failed once
 
 
-def test_a_feed_that_gets_no_memory_counts_what_is_logged_and_goes_on_there(lib: Any) -> None:
+def test_commands_that_get_no_memory_are_logged_when_they_are_tried_again(lib: Any) -> None:
     data = COMMAND * COMMANDS
     for after in range(3):
         scene = Scene()
+        scene.log.take(scene.ranked, data)
         lib.fault_arm(after)
-        fed = scene.log.feed(scene.ranked, data)  # says nothing yet: some of it is logged
+        with pytest.raises(MemoryError):
+            scene.log.next_line(scene.ranked)
         assert lib.fault_disarm()
-        logged = 2 * (after + 1)
-        assert fed == Fed(logged * len(COMMAND), None, too_long=False)
-        assert scene.log.seq == logged
+        assert scene.log.seq == 2 * (after + 1)
 
         before = scene.state
         lib.fault_arm(0)
         with pytest.raises(MemoryError):
-            scene.log.feed(scene.ranked, data[fed.consumed :])
+            scene.log.next_line(scene.ranked)
         assert lib.fault_disarm()
         assert scene.state == before
 
-        rest = scene.log.feed(scene.ranked, data[fed.consumed :])
-        assert fed.consumed + rest.consumed == len(data)
+        assert scene.log.next_line(scene.ranked) is None
         assert [frame.split()[:3] for frame in scene.frames()[1:]] == [
             [b"CMD", b"%d" % seq, b"0"] for seq in range(1, COMMANDS + 1)
         ]
@@ -188,14 +195,92 @@ def test_a_feed_that_gets_no_memory_counts_what_is_logged_and_goes_on_there(lib:
         assert lib.fault_live() == 0
     scene = Scene()
     lib.fault_arm(3)
-    assert scene.log.feed(scene.ranked, data).consumed == len(data)
+    assert scene.feed(scene.ranked, data) == []
     assert not lib.fault_disarm()
+    scene.log.close()
+
+
+@pytest.mark.parametrize("pieces", [[b"CMD a\nCM"], [b"CMD a\nC", b"M"], [b"CMD a\n", b"C", b"M"]])
+def test_a_begun_line_that_gets_no_memory_is_kept_when_it_is_tried_again(
+    pieces: list[bytes], lib: Any
+) -> None:
+    scene = Scene()
+    *pieces, last = pieces
+    for piece in pieces:
+        scene.feed(scene.ranked, piece)
+    scene.log.take(scene.ranked, last)
+    live, before = lib.fault_live(), None
+    for _ in range(2):
+        lib.fault_arm(0)
+        with pytest.raises(MemoryError):
+            scene.log.next_line(scene.ranked)
+        assert lib.fault_disarm()
+        assert before in (None, scene.state)
+        before = scene.state
+        assert (scene.log.seq, lib.fault_live()) == (1, live)
+    assert scene.log.next_line(scene.ranked) is None
+    assert scene.state == before
+    assert scene.feed(scene.ranked, b"D b\nWHO\n") == [b"WHO"]
+    assert scene.frames() == [b"WELCOME", b"CMD 1 0 a", b"CMD 2 0 b"]
+    scene.log.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"CM"])
+def test_what_gets_no_memory_to_be_set_aside_is_still_to_be_handled(begun: bytes, lib: Any) -> None:
+    for tries_again in (False, True):
+        scene = Scene()
+        scene.feed(scene.ranked, begun)
+        scene.log.take(scene.ranked, b"CMD a\nWHO\nCM"[len(begun) :])
+        before, live = scene.state, lib.fault_live()
+        for _ in range(2):
+            lib.fault_arm(0)
+            with pytest.raises(MemoryError):
+                scene.log.set_aside(scene.ranked)
+            assert lib.fault_disarm()
+            assert (scene.state, lib.fault_live()) == (before, live)
+        if tries_again:
+            scene.log.set_aside(scene.ranked)
+            scene.feed(scene.new, b"HELLO\n")
+            scene.log.resume(scene.ranked)
+        assert scene.lines(scene.ranked) == [b"WHO"]
+        assert scene.feed(scene.ranked, b"D b\n") == []
+        assert scene.frames() == [b"WELCOME", b"CMD 1 0 a", b"CMD 2 0 b"]
+        scene.log.close()
+        assert lib.fault_live() == 0
+
+
+def test_what_gets_no_memory_to_be_set_aside_can_still_be_read_behind(lib: Any) -> None:
+    """The client is not taken for one with something set aside, though it has begun a line."""
+    scene = Scene()
+    scene.feed(scene.ranked, b"CMD")
+    scene.log.take(scene.ranked, b" a")
+    lib.fault_arm(0)
+    with pytest.raises(MemoryError):
+        scene.log.set_aside(scene.ranked)
+    assert lib.fault_disarm()
+    assert scene.log.next_line(scene.ranked) is None
+    assert scene.feed(scene.ranked, b"\n") == []
+    assert scene.frames() == [b"WELCOME", b"CMD 1 0 a"]
+    scene.log.close()
+
+
+def test_a_begun_line_is_not_copied_to_each_read_before_its_end_comes(lib: Any) -> None:
+    scene = Scene()
+    live = lib.fault_live()
+    for piece in (b"CMD", b" a", b"b", b"c"):
+        scene.feed(scene.ranked, piece)
+        scene.log.take(scene.ranked, b"d")
+        assert lib.fault_live() == live + 1  # it is where it was
+        assert scene.log.next_line(scene.ranked) is None
+    scene.log.take(scene.ranked, b"\n")
+    assert lib.fault_live() == live
+    assert scene.lines(scene.ranked) == [b"CMDd adbdcd"]
     scene.log.close()
 
 
 def test_leaving_and_sending_need_no_memory(lib: Any) -> None:
     scene = Scene()
-    scene.log.feed(scene.ranked, COMMAND * COMMANDS)
+    scene.feed(scene.ranked, COMMAND * COMMANDS)
     other = scene.log.open(-1)
     lib.fault_arm(0)
     scene.log.join(scene.new)
@@ -210,12 +295,51 @@ def test_leaving_and_sending_need_no_memory(lib: Any) -> None:
     assert not lib.fault_disarm()
 
 
+def test_whole_lines_and_what_was_set_aside_need_no_memory(lib: Any) -> None:
+    scene = Scene()
+    scene.log.take(scene.new, b"HELLO\nPING\n")
+    scene.log.set_aside(scene.new)
+    scene.feed(scene.ranked, b"CM")
+    lib.fault_arm(0)
+    assert scene.feed(scene.ranked, b"D a\nWHO\n") == [b"WHO"]
+    scene.log.set_aside(scene.ranked)  # nothing is left of it
+    scene.log.resume(scene.new)
+    assert scene.lines(scene.new) == [b"HELLO", b"PING"]
+    scene.log.ignore(scene.new)
+    assert scene.feed(scene.new, b"WHO\nCM") == []
+    assert not lib.fault_disarm()
+    scene.log.close()
+
+
+def test_no_memory_stays_with_what_is_kept_once_that_is_input_again(lib: Any) -> None:
+    scene = Scene()
+    live = lib.fault_live()
+    for _ in range(2):
+        scene.feed(scene.ranked, b"CM")
+        scene.feed(scene.ranked, b"D a")
+        assert lib.fault_live() == live + 1
+        scene.feed(scene.ranked, b"\n")
+        assert lib.fault_live() == live
+        scene.log.take(scene.ranked, b"CMD a\nWHO\n")
+        scene.log.set_aside(scene.ranked)
+        assert lib.fault_live() == live + 1
+        scene.log.resume(scene.ranked)
+        assert lib.fault_live() == live
+    scene.feed(scene.new, b"HELLO")
+    assert lib.fault_live() == live + 1
+    scene.log.ignore(scene.new)
+    assert lib.fault_live() == live
+    scene.log.close()
+
+
 def test_a_client_that_is_discarded_leaves_no_memory_behind(lib: Any) -> None:
     with Log(MAX_LINE, BLOCK_BYTES) as log:
         live = lib.fault_live()
         for leave in (log.retire, log.cut, lambda _: None):
             client = log.open(-1)
             log.private(client, b"INFO\n")
+            log.take(client, b"HELLO\nCM")
+            log.set_aside(client)
             log.join(client)
             log.private(client, b"WELCOME\n")
             log.advance(client, 2)
@@ -225,16 +349,25 @@ def test_a_client_that_is_discarded_leaves_no_memory_behind(lib: Any) -> None:
             assert lib.fault_live() == live
 
 
+def test_a_log_that_is_closed_leaves_nothing_of_its_clients_input_behind(lib: Any) -> None:
+    scene = Scene()
+    scene.feed(scene.ranked, b"CM")
+    scene.log.take(scene.new, b"HELLO\nCM")
+    scene.log.set_aside(scene.new)
+    scene.log.close()
+    assert lib.fault_live() == 0
+
+
 def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
     scene = Scene()
     live = lib.fault_live()
-    scene.log.feed(scene.ranked, COMMAND * 200)
+    scene.feed(scene.ranked, COMMAND * 200)
     assert lib.fault_live() == live + 99  # blocks of two commands each
     scene.frames()
     kept = lib.fault_live()
     assert live <= kept < live + 20
     for _ in range(10):
-        scene.log.feed(scene.ranked, COMMAND * 20)
+        scene.feed(scene.ranked, COMMAND * 20)
         scene.frames()
         scene.log.check()
         assert lib.fault_live() == kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import socket
 import struct
 import termios
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rankserver.clist import PEEK_SPANS, Flushed, Log
+from rankserver.exceptions import RemoteProtocolError
 from tests.clist_model import ModelClient, ModelLog
 
 MAX_LINE: Final = 256
 BLOCK_BYTES: Final = MAX_LINE + 256  # the least that the core allows: a few lines each
+INPUT_BYTES: Final = 1000  # in one read at most: a few lines
 READ_SIZE: Final = 1 << 20  # more than a socket holds
 
 WHICH: Final = st.integers(0, 99)  # of the clients that a rule is for
@@ -27,6 +30,7 @@ TEXTS: Final = st.one_of(
     st.binary(max_size=6),
     st.integers(0, MAX_LINE + 4).map(lambda size: b"x" * size),
 )
+CUTS: Final = st.lists(st.integers(0, 2 * INPUT_BYTES), max_size=4)  # where what is sent is cut
 LINES: Final = st.tuples(
     st.sampled_from([b"CMD ", b"CMD ", b"CMD ", b"CMD a", b"ASK ", b"WHO", b""]),
     TEXTS,
@@ -46,7 +50,7 @@ class Peer:
         self.client = log.open(self.fd)
         self.model = ModelClient()
         self.received = bytearray()
-        self.unfinished = b""  # what it sent that is no whole line
+        self.on_the_way = b""  # what it sent that was not read yet
         self.is_blocked = False
         self.has_hung_up = False
 
@@ -64,8 +68,12 @@ class Peer:
             self.received += self.theirs.recv(most)
             assert self.model.stream.startswith(self.received)
 
+    def send(self, data: bytes) -> None:
+        if not self.has_hung_up:
+            self.on_the_way += data[: self.theirs.send(data)]
+
     def hang_up(self) -> None:
-        self.read(READ_SIZE)
+        self.read(READ_SIZE)  # or the connection would be reset, and what is on the way lost
         self.has_hung_up = True
         self.theirs.close()
 
@@ -85,9 +93,10 @@ class LogMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log = Log(MAX_LINE, BLOCK_BYTES)
+        self.log = Log(MAX_LINE, BLOCK_BYTES, INPUT_BYTES)
         self.model = ModelLog(MAX_LINE)
         self.peers: list[Peer] = []
+        self.reader: Peer | None = None  # who has input that was not gone through
 
     # --- who there is ---
 
@@ -140,6 +149,8 @@ class LogMachine(RuleBasedStateMachine):
         peer = self._pick(self.peers, which)
         self.log.discard(peer.client)
         self.peers.remove(peer)
+        if peer is self.reader:
+            self.reader = None
         if peer.model in self.model.ranked:
             self.model.retire(peer.model)
         peer.read(READ_SIZE)
@@ -153,25 +164,6 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.append(verb, text) == self.model.append(verb, text)
 
     @precondition(lambda self: self.peers)
-    @rule(which=WHICH, lines=st.lists(LINES, max_size=8), cut_at=st.integers(0, MAX_LINE))
-    def feed(self, which: int, lines: list[bytes], cut_at: int) -> None:
-        peer = self._pick(self.peers, which)
-        data = b"".join(lines)
-        if peer.model not in self.model.ranked:
-            self._expect_misuse(lambda: self.log.feed(peer.client, data))
-            return
-        for piece in (data[:cut_at], data[cut_at:]):
-            self._feed(peer, piece)
-
-    @precondition(lambda self: self.model.ranked)
-    @rule(which=WHICH, count=st.integers(1, 100), size=st.integers(1, 200), flushes=st.booleans())
-    def burst(self, which: int, count: int, size: int, flushes: bool) -> None:
-        peer = self._pick([peer for peer in self.peers if peer.model in self.model.ranked], which)
-        self._feed(peer, b"\n" + b"CMD %s\n" % (b"z" * size) * count)
-        if flushes:
-            self.flush_all()
-
-    @precondition(lambda self: self.peers)
     @rule(which=WHICH, size=st.sampled_from([0, 10, 600, 4000]), count=st.integers(1, 3))
     def private(self, which: int, size: int, count: int) -> None:
         peer = self._pick(self.peers, which)
@@ -179,6 +171,91 @@ class LogMachine(RuleBasedStateMachine):
             frame = b"PONG %d %s\n" % (number, b"p" * size)
             self.log.private(peer.client, frame)
             self.model.private(peer.model, frame)
+
+    # --- what they send ---
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, lines=st.lists(LINES, max_size=8))
+    def send(self, which: int, lines: list[bytes]) -> None:
+        self._pick(self.peers, which).send(b"".join(lines))
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, most=st.integers(1, 2 * INPUT_BYTES), keeps=st.booleans())
+    def receive(self, which: int, most: int, keeps: bool) -> None:
+        self._free_the_input(keeps=keeps)
+        peer = self._pick(self.peers, which)
+        if peer.model.is_set_aside or not (peer.on_the_way or peer.has_hung_up):
+            with pytest.raises(BlockingIOError):
+                self.log.read(peer.client, most)
+            return
+        count = min(most, INPUT_BYTES, len(peer.on_the_way))
+        assert self.log.read(peer.client, most) == count
+        self.model.take(peer.model, peer.on_the_way[:count])
+        peer.on_the_way = peer.on_the_way[count:]
+        self.reader = peer
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, lines=st.lists(LINES, max_size=8), cuts=CUTS, keeps=st.booleans())
+    def feed(self, which: int, lines: list[bytes], cuts: list[int], keeps: bool) -> None:
+        """Bring several reads in a row, cut anywhere, and do not go through the last of them."""
+        self._free_the_input(keeps=keeps)
+        peer = self._pick(self.peers, which)
+        if peer.model.is_set_aside:
+            self._expect_misuse(lambda: self.log.take(peer.client, b"CMD a\n"))
+        else:
+            self._feed(peer, b"".join(lines), cuts)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def feed_too_much(self, which: int) -> None:
+        peer = self._pick(self.peers, which)
+        self._expect_misuse(lambda: self.log.take(peer.client, b"\n" * (INPUT_BYTES + 1)))
+
+    @precondition(lambda self: self.model.ranked)
+    @rule(which=WHICH, count=st.integers(1, 100), size=st.integers(1, 200), flushes=st.booleans())
+    def burst(self, which: int, count: int, size: int, flushes: bool) -> None:
+        self._free_the_input(keeps=False)
+        peer = self._pick([peer for peer in self.peers if peer.model in self.model.ranked], which)
+        if not peer.model.is_set_aside:
+            self._feed(peer, b"\n" + b"CMD %s\n" % (b"z" * size) * count, [])
+        if flushes:
+            self.flush_all()
+
+    @precondition(lambda self: self.reader)
+    @rule(most=st.integers(1, 5))
+    def go_through(self, most: int) -> None:
+        """Go through what was read last, but not to the end if that is far."""
+        for _ in range(most):
+            if not self.reader or self._next_line(self.reader) is None:
+                break
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def next_line(self, which: int) -> None:
+        """Ask for a line of anybody's: whoever was not read last has none."""
+        self._next_line(self._pick(self.peers, which))
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def set_aside(self, which: int) -> None:
+        peer = self._pick(self.peers, which)
+        self._set_aside(peer)
+        self._next_line(peer)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH, keeps=st.booleans())
+    def resume(self, which: int, keeps: bool) -> None:
+        peer = self._pick(self.peers, which)
+        if peer is not self.reader or peer.model.is_set_aside:
+            self._free_the_input(keeps=keeps)
+            self.log.resume(peer.client)
+            self.model.resume(peer.model)
+            self.reader = peer
+
+    @precondition(lambda self: self.peers)
+    @rule(which=WHICH)
+    def ignore(self, which: int) -> None:
+        self._ignore(self._pick(self.peers, which))
 
     # --- how it gets out ---
 
@@ -282,17 +359,49 @@ class LogMachine(RuleBasedStateMachine):
         self.log.join(peer.client)
         self.model.join(peer.model)
 
-    def _feed(self, peer: Peer, piece: bytes) -> None:
-        data = peer.unfinished + piece
-        while True:
-            fed = self.log.feed(peer.client, data)
-            assert fed == self.model.feed(peer.model, data)
-            data = data[fed.consumed :]
-            if fed.too_long:  # a server would close the connection; here the rest is to be looked at, too
-                data = data[data.index(b"\n") + 1 :]
-            elif not fed.consumed:
-                break
-        peer.unfinished = data
+    def _feed(self, peer: Peer, data: bytes, cuts: list[int]) -> None:
+        """Let this be read in pieces that one read can bring, and go through all but the last."""
+        edges = {0, len(data), *(cut % (len(data) + 1) for cut in cuts), *range(0, len(data), INPUT_BYTES)}
+        for start, stop in itertools.pairwise(sorted(edges)):
+            self._free_the_input(keeps=False)
+            self.log.take(peer.client, data[start:stop])
+            self.model.take(peer.model, data[start:stop])
+            self.reader = peer
+
+    def _next_line(self, peer: Peer) -> bytes | None:
+        """Ask for the next line in both worlds; ignore, as a server does, a client with one too long."""
+        try:
+            line = self.model.next_line(peer.model)
+        except RemoteProtocolError as error:
+            for _ in range(2):
+                with pytest.raises(RemoteProtocolError, match=f"^{error.text}$"):
+                    self.log.next_line(peer.client)
+            self._ignore(peer)
+            return None
+        assert self.log.next_line(peer.client) == line
+        if line is None and peer is self.reader:
+            self.reader = None
+        return line
+
+    def _free_the_input(self, *, keeps: bool) -> None:
+        """Go through what was read last, or set it aside, before the next read takes its place."""
+        if self.reader and keeps:
+            self._set_aside(self.reader)
+        while self.reader:
+            self._next_line(self.reader)
+        self.log.check()
+
+    def _set_aside(self, peer: Peer) -> None:
+        self.log.set_aside(peer.client)
+        self.model.set_aside(peer.model)
+        if peer is self.reader:
+            self.reader = None
+
+    def _ignore(self, peer: Peer) -> None:
+        self.log.ignore(peer.client)
+        self.model.ignore(peer.model)
+        if peer is self.reader:
+            self.reader = None
 
     @staticmethod
     def _expect_misuse(call: Callable[[], object]) -> None:

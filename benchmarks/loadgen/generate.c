@@ -41,15 +41,19 @@ static uint64_t scheduled(const struct generate *gen, size_t i)
 }
 
 /* Note for each command that the connection now has whether it was the last
- * to get it, and then the latency. */
+ * receiver to get it, and then the latency. A sender that hears itself is no
+ * receiver, unless there are no others. */
 static void note_latency(struct generate *gen, struct lg_conn *conn)
 {
     const struct lg_ref *ref = &gen->ref;
+    uint32_t receivers = gen->count - gen->senders;
     uint64_t now = lg_now();
 
+    if (receivers && conn->sender != NOBODY)
+        return;
     while (conn->seen < ref->seen && ref->ends[conn->seen] <= conn->pos) {
         size_t i = conn->seen++;
-        if (++gen->got[i] == gen->streams)
+        if (++gen->got[i] == (receivers ? receivers : gen->streams))
             gen->latency[i] = now - scheduled(gen, ref->order[i]);
     }
 }
