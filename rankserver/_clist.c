@@ -71,7 +71,7 @@ struct cl_log {
     cl_block *first, *last, *spare;
     size_t spares;
     size_t block_size, max_line;
-    uint64_t seq;
+    uint64_t seq, flushed; /* of the last frame, and at the last flush of all */
     int numbered; /* every `rank` is right */
     const cl_client *reader; /* whose input it is; NULL for nobody's */
     size_t at, to;           /* what is left of it */
@@ -604,14 +604,18 @@ static void rewind_last(cl_log *log) {
 
 /* Send to every ranked client, in rank order, all that the log holds for it,
  * leaving out those that are blocked. All get one piece of the log before any
- * gets the next: it is copied while it is in the cache. Writes into fds the
+ * gets the next: it is copied while it is in the cache. Does nothing if less
+ * than `least` frames were logged since the last time. Writes into fds the
  * descriptor of each client that is blocked from now on, and the complement
  * (~fd) of one whose connection is gone for writing. Returns how many; each
  * client is named at most once. Stops early when fds is full. */
-size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
+size_t cl_flush_all(cl_log *log, size_t least, int *fds, size_t room) {
     size_t named = 0;
     int more = 1;
 
+    if (cl_unflushed(log) < least)
+        return 0;
+    log->flushed = log->seq;
     while (more) {
         more = 0;
         for (cl_client *c = log->ranked.head; c && named < room; c = c->next) {
@@ -635,6 +639,11 @@ size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
 /* The seq of the last frame in the log, 0 if there is none yet. */
 uint64_t cl_seq(const cl_log *log) {
     return log->seq;
+}
+
+/* How many frames were logged since all were flushed. */
+uint64_t cl_unflushed(const cl_log *log) {
+    return log->seq - log->flushed;
 }
 
 /* Bytes of the log that are kept for the slowest cursor. O(1). */

@@ -100,12 +100,13 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
 int cl_private(cl_log *log, cl_client *client, const char *data, size_t len);
 
 int cl_flush(cl_log *log, cl_client *client);
-size_t cl_flush_all(cl_log *log, int *fds, size_t room);
+size_t cl_flush_all(cl_log *log, size_t least, int *fds, size_t room);
 size_t cl_peek(const cl_log *log, const cl_client *client, cl_span *spans,
                size_t room);
 void cl_advance(cl_log *log, cl_client *client, size_t sent);
 
 uint64_t cl_seq(const cl_log *log);
+uint64_t cl_unflushed(const cl_log *log);
 uint64_t cl_held(const cl_log *log);
 size_t cl_clients(const cl_log *log);
 int64_t cl_rank(cl_log *log, cl_client *client);

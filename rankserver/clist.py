@@ -192,13 +192,15 @@ class Log:
         """Send to one client what waits for it, in a bounded number of system calls."""
         return Flushed(lib.cl_flush(self._log, client._handle))
 
-    def flush_all(self) -> tuple[list[int], list[int]]:
+    def flush_all(self, least: int = 0) -> tuple[list[int], list[int]]:
         """Send to every ranked client that is not blocked all that waits for it.
+
+        Does nothing if less than ``least`` frames were logged since the last time.
 
         Returns:
             The descriptors that are blocked from now on, and those that are gone for writing.
         """
-        count = lib.cl_flush_all(self._log, self._fds, len(self._fds))
+        count = lib.cl_flush_all(self._log, least, self._fds, len(self._fds))
         if not count:
             return [], []
         named = ffi.unpack(self._fds, count)
@@ -224,6 +226,12 @@ class Log:
         """The seq of the last frame, 0 before the first."""
         seq: int = lib.cl_seq(self._log)
         return seq
+
+    @property
+    def unflushed(self) -> int:
+        """How many frames were logged since ``flush_all`` last did something."""
+        unflushed: int = lib.cl_unflushed(self._log)
+        return unflushed
 
     @property
     def held(self) -> int:

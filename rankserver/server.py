@@ -82,9 +82,7 @@ class Server:
         self._work = 0  # lines of one channel that this turn has handled in Python
         self._work_share = LINES
         self._finished: list[Channel] = []
-        # What all ranked clients were last flushed up to, and the JOINs since: those may wait.
-        self._flushed_seq = 0
-        self._lazy_joins = 0
+        self._lazy_joins = 0  # JOINs that may wait, of those that were not flushed yet
         self._timers = Timers()
         self._handshake = self._timers.timeout(config.handshake_timeout, self._on_no_hello)
         self._silence = self._timers.timeout(config.heartbeat, self._on_silence)
@@ -404,9 +402,16 @@ class Server:
 
     def _flush_all(self) -> None:
         """Send what this turn has logged and queued; find those who do not keep up."""
-        seq = self._log.seq
-        if seq > self._flushed_seq + self._lazy_joins:
-            self._flush_ranked(seq)
+        blocked, broken = self._log.flush_all(self._lazy_joins + 1)
+        if self._lazy_joins and not self._log.unflushed:
+            self._lazy_joins = 0
+            self._join_wait.stop("")
+        for fd in blocked:
+            self._watch(self._channels[fd])
+        for fd in broken:
+            self._after_flush(self._channels[fd], Flushed.BROKEN)
+        if self._log.held > self.config.max_backlog:
+            self._bound_log()
         if self._unsent:
             self._flush_unsent()
 
@@ -424,19 +429,6 @@ class Server:
         for channel in unsent:
             if channel.state is not State.CLOSED and not self._log.is_blocked(channel.client):
                 self._flush(channel)
-
-    def _flush_ranked(self, seq: int) -> None:
-        self._flushed_seq = seq
-        if self._lazy_joins:
-            self._lazy_joins = 0
-            self._join_wait.stop("")
-        blocked, broken = self._log.flush_all()
-        for fd in blocked:
-            self._watch(self._channels[fd])
-        for fd in broken:
-            self._after_flush(self._channels[fd], Flushed.BROKEN)
-        if self._log.held > self.config.max_backlog:
-            self._bound_log()
 
     def _flush(self, channel: Channel) -> None:
         self._after_flush(channel, self._log.flush(channel.client))
