@@ -23,7 +23,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define BATCH 64 /* events between two looks at the schedule */
+#define BATCH 64 /* events of one wait */
 #define SKIM (1 << 30) /* bytes that one recv may throw away */
 #define MAX_BYTES (1ull << 30) /* of one phase, kept in memory twice */
 #define SILENCE_MS 5 /* after a phase, in which nothing may arrive */
@@ -167,8 +167,7 @@ static void release_due(struct generate *gen)
         lg_sender(gen, gen->released++ % gen->senders)->due += gen->unit;
 }
 
-/* Send all commands whose time has come, those of one sender together, and
- * set the timer to the next. */
+/* Send all commands whose time has come, those of one sender together. */
 static void release(struct generate *gen)
 {
     size_t first = gen->released;
@@ -182,10 +181,16 @@ static void release(struct generate *gen)
         if (!conn->blocked)
             writable(gen, conn);
     }
+}
+
+/* Set the timer to the next command. */
+static void set_timer(struct generate *gen)
+{
+    struct itimerspec when = {0};
+
     if (gen->released == gen->ref.expected)
         return;
     uint64_t next = scheduled(gen, gen->released);
-    struct itimerspec when = {0};
     when.it_value.tv_sec = (time_t)(next / LG_SECOND);
     when.it_value.tv_nsec = (long)(next % LG_SECOND);
     timerfd_settime(gen->timer, TFD_TIMER_ABSTIME, &when, NULL);
@@ -234,9 +239,11 @@ void lg_turn(struct generate *gen)
             writable(gen, conn);
         if (conn && events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP))
             readable(gen, conn);
+        if (gen->paced) /* now: reading may take longer than the interval */
+            release(gen);
     }
     if (gen->paced)
-        release(gen);
+        set_timer(gen);
 }
 
 /* Write all commands of one sender, ready to be sent. */
@@ -384,6 +391,7 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
     lg_meter_start(&meter, gen->pid, gen->polling);
     gen->start = meter.start + LG_SECOND / 1000;
     release(gen);
+    set_timer(gen);
     finish(gen, &meter);
     lg_sort(gen->latency, commands);
     lg_print("{\"event\":\"pace\",\"commands\":%zu,\"streams\":%zu,"
