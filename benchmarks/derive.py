@@ -144,6 +144,11 @@ def latency(measured: Source | None, load: str, quantile: str) -> list[float]:
     return [phase[quantile] / MILLION for phase in paced["rounds"]] if paced else []
 
 
+def latency_beside(result: Result, corner: Corner, key: str, quantile: str) -> list[float]:
+    """Return a quantile of our own latency at the rate that is half load of a peer, in seconds."""
+    return latency((source(result, corner, OURS) or {}).get("against"), key, quantile)
+
+
 def idle_commands(result: Result, corner: Corner) -> list[int]:
     """Return how many commands the idle rounds of all peers at a corner had."""
     idle = [it["idle"] for it in sources(result, corner).values() if it.get("idle")]
@@ -196,6 +201,17 @@ def best_latency(result: Result, corner: Corner, load: str, quantile: str) -> st
         if key not in {OURS, CEILING} and (values := latency(measured, load, quantile))
     }
     return min(found, key=lambda key: found[key]) if found else None
+
+
+def same_rate(result: Result, corner: Corner, quantile: str) -> dict[str, Spread | None]:
+    """Return our latency as a ratio to that of each peer, both at half load of that peer."""
+    return {
+        key: Spread.of(
+            ratios(latency_beside(result, corner, key, quantile), latency(measured, "half", quantile))
+        )
+        for key, measured in sources(result, corner).items()
+        if key not in {OURS, CEILING} and measured.get("half")
+    }
 
 
 def growth(result: Result, key: str, size: int, few: int, many: int) -> float | None:

@@ -35,13 +35,18 @@ WRAP: Final = 128  # bytes that the generator counts for what is around a text
 FIRST_SHARE: Final = 256  # calibrating begins with this part of a full burst,
 GROWTH: Final = 4  # and goes on with bursts so many times as long
 
-# An idle server sleeps between two commands.
-IDLE_RATES: Final = (
-    (100, 100),
-    (1_000, 50),
-)  # (up to so many receivers, commands/s)
-IDLE_SLOWEST: Final = 10  # commands/s with more receivers
-IDLE_SHARE: Final = 5  # and is used to at most a fifth
+
+class Idle(NamedTuple):
+    """How a server is paced that sleeps between two commands."""
+
+    receivers: int  # up to so many
+    rate: int  # commands/s
+    share: float  # of the time that the longest takes: the more commands there are, the surer is the p99
+
+
+IDLE: Final = (Idle(100, 250, 2 / 3), Idle(1_000, 50, 1.0))
+IDLE_LAST: Final = Idle(0, 10, 1.0)  # with more receivers
+IDLE_SHARE: Final = 5  # and it is used to at most a fifth
 
 
 class Point(NamedTuple):
@@ -58,6 +63,11 @@ class Point(NamedTuple):
         return "every" if self.everyone else "one"
 
     @property
+    def same_rate(self) -> bool:
+        """Whether this server is also paced at half load of each peer."""
+        return self.latency and self.size == MAIN_SIZE
+
+    @property
     def deliveries(self) -> int:
         """How many deliveries a command is, at most: rankserver and the ceiling confirm to the sender."""
         return self.receivers if self.everyone else self.receivers + 1
@@ -72,13 +82,13 @@ class Timing:
     """How long things may take, in seconds, and how often they are done."""
 
     rounds: int
-    burst: float = 0.7  # one burst of a slow source
+    burst: float = 0.5  # one burst of a slow source
     scale: float = 1.0  # the part of a full burst that the fast ones send
     whole: float = 12.0  # one burst in which every client sends EACH commands;
     crowd: float = 4.0  # if it takes longer they send fewer, for so long
     crowds: float = 0.05  # bursts of a crowd are repeated for so long in a round, and the middle one counts
-    idle: float = 2.0
-    half: float = 1.0
+    idle: float = 3.0  # with many receivers: with few of them, a part of it is enough
+    half: float = 0.9
     trials: int = 2  # bursts with each chunk, to find the ceiling's fastest
     singles: int = 5  # leaves of one client in a round, of which the middle one counts
     sitting: float = 2.0  # while the CPU time of idle clients is taken
@@ -152,8 +162,16 @@ def crowd_repeats(seconds: float, timing: Timing) -> int:
 
 def idle_rate(receivers: int, saturated: float) -> int:
     """Return the commands/s at which a source that manages ``saturated`` sleeps between two commands."""
-    usual = next((rate for most, rate in IDLE_RATES if receivers <= most), IDLE_SLOWEST)
-    return max(1, min(usual, int(saturated / IDLE_SHARE)))
+    return max(1, min(_idle(receivers).rate, int(saturated / IDLE_SHARE)))
+
+
+def idle_seconds(receivers: int, timing: Timing) -> float:
+    """Return how long the latency of an idle source is taken."""
+    return timing.idle * _idle(receivers).share
+
+
+def _idle(receivers: int) -> Idle:
+    return next((idle for idle in IDLE if receivers <= idle.receivers), IDLE_LAST)
 
 
 def half_rate(saturated: float) -> int:
@@ -183,7 +201,7 @@ def order(items: Sequence[Item], number: int) -> list[Item]:
 
 START: Final = 0.3  # seconds to start a server and a generator,
 JOINING: Final = 0.000_25  # for each connection,
-BURST: Final = 0.5  # for a burst of the average peer, and for getting ready for it,
+BURST: Final = 0.4  # for a burst of the average peer, and for getting ready for it,
 MEMBER: Final = 0.000_8  # for each client to join, settle and leave,
 STARTS: Final = 2.0  # and for each round of members, besides: starting, and letting memory settle
 
@@ -206,12 +224,19 @@ def warming_seconds(point: Point, timing: Timing, *, ceiling: bool) -> float:
     return bursts * burst_seconds(point, timing)
 
 
+def latency_seconds(point: Point, peers: int, timing: Timing) -> float:
+    """Return about how long one round of latencies takes; the ceiling has none at half load."""
+    others = max(0, peers - 2)
+    halves = 1 + others * (2 if point.same_rate else 1)
+    return peers * idle_seconds(point.receivers, timing) + halves * timing.half
+
+
 def point_seconds(point: Point, peers: int, timing: Timing) -> float:
-    """Return about how long a point with so many peers takes, one of which is the ceiling."""
-    pace = timing.idle + timing.half if point.latency else 0.0
+    """Return about how long a point with so many peers takes: this server and the ceiling are among them."""
     each = start_seconds(point) + warming_seconds(point, timing, ceiling=False)
-    each += timing.rounds * (burst_seconds(point, timing) + pace)
-    return peers * each + timing.trials * len(CHUNKS) * burst_seconds(point, timing)
+    each += timing.rounds * burst_seconds(point, timing)
+    paced = timing.rounds * latency_seconds(point, peers, timing) if point.latency else 0.0
+    return peers * each + paced + timing.trials * len(CHUNKS) * burst_seconds(point, timing)
 
 
 def membership_seconds(clients: int, timing: Timing) -> float:

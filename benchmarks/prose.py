@@ -25,7 +25,8 @@ TARGETS: Final = """\
 These were set before it was measured. Ratios are medians of pairs; their spread is in the tables below."""
 BEST: Final = """\
 A latency target is a ratio to the best peer at that number of receivers, which is named; the ceiling is
-no peer. What half load is for each is in the tables of latencies."""
+no peer. At the same rate it is the largest of the ratios to all peers, so it holds only if it holds for
+each of them."""
 
 THROUGHPUT: Final = """\
 One client sends, all others receive; the time runs until the last has the last byte."""
@@ -39,8 +40,12 @@ same form as rankserver."""
 LATENCY: Final = """\
 Milliseconds from the time at which a command was due until the *last* receiver has it. Commands are sent
 at a steady pace, whether or not those before have arrived: slowly, so that the server sleeps between two
-(idle), and at half of the commands per second that the same peer managed in its bursts (half load). So
-half load is another rate for each, and the fast ones carry many times more commands there."""
+(idle), and at half of the commands per second that the same peer managed in its bursts (half load).
+
+Half load is compared in two ways, as neither says it all. With each at half of its own rate, all servers
+are about equally busy, but the fast ones carry many times more commands, each of which may have to wait
+for others. At the same rate, rankserver is paced at the half load of each peer in turn, right before or
+after it: both do the same work, and the faster one has more time to spare."""
 
 EVERY: Final = """\
 All clients send their commands at once, and all hear all. “Order” says whether all clients were sent the
@@ -72,12 +77,11 @@ READING: Final = """\
   Over a real network the wire would be the limit sooner, for large commands above all.
 - **A burst is not a usual day.** Throughput is how fast a backlog is worked off. With few commands per
   second, look at the latency on an idle server.
-- **Half load is relative.** Each peer has half of its own saturated rate, so the fast ones carry many
-  times as many commands there. Where the generator cannot pace so fast, the rate is lower, and marked §.
-- **The high quantiles** on an idle server are of few commands: with up to 1,000 in a round p99.9 is the
-  slowest of them, and with up to 100 so is p99.
-- **rankserver and the ceiling also confirm** each command to its sender. The time runs until that has
-  come, too, but it is not counted as a delivery where one client sends.
+- **The high quantiles** are of few commands on an idle server, and at half load of a slow one: with up
+  to 1,000 in a round p99.9 is the slowest of them, and with up to 100 so is p99.
+- **rankserver and the ceiling also confirm** each command to its sender. The time of a burst runs until
+  that has come, too, but it is not counted as a delivery where one client sends. A latency ends when the
+  last receiver has the command, whether or not its sender has been told.
 - **Machines are noisy**, small virtual ones most of all. That is why all take turns and ratios are taken
   pair by pair: compare ratios, not figures of two runs.
 - **The asyncio, uvloop and thread servers** are what people write in an afternoon, not the best that

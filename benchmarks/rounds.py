@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -151,20 +152,40 @@ class Contender:
 
     def idle(self) -> None:
         """Take the latency while the server sleeps between two commands."""
-        self._pace("idle", plan.idle_rate(self._point.receivers, self._saturated), self._timing.idle)
+        receivers = self._point.receivers
+        rate, seconds = plan.idle_rate(receivers, self._saturated), plan.idle_seconds(receivers, self._timing)
+        self._pace(self.record, "idle", rate, seconds)
 
     def half(self) -> None:
-        """Take the latency at half of what this peer can do; the ceiling does not know of other times."""
-        if self.peer.key != CEILING:
-            self._pace("half", plan.half_rate(self._saturated), self._timing.half)
+        """Take the latency at half of what this peer can do."""
+        self._pace(self.record, "half", self.half_rate, self._timing.half)
+
+    def half_of(self, other: Contender) -> None:
+        """Take the latency of this peer at half of what another can do, unless that is out."""
+        if not other.record["lost"]:
+            against = self.record.setdefault("against", {})
+            self._pace(against, other.peer.key, other.half_rate, self._timing.half)
+
+    def keep_pairs(self, other: Contender) -> None:
+        """Forget what this peer did before the other one failed in the same round."""
+        against, half = self.record.get("against", {}), other.record.get("half")
+        if half is None:
+            against.pop(other.peer.key, None)
+        elif other.peer.key in against:
+            del against[other.peer.key]["rounds"][len(half["rounds"]) :]
+
+    @property
+    def half_rate(self) -> int:
+        """Half of the commands/s that this peer managed in its bursts."""
+        return plan.half_rate(self._saturated)
 
     @property
     def _saturated(self) -> float:
         return median(burst.rate for burst in self._bursts)
 
-    def _pace(self, load: str, rate: int, seconds: float) -> None:
+    def _pace(self, into: dict[str, Any], load: str, rate: int, seconds: float) -> None:
         paced = self.source.pace(plan.paced_commands(rate, seconds, self._point.size), rate)
-        self.record.setdefault(load, {"rate": rate, "rounds": []})["rounds"].append(paced)
+        into.setdefault(load, {"rate": rate, "rounds": []})["rounds"].append(paced)
 
 
 def run_point(
@@ -182,10 +203,8 @@ def run_point(
         for number in range(timing.rounds):
             for contender in plan.order(contenders, number):
                 _step(contender, contender.burst, "bursts", plan.burst_seconds(point, timing), progress)
-        for number in range(timing.rounds if point.latency else 0):
-            for contender in plan.order(contenders, number):
-                _step(contender, contender.idle, "latency when idle", timing.idle, progress)
-                _step(contender, contender.half, "latency at half load", timing.half, progress)
+        if point.latency:
+            _latencies(contenders, point, timing, progress)
         sources = {contender.peer.key: contender.record for contender in contenders}
     return {
         "senders": point.senders,
@@ -201,6 +220,29 @@ def _prepare(contenders: Sequence[Contender], point: Point, timing: Timing, prog
     for contender in contenders:
         seconds = plan.warming_seconds(point, timing, ceiling=contender.peer.key == CEILING)
         _step(contender, contender.calibrate, "warming up", seconds, progress)
+
+
+def _latencies(contenders: Sequence[Contender], point: Point, timing: Timing, progress: Progress) -> None:
+    ours = next((one for one in contenders if one.peer.key == OURS and point.same_rate), None)
+    seconds = plan.idle_seconds(point.receivers, timing)
+    for number in range(timing.rounds):
+        for contender in plan.order(contenders, number):
+            _step(contender, contender.idle, "latency when idle", seconds, progress)
+            if contender.peer.key != CEILING:  # it does not know of other times
+                _half(contender, ours, number, timing, progress)
+
+
+def _half(
+    contender: Contender, ours: Contender | None, number: int, timing: Timing, progress: Progress
+) -> None:
+    """Take the latency of a peer at half load, and ours at the same rate, just after or just before it."""
+    steps = [(contender, contender.half)]
+    if ours and ours is not contender:
+        steps.append((ours, partial(ours.half_of, contender)))
+    for who, step in steps[::-1] if number % 2 else steps:
+        _step(who, step, f"latency at half load of {contender.peer.name}", timing.half, progress)
+    if ours:
+        ours.keep_pairs(contender)
 
 
 def _step(

@@ -238,11 +238,14 @@ def _notes(result: Result, corners: Sequence[Corner], without: str = "", also: S
 
 
 def latency(result: Result, corner: Corner) -> str:
-    """Return the latencies of all peers at a corner in milliseconds: a table when idle, one at half load."""
-    found = {load: _paced(result, corner, load) for load in derive.LOADS}
+    """Return the latencies of all peers at a corner in milliseconds: when idle, and at half load.
+
+    One more table compares this server with each peer at the same rate, where that was measured.
+    """
+    found = [*(_paced(result, corner, load) for load in derive.LOADS), _same_rate(result, corner)]
     below = ", ".join(f"{derive.short(key)} at {share:.0%}" for key, share in _below(result, corner).items())
     note = f"{BELOW} The generator paces no faster, so this is less than half load: {below}."
-    return "\n\n".join(part for part in found.values() if part) + _notes(
+    return "\n\n".join(part for part in found if part) + _notes(
         result, [corner], also=[note] if below else []
     )
 
@@ -253,9 +256,28 @@ def _paced(result: Result, corner: Corner, load: str) -> str:
     for key, it in derive.sources(result, corner).items():
         if it.get(load):
             values = [cell(Spread.of(derive.latency(it, load, quantile)), 1e3) for quantile in QUANTILES]
-            rate = number(it[load]["rate"]) + (f" {BELOW}" if key in marked else "")
-            rows.append([_marked(_peer(key, names[key]), it), rate, *values])
+            rows.append([_marked(_peer(key, names[key]), it), _rate(it[load], key in marked), *values])
     return table([LOAD_NAMES[load], "commands/s", *QUANTILES.values()], rows) if rows else ""
+
+
+def _same_rate(result: Result, corner: Corner) -> str:
+    """Return the p99 of each peer at its half load, and ours at the same rate."""
+    names, marked, rows = derive.names(result), _below(result, corner), []
+    for key, ratio in derive.same_rate(result, corner, "p99").items():
+        it = derive.source(result, corner, key)
+        if it and ratio:
+            theirs, ours = (
+                derive.latency(it, "half", "p99"),
+                derive.latency_beside(result, corner, key, "p99"),
+            )
+            values = [cell(Spread.of(theirs), 1e3), cell(Spread.of(ours), 1e3), cell(ratio)]
+            rows.append([_marked(_peer(key, names[key]), it), _rate(it["half"], key in marked), *values])
+    header = ["p99 at each peer's half load", "commands/s", "its p99", "rankserver's p99", "ratio"]
+    return table(header, rows) if rows else ""
+
+
+def _rate(paced: dict[str, Any], below: bool) -> str:
+    return number(paced["rate"]) + (f" {BELOW}" if below else "")
 
 
 def _below(result: Result, corner: Corner) -> dict[str, float]:

@@ -30,6 +30,7 @@ THROUGHPUT: Final = "Throughput"
 LATENCY: Final = "Latency to the last receiver"
 MEMBERSHIP: Final = "Membership"
 COST: Final = "Cost growth"
+SAME_RATE: Final = "same rate"
 EVERY: Final = ", every client a sender"
 
 AT_LEAST: Final = "at least"
@@ -54,7 +55,10 @@ class Faster:
 
 @dataclass(frozen=True)
 class Quicker:
-    """At each of these numbers of receivers, a latency below, or at most, that of the best peer."""
+    """At each of these numbers of receivers, a latency below, or at most, that of the best peer.
+
+    With the load ``SAME_RATE``, that of each peer, at the rate that is half load of that peer.
+    """
 
     what: str
     load: str
@@ -74,7 +78,8 @@ FASTER: Final = (
 QUICKER: Final = (
     Quicker("idle server, p50", "idle", "p50", AT_MOST),
     Quicker("idle server, p99", "idle", "p99", AT_MOST),
-    Quicker("half load, p99", "half", "p99", BELOW),
+    Quicker("half load of each peer, same rate, p99", SAME_RATE, "p99", BELOW),
+    Quicker("half load, each at half of its own rate, p99", "half", "p99", BELOW),
 )
 
 
@@ -127,15 +132,31 @@ def _quicker(result: Result, rule: Quicker) -> list[Target]:
     found = []
     for count in rule.receivers:
         corner = Corner("one", count, SIZE)
-        best = derive.best_latency(result, corner, rule.load, rule.quantile)
-        value, peer = None, ""
-        if best is not None:
-            pair = (derive.source(result, corner, key) for key in (OURS, best))
-            ours, theirs = (derive.latency(measured, rule.load, rule.quantile) for measured in pair)
-            value, peer = _median(Spread.of(derive.ratios(ours, theirs))), derive.short(best)
+        compared = _to_worst if rule.load == SAME_RATE else _to_best
+        value, peer = compared(result, corner, rule)
         lost = _lost(result, corner)
         found.append(Target(LATENCY, rule.what, count, rule.limit, 1.0, value, peer=peer, lost=lost))
     return found
+
+
+def _to_best(result: Result, corner: Corner, rule: Quicker) -> tuple[float | None, str]:
+    """Return our latency as a ratio to that of the best peer, and which that is."""
+    best = derive.best_latency(result, corner, rule.load, rule.quantile)
+    if best is None:
+        return None, ""
+    pair = (derive.source(result, corner, key) for key in (OURS, best))
+    ours, theirs = (derive.latency(measured, rule.load, rule.quantile) for measured in pair)
+    return _median(Spread.of(derive.ratios(ours, theirs))), derive.short(best)
+
+
+def _to_worst(result: Result, corner: Corner, rule: Quicker) -> tuple[float | None, str]:
+    """Return the largest of our ratios to all peers, each at its half load, and to whom it is."""
+    ratios = derive.same_rate(result, corner, rule.quantile)
+    known = {key: ratio.median for key, ratio in ratios.items() if ratio}
+    if not known or len(known) < len(ratios):
+        return None, ""
+    worst = max(known, key=lambda key: known[key])
+    return known[worst], derive.short(worst)
 
 
 def _membership(rounds: Sequence[dict[str, Any]]) -> list[Target]:

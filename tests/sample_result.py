@@ -72,6 +72,7 @@ def skip(result: dict[str, Any], key: str) -> None:
             peer.update(version=None, skipped="not installed")
     for entry in result["points"]:
         entry["sources"].pop(key)
+        entry["sources"]["rankserver"].get("against", {}).pop(key, None)
 
 
 def point(senders: str, receivers: int, size: int) -> dict[str, Any]:
@@ -80,7 +81,18 @@ def point(senders: str, receivers: int, size: int) -> dict[str, Any]:
     if senders == "every":
         keys.remove("ceiling")
     sources = {key: source(key, senders, receivers, size) for key in keys}
+    if size == 64 and senders == "one":
+        sources["rankserver"]["against"] = {
+            key: _against(sources[key]["half"]["rate"], receivers)
+            for key in keys
+            if key not in {"rankserver", "ceiling"}
+        }
     return {"senders": senders, "receivers": receivers, "size": size, "sources": sources}
+
+
+def _against(rate: int, receivers: int) -> dict[str, Any]:
+    """Return what was measured of rankserver at half load of a peer."""
+    return {"rate": rate, "rounds": [_pace(rate, 40 + receivers / 88 * it) for it in NOISE]}
 
 
 def source(key: str, senders: str, receivers: int, size: int) -> dict[str, Any]:

@@ -127,10 +127,10 @@ def test_half_share_is_of_the_commands_that_the_peer_managed_itself(result: dict
 # --- targets ----------------------------------------------------------------------------------
 
 
-def test_the_issue_has_51_targets() -> None:
+def test_there_are_54_targets_as_half_load_is_compared_in_two_ways() -> None:
     found = targets.check(sample())
-    assert len(found) == 51
-    assert len({(target.what, target.receivers, target.required) for target in found}) == 51
+    assert len(found) == 54
+    assert len({(target.what, target.receivers, target.required) for target in found}) == 54
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_share_of_the_ceiling_is_required(result: dict[str, Any], size: int, lea
     [
         ("idle server, p50", "idle", "p50", True),
         ("idle server, p99", "idle", "p99", True),
-        ("half load, p99", "half", "p99", False),
+        ("half load, each at half of its own rate, p99", "half", "p99", False),
     ],
 )
 def test_latency_equal_to_the_best_is_enough_when_idle_and_not_at_half_load(
@@ -236,7 +236,7 @@ def test_cost_may_grow_as_the_ceilings_does(result: dict[str, Any]) -> None:
 def test_nothing_measured_is_never_met() -> None:
     empty = sample() | {"points": [], "membership": []}
     found = targets.check(empty)
-    assert len(found) == 51
+    assert len(found) == 54
     assert {target.met for target in found} == {None}
 
 
@@ -249,7 +249,38 @@ def test_what_a_skipped_peer_should_show_is_not_measured(result: dict[str, Any])
 
 def test_a_missing_latency_is_not_measured(result: dict[str, Any]) -> None:
     del source(result, HERE, "rankserver")["half"]
-    assert one(result, "half load, p99", 100).met is None
+    assert one(result, "half load, each at half of its own rate, p99", 100).met is None
+
+
+def set_same_rate(result: dict[str, Any], ratios: dict[str, list[float]]) -> None:
+    """Give our p99 these ratios to each of these peers at its half load, and a small one to all others."""
+    against = source(result, HERE, "rankserver")["against"]
+    for key, ours in against.items():
+        theirs = source(result, HERE, key)["half"]["rounds"]
+        for entry, other, ratio in zip(ours["rounds"], theirs, ratios.get(key, [0.1] * 5), strict=True):
+            entry["p99"] = ratio * other["p99"]
+
+
+def test_at_the_same_rate_the_worst_ratio_to_any_peer_counts(result: dict[str, Any]) -> None:
+    what = "half load of each peer, same rate, p99"
+    set_same_rate(result, {"mosquitto": [0.5, 0.9, 2.0, 0.8, 0.7], "redis": [0.7] * 5})
+    target = one(result, what, 100)
+    assert target.value == pytest.approx(0.8)
+    assert (target.peer, target.met) == ("Mosquitto", True)
+    set_same_rate(result, {"redis": [1.1] * 5, "mosquitto": [0.9] * 5})
+    target = one(result, what, 100)
+    assert target.value == pytest.approx(1.1)
+    assert (target.peer, target.met) == ("Redis", False)
+
+
+def test_at_the_same_rate_no_measured_peer_may_be_missing(result: dict[str, Any]) -> None:
+    what = "half load of each peer, same rate, p99"
+    del source(result, HERE, "rankserver")["against"]["nats"]
+    assert one(result, what, 100).met is None
+    lost = source(result, HERE, "nats")
+    lost.update(lost="it ended")
+    del lost["half"]
+    assert one(result, what, 100).met is True
 
 
 def test_what_we_lost_ourselves_is_not_met(result: dict[str, Any]) -> None:
@@ -391,6 +422,19 @@ def test_less_than_half_load_is_marked_with_how_much_it_was(result: dict[str, An
     assert "§ The generator paces no faster, so this is less than half load: rankserver at 10%" in text
 
 
+def test_a_table_compares_us_with_each_peer_at_its_half_load(result: dict[str, Any]) -> None:
+    it = source(result, HERE, "nats")
+    it["half"]["rate"] = 1000
+    for entry in it["half"]["rounds"]:
+        entry["p99"] = 500.0
+    set_same_rate(result, {"nats": [0.25] * 5})
+    text = tables.latency(result, HERE)
+    title = "| p99 at each peer's half load |"
+    assert row(text, "NATS core", title) == ["1,000 §", "0.500", "0.125", "0.250"]
+    for name in ("**rankserver**", "*ceiling*"):
+        assert f"| {name} |" not in text[text.index(title) :]
+
+
 def test_latencies_are_in_milliseconds(result: dict[str, Any]) -> None:
     for entry in source(result, HERE, "nats")["idle"]["rounds"]:
         entry.update(p50=120.0, p99=2500.0, p999=31_000.0)
@@ -412,7 +456,7 @@ def test_page_of_a_small_run_leaves_out_what_was_not_measured() -> None:
 
 def test_page_of_nothing_at_all_can_still_be_written() -> None:
     page = report.page(sample() | {"points": [], "membership": []}, {})
-    assert "**0 are met**, 51 were not measured" in page
+    assert "**0 are met**, 54 were not measured" in page
 
 
 # --- files ------------------------------------------------------------------------------------
