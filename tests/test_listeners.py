@@ -303,6 +303,26 @@ def test_a_tcp_connection_is_named_never_blocks_and_is_not_delayed(turns: Turns)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def congestion_control(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
+def test_a_connection_on_the_loopback_is_not_paced_whatever_the_system_does(turns: Turns) -> None:
+    turns.connect()
+    ((sock, _),) = turns.turn()
+    assert congestion_control(sock) == listeners.LOOPBACK_CONGESTION
+
+
+def test_connections_from_elsewhere_keep_the_congestion_control_of_the_system(
+    opened: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "LOOPBACK_CONGESTION", b"no such control")  # asked for, it is not an error
+    opened += listeners.open_tcp("127.0.0.1", 0)
+    opened += listeners.open_tcp("0.0.0.0", 0)  # noqa: S104 - nobody is told of it
+    with socket.socket() as fresh:
+        assert {congestion_control(sock) for sock in opened} == {congestion_control(fresh)}
+
+
 def test_a_unix_connection_never_blocks(turns: Turns) -> None:
     turns.connect(socket.AF_UNIX)
     ((sock, peer),) = turns.turn()

@@ -102,6 +102,10 @@ struct lg_ref {
     size_t *ends;    /* where each command ends, in the order of the stream */
     uint32_t *order; /* which command it is: index * senders + sender */
     uint64_t seq;    /* of the last log frame, 0 before the first */
+    /* What comes next if there is one sender: how the frame begins, up to its
+     * id, and where a number ends in it that counts, or 0. */
+    char guess[LG_MAX_WRAP + LG_ID];
+    size_t guessed, counts;
 };
 
 struct lg_conn {
