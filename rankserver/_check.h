@@ -78,7 +78,8 @@ static int check_input(const cl_log *log, const cl_list *list) {
         return 9;
     for (const cl_client *c = list->head; c; c = c->next)
         if ((c->kept == NULL) != (c->kept_len == 0) || c->kept_len > room ||
-            (c->aside && !c->kept) || (c->ignored && c->kept))
+            c->kept_len > c->kept_room || (c->aside && !c->kept) ||
+            (c->ignored && c->kept))
             return 9;
     return 0;
 }

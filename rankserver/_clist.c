@@ -11,7 +11,7 @@
 #include <sys/uio.h>
 
 /* Bytes per send: what the kernel copies while it is still in the cache, and
- * more than what one turn of the server's loop adds to the log. */
+ * about as much as one turn of the server's loop adds to the log at most. */
 #define CL_SEND_BYTES (1024 * 1024)
 /* Spans per send: one for the log is the rule, private frames the exception. */
 #define CL_SEND_SPANS 16
@@ -25,8 +25,8 @@
 #define CL_STAMP_BYTES 48
 /* What a frame may have beyond max_line (protocol: Lines). */
 #define CL_FRAME_SLACK 256
-/* What is kept of the input of a client that has not joined, at most. */
-#define CL_UNRANKED_BYTES (64 * 1024)
+/* What is received and kept of a client before it joins, at most. */
+#define CL_UNJOINED_BYTES (64 * 1024)
 
 typedef struct cl_block {
     struct cl_block *next;
@@ -56,7 +56,7 @@ struct cl_client {
     size_t first_sent;    /* bytes of `first` that are out */
     size_t private_bytes; /* of all frames, less first_sent */
     char *kept; /* input for later: the beginning of a line, or ... */
-    size_t kept_len;
+    size_t kept_len, kept_room;
     int64_t rank;
     int fd;
     unsigned char ranked;
@@ -604,18 +604,14 @@ static void rewind_last(cl_log *log) {
 
 /* Send to every ranked client, in rank order, all that the log holds for it,
  * leaving out those that are blocked. All get one piece of the log before any
- * gets the next: it is copied while it is in the cache. Does nothing if less
- * than `least` frames were logged since the last time. Writes into fds the
+ * gets the next: it is copied while it is in the cache. Writes into fds the
  * descriptor of each client that is blocked from now on, and the complement
  * (~fd) of one whose connection is gone for writing. Returns how many; each
  * client is named at most once. Stops early when fds is full. */
-size_t cl_flush_all(cl_log *log, size_t least, int *fds, size_t room) {
+size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
     size_t named = 0;
     int more = 1;
 
-    if (cl_unflushed(log) < least)
-        return 0;
-    log->flushed = log->seq;
     while (more) {
         more = 0;
         for (cl_client *c = log->ranked.head; c && named < room; c = c->next) {
@@ -630,6 +626,8 @@ size_t cl_flush_all(cl_log *log, size_t least, int *fds, size_t room) {
                 fds[named++] = status == CL_BROKEN ? ~c->fd : c->fd;
         }
     }
+    if (named < room)
+        log->flushed = log->seq;
     rewind_last(log);
     return named;
 }

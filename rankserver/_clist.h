@@ -23,13 +23,15 @@
  * of it ends at its `limit`, which is UINT64_MAX while the client is ranked.
  *
  * Input. The log has one input buffer, which holds what the client that was
- * read last has sent. What cl_line does not come to stays with the client:
+ * read last has sent, and which the next read writes over:
  *
  *     max_line bytes        input_size bytes
  *   [          begun ][ received by one read ......... ]
  *              ^ at                            ^ to
- *     kept: the beginning of a line, copied in front of the read that brings
- *           its end; or what was set aside until cl_resume
+ *
+ * A client keeps the beginning of a line, which is copied in front of the
+ * read that brings its end; or what cl_set_aside found, which cl_resume puts
+ * at the start of the buffer.
  *
  * A client is `ranked` from cl_join to cl_retire and in the list `unranked`
  * before and after. What it is sent before it joins is private frames alone.
@@ -100,7 +102,7 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
 int cl_private(cl_log *log, cl_client *client, const char *data, size_t len);
 
 int cl_flush(cl_log *log, cl_client *client);
-size_t cl_flush_all(cl_log *log, size_t least, int *fds, size_t room);
+size_t cl_flush_all(cl_log *log, int *fds, size_t room);
 size_t cl_peek(const cl_log *log, const cl_client *client, cl_span *spans,
                size_t room);
 void cl_advance(cl_log *log, cl_client *client, size_t sent);

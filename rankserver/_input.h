@@ -93,7 +93,8 @@ static int feed(cl_log *log, cl_client *client, size_t most, cl_span *line) {
     int64_t rank = cl_rank(log, client);
     stamp s = {{0}, 0, 0, 0};
 
-    stamp_set(&s, log->seq + 1, rank);
+    if (client->ranked)
+        stamp_set(&s, log->seq + 1, rank);
     while ((lf = memchr(p, '\n', (size_t)(scan.end - p)))) {
         size_t n = (size_t)(lf - p);
 
@@ -118,21 +119,31 @@ static int feed(cl_log *log, cl_client *client, size_t most, cl_span *line) {
 }
 
 /* Keep what is left of the input behind what is kept already. Returns CL_OK,
- * or CL_NOMEM. */
+ * or CL_NOMEM. O(bytes), amortised. */
 static int keep_rest(cl_log *log, cl_client *client) {
-    size_t len = log->to - log->at;
-    char *kept;
+    size_t len = log->to - log->at, need = client->kept_len + len;
 
-    if (len == 0)
-        return CL_OK;
-    kept = realloc(client->kept, client->kept_len + len);
-    if (!kept)
-        return CL_NOMEM;
-    memcpy(kept + client->kept_len, log->input + log->at, len);
-    client->kept = kept;
-    client->kept_len += len;
+    if (need > client->kept_room) {
+        /* Half as much again, so that a line in many pieces is not copied
+         * for each of them. */
+        char *kept = realloc(client->kept, need + need / 2);
+
+        if (!kept)
+            return CL_NOMEM;
+        client->kept = kept;
+        client->kept_room = need + need / 2;
+    }
+    if (len > 0)
+        memcpy(client->kept + client->kept_len, log->input + log->at, len);
+    client->kept_len = need;
     log->at = log->to;
     return CL_OK;
+}
+
+static void drop_kept(cl_client *client) {
+    free(client->kept);
+    client->kept = NULL;
+    client->kept_len = client->kept_room = 0;
 }
 
 /* Put what is kept in front of the input, where there is room for it. */
@@ -141,9 +152,7 @@ static void prepend_kept(cl_log *log, cl_client *client) {
         return;
     log->at -= client->kept_len;
     memcpy(log->input + log->at, client->kept, client->kept_len);
-    free(client->kept);
-    client->kept = NULL;
-    client->kept_len = 0;
+    drop_kept(client);
 }
 
 /* Make the bytes behind the first max_line the input, which are the client's;
@@ -159,15 +168,15 @@ static void set_input(cl_log *log, cl_client *client, size_t len) {
 
 /* The bytes that a line of this client may have, LF included. O(1). */
 size_t cl_longest_line(const cl_log *log, const cl_client *client) {
-    if (client->joined || log->max_line < CL_UNRANKED_BYTES)
+    if (client->joined || log->max_line < CL_UNJOINED_BYTES)
         return log->max_line;
-    return CL_UNRANKED_BYTES;
+    return CL_UNJOINED_BYTES;
 }
 
 /* Receive once, at most `most` bytes, as the input that cl_line goes through;
  * the end of the input before must have been seen. Returns how many bytes
  * that is, 0 at the end of the stream, or -errno; -EAGAIN also while
- * something is set aside. O(line that is begun). */
+ * something is set aside. O(bytes, and those of a line that is begun). */
 int64_t cl_read(cl_log *log, cl_client *client, size_t most) {
     ssize_t n;
 
@@ -175,8 +184,8 @@ int64_t cl_read(cl_log *log, cl_client *client, size_t most) {
         return -EAGAIN;
     if (most > log->input_size)
         most = log->input_size;
-    if (!client->joined && most > CL_UNRANKED_BYTES - client->kept_len)
-        most = CL_UNRANKED_BYTES - client->kept_len;
+    if (!client->joined && most > CL_UNJOINED_BYTES - client->kept_len)
+        most = CL_UNJOINED_BYTES - client->kept_len;
     do
         n = recv(client->fd, log->input + log->max_line, most, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
@@ -210,6 +219,8 @@ int cl_line(cl_log *log, cl_client *client, cl_span *line) {
 
     if (log->reader != client || client->aside || client->ignored)
         return CL_OK;
+    if (client->kept_len >= most)
+        return CL_LONG; /* was so before, and is not kept on */
     /* Where the line that is begun was not put in front, it goes on here. */
     status = client->kept_len ? CL_OK : feed(log, client, most, line);
     if (status == CL_OK)
@@ -224,7 +235,8 @@ int cl_line(cl_log *log, cl_client *client, cl_span *line) {
 int cl_set_aside(cl_log *log, cl_client *client) {
     int status = CL_OK;
 
-    if (log->reader == client && !client->ignored)
+    if (log->reader == client && !client->ignored &&
+        client->kept_len < log->max_line) /* no line that is too long */
         status = keep_rest(log, client);
     if (status == CL_OK)
         client->aside = client->kept_len > 0;
@@ -244,9 +256,7 @@ void cl_resume(cl_log *log, cl_client *client) {
 void cl_ignore(cl_log *log, cl_client *client) {
     if (log->reader == client)
         log->reader = NULL;
-    free(client->kept);
-    client->kept = NULL;
-    client->kept_len = 0;
+    drop_kept(client);
     client->aside = 0;
     client->ignored = 1;
 }

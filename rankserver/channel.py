@@ -89,10 +89,11 @@ class Channel:
         """Go through what was read last, up to the next line for the server; None when there is none for now.
 
         Valid CMD lines of a ranked client go straight into the log. The state decides what happens to the
-        rest: before the join and in a pause it is set aside, until ``resume``.
+        rest: between HELLO and join, and in a pause, it is set aside until ``resume``.
 
         Raises:
             RemoteProtocolError: ``too-long``.
+            MemoryError: as ``Log.next_line``.
         """
         if self.paused or self.state is State.JOINING:
             self._log.set_aside(self.client)

@@ -17,7 +17,7 @@ from rankserver._clist_cffi import ffi, lib
 from rankserver.exceptions import RemoteProtocolError
 
 BLOCK_BYTES: Final = 1024 * 1024  # of the log: as much as the core sends in one system call
-READ_BYTES: Final = 400 * 1024  # in one read at most
+READ_BYTES: Final = 400 * 1024  # in one read: much, as what is read at once is sent at once, to each client
 PEEK_SPANS: Final = 16
 
 
@@ -48,7 +48,6 @@ class Log:
     """
 
     def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES, read_bytes: int = READ_BYTES) -> None:
-        self.max_line = max_line
         self._log: Any = _made(lib.cl_new(block_bytes, max_line, read_bytes))
         self._line: Any = ffi.new("cl_span *")
         self._fds: Any = ffi.new("int[]", 64)  # room for the descriptors of all ranked clients
@@ -192,15 +191,13 @@ class Log:
         """Send to one client what waits for it, in a bounded number of system calls."""
         return Flushed(lib.cl_flush(self._log, client._handle))
 
-    def flush_all(self, least: int = 0) -> tuple[list[int], list[int]]:
+    def flush_all(self) -> tuple[list[int], list[int]]:
         """Send to every ranked client that is not blocked all that waits for it.
-
-        Does nothing if less than ``least`` frames were logged since the last time.
 
         Returns:
             The descriptors that are blocked from now on, and those that are gone for writing.
         """
-        count = lib.cl_flush_all(self._log, least, self._fds, len(self._fds))
+        count = lib.cl_flush_all(self._log, self._fds, len(self._fds))
         if not count:
             return [], []
         named = ffi.unpack(self._fds, count)
@@ -229,7 +226,7 @@ class Log:
 
     @property
     def unflushed(self) -> int:
-        """How many frames were logged since ``flush_all`` last did something."""
+        """How many frames were logged since ``flush_all``."""
         unflushed: int = lib.cl_unflushed(self._log)
         return unflushed
 

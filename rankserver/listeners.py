@@ -19,7 +19,7 @@ from rankserver.logs import event
 
 BACKLOG: Final = 4096  # connections that wait for accept: a fleet that comes back at once
 PROBE_SECONDS: Final = 1.0  # to find out whether somebody listens on a Unix socket
-LOOPBACK_CONGESTION: Final = b"reno"
+LOOPBACK_CONGESTION: Final = b"reno"  # see _do_not_pace
 ACCEPTS: Final = 128  # connections accepted from one listener in one turn
 
 _GONE_BEFORE: Final = (
@@ -110,8 +110,7 @@ def is_loopback(host: str) -> bool:
     Raises:
         ListenError: the name has no address.
     """
-    addresses = (str(info[4][0]) for info in _resolve(host, 0))
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
+    return all(_is_loopback_address(str(info[4][0])) for info in _resolve(host, 0))
 
 
 def open_tcp(host: str, port: int) -> list[socket.socket]:
@@ -186,7 +185,7 @@ def _listen(family: int, address: Any) -> socket.socket:
         if family != socket.AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
-            if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+            if _is_loopback_address(address[0]):
                 _do_not_pace(listener)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own socket
@@ -199,11 +198,16 @@ def _listen(family: int, address: Any) -> socket.socket:
     return listener
 
 
+def _is_loopback_address(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
 def _do_not_pace(listener: socket.socket) -> None:
     """Let no connection of this listener wait for a network that is not there.
 
     Where the system's congestion control is BBR, it spreads what is sent over time by timers, and that took a
-    fifth of the CPU time of large broadcasts. Reno does not, and is part of every Linux (tcp(7)).
+    fifth of the CPU time of large broadcasts. Reno does not, and is part of every Linux (tcp(7)). A listener
+    that others can reach, too, keeps what the system has.
     """
     if hasattr(socket, "TCP_CONGESTION"):
         with contextlib.suppress(OSError):  # a system may allow none but its own

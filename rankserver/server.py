@@ -29,9 +29,7 @@ from rankserver.listeners import Acceptor
 from rankserver.logs import event
 from rankserver.timers import Timers
 
-READ_LEAST: Final = (
-    4 * 1024
-)  # read of each channel in one turn that is ready, if a share of READ_BYTES is less
+READ_LEAST: Final = 4 * 1024  # read of each channel in a turn, however many share READ_BYTES
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
@@ -236,7 +234,8 @@ class Server:
     def _resume_paused(self) -> None:
         paused, self._paused = self._paused, []
         for channel in paused:
-            self._resume(channel)
+            if channel.paused:  # it has not left meanwhile
+                self._resume(channel)
 
     def _handle_line(self, channel: Channel, line: bytes) -> None:
         try:
@@ -402,16 +401,8 @@ class Server:
 
     def _flush_all(self) -> None:
         """Send what this turn has logged and queued; find those who do not keep up."""
-        blocked, broken = self._log.flush_all(self._lazy_joins + 1)
-        if self._lazy_joins and not self._log.unflushed:
-            self._lazy_joins = 0
-            self._join_wait.stop("")
-        for fd in blocked:
-            self._watch(self._channels[fd])
-        for fd in broken:
-            self._after_flush(self._channels[fd], Flushed.BROKEN)
-        if self._log.held > self.config.max_backlog:
-            self._bound_log()
+        if self._log.unflushed > self._lazy_joins:
+            self._flush_ranked()
         if self._unsent:
             self._flush_unsent()
 
@@ -429,6 +420,18 @@ class Server:
         for channel in unsent:
             if channel.state is not State.CLOSED and not self._log.is_blocked(channel.client):
                 self._flush(channel)
+
+    def _flush_ranked(self) -> None:
+        if self._lazy_joins:
+            self._lazy_joins = 0
+            self._join_wait.stop("")
+        blocked, broken = self._log.flush_all()
+        for fd in blocked:
+            self._watch(self._channels[fd])
+        for fd in broken:
+            self._after_flush(self._channels[fd], Flushed.BROKEN)
+        if self._log.held > self.config.max_backlog:
+            self._bound_log()
 
     def _flush(self, channel: Channel) -> None:
         self._after_flush(channel, self._log.flush(channel.client))

@@ -148,6 +148,7 @@ def test_a_discarded_client_is_a_type_error(call: Callable[[Log, Client], object
         lambda log, _: log.open(0),
         lambda log, _: log.append(b"JOIN", b"0"),
         lambda log, _: log.flush_all(),
+        lambda log, _: log.unflushed,
         lambda log, _: log.seq,
         lambda log, _: log.held,
         lambda log, _: log.clients,
@@ -487,6 +488,22 @@ def test_flushing_all_names_who_is_blocked_and_who_is_gone_once(peers: Peers) ->
     peers.log.append(b"JOIN", b"3")
     assert peers.log.flush_all() == ([], [])
     assert peers.read(fine) == b"JOIN 101 3\n"
+
+
+def test_what_is_logged_is_unflushed_until_all_were_flushed(peers: Peers) -> None:
+    client, slow = peers.join(), peers.join()
+    peers.shrink(slow)
+    assert peers.log.unflushed == 0
+    peers.log.append(b"JOIN", b"0")
+    peers.feed(client, commands(100))
+    peers.log.private(client, b"PONG\n")
+    assert peers.log.unflushed == 101
+    peers.log.flush(client)
+    assert peers.log.unflushed == 101
+    peers.log.flush_all()
+    assert peers.log.unflushed == 0
+    peers.log.append(b"LEFT", b"0")
+    assert peers.log.unflushed == 1
 
 
 def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rankserver.clist import READ_BYTES
 from tests.clist_model import ModelClient, ModelLog
 from tests.clist_peers import (
     MAX_LINE,
@@ -242,6 +243,20 @@ def test_a_line_that_is_too_long_stays_so_and_what_is_behind_it_is_not_handled(
             peers.log.next_line(client)
         peers.log.check()
     assert peers.rest(client) == b"CMD 1 0 a\n"
+
+
+def test_a_line_that_is_too_long_is_not_kept_on_by_a_caller_that_goes_on(peers: Peers) -> None:
+    client = peers.join()
+    for _ in range(3):
+        peers.log.take(client, b"x" * READ_BYTES)
+        with expect_too_long():
+            peers.log.next_line(client)
+        peers.log.set_aside(client)
+        peers.log.check()
+        peers.log.resume(client)
+        peers.log.check()
+        with expect_too_long():
+            peers.log.next_line(client)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"x\n", b"x"])

@@ -96,6 +96,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log = Log(MAX_LINE, BLOCK_BYTES, INPUT_BYTES)
         self.model = ModelLog(MAX_LINE)
         self.peers: list[Peer] = []
+        self.flushed = 0  # the seq at the last flush of all
         self.reader: Peer | None = None  # who has input that was not gone through
 
     # --- who there is ---
@@ -282,6 +283,7 @@ class LogMachine(RuleBasedStateMachine):
         assert sorted(blocked) == sorted(peer.fd for peer in waiting if peer.lag and not peer.has_hung_up)
         for peer in waiting:
             peer.is_blocked = peer.lag > 0
+        self.flushed = self.model.seq
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, most=st.integers(1, 5000))
@@ -317,6 +319,7 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def the_log_and_the_ranks_are_those_of_the_model(self) -> None:
         assert self.log.seq == self.model.seq
+        assert self.log.unflushed == self.model.seq - self.flushed
         assert self.log.clients == len(self.model.ranked)
         assert len(self.log.ranked_fds()) == len(self.model.ranked)
         for peer in self.peers:

@@ -106,6 +106,20 @@ def test_who_is_gone_in_the_middle_of_much_loses_none_of_its_lines(
     assert [int(line.split()[3]) for line in lines] == list(range(sent // 11))
 
 
+def test_who_floods_and_is_gone_when_the_server_stops_takes_nobody_along(
+    serve: Serve, join: Join, tmp_path: Path
+) -> None:
+    server = serve(4, unix=tmp_path / "socket")
+    other, gone = join(server, "a", "b")
+    with server.paused():  # all of it comes in one turn, and is more than one turn handles
+        gone.send(b"PONG\n" * 2_000)
+        gone.close()
+        server.process.send_signal(signal.SIGTERM)
+    assert other.rest()[-1].startswith(b"BYE shutdown")
+    other.close()
+    assert server.process.wait(BOUND) == 0
+
+
 # --- endings of who is behind -----------------------------------------------------------------
 
 

@@ -16,11 +16,10 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import Client, Flushed, Log
+from rankserver.clist import READ_BYTES, Client, Flushed, Log
 
 MAX_LINE: Final = 65_536
 BURST: Final = 1_000  # commands
-PIECE: Final = 400 * 1024  # bytes that the server reads at once, at most
 ROUNDS: Final = 1_000
 WARM_UP: Final = 10  # rounds
 FLUSHES: Final = 100_000  # to all receivers in all rounds: with many receivers there are fewer rounds
@@ -104,7 +103,7 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
     log = stack.enter_context(Log(MAX_LINE))
     client = log.open(-1)
     log.join(client)
-    at_once = min(BURST, PIECE // len(line_of(size)))
+    at_once = min(BURST, READ_BYTES // len(line_of(size)))
     pieces = [line_of(size) * min(at_once, BURST - fed) for fed in range(0, BURST, at_once)]
 
     def feed_pieces() -> None:
