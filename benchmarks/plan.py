@@ -25,7 +25,7 @@ MAIN_RECEIVERS: Final = 100  # and with every size here
 EVERYONE: Final = range(10, 1_001)  # clients that all send: with more it takes far too long
 EACH: Final = 10  # commands that each of them sends at once
 
-# A burst of the fastest is about 0.2 s: some times longer than what the scheduler and timers disturb.
+# A burst of the fastest is 0.05 to 0.2 s: some times longer than what the scheduler and timers disturb.
 MOST_DELIVERIES: Final = 20_000_000
 MOST_BYTES: Final = 1_500_000_000  # of texts, to all receivers together
 MOST_COMMANDS: Final = 2_000_000  # more would take longer to prepare than to send
@@ -33,7 +33,8 @@ PHASE_BYTES: Final = 1 << 30  # of one phase: the generator keeps no more
 WRAP: Final = 128  # bytes that the generator counts for what is around a text
 
 FIRST_SHARE: Final = 256  # calibrating begins with this part of a full burst,
-GROWTH: Final = 4  # and goes on with bursts so many times as long
+GROWTH: Final = 4  # goes on with bursts that are at most so many times as long,
+STEPS: Final = 12  # and ends after so many at the latest, however much their times vary
 
 
 class Idle(NamedTuple):
@@ -132,17 +133,22 @@ def most_commands(point: Point, timing: Timing) -> int:
 
 
 def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
-    """Return how many commands, at most ``most``, fit in ``seconds``.
+    """Return how many commands, at most ``most``, fit in about ``seconds``.
 
-    ``run`` sends a burst of so many and returns the seconds that it took. Bursts grow step by step, as a
-    small one tells little about a large one; the last of them has warmed everything up.
+    ``run`` sends a burst of so many and returns the seconds that it took. A small burst tells little about a
+    large one, and a cold one little about a warm one, so bursts grow until one takes at least half of the
+    time, and one of the size that follows from it shows that it was no exception and warms up everything.
     """
     commands = -(-most // FIRST_SHARE)
-    while True:
-        fit = int(commands * seconds / run(commands))
-        if commands == most or fit < commands * GROWTH:
-            return max(1, min(fit, most))
-        commands = min(commands * GROWTH, most)
+    near = False  # the burst before took long enough for its size to be nearly the right one
+    for _ in range(STEPS):
+        fit = max(1, min(int(commands * seconds / run(commands)), most))
+        if commands == fit == most or (near and fit < 2 * commands):
+            break
+        near = fit < 2 * commands
+        commands = min(fit, commands * GROWTH)
+    return commands
+
 
 
 def crowd_commands(clients: int, seconds_of_one: float, timing: Timing) -> int:

@@ -31,8 +31,8 @@ each of them."""
 THROUGHPUT: Final = """\
 One client sends, all others receive; the time runs until the last has the last byte."""
 FEWER: Final = """\
-A burst has as many commands as a peer can do in a fixed time, up to a limit for the fast ones. ‡ marks
-who had fewer than rankserver, because it is slower."""
+A burst has about as many commands as a peer can do in half a second, up to a limit for the fast ones. ‡
+marks who had fewer than rankserver, because it is slower."""
 FRAMING: Final = """\
 Each peer speaks its own protocol, and what it puts around a text differs. The ceiling sends frames of the
 same form as rankserver."""

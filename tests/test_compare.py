@@ -105,6 +105,35 @@ def test_calibrating_finds_what_fits_and_no_trial_takes_much_longer(rate: float)
     assert len(trials) <= 5
 
 
+@pytest.mark.parametrize("rate", [100, 10_000, 1_000_000])
+@pytest.mark.parametrize("cold", [0.0, 0.3, 3.0])
+def test_neither_a_cold_start_nor_what_each_burst_costs_makes_bursts_too_short(
+    rate: int, cold: float
+) -> None:
+    sent: list[int] = []
+
+    def run(commands: int) -> float:
+        sent.append(commands)
+        return 0.1 + commands / rate + (cold if len(sent) == 1 else 0)
+
+    commands = plan.calibrate(run, 20_000, 0.5)
+
+    assert commands == sent[-1], "a burst of this size has warmed it up"
+    assert commands == 20_000 or 0.25 <= 0.1 + commands / rate <= 0.6
+    assert len(sent) < plan.STEPS
+
+
+def test_calibrating_ends_even_if_times_make_no_sense() -> None:
+    sent: list[int] = []
+
+    def run(commands: int) -> float:
+        sent.append(commands)
+        return 2.0 if commands > 4 else 0.01
+
+    assert 1 <= plan.calibrate(run, 2_000, 0.5) <= 2_000
+    assert len(sent) <= plan.STEPS
+
+
 def test_calibrating_a_fast_source_warms_it_up_with_a_whole_burst() -> None:
     sent: list[int] = []
     plan.calibrate(lambda commands: sent.append(commands) or commands / 1e9, 20_000, 0.7)  # type: ignore[func-returns-value]
