@@ -194,23 +194,27 @@ def faster(result: Result, corner: Corner, key: str) -> Spread | None:
 
 
 def best_latency(result: Result, corner: Corner, load: str, quantile: str) -> str | None:
-    """Return the peer with the lowest median: neither ours, nor the ceiling, which nobody could use."""
+    """Return the peer with the lowest median.
+
+    It is neither we, nor the ceiling, which nobody could use, nor one that lost something.
+    """
     found = {
         key: median(values)
         for key, measured in sources(result, corner).items()
-        if key not in {OURS, CEILING} and (values := latency(measured, load, quantile))
+        if key not in {OURS, CEILING} and not measured["lost"] and (values := latency(measured, load, quantile))
     }
     return min(found, key=lambda key: found[key]) if found else None
 
 
 def same_rate(result: Result, corner: Corner, quantile: str) -> dict[str, Spread | None]:
-    """Return our latency as a ratio to that of each peer, both at half load of that peer."""
+    """Return our latency as a ratio to that of each peer, both at half load of that peer, None if unknown."""
+    ours = source(result, corner, OURS)
+    if not ours or "against" not in ours:
+        return {}
+    peers = ((key, it) for key, it in sources(result, corner).items() if key not in {OURS, CEILING})
     return {
-        key: Spread.of(
-            ratios(latency_beside(result, corner, key, quantile), latency(measured, "half", quantile))
-        )
-        for key, measured in sources(result, corner).items()
-        if key not in {OURS, CEILING} and measured.get("half")
+        key: Spread.of(ratios(latency_beside(result, corner, key, quantile), latency(it, "half", quantile)))
+        for key, it in peers
     }
 
 

@@ -25,8 +25,8 @@ TARGETS: Final = """\
 These were set before it was measured. Ratios are medians of pairs; their spread is in the tables below."""
 BEST: Final = """\
 A latency target is a ratio to the best peer at that number of receivers, which is named; the ceiling is
-no peer. At the same rate it is the largest of the ratios to all peers, so it holds only if it holds for
-each of them."""
+no peer, and neither is who lost something there. At the same rate it is the largest of the ratios to all
+peers, so it holds only if it holds for each of them."""
 
 THROUGHPUT: Final = """\
 One client sends, all others receive; the time runs until the last has the last byte."""

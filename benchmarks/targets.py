@@ -123,8 +123,9 @@ def _faster(result: Result, rule: Faster) -> list[Target]:
         what = f"{rule.size:,} bytes{EVERY if rule.senders == 'every' else ''}: {_than(key)}"
         for count in rule.receivers:
             corner = Corner(rule.senders, count, rule.size)
-            value, lost = _median(derive.faster(result, corner, key)), _lost(result, corner)
-            found.append(Target(THROUGHPUT, what, count, AT_LEAST, least, value, lost=lost))
+            ratio = None if _lost(result, corner, key) else derive.faster(result, corner, key)
+            lost = _lost(result, corner, OURS)
+            found.append(Target(THROUGHPUT, what, count, AT_LEAST, least, _median(ratio), lost=lost))
     return found
 
 
@@ -134,7 +135,7 @@ def _quicker(result: Result, rule: Quicker) -> list[Target]:
         corner = Corner("one", count, SIZE)
         compared = _to_worst if rule.load == SAME_RATE else _to_best
         value, peer = compared(result, corner, rule)
-        lost = _lost(result, corner)
+        lost = _lost(result, corner, OURS)
         found.append(Target(LATENCY, rule.what, count, rule.limit, 1.0, value, peer=peer, lost=lost))
     return found
 
@@ -150,12 +151,15 @@ def _to_best(result: Result, corner: Corner, rule: Quicker) -> tuple[float | Non
 
 
 def _to_worst(result: Result, corner: Corner, rule: Quicker) -> tuple[float | None, str]:
-    """Return the largest of our ratios to all peers, each at its half load, and to whom it is."""
+    """Return the largest of our ratios to all peers, each at its half load, and to whom it is.
+
+    Where one of them is not known, the others may show that the demand does not hold, but not that it does.
+    """
     ratios = derive.same_rate(result, corner, rule.quantile)
-    known = {key: ratio.median for key, ratio in ratios.items() if ratio}
-    if not known or len(known) < len(ratios):
+    known = {key: it.median for key, it in ratios.items() if it and not _lost(result, corner, key)}
+    worst = max(known, key=lambda key: known[key], default=None)
+    if worst is None or (len(known) < len(ratios) and HOLDS[rule.limit](known[worst], 1.0)):
         return None, ""
-    worst = max(known, key=lambda key: known[key])
     return known[worst], derive.short(worst)
 
 
@@ -175,7 +179,7 @@ def _membership(rounds: Sequence[dict[str, Any]]) -> list[Target]:
 
 def _growth(result: Result) -> Target:
     ours, ceiling = (derive.growth(result, key, SIZE, FEW, MANY) for key in (OURS, CEILING))
-    lost = any(_lost(result, Corner("one", count, SIZE)) for count in (FEW, MANY))
+    lost = any(_lost(result, Corner("one", count, SIZE), OURS) for count in (FEW, MANY))
     what = f"CPU time per delivery, as a multiple of that at {FEW} receivers (at most the ceiling's)"
     return Target(COST, what, MANY, AT_MOST, ceiling, ours, lost=lost)
 
@@ -184,9 +188,9 @@ def _than(key: str) -> str:
     return "of the ceiling" if key == CEILING else f"times {derive.short(key)}"
 
 
-def _lost(result: Result, corner: Corner) -> bool:
-    ours = derive.source(result, corner, OURS)
-    return bool(ours and ours["lost"])
+def _lost(result: Result, corner: Corner, key: str) -> bool:
+    measured = derive.source(result, corner, key)
+    return bool(measured and measured["lost"])
 
 
 def _median(spread: Spread | None) -> float | None:

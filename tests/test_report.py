@@ -277,10 +277,34 @@ def test_at_the_same_rate_no_measured_peer_may_be_missing(result: dict[str, Any]
     what = "half load of each peer, same rate, p99"
     del source(result, HERE, "rankserver")["against"]["nats"]
     assert one(result, what, 100).met is None
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["at once", "in a round"])
+def test_at_the_same_rate_nothing_is_shown_without_a_peer_that_lost(
+    result: dict[str, Any], gone: bool
+) -> None:
+    what = "half load of each peer, same rate, p99"
     lost = source(result, HERE, "nats")
     lost.update(lost="it ended")
-    del lost["half"]
-    assert one(result, what, 100).met is True
+    if gone:
+        del lost["half"]
+    assert one(result, what, 100).met is None
+    set_same_rate(result, {"redis": [1.1] * 5})
+    target = one(result, what, 100)
+    assert (target.peer, target.met) == ("Redis", False), "another peer shows that it does not hold"
+
+
+def test_the_rounds_of_a_peer_before_it_lost_something_prove_nothing(result: dict[str, Any]) -> None:
+    set_rates(result, HERE, "rankserver", [1e9] * 5)
+    nats = source(result, HERE, "nats")
+    for entry in nats["idle"]["rounds"]:
+        entry["p99"] = 0.5
+    assert one(result, "64 bytes: times NATS", 100).met is True
+    assert one(result, "idle server, p99", 100).peer == "NATS"
+    nats["lost"] = "stream 3 ended"
+    target = one(result, "64 bytes: times NATS", 100)
+    assert (target.value, target.met) == (None, None)
+    assert one(result, "idle server, p99", 100).peer == "ZeroMQ"
 
 
 def test_what_we_lost_ourselves_is_not_met(result: dict[str, Any]) -> None:

@@ -40,10 +40,10 @@ void lg_apart_open(struct generate *gen)
     for (uint32_t i = 0; i < gen->count; i++) {
         struct lg_apart *apart = &gen->apart[i];
         apart->next = lg_alloc(gen->senders * sizeof *apart->next);
-        apart->carry = lg_alloc(longest(gen));
+        apart->carry = lg_alloc_touched(longest(gen));
     }
     free(gen->buffer); /* room for what is carried, and for one recv */
-    gen->buffer = lg_alloc(longest(gen) + LG_BUFFER);
+    gen->buffer = lg_alloc_touched(longest(gen) + LG_BUFFER);
 }
 
 /* Begin a phase of `commands`. */
@@ -126,6 +126,8 @@ static size_t take_frame(struct generate *gen, struct lg_conn *conn,
         lg_fail("connection %u got %.14s, but has all %zu commands",
                 conn->id, at, conn->seen);
     lg_take_text(ref, at, &id, apart->next, conn->seen);
+    if (gen->proto->hears == LG_OTHERS && id.sender == conn->sender)
+        lg_fail("connection %u got its own command %.14s", conn->id, at);
     ref->proto->check(ref, from, at);
     note_order(gen, conn, id);
     conn->seen++;

@@ -385,8 +385,8 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
     gen->paced = true;
     gen->interval = 1e9 / (double)rate;
     prepare(gen, commands);
-    gen->got = lg_alloc(commands * sizeof *gen->got);
-    gen->latency = lg_alloc(commands * sizeof *gen->latency);
+    gen->got = lg_alloc_touched(commands * sizeof *gen->got);
+    gen->latency = lg_alloc_touched(commands * sizeof *gen->latency);
     gen->running = true;
     lg_meter_start(&meter, gen->pid, gen->polling);
     gen->start = meter.start + LG_SECOND / 1000;
@@ -458,7 +458,7 @@ int lg_generate(int argc, char **argv)
     gen.unit = gen.proto->triggered ? 1 : gen.wrap_size + gen.ref.text +
                                           gen.proto->tail.size;
     gen.conns = lg_alloc(gen.count * sizeof *gen.conns);
-    gen.buffer = lg_alloc(LG_BUFFER);
+    gen.buffer = lg_alloc_touched(LG_BUFFER);
     open_loop(&gen);
     lg_join_all(&gen, argv[0], argv[1]);
     if (lg_is_apart(&gen))

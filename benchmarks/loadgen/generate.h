@@ -26,7 +26,8 @@ struct generate {
     bool running;    /* a phase is */
     bool drain;      /* it is one without verification */
     double polling;  /* CPU seconds of polling for nothing */
-    pid_t pid;       /* the server, whose CPU time is measured; or 0 */
+    pid_t pid;       /* the server, whose CPU time is measured, and which
+                      * has no heartbeat then; or 0 */
     char *buffer;
     char last[LAST + 16]; /* what came last before the marker, for errors */
     struct lg_bytes marker;

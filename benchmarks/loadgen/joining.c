@@ -230,12 +230,15 @@ void lg_mark(struct generate *gen)
 }
 
 /* Keep the server from asking whether we live while a phase runs: its
- * question would be in one stream alone. */
+ * question would be in one stream alone. A server whose process is known was
+ * started to be measured, without a heartbeat: nothing wakes that one up
+ * just before a phase, as nothing does to others. */
 void lg_keep_alive(struct generate *gen)
 {
     struct lg_bytes bytes = gen->proto->keepalive;
 
-    if (bytes.size == 0 || lg_now() - gen->kept_alive < KEEPALIVE)
+    if (bytes.size == 0 || gen->pid ||
+        lg_now() - gen->kept_alive < KEEPALIVE)
         return;
     for (uint32_t i = 0; i < gen->count; i++)
         lg_send_all(gen->conns[i].fd, bytes.data, bytes.size);

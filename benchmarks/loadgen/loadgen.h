@@ -61,7 +61,8 @@ struct lg_proto {
     struct lg_hello receiver, sender;
     struct lg_bytes question;  /* the server asks it once, seconds after a */
     struct lg_bytes answer;    /* connection came: nothing is sent before */
-    struct lg_bytes keepalive; /* sent by each client in every long pause */
+    struct lg_bytes keepalive; /* sent by each client in every long pause
+                                * to a server that may have a heartbeat */
     struct lg_bytes tail;      /* behind a text, when sent and when received */
     enum lg_hears hears;       /* what senders hear; receivers hear all */
     bool own_order; /* each stream may mix several senders in its own way */
@@ -127,6 +128,7 @@ void lg_fail(const char *format, ...)
 void lg_print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 char *lg_quote(char *out, size_t room, const char *bytes, size_t size);
 void *lg_alloc(size_t size);
+void *lg_alloc_touched(size_t size);
 bool lg_command(char *line, size_t room);
 size_t lg_number(const char *text, size_t low, size_t high, const char *what);
 

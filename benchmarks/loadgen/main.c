@@ -63,6 +63,17 @@ void *lg_alloc(size_t size)
     return memory;
 }
 
+/* The same, with every page there: the kernel gives a page when it is first
+ * written to, which would take its time in the midst of a phase. (A memset
+ * with the zeros that are there already may be left out.) */
+void *lg_alloc_touched(size_t size)
+{
+    void *memory = lg_alloc(size);
+
+    explicit_bzero(memory, size);
+    return memory;
+}
+
 /* Read the next command from stdin into `line`, without its LF.
  * Returns false at the end of stdin. */
 bool lg_command(char *line, size_t room)

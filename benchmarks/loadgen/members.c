@@ -321,12 +321,11 @@ static void check_ranks(const struct members *g)
     }
 }
 
-/* Wait until all clients know of all, and check their ranks. */
+/* Wait until all clients know of all. Their ranks are to be checked then. */
 static void settle(struct members *g, const char *what)
 {
     while (g->agreed < g->alive)
         await(g, what);
-    check_ranks(g);
 }
 
 /* Write the ids of `count` clients, chosen at random, to the front of
@@ -366,6 +365,7 @@ static void drop(struct members *g, size_t count, unsigned seed)
     settle(g, "the new ranks");
     lg_meter_stop(&meter, g->polling);
     lg_meter_watched(&meter);
+    check_ranks(g);
     lg_print("{\"event\":\"drop\",\"clients\":%zu,\"survivors\":%zu,"
              "\"seconds\":%.6f,\"closing\":%.6f,\"generator_cpu\":%.6f,"
              "\"server_cpu\":%.6f}", count, g->alive, meter.seconds,
@@ -422,6 +422,7 @@ static void obey(struct members *g, const char *line)
         join(g, lg_number(first, 1, MAX_MEMBERS - g->count, "COUNT"));
     } else if (strcmp(verb, "settle") == 0) {
         settle(g, "all JOIN frames");
+        check_ranks(g);
         lg_print("{\"event\":\"settle\",\"clients\":%zu}", g->alive);
     } else if (strcmp(verb, "drop") == 0) {
         drop(g, lg_number(first, 1, MAX_MEMBERS, "COUNT"),

@@ -31,6 +31,13 @@ static uint64_t number(const char **at, const char *to, char end)
     return value;
 }
 
+/* Returns whether five bytes begin a frame that all clients get. */
+static bool is_log_frame(const char *at)
+{
+    return memcmp(at, "CMD ", 4) == 0 || memcmp(at, "JOIN ", 5) == 0 ||
+           memcmp(at, "LEFT ", 5) == 0;
+}
+
 /* Check the frames between two texts: every log frame's number is one more
  * than that of the one before, and the last is the text's own CMD. A JOIN
  * or LEFT may come before it. Exits if anything is wrong. */
@@ -41,7 +48,7 @@ static void check_rank(struct lg_ref *ref, const char *from, const char *to)
 
     while (at < to) {
         const char *verb = at;
-        if (to - at < 5 || command)
+        if (to - at < 5 || command || !is_log_frame(at))
             lg_fail("unexpected bytes before a command: %.*s",
                     (int)(to - from < 80 ? to - from : 80), from);
         command = memcmp(verb, "CMD ", 4) == 0;

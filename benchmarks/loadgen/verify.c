@@ -52,7 +52,7 @@ void lg_ref_start(struct lg_ref *ref, size_t commands, bool keep_ends)
 
     if (capacity > ref->capacity) {
         free(ref->data);
-        ref->data = lg_alloc(capacity);
+        ref->data = lg_alloc_touched(capacity);
         ref->capacity = capacity;
     }
     free(ref->ends);
@@ -60,8 +60,8 @@ void lg_ref_start(struct lg_ref *ref, size_t commands, bool keep_ends)
     ref->ends = NULL;
     ref->order = NULL;
     if (keep_ends) {
-        ref->ends = lg_alloc(commands * sizeof *ref->ends);
-        ref->order = lg_alloc(commands * sizeof *ref->order);
+        ref->ends = lg_alloc_touched(commands * sizeof *ref->ends);
+        ref->order = lg_alloc_touched(commands * sizeof *ref->order);
     }
     memset(ref->next, 0, ref->senders * sizeof *ref->next);
     ref->size = ref->frame = ref->look = ref->seen = ref->guessed = 0;
