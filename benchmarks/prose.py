@@ -7,7 +7,7 @@ from typing import Final
 OPENING: Final = """\
 How fast one client's commands reach all others, and how soon the last of them: rankserver beside {peers}."""
 METHOD: Final = """\
-Measured on {date} on one machine ({cpu}, {cpus} CPUs), all in one run. Every peer does the same work for
+Measured on {date} on one machine ({cpus}), all in one run. Every peer does the same work for
 the same load generator, a C program that checks what each receiver gets to the last byte: the same
 sockets, the same receive loop, the same payload. {places} All peers take turns, in {rounds}. A figure is
 the median of the rounds, with the lowest and the highest small below it; a ratio is taken in each round,

@@ -214,8 +214,7 @@ def _method(result: Result) -> str:
     places = prose.PINNED if pinned else prose.SHARED
     text = prose.METHOD.format(
         date=result["date"],
-        cpu=tables.plain(about["cpu"]),
-        cpus=about["cpus"],
+        cpus=tables.processor(result),
         places=places.format(**about),
         rounds=tables.counted(result["rounds"], "round"),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 NOTHING: Final = "-"  # in a cell: not measured
+UNKNOWN: Final = "unknown"  # a fact that could not be found out
 LOST: Final = "†"  # marks
 FEWER: Final = "‡"
 BELOW: Final = "§"
@@ -72,9 +73,9 @@ def _code(text: str) -> str:
     return f"`{text}`"
 
 
-def plain(text: str) -> str:
+def plain(text: str | None) -> str:
     """Return text from a program so that it stays within its cell or line, and is no Markdown."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join((text or UNKNOWN).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _peer(key: str, called: str) -> str:
@@ -373,16 +374,24 @@ def _connection(corner: Corner, found: Source | None) -> tuple[str, str]:
 def machine(result: Result) -> str:
     """Return what the measurements ran on."""
     about = result["machine"]
+    memory = about["memory_gib"]
+    control = plain(about["congestion_control"])
     rows = [
-        ["CPU", f"{plain(about['cpu'])}, {about['cpus']} CPUs"],
-        ["memory", f"{number(about['memory_gib'])} GiB"],
-        ["Linux", f"{about['kernel']}, congestion control {about['congestion_control']}, loopback"],
-        ["Python", about["python"]],
+        ["CPU", processor(result)],
+        ["memory", f"{number(memory)} GiB" if memory else UNKNOWN],
+        ["Linux", f"{plain(about['kernel'])}, congestion control {control}, loopback"],
+        ["Python", plain(about["python"])],
         ["C compiler", plain(about["compiler"])],
         ["CPU of the server", _cpu(about["server_cpu"])],
         ["CPU of the generator", _cpu(about["generator_cpu"])],
     ]
     return table(["machine", ""], rows, 2)
+
+
+def processor(result: Result) -> str:
+    """Return what is known of the CPUs."""
+    model, count = plain(result["machine"]["cpu"] or "CPU of an unknown model"), result["machine"]["cpus"]
+    return f"{model}, {counted(count, 'CPU') if count else 'an unknown number of CPUs'}"
 
 
 def _cpu(which: int | None) -> str:
@@ -401,4 +410,4 @@ def programs(result: Result) -> str:
 def _version(peer: dict[str, Any]) -> str:
     if peer["skipped"]:
         return f"skipped, {plain(peer['skipped'])}: {_code(peer['install'])}"
-    return plain(peer["version"] or "unknown")
+    return plain(peer["version"])

@@ -29,7 +29,11 @@ from rankserver.listeners import Acceptor
 from rankserver.logs import event
 from rankserver.timers import Timers
 
-READ_LEAST: Final = 4 * 1024  # read of each channel in a turn, however many share READ_BYTES
+TURN_BYTES: Final = (
+    READ_BYTES // 2
+)  # read in a turn, shared by the channels that are ready: much, because ...
+MANY: Final = 300  # ... a turn costs a system call for each client; twice as much with so many clients
+READ_LEAST: Final = 4 * 1024  # read of each channel in a turn, however many share that
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
@@ -77,6 +81,7 @@ class Server:
         self._unsent: dict[Channel, None] = {}  # have private frames that were not flushed yet
         self._broken: dict[Channel, int] = {}  # with the bytes that may still be read of each
         self._paused: list[Channel] = []
+        self._turn_bytes = TURN_BYTES
         self._work = 0  # lines of one channel that this turn has handled in Python
         self._work_share = LINES
         self._finished: list[Channel] = []
@@ -141,7 +146,7 @@ class Server:
     def _turn(self) -> None:
         ready = self._selector.select(self._patience())
         self._now = time.monotonic()
-        share = max(READ_BYTES // (len(ready) or 1), READ_LEAST)
+        share = max(self._turn_bytes // (len(ready) or 1), READ_LEAST)
         self._work_share = max(LINES // (len(ready) + len(self._paused) or 1), LINES_LEAST)
         if self._paused:
             self._resume_paused()
@@ -161,6 +166,7 @@ class Server:
         while self._leaving or self._joining:
             self._apply_departures()
             self._apply_arrivals()
+            self._turn_bytes = TURN_BYTES if self._log.clients < MANY else READ_BYTES
         self._flush_all()
         if self._finished or self._stopping:
             self._close_finished()

@@ -478,6 +478,14 @@ def test_page_of_a_small_run_leaves_out_what_was_not_measured() -> None:
         assert title not in page
 
 
+def test_a_page_can_be_written_of_a_machine_of_which_nothing_is_known(result: dict[str, Any]) -> None:
+    result["machine"] = dict.fromkeys(result["machine"])
+    page = report.page(result, None)
+    assert "None" not in page
+    assert row(page, "CPU") == ["CPU of an unknown model, an unknown number of CPUs"]
+    assert row(page, "memory") == ["unknown"]
+
+
 def test_page_of_nothing_at_all_can_still_be_written() -> None:
     page = report.page(sample() | {"points": [], "membership": []}, {})
     assert "**0 are met**, 54 were not measured" in page
