@@ -30,8 +30,6 @@ from rankserver.logs import event
 from rankserver.timers import Timers
 
 TURN_BYTES: Final = READ_BYTES // 2  # read in a turn, shared by the channels that are ready: much, as ...
-    READ_BYTES // 2
-)  # read in a turn, shared by the channels that are ready: much, because ...
 MANY: Final = 300  # ... a turn costs a system call for each client; from so many on it is twice as much
 READ_LEAST: Final = 4 * 1024  # read of each channel in a turn, however many share that
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
