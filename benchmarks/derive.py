@@ -110,6 +110,11 @@ def throughput(measured: Source | None) -> list[float]:
     return [burst["deliveries"] / burst["seconds"] for burst in _bursts(measured)]
 
 
+def generator(measured: Source | None) -> list[float]:
+    """Return the part of the time for which the generator was busy; looking for what is not there is not."""
+    return [burst["generator_cpu"] / burst["seconds"] for burst in _bursts(measured)]
+
+
 def cpu(measured: Source | None) -> list[float]:
     """Return the server's CPU seconds per delivery; none where the clock of the kernel saw none."""
     return [

@@ -33,6 +33,10 @@ One client sends, all others receive; the time runs until the last has the last 
 FEWER: Final = """\
 A burst has about as many commands as a peer can do in half a second, up to a limit for the fast ones. ‡
 marks who had fewer than rankserver, because it is slower."""
+GENERATOR: Final = """\
+The part of a burst for which the generator read and verified, and did not just look whether there was
+anything. Close to 100% it is what limits, and not the peer: that is so for the fastest with few receivers
+and small commands, where reading and verifying a command takes about as long as sending it."""
 FRAMING: Final = """\
 Each peer speaks its own protocol, and what it puts around a text differs. The ceiling sends frames of the
 same form as rankserver."""
@@ -79,6 +83,9 @@ READING: Final = """\
   second, look at the latency on an idle server.
 - **The high quantiles** are of few commands on an idle server, and at half load of a slow one: with up
   to 1,000 in a round p99.9 is the slowest of them, and with up to 100 so is p99.
+- **A ratio to the ceiling can be above 1.** With few receivers and small commands the generator can read
+  no faster (¶): then both are as fast as it is, and which of them is ahead is chance. Elsewhere it can be,
+  because the ceiling only sends, and does not know how to send so that receiving takes less time.
 - **rankserver and the ceiling also confirm** each command to its sender. The time of a burst runs until
   that has come, too, but it is not counted as a delivery where one client sends. A latency ends when the
   last receiver has the command, whether or not its sender has been told.

@@ -237,21 +237,21 @@ def _throughput(result: Result, drawn: Mapping[str, str]) -> list[str]:
     sizes = derive.sizes(result)
     if not sizes:
         return []
-    parts = [
-        "## Throughput",
-        "One client sends, all others receive; the time runs until the last has the last byte.",
-    ]
-    parts.append(_plot("sizes.svg", drawn))
+    parts = ["## Throughput", prose.THROUGHPUT, _plot("sizes.svg", drawn)]
     for size in sorted(sizes, key=lambda size: size != MAIN_SIZE):
         parts += [
             f"### Commands of {size:,} bytes",
             f"Million deliveries per second:\n\n{tables.throughput(result, size)}",
-            f"How many times the throughput of each that of rankserver is:\n\n{tables.faster(result, size)}",
+            f"Throughput of rankserver as a multiple of each peer's:\n\n{tables.faster(result, size)}",
         ]
     commands = (f"{size:,} bytes:\n\n{tables.commands(result, size)}" for size in sizes)
-    parts.append(_folded("Commands in a burst", prose.FEWER, *commands))
-    parts.append(_folded("Bytes that a receiver gets for a command", prose.FRAMING, tables.framing(result)))
-    return parts
+    generator = (f"{size:,} bytes:\n\n{tables.generator(result, size)}" for size in sizes)
+    return [
+        *parts,
+        _folded("Commands in a burst", prose.FEWER, *commands),
+        _folded("How busy the generator was", prose.GENERATOR, *generator),
+        _folded("Bytes that a receiver gets for a command", prose.FRAMING, tables.framing(result)),
+    ]
 
 
 def _latency(result: Result, drawn: Mapping[str, str]) -> list[str]:

@@ -22,6 +22,13 @@ UNKNOWN: Final = "unknown"  # a fact that could not be found out
 LOST: Final = "†"  # marks
 FEWER: Final = "‡"
 BELOW: Final = "§"
+BUSY: Final = "¶"
+SATURATED: Final = 0.95  # of the time busy: it is the generator that limits
+BUSY_NOTE: Final = (
+    f"{BUSY} The generator was busy for at least {SATURATED:.0%} of the time, so it is what limits: the peer,"
+    " and in a ratio perhaps rankserver, may be faster than shown. Where it limits both, the ratio is near 1,"
+    " on either side."
+)
 LOST_TITLE: Final = "Lost or failed"
 LOST_ANCHOR: Final = "lost-or-failed"
 SHORT: Final = 0.45  # of the saturated rate: less than this is not half load any more
@@ -139,16 +146,31 @@ def verdict(target: Target) -> str:
 
 def throughput(result: Result, size: int) -> str:
     """Return the deliveries per second, in millions."""
-    return _by_receivers(
-        result, size, lambda _, __, found: cell(Spread.of(derive.throughput(found)), 1 / MILLION)
-    )
+
+    def show(_: Corner, __: str, found: Source) -> str:
+        return _marked(cell(Spread.of(derive.throughput(found)), 1 / MILLION), _limited(found))
+
+    return _by_receivers(result, size, show)
 
 
 def faster(result: Result, size: int) -> str:
-    """Return how many times the throughput of each peer ours is."""
-    return _by_receivers(
-        result, size, lambda corner, key, _: cell(derive.faster(result, corner, key)), without=OURS
-    )
+    """Return the throughput of ours as a multiple of that of each peer."""
+
+    def show(corner: Corner, key: str, found: Source) -> str:
+        limited = _limited(found) or _limited(derive.source(result, corner, OURS))
+        return _marked(cell(derive.faster(result, corner, key)), limited)
+
+    return _by_receivers(result, size, show, without=OURS)
+
+
+def generator(result: Result, size: int) -> str:
+    """Return which part of the time the generator was busy."""
+
+    def show(_: Corner, __: str, found: Source) -> str:
+        share = Spread.of(derive.generator(found))
+        return f"{share.median:.0%}" if share else NOTHING
+
+    return _by_receivers(result, size, show)
 
 
 def cpu(result: Result, size: int) -> str:
@@ -197,19 +219,30 @@ def _by_receivers(
         found = [(corner, derive.source(result, corner, key)) for corner in corners]
         if key == without or not any(it for _, it in found):
             continue
-        cells = [_marked(show(corner, key, it), it) if it else NOTHING for corner, it in found]
+        cells = [_marked(show(corner, key, it), _lost(it)) if it else NOTHING for corner, it in found]
         rows.append([_peer(key, called), *cells])
-    header = ["receivers", *(f"{corner.receivers:,}" for corner in corners)]
-    return table(header, rows) + _notes(result, corners, without)
+    text = table(["receivers", *(f"{corner.receivers:,}" for corner in corners)], rows)
+    return text + _notes(result, corners, without, [BUSY_NOTE] if BUSY in text else [])
 
 
 # --- marks and notes --------------------------------------------------------------------------
 
 
-def _marked(text: str, found: Source) -> str:
-    """Return a name or a cell, with a mark behind its first line if the peer lost something."""
+def _marked(text: str, mark: str) -> str:
+    """Return a name or a cell, with a mark behind its first line, if there is one."""
     first, end, rest = text.partition("<br>")
-    return f"{first} {LOST}{end}{rest}" if found["lost"] else text
+    return f"{first} {mark}{end}{rest}" if mark else text
+
+
+def _lost(found: Source) -> str:
+    """Return the mark of a peer that lost something."""
+    return LOST if found["lost"] else ""
+
+
+def _limited(found: Source | None) -> str:
+    """Return the mark of a peer that may be faster than the generator can be."""
+    share = Spread.of(derive.generator(found))
+    return BUSY if share and share.median >= SATURATED else ""
 
 
 def lost(result: Result) -> str:
@@ -257,7 +290,7 @@ def _paced(result: Result, corner: Corner, load: str) -> str:
     for key, it in derive.sources(result, corner).items():
         if it.get(load):
             values = [cell(Spread.of(derive.latency(it, load, quantile)), 1e3) for quantile in QUANTILES]
-            rows.append([_marked(_peer(key, names[key]), it), _rate(it[load], key in marked), *values])
+            rows.append([_marked(_peer(key, names[key]), _lost(it)), _rate(it[load], key in marked), *values])
     return table([LOAD_NAMES[load], "commands/s", *QUANTILES.values()], rows) if rows else ""
 
 
@@ -272,7 +305,7 @@ def _same_rate(result: Result, corner: Corner) -> str:
                 derive.latency_beside(result, corner, key, "p99"),
             )
             values = [cell(Spread.of(theirs), 1e3), cell(Spread.of(ours), 1e3), cell(ratio)]
-            rows.append([_marked(_peer(key, names[key]), it), _rate(it["half"], key in marked), *values])
+            rows.append([_marked(_peer(key, names[key]), _lost(it)), _rate(it["half"], key in marked), *values])
     header = ["p99 at each peer's half load", "commands/s", "its p99", "rankserver's p99", "ratio"]
     return table(header, rows) if rows else ""
 
@@ -291,22 +324,26 @@ def every(result: Result, corner: Corner) -> str:
     """Return all about a corner where every client sends."""
     rows = [_crowd(result, corner, key, it) for key, it in derive.sources(result, corner).items()]
     fewer = f"{FEWER} It is slow, so its clients sent fewer commands each."
-    header = ["", "order", "commands each", "million deliveries/s", "rankserver: times", "ms to the last"]
-    notes = _notes(result, [corner], also=[fewer] if any(FEWER in row[2] for row in rows) else [])
-    return table([*header, "CPU s per million", "peak MiB"], rows, 2) + notes
+    header = ["", "order", "commands each", "million deliveries/s", "rankserver's, as a multiple"]
+    text = table([*header, "ms to the last", "CPU s per million", "peak MiB"], rows, 2)
+    notes = [note for mark, note in ((FEWER, fewer), (BUSY, BUSY_NOTE)) if mark in text]
+    return text + _notes(result, [corner], also=notes)
 
 
 def _crowd(result: Result, corner: Corner, key: str, it: Source) -> list[str]:
     rate, took = Spread.of(derive.throughput(it)), Spread.of(derive.seconds(it))
     used, peak = Spread.of(derive.cpu(it)), Spread.of(derive.memory(it))
-    ratio = cell(derive.faster(result, corner, key)) if key != OURS else ""
-    each = (
-        f"{it['commands'] / corner.receivers:,.3g}{_mark_fewer(result, corner, it)}"
-        if it["commands"]
-        else NOTHING
-    )
-    numbers = [cell(rate, 1 / MILLION), ratio, cell(took, 1e3), cell(used, MILLION), cell(peak, 1 / MIB)]
-    return [_marked(_peer(key, derive.names(result)[key]), it), _order(it), each, *numbers]
+    each = f"{it['commands'] / corner.receivers:,.3g}{_mark_fewer(result, corner, it)}"
+    limited = _limited(it) or _limited(derive.source(result, corner, OURS))
+    ratio = _marked(cell(derive.faster(result, corner, key)), limited) if key != OURS else ""
+    return [
+        _marked(_peer(key, derive.names(result)[key]), _lost(it)),
+        _order(it),
+        each if it["commands"] else NOTHING,
+        _marked(cell(rate, 1 / MILLION), _limited(it)),
+        ratio,
+        *(cell(took, 1e3), cell(used, MILLION), cell(peak, 1 / MIB)),
+    ]
 
 
 def _order(found: Source) -> str:

@@ -46,7 +46,7 @@ def set_rates(result: dict[str, Any], corner: Corner, key: str, rates: list[floa
     """Give a peer these deliveries per second in its rounds."""
     found = source(result, corner, key)
     found["bursts"] = [
-        {**burst, "seconds": burst["deliveries"] / rate}
+        {**burst, "seconds": burst["deliveries"] / rate, "generator_cpu": 0.8 * burst["deliveries"] / rate}
         for burst, rate in zip(found["bursts"], rates, strict=False)
     ]
 
@@ -364,7 +364,7 @@ def test_page_holds_a_row_for_each_peer_with_median_and_spread(result: dict[str,
     page = report.page(result, None)
     assert row(page, "Redis pub/sub", "Million deliveries per second")[2] == "10.0<br><sub>8.00 to 12.0</sub>"
     assert row(page, "**rankserver**", "Million deliveries per second")[2] == "80.0"
-    assert row(page, "Redis pub/sub", "How many times")[2] == "8.00<br><sub>6.67 to 10.0</sub>"
+    assert row(page, "Redis pub/sub", "as a multiple of each")[2] == "8.00<br><sub>6.67 to 10.0</sub>"
     assert row(page, "threads and a lock", "Million deliveries per second")[4] == "-"
 
 
@@ -444,6 +444,18 @@ def test_less_than_half_load_is_marked_with_how_much_it_was(result: dict[str, An
     text = tables.latency(result, HERE)
     assert row(text, "**rankserver**", "half load")[0] == "1,000 §"
     assert "§ The generator paces no faster, so this is less than half load: rankserver at 10%" in text
+
+
+def test_where_the_generator_limits_is_marked_with_how_busy_it_was(result: dict[str, Any]) -> None:
+    for burst in source(result, HERE, "rankserver")["bursts"]:
+        burst["generator_cpu"] = 0.96 * burst["seconds"]
+    text = tables.throughput(result, 64)
+    assert row(text, "**rankserver**")[2].partition("<br>")[0].endswith(" ¶")
+    assert "¶" not in "".join(row(text, "Redis pub/sub"))
+    assert "\n\n¶ The generator was busy for at least 95% of the time" in text
+    assert "¶" in row(tables.faster(result, 64), "*ceiling*")[2]
+    assert row(tables.generator(result, 64), "**rankserver**")[1:3] == ["80%", "96%"]
+    assert "¶" not in tables.throughput(result, 16)
 
 
 def test_a_table_compares_us_with_each_peer_at_its_half_load(result: dict[str, Any]) -> None:
