@@ -254,7 +254,9 @@ PEERS: Final[tuple[Peer, ...]] = (
         one="rank",
         every="rank",
         settings="No heartbeat, and only warnings are logged, as nobody asks for more; no limit to what waits"
-        " for a client (max-backlog), as for the others.",
+        " for a client (max-backlog), as for the others. Not a setting, but what it does by default: on the"
+        " loopback it uses Reno as congestion control where the others use what the system has. Where that"
+        " is BBR, which paces, this takes about a tenth to a fifth less CPU time.",
         install="pip install -e .",
         version=lambda: _package_version("rankserver"),
         start=lambda load, cpu: RankServer(load.connections, ["--max-backlog", NO_LIMIT], cpu),
@@ -345,7 +347,8 @@ PEERS: Final[tuple[Peer, ...]] = (
         name="the ceiling",
         one="ceiling",
         every="ceiling",
-        settings="Prepared bytes, sent in chunks of the size that is the fastest at each point.",
+        settings="Prepared bytes, sent in chunks of the size that is the fastest at each point; Reno as"
+        " congestion control, as rankserver.",
         install="pip install -e .",
         version=lambda: _package_version("rankserver"),
         start=lambda load, cpu: Ceiling(load.connections, load.senders, load.size, cpu),

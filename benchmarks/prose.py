@@ -7,13 +7,17 @@ from typing import Final
 OPENING: Final = """\
 How fast one client's commands reach all others, and how soon the last of them: rankserver beside {peers}."""
 METHOD: Final = """\
-Measured on {date} on one machine ({cpus}), all in one run. Every peer does the same work for
-the same load generator, a C program that checks what each receiver gets to the last byte: the same
-sockets, the same receive loop, the same payload. {places} All peers take turns, in {rounds}. A figure is
-the median of the rounds, with the lowest and the highest small below it; a ratio is taken in each round,
-pair by pair, before the median. To repeat it: `make bench`."""
+Measured on {date} on one machine ({cpus}){whole}. Every peer does the same kind of work for the same load
+generator, a C program that checks what each receiver gets to the last byte: the same sockets, the same
+receive loop, the same payload. {places} All use the system's congestion control ({congestion_control}),
+but for rankserver, which by default uses Reno on the loopback, and the ceiling, which does so, too. All
+peers take turns, in {rounds}. A figure is the median of the rounds, with the slowest and the fastest round
+in small print; a ratio is taken in each round, pair by pair, before the median. To repeat it: `make
+bench`."""
+WHOLE: Final = {True: ", in a run that was interrupted and resumed", False: ", all in one run", None: ""}
 PINNED: Final = """\
-Servers run on CPU {server_cpu}, one at work at a time, and the generator on CPU {generator_cpu}."""
+Servers run on CPU {server_cpu}, one at work at a time, and the generator on CPU {generator_cpu}, where it
+polls and never sleeps, so that no server pays for waking up receivers."""
 SHARED: Final = """\
 Servers and the generator share all CPUs, as there are no two to choose from."""
 
@@ -84,8 +88,8 @@ READING: Final = """\
 - **The high quantiles** are of few commands on an idle server, and at half load of a slow one: with up
   to 1,000 in a round p99.9 is the slowest of them, and with up to 100 so is p99.
 - **A ratio to the ceiling can be above 1.** With few receivers and small commands the generator can read
-  no faster (¶): then both are as fast as it is, and which of them is ahead is chance. Elsewhere it can be,
-  because the ceiling only sends, and does not know how to send so that receiving takes less time.
+  no faster (¶): then both are as fast as it is, and which of them is ahead is chance. Elsewhere look at the
+  spread of the rounds.
 - **rankserver and the ceiling also confirm** each command to its sender. The time of a burst runs until
   that has come, too, but it is not counted as a delivery where one client sends. A latency ends when the
   last receiver has the command, whether or not its sender has been told.

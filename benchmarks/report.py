@@ -215,6 +215,8 @@ def _method(result: Result) -> str:
     text = prose.METHOD.format(
         date=result["date"],
         cpus=tables.processor(result),
+        whole=prose.WHOLE[result.get("resumed")],
+        congestion_control=tables.plain(about["congestion_control"]),
         places=places.format(**about),
         rounds=tables.counted(result["rounds"], "round"),
     )
