@@ -35,7 +35,8 @@ SHORT: Final = 0.45  # of the saturated rate: less than this is not half load an
 MIB: Final = 1024 * 1024
 QUANTILES: Final = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
 LOAD_NAMES: Final = {"idle": "idle server", "half": "half load"}
-CROWD: Final = 100  # connections from which on the memory of one of them is not lost in the noise
+CROWD: Final = 100  # connections from which on their joins are shown,
+LARGE_CROWD: Final = 1_000  # and their memory, which with fewer is lost in the noise
 UNCLEAR: Final = range(
     3, 7
 )  # digits, until a number no longer looks as if it were on the other side of a limit
@@ -389,20 +390,27 @@ def connections(result: Result, size: int) -> str:
     """Return what a connection costs each peer: KiB of memory while idle, and joins per second."""
     counts = [count for count in derive.receivers(result, size) if count >= CROWD]
     corners = [Corner("one", count, size) for count in counts]
+    large = [corner for corner in corners if corner.receivers >= LARGE_CROWD]
     rows = []
     for key, called in derive.names(result).items():
-        found = [(corner, derive.source(result, corner, key)) for corner in corners]
-        if any(it for _, it in found):
-            rows.append([_peer(key, called), *(text for pair in found for text in _connection(*pair))])
-    header = [text for count in counts for text in (f"{count:,}: KiB each", f"{count:,}: joins/s")]
-    return table(["", *header], rows)
+        found = {corner: derive.source(result, corner, key) for corner in corners}
+        if any(found.values()):
+            memory = [_connection_memory(corner, found[corner]) for corner in large]
+            rows.append([_peer(key, called), *memory, *(_joins(*pair) for pair in found.items())])
+    header = [f"{corner.receivers:,}: KiB each" for corner in large]
+    return table(["", *header, *(f"{count:,}: joins/s" for count in counts)], rows)
 
 
-def _connection(corner: Corner, found: Source | None) -> tuple[str, str]:
+def _connection_memory(corner: Corner, found: Source | None) -> str:
     if found is None or "idle_memory" not in found:  # it is not there when a peer failed while they joined
-        return NOTHING, NOTHING
-    count = derive.connections(corner)
-    return number(found["idle_memory"] / count / 1024), number(count / found["join_seconds"])
+        return NOTHING
+    return number(found["idle_memory"] / derive.connections(corner) / 1024)
+
+
+def _joins(corner: Corner, found: Source | None) -> str:
+    if found is None or "join_seconds" not in found:
+        return NOTHING
+    return number(derive.connections(corner) / found["join_seconds"])
 
 
 # --- the machine and the programs -------------------------------------------------------------

@@ -421,6 +421,16 @@ def test_a_peer_that_failed_at_once_has_no_numbers(result: dict[str, Any]) -> No
     assert set(row(page, "Mosquitto", "What a connection costs")) == {"-"}
 
 
+def test_memory_of_connections_is_shown_only_where_there_are_enough_of_them(result: dict[str, Any]) -> None:
+    for count in (1, 10, 100):  # what a server takes for all goes up and down by more than they need
+        source(result, Corner("one", count, 64), "redis")["idle_memory"] = -57_344
+    text = tables.connections(result, 64)
+    assert text.splitlines()[0].count("KiB each") == 2
+    assert text.splitlines()[0].count("joins/s") == 3
+    assert row(text, "Redis pub/sub")[:2] == ["6.84", "6.84"]
+    assert row(text, "threads and a lock")[1] == "-"
+
+
 def test_an_order_that_differs_is_told(result: dict[str, Any]) -> None:
     source(result, EVERY, "nats")["bursts"][2]["same_order"] = False
     text = tables.every(result, EVERY)
