@@ -133,10 +133,19 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         result = run.run(progress)
     report.write(result, options.output)
     run.finish()
+    unmet = _own_losses(result)
     if options.require:
-        unmet = [_sentence(target) for target in targets.check(result) if not target.met]
-        return result | {"unmet": unmet}
-    return result
+        unmet += [_sentence(target) for target in targets.check(result) if not target.met]
+    return result | {"unmet": unmet} if unmet else result
+
+
+def _own_losses(result: dict[str, Any]) -> list[str]:
+    """Return where this server lost something or failed, which must not pass for a success."""
+    return [
+        f"rankserver, {point['receivers']:,} receivers, {point['size']:,} bytes: {lost}"
+        for point in result["points"]
+        if (lost := point["sources"][OURS]["lost"])
+    ]
 
 
 def _connections(options: argparse.Namespace) -> int:

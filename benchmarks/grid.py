@@ -102,7 +102,7 @@ class Run:
         """Measure what is left, and return the result.
 
         Raises:
-            BenchmarkError: if this server or the ceiling fails. What was measured before is in the file.
+            BenchmarkError: if the ceiling fails, or membership. What was measured before is in the file.
         """
         _, _, peers, timing, places = self._asked
         for point in self._points_left():

@@ -150,7 +150,6 @@ def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
     return commands
 
 
-
 def crowd_commands(clients: int, seconds_of_one: float, timing: Timing) -> int:
     """Return how many commands all clients together send at once, if one of each takes so long."""
     if seconds_of_one * EACH <= timing.whole:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import plan
 from derive import CEILING, OURS
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from peers import Peer
     from plan import Point, Timing
     from typing_extensions import Self
-
-VITAL: Final = frozenset({OURS, CEILING})  # without these there is nothing to compare
 
 
 class Progress(Protocol):
@@ -67,14 +65,14 @@ class Contender:
         """Take a step, unless one before has failed; a peer that fails is out, and marked as lost.
 
         Raises:
-            BenchmarkError: if it is a peer without which there is nothing to compare.
+            BenchmarkError: if it is the ceiling.
         """
         if self.record["lost"]:
             return
         try:
             step()
         except BenchmarkError as error:
-            if self.peer.key in VITAL:
+            if self.peer.key == CEILING:  # then it is the machine or the generator that fails
                 raise BenchmarkError(f"{self.peer.name}, {self._point}: {error}") from error
             self.record["lost"] = str(error)
             self._stack.close()
@@ -194,7 +192,7 @@ def run_point(
     """Measure a point with all peers that can have so many connections, and return its part of the result.
 
     Raises:
-        BenchmarkError: if this server or the ceiling fails; another peer that does is marked as lost.
+        BenchmarkError: if the ceiling fails; a peer that does, or this server, is marked as lost.
     """
     with ExitStack() as stack:
         all_ = [stack.enter_context(Contender(peer, point, places, timing)) for peer in peers]

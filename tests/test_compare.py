@@ -330,12 +330,31 @@ def test_a_peer_is_left_out_where_it_cannot_have_so_many_connections() -> None:
     assert list(run_point(BY_KEY["rankserver"], few)) == ["rankserver"]
 
 
-@pytest.mark.parametrize("key", ["rankserver", "ceiling"])
-def test_nothing_goes_on_without_this_server_or_the_ceiling(key: str) -> None:
-    broken = replace(BY_KEY[key], start=lambda _load, cpu: RankServer(1, cpu=cpu), one="rank")
+def test_nothing_goes_on_without_the_ceiling() -> None:
+    broken = replace(BY_KEY["ceiling"], start=lambda _load, cpu: RankServer(1, cpu=cpu), one="rank")
 
     with pytest.raises(BenchmarkError, match=f"{broken.name}, 2 receivers, 64 bytes: .*closed by the server"):
         run_point(broken)
+
+
+def test_what_this_server_loses_is_marked_as_with_any_other() -> None:
+    broken = replace(BY_KEY["rankserver"], start=lambda _load, cpu: RankServer(1, cpu=cpu))
+    sources = run_point(broken, BY_KEY["asyncio"], point=TINY._replace(latency=True))
+
+    assert "closed by the server" in sources["rankserver"]["lost"]
+    assert len(sources["asyncio"]["half"]["rounds"]) == 2
+
+
+def test_a_run_in_which_this_server_fails_is_written_and_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = replace(PEERS[0], start=lambda _load, cpu: RankServer(1, cpu=cpu))
+    monkeypatch.setattr(compare, "PEERS", (broken, *PEERS[1:]))
+    arguments = ["--quick", "--peers", "ceiling", "--parts", "throughput", "--receivers", "2"]
+
+    assert compare.main([*arguments, "--rounds", "1", "--output", str(tmp_path)]) == 1
+    assert "rankserver, 2 receivers, 64 bytes: " in capsys.readouterr().err
+    assert "rankserver **lost commands, or failed**" in (tmp_path / "RESULTS.md").read_text()
 
 
 # --- whole runs -------------------------------------------------------------------------------
