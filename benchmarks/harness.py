@@ -12,6 +12,7 @@ import os
 import resource
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -182,7 +183,7 @@ class Program:
             self._wait(deadline)
             data = os.read(self._stdout.fileno(), 65_536)
             if not data:
-                raise BenchmarkError(f"{self.name} ended with exit code {self._process.wait(EXIT_SECONDS)}")
+                raise BenchmarkError(self._end())
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
@@ -212,6 +213,13 @@ class Program:
         with suppress(BrokenPipeError):  # then it has said why
             self._stdin.write(line.encode() + b"\n")
             self._stdin.flush()
+
+    def _end(self) -> str:
+        """Return how a program ended that has closed its output."""
+        try:
+            return f"{self.name} ended with exit code {self._process.wait(EXIT_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            return f"{self.name} has closed its output and does not end"
 
     def _wait(self, deadline: float) -> None:
         with selectors.DefaultSelector() as selector:
@@ -337,6 +345,24 @@ def number(low: int) -> Callable[[str], int]:
     return parse
 
 
+@contextmanager
+def _unwound() -> Iterator[None]:
+    """Leave the block as with an exception when told to end, so that all that it has started ends, too."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
 def run(
     name: str,
     options: argparse.Namespace,
@@ -348,7 +374,8 @@ def run(
     A result may have sentences under ``unmet``: what was required and does not hold, which is a failure.
     """
     try:
-        result = measure(options)
+        with _unwound():
+            result = measure(options)
     except BenchmarkError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

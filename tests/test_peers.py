@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import harness
 import peers
 import pytest
-from harness import Address, BenchmarkError
+from harness import Address, BenchmarkError, Program
 from peers import PEERS, Load, Peer
 
 from tests.support import BOUND
@@ -23,6 +24,18 @@ from tests.support import BOUND
 COMMANDS: Final = 1_000
 BY_KEY: Final = {peer.key: peer for peer in PEERS}
 EXTRAS: Final = {"uvloop": "uvloop", "zeromq": "zmq"}  # what a peer imports that need not be there
+UNTIL_TOLD: Final = """
+import argparse, signal
+import harness
+
+def measure(_):
+    with harness.Program("cat", ["cat"]) as program:
+        print(program.pid, flush=True)
+        signal.pause()
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+harness.run("a benchmark", argparse.Namespace(json=True), measure, print)
+"""
 BROADCAST: Final = {
     "asyncio": ["asyncio_broadcast.py"],
     "uvloop": ["asyncio_broadcast.py", "--uvloop"],
@@ -230,3 +243,41 @@ def test_another_port_is_tried_when_one_is_taken(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BenchmarkError, match="taken"):
         BY_KEY["nats"].start(Load(1, 1, 64), None)
     assert len((tmp_path / "tries").read_text().splitlines()) == peers.ATTEMPTS
+
+
+def test_a_peer_that_does_not_take_a_connection_in_time_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def late(*_: object) -> socket.socket:
+        raise TimeoutError("timed out")
+
+    fake(tmp_path, "exec /bin/sleep 60")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(socket, "create_connection", late)
+    with pytest.raises(BenchmarkError, match="cannot connect to NATS, timed out: it printed nothing"):
+        BY_KEY["nats"].start(Load(1, 1, 64), None)
+
+
+def test_a_program_that_closes_its_output_and_stays_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "EXIT_SECONDS", 0.2)
+    with (
+        Program("the mute", ["sh", "-c", "exec sleep 60 >&-"]) as mute,
+        pytest.raises(BenchmarkError, match="the mute has closed its output and does not end"),
+    ):
+        mute.line()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_benchmark_that_is_told_to_end_ends_what_it_has_started(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", UNTIL_TOLD],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(harness.ROOT / "benchmarks")},
+    ) as benchmark:
+        assert benchmark.stdout
+        started = Path("/proc", benchmark.stdout.readline().strip())
+        assert started.exists()
+        benchmark.send_signal(number)
+        assert benchmark.wait(BOUND) == 128 + number
+    assert not started.exists()
