@@ -291,7 +291,11 @@ class Ceiling(Server):
         """Start it and wait until it listens."""
         command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size)]
         super().__init__("the ceiling", command, cpu)
-        self.address = Address("127.0.0.1", self.event()["port"])
+        try:
+            self.address = Address("127.0.0.1", self.event()["port"])
+        except BaseException:
+            self.close()
+            raise
 
 
 class Generator(Program):

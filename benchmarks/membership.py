@@ -85,7 +85,11 @@ def _members(server: RankServer, places: Places) -> Program:
     numbers = [server.address.port, server.pid, int(places.spin)]
     command = [str(harness.PROGRAM), "members", server.address.host, *map(str, numbers)]
     members = Program("the generator", command, places.generator)
-    members.event()
+    try:
+        members.event()
+    except BaseException:
+        members.close()
+        raise
     return members
 
 

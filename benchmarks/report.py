@@ -57,6 +57,8 @@ def write(result: Result, folder: Path) -> None:
     """Write the page and the JSON into ``folder``, and the plots into a folder in it."""
     drawn = draw(result)
     (folder / PLOTS).mkdir(parents=True, exist_ok=True)
+    for name in ALT:  # none may be left of another run
+        (folder / PLOTS / name).unlink(missing_ok=True)
     for name, text in (drawn or {}).items():
         (folder / PLOTS / name).write_text(text, encoding="utf-8")
     (folder / DATA).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

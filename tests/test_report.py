@@ -552,6 +552,15 @@ def test_plots_are_small_well_formed_and_on_the_page(result: dict[str, Any], tmp
     assert ">rankserver " in drawn["throughput.svg"]
 
 
+@pytest.mark.usefixtures("no_plots")
+def test_no_plots_of_another_run_are_left(result: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    for name in ("cost.svg", "of somebody else.svg"):
+        (tmp_path / "results" / name).write_text("old")
+    report.write(result, tmp_path)
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["of somebody else.svg"]
+
+
 @needs_matplotlib
 def test_what_was_not_measured_is_not_drawn() -> None:
     result = sample(receivers=(10, 100), sizes=(64,)) | {"membership": []}
