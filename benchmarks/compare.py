@@ -180,6 +180,8 @@ def _head(options: argparse.Namespace, places: Places, versions: dict[str, str |
         "date": datetime.now(timezone.utc).date().isoformat(),
         "seconds": 0.0,
         "command": _command(options),
+        "commit": machine.commit(),
+        "resumed": False,
         "machine": machine.facts(places),
         "peers": peers,
         "rounds": options.rounds,

@@ -86,10 +86,18 @@ class Run:
         except FileNotFoundError:
             raise BenchmarkError(f"no run was interrupted: there is no {self._part}") from None
         for key in ("command", "machine", "peers"):
-            if result[key] != self.result[key]:
-                message = f"{self._part} is from a run with a different {key}: start anew, without --resume"
+            if _compared(result[key]) != _compared(self.result[key]):
+                message = f"{self._part} is from a run with different {key}: start anew, without --resume"
                 raise BenchmarkError(message)
-        self.result, self._before = result, result["seconds"]
+        now = self.result.get("commit")
+        before = [*result.get("earlier_commits", ()), result.get("commit")]
+        self._before = result["seconds"]
+        self.result = result | {
+            "peers": self.result["peers"],  # as they are described now
+            "commit": now,
+            "earlier_commits": [commit for commit in dict.fromkeys(before) if commit != now],
+            "resumed": True,
+        }
 
     def seconds(self) -> float:
         """Return about how long what is left takes."""
@@ -145,3 +153,10 @@ class Run:
         fresh = self._part.with_suffix(".new")
         fresh.write_text(json.dumps(self.result))
         fresh.replace(self._part)
+
+
+def _compared(value: Any) -> Any:
+    """Return what must be the same for a run to be gone on with; of peers, how they are described need not."""
+    if isinstance(value, list):
+        return [(peer["key"], peer["version"], peer["skipped"]) for peer in value]
+    return value

@@ -56,3 +56,13 @@ def _compiler() -> str | None:
         return None
     done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
     return done.stdout.partition("\n")[0].strip() or None
+
+
+def commit() -> str | None:
+    """Return the commit of the code, marked as ``-dirty`` where files differ from it."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -32,6 +32,7 @@ BUSY_NOTE: Final = (
 LOST_TITLE: Final = "Lost or failed"
 LOST_ANCHOR: Final = "lost-or-failed"
 SHORT: Final = 0.45  # of the saturated rate: less than this is not half load any more
+RUNS: Final = {True: "interrupted and resumed", False: "not interrupted", None: "not known whether it was interrupted"}
 MIB: Final = 1024 * 1024
 QUANTILES: Final = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
 LOAD_NAMES: Final = {"idle": "idle server", "half": "half load"}
@@ -429,8 +430,19 @@ def machine(result: Result) -> str:
         ["C compiler", plain(about["compiler"])],
         ["CPU of the server", _cpu(about["server_cpu"])],
         ["CPU of the generator", _cpu(about["generator_cpu"])],
+        ["code", _commits(result)],
+        ["run", RUNS[result.get("resumed")]],
     ]
     return table(["machine", ""], rows, 2)
+
+
+def _commits(result: Result) -> str:
+    """Return of which commit the code was, and of which others before a run was resumed."""
+    now, *before = (
+        f"commit {_code(commit)}" if commit else "an unknown commit"
+        for commit in (result.get("commit"), *result.get("earlier_commits", ()))
+    )
+    return f"{now}; before it was resumed, {', '.join(before)}" if before else now
 
 
 def processor(result: Result) -> str:

@@ -30,6 +30,8 @@ def sample(
         "date": "2026-01-02",
         "seconds": 1834.0,
         "command": "python benchmarks/compare.py",
+        "commit": "0123456789ab",
+        "resumed": False,
         "machine": {
             "cpu": "A processor",
             "cpus": 2,

@@ -387,6 +387,7 @@ def test_a_result_says_how_to_repeat_it_and_where_it_was_measured(result: dict[s
     )
     assert result["machine"] == machine.facts(Places.choose())
     assert result["format"] == 1
+    assert (result["commit"], result["resumed"]) == (machine.commit(), False)
     assert result["seconds"] > 0
 
 
@@ -475,8 +476,26 @@ def test_an_interrupted_run_goes_on_with_the_point_that_it_was_at(tmp_path: Path
 
     assert [point["receivers"] for point in result["points"]] == [2, 3]
     assert result["points"][0] == left["points"][0]
+    assert result["resumed"] is True
     assert result["seconds"] > left["seconds"]
     assert not part.exists()
+
+
+def test_a_run_of_older_code_can_be_gone_on_with_and_that_is_recorded(tmp_path: Path) -> None:
+    peer = {"key": "redis", "version": "7.0.15", "skipped": None, "settings": "old words"}
+    old = {"command": "c", "machine": {}, "peers": [peer], "seconds": 7.0, "points": [], "membership": []}
+    part = tmp_path / "part"
+    part.write_text(json.dumps(old))
+    described = [peer | {"settings": "new words"}]
+    run = Run(asked(), old | {"peers": described, "commit": "new", "resumed": False}, part)
+    run.resume()
+
+    assert run.result["peers"] == described
+    assert (run.result["commit"], run.result["earlier_commits"]) == ("new", [None])
+    assert run.result["resumed"] is True
+    other = Run(asked(), old | {"peers": [peer | {"version": "7.2"}]}, part)
+    with pytest.raises(BenchmarkError, match="different peers"):
+        other.resume()
 
 
 def test_a_different_run_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -486,7 +505,7 @@ def test_a_different_run_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="no run was interrupted"):
         run.resume()
     part.write_text(json.dumps(head | {"machine": {"cpus": 4}}))
-    with pytest.raises(BenchmarkError, match="a different machine"):
+    with pytest.raises(BenchmarkError, match="different machine"):
         run.resume()
 
 

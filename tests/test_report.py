@@ -500,6 +500,24 @@ def test_page_of_a_small_run_leaves_out_what_was_not_measured() -> None:
         assert title not in page
 
 
+def test_page_says_with_which_code_it_was_measured_and_whether_in_one_run(result: dict[str, Any]) -> None:
+    page = report.page(result, None)
+    assert "all in one run" in page
+    assert [row(page, name) for name in ("code", "run")] == [["commit `0123456789ab`"], ["not interrupted"]]
+    result |= {"resumed": True, "earlier_commits": ["abc", None]}
+    page = report.page(result, None)
+    assert "in a run that was interrupted and resumed" in " ".join(page.split())
+    assert row(page, "code") == [
+        "commit `0123456789ab`; before it was resumed, commit `abc`, an unknown commit"
+    ]
+    for key in ("resumed", "commit", "earlier_commits"):
+        del result[key]
+    page = report.page(result, None)
+    assert "in one run" not in page
+    assert row(page, "code") == ["an unknown commit"]
+    assert row(page, "run") == ["not known whether it was interrupted"]
+
+
 def test_a_page_can_be_written_of_a_machine_of_which_nothing_is_known(result: dict[str, Any]) -> None:
     result["machine"] = dict.fromkeys(result["machine"])
     page = report.page(result, None)
