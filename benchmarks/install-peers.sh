@@ -17,14 +17,20 @@ print(*(words[-1] for words in commands if words[0] == "apt-get"))'
 }
 
 # A Debian package starts its server at once, and at every boot. Nobody asked for that here: a policy that
-# forbids all starts is in force while we install, if the machine has none of its own (see invoke-rc.d(8)),
-# and what was installed is disabled.
+# forbids to start these, and nothing else, is in force while we install, if the machine has none of its own
+# (see invoke-rc.d(8)), and what was installed is disabled.
 install='
-trap "exit 130" INT TERM
+trap "exit 129" HUP
+trap "exit 130" INT
+trap "exit 143" TERM
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     trap "rm -f $policy" EXIT
-    printf "#!/bin/sh\nexit 101\n" >$policy
+    cat >$policy <<"END"
+#!/bin/sh
+case $1 in redis-server | nats-server | mosquitto) exit 101 ;; esac
+exit 0
+END
     chmod 755 $policy
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -43,6 +49,7 @@ else
 fi
 # The names are words of the registry, without blanks or patterns.
 if command -v apt-get >/dev/null && $root true 2>/dev/null; then
+    echo "installing with ${root:+sudo and }apt-get, and disabling as services: $packages" >&2
     $root sh -c "$install" install-peers $packages
 fi
 packages=$(missing) || exit
