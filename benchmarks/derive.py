@@ -160,14 +160,17 @@ def idle_commands(result: Result, corner: Corner) -> list[int]:
     return [phase["commands"] for paced in idle for phase in paced["rounds"]]
 
 
-def half_share(measured: Source) -> float | None:
-    """Return which part of its own saturated rate a peer was paced at for half load."""
-    if not measured.get("half") or not measured["bursts"]:
-        return None
-    share: float = measured["half"]["rate"] / median(
-        burst["commands"] / burst["seconds"] for burst in measured["bursts"]
-    )
-    return share
+def achieved(paced: dict[str, Any]) -> float:
+    """Return which part of the commands per second that were asked for there were: the median of the rounds."""
+    return median(phase["commands"] / phase["seconds"] / phase["rate"] for phase in paced["rounds"])
+
+
+def late(result: Result, corner: Corner) -> float:
+    """Return how late the generator sent a command at a corner, at most, in seconds."""
+    found = sources(result, corner).values()
+    paced = [it[load] for it in found for load in LOADS if it.get(load)]
+    paced += [against for it in found for against in it.get("against", {}).values()]
+    return max((phase["late"] for one in paced for phase in one["rounds"]), default=0.0) / MILLION
 
 
 def has_latency(result: Result, corner: Corner) -> bool:

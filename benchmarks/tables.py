@@ -24,14 +24,18 @@ FEWER: Final = "‡"
 BELOW: Final = "§"
 BUSY: Final = "¶"
 SATURATED: Final = 0.95  # of the time busy: it is the generator that limits
+SHORT: Final = 0.95  # of the commands/s that were asked for: with fewer it is not the load that is named
 BUSY_NOTE: Final = (
     f"{BUSY} The generator was busy for at least {SATURATED:.0%} of the time, so it is what limits: the peer,"
     " and in a ratio perhaps rankserver, may be faster than shown. Where it limits both, the ratio is near 1,"
     " on either side."
 )
+BELOW_NOTE: Final = (
+    f"{BELOW} There were less than {SHORT:.0%} of these commands per second: the peer or the generator did not"
+    " keep up."
+)
 LOST_TITLE: Final = "Lost or failed"
 LOST_ANCHOR: Final = "lost-or-failed"
-SHORT: Final = 0.45  # of the saturated rate: less than this is not half load any more
 RUNS: Final = {True: "interrupted and resumed", False: "not interrupted", None: "not known whether it was interrupted"}
 MIB: Final = 1024 * 1024
 QUANTILES: Final = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
@@ -279,26 +283,26 @@ def latency(result: Result, corner: Corner) -> str:
     One more table compares this server with each peer at the same rate, where that was measured.
     """
     found = [*(_paced(result, corner, load) for load in derive.LOADS), _same_rate(result, corner)]
-    below = ", ".join(f"{derive.short(key)} at {share:.0%}" for key, share in _below(result, corner).items())
-    note = f"{BELOW} The generator paces no faster, so this is less than half load: {below}."
-    return "\n\n".join(part for part in found if part) + _notes(
-        result, [corner], also=[note] if below else []
-    )
+    text = "\n\n".join(part for part in found if part)
+    late = number(1e3 * derive.late(result, corner))
+    notes = [f"The generator sent no command more than {late} ms late, which is part of the latency."]
+    if BELOW in text:
+        notes.insert(0, BELOW_NOTE)
+    return text + _notes(result, [corner], also=notes)
 
 
 def _paced(result: Result, corner: Corner, load: str) -> str:
     names, rows = derive.names(result), []
-    marked = _below(result, corner) if load == "half" else {}
     for key, it in derive.sources(result, corner).items():
         if it.get(load):
             values = [cell(Spread.of(derive.latency(it, load, quantile)), 1e3) for quantile in QUANTILES]
-            rows.append([_marked(_peer(key, names[key]), _lost(it)), _rate(it[load], key in marked), *values])
+            rows.append([_marked(_peer(key, names[key]), _lost(it)), _rate(it[load]), *values])
     return table([LOAD_NAMES[load], "commands/s", *QUANTILES.values()], rows) if rows else ""
 
 
 def _same_rate(result: Result, corner: Corner) -> str:
     """Return the p99 of each peer at its half load, and ours at the same rate."""
-    names, marked, rows = derive.names(result), _below(result, corner), []
+    names, rows = derive.names(result), []
     for key, ratio in derive.same_rate(result, corner, "p99").items():
         it = derive.source(result, corner, key)
         if it and ratio:
@@ -307,19 +311,14 @@ def _same_rate(result: Result, corner: Corner) -> str:
                 derive.latency_beside(result, corner, key, "p99"),
             )
             values = [cell(Spread.of(theirs), 1e3), cell(Spread.of(ours), 1e3), cell(ratio)]
-            rows.append([_marked(_peer(key, names[key]), _lost(it)), _rate(it["half"], key in marked), *values])
+            rows.append([_marked(_peer(key, names[key]), _lost(it)), _rate(it["half"]), *values])
     header = ["p99 at each peer's half load", "commands/s", "its p99", "rankserver's p99", "ratio"]
     return table(header, rows) if rows else ""
 
 
-def _rate(paced: dict[str, Any], below: bool) -> str:
-    return number(paced["rate"]) + (f" {BELOW}" if below else "")
-
-
-def _below(result: Result, corner: Corner) -> dict[str, float]:
-    """Return those who were paced clearly below half of their saturated rate, and at which part of it."""
-    shares = {key: derive.half_share(it) for key, it in derive.sources(result, corner).items()}
-    return {key: share for key, share in shares.items() if share is not None and share < SHORT}
+def _rate(paced: dict[str, Any]) -> str:
+    short = paced["rounds"] and derive.achieved(paced) < SHORT
+    return _marked(number(paced["rate"]), BELOW if short else "")
 
 
 def every(result: Result, corner: Corner) -> str:
