@@ -195,11 +195,11 @@ def paced_commands(rate: int, seconds: float, size: int) -> int:
 def order(items: Sequence[Item], number: int) -> list[Item]:
     """Return the order of round ``number``: who is late in one is early in another.
 
-    Every round begins one further on, and every other one goes backwards.
+    Every round begins with the next one, and every other round goes on backwards from there.
     """
     first = number % len(items) if items else 0
     turned = [*items[first:], *items[:first]]
-    return turned[::-1] if number % 2 else turned
+    return [*turned[:1], *turned[:0:-1]] if number % 2 else turned
 
 
 # --- how long ---------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ def _cost(result: Result, drawn: Mapping[str, str]) -> list[str]:
     sizes = derive.sizes(result)
     if not sizes:
         return []
-    parts = ["## What a delivery costs the server", _plot("cost.svg", drawn)]
+    parts = ["## What a delivery costs the server", _plot("cost.svg", drawn), prose.COST]
     for size in sorted(sizes, key=lambda size: size != MAIN_SIZE):
         both = [
             f"CPU seconds per million deliveries, {size:,} bytes:\n\n{tables.cpu(result, size)}",

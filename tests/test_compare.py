@@ -186,6 +186,8 @@ def test_each_round_has_everybody_once_and_nobody_has_the_same_place_all_the_tim
     orders = [plan.order(sources, number) for number in range(5)]
 
     assert all(sorted(order) == sources for order in orders)
+    for end in (0, -1):
+        assert len({order[end] for order in orders}) == len(orders), "nobody is first or last twice"
     for place in range(len(sources)):
         assert max(Counter(order[place] for order in orders).values()) <= 2
 

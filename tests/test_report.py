@@ -131,10 +131,10 @@ def test_the_latest_command_of_all_phases_at_a_corner_counts(result: dict[str, A
 # --- targets ----------------------------------------------------------------------------------
 
 
-def test_there_are_54_targets_as_half_load_is_compared_in_two_ways() -> None:
+def test_there_are_57_targets_as_half_load_is_compared_in_two_ways() -> None:
     found = targets.check(sample())
-    assert len(found) == 54
-    assert len({(target.what, target.receivers, target.required) for target in found}) == 54
+    assert len(found) == 57
+    assert len({(target.what, target.receivers, target.required) for target in found}) == 57
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ def test_there_are_54_targets_as_half_load_is_compared_in_two_ways() -> None:
         (HERE, "nats", "64 bytes: times NATS", 7),
         (HERE, "zeromq", "64 bytes: times ZeroMQ", 4),
         (HERE, "asyncio", "64 bytes: times asyncio", 50),
+        (HERE, "uvloop", "64 bytes: times uvloop", 50),
         (HERE, "threads", "64 bytes: times threads", 50),
         (Corner("one", 1, 64), "redis", "64 bytes: times Redis", 5),
         (Corner("one", 1, 64), "nats", "64 bytes: times NATS", 3),
@@ -240,7 +241,7 @@ def test_cost_may_grow_as_the_ceilings_does(result: dict[str, Any]) -> None:
 def test_nothing_measured_is_never_met() -> None:
     empty = sample() | {"points": [], "membership": []}
     found = targets.check(empty)
-    assert len(found) == 54
+    assert len(found) == 57
     assert {target.met for target in found} == {None}
 
 
@@ -532,7 +533,7 @@ def test_a_page_can_be_written_of_a_machine_of_which_nothing_is_known(result: di
 
 def test_page_of_nothing_at_all_can_still_be_written() -> None:
     page = report.page(sample() | {"points": [], "membership": []}, {})
-    assert "**0 are met**, 54 were not measured" in page
+    assert "**0 are met**, 57 were not measured" in page
 
 
 # --- files ------------------------------------------------------------------------------------
