@@ -1,7 +1,7 @@
 """The tables of the results page: from a result to Markdown, a function for each table.
 
-A cell shows the median and, small and below it, the lowest and the highest round. Marks in a cell refer to
-the notes under the table.
+A cell shows the median and, small and below it, the lowest and the highest value of the rounds. Marks in a
+cell refer to the notes under the table.
 """
 
 from __future__ import annotations
@@ -364,7 +364,7 @@ def _mark_fewer(result: Result, corner: Corner, found: Source) -> str:
 def membership(result: Result) -> str:
     """Return joining, memory and leaving by the number of clients."""
     header = ["clients", "joins/s", "bytes each", "1 left: ms", "100 left: ms", "half left: ms"]
-    header += ["ceiling: ms", "1 left / ceiling", "idle: CPU ms per s"]
+    header += ["ceiling, one send to each: ms", "1 left, as a multiple of that", "idle: CPU ms per s"]
     counts = sorted({point["clients"] for point in result["membership"]})
     return table(header, [_members(derive.membership(result, count), count) for count in counts])
 
