@@ -20,7 +20,7 @@ RECEIVERS: Final = (1, 10, 100, 1_000, 5_000)
 SIZES: Final = (16, 64, 1_024, 16_384)
 MEMBERS: Final = (100, 1_000, 10_000)
 
-MAIN_SIZE: Final = 64  # bytes: the latency is measured at every number of receivers with it
+MAIN_SIZE: Final = 64  # bytes of a command: the latency is measured at every number of receivers with it
 MAIN_RECEIVERS: Final = 100  # and with every size here
 EVERYONE: Final = range(10, 1_001)  # clients that all send: with more it takes far too long
 EACH: Final = 10  # commands that each of them sends at once

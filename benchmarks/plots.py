@@ -18,13 +18,13 @@ import tables
 from derive import CEILING, MILLION, OURS, Corner, Result, Spread
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from plan import MAIN_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
 
-MAIN_SIZE: Final = 64  # bytes of a command, in all plots that do not say another
 WIDTH: Final = 8.6  # inches of 72 points: about the width of a page, so that text is not scaled
 LONG: Final = re.compile(r"(\d\.\d\d)\d+")  # a hundredth of a point is enough for any place
 UNTURNED: Final = re.compile(r' transform="rotate\(-0 [^"]*"')

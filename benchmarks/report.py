@@ -19,6 +19,7 @@ import prose
 import tables
 import targets
 from derive import CEILING, OURS, Corner, Result
+from plan import MAIN_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 PAGE: Final = "RESULTS.md"
 DATA: Final = "compare.json"
 PLOTS: Final = "results"  # the folder of the plots
-MAIN_SIZE: Final = targets.SIZE
 HEADLINE: Final = (1000, 100, 10, 1)  # receivers: the first that were measured are what the page begins with
 ALT: Final = {
     "throughput.svg": "Deliveries per second over receivers, for all peers",

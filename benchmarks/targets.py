@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import derive
 from derive import CEILING, OURS, Corner, Result, Spread
+from plan import MAIN_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-SIZE: Final = 64  # bytes of a command, where nothing else is said
-USUAL: Final = (10, 100, 1000)  # receivers, where nothing else is said
+USUAL: Final = (10, 100, 1000)  # receivers, where nothing else is said; their commands have MAIN_SIZE
 FEW: Final = 10  # receivers, and
 MANY: Final = 5_000  # between which the cost of a delivery may grow as the ceiling's does
 CLIENTS: Final = 10_000  # of the membership targets
@@ -69,12 +69,12 @@ class Quicker:
 
 SLOW: Final[Mapping[str, float]] = {"asyncio": 50, "uvloop": 50, "threads": 50}  # uvloop is asyncio, too
 FASTER: Final = (
-    Faster(SIZE, USUAL, {"redis": 7, "nats": 7, "zeromq": 4, **SLOW, CEILING: 0.9}),
-    Faster(SIZE, (1,), {"redis": 5, "nats": 3}),
+    Faster(MAIN_SIZE, USUAL, {"redis": 7, "nats": 7, "zeromq": 4, **SLOW, CEILING: 0.9}),
+    Faster(MAIN_SIZE, (1,), {"redis": 5, "nats": 3}),
     Faster(16, USUAL, {"redis": 10, "nats": 8}),
     Faster(1024, USUAL, {"redis": 1.2, CEILING: 0.95}),
     Faster(16_384, USUAL, {CEILING: 0.95}),
-    Faster(SIZE, (1000,), {"redis": 5, "nats": 5}, senders="every"),
+    Faster(MAIN_SIZE, (1000,), {"redis": 5, "nats": 5}, senders="every"),
 )
 QUICKER: Final = (
     Quicker("idle server, p50", "idle", "p50", AT_MOST),
@@ -133,7 +133,7 @@ def _faster(result: Result, rule: Faster) -> list[Target]:
 def _quicker(result: Result, rule: Quicker) -> list[Target]:
     found = []
     for count in rule.receivers:
-        corner = Corner("one", count, SIZE)
+        corner = Corner("one", count, MAIN_SIZE)
         compared = _to_worst if rule.load == SAME_RATE else _to_best
         value, peer = compared(result, corner, rule)
         lost = _lost(result, corner, OURS)
@@ -180,8 +180,8 @@ def _membership(rounds: Sequence[dict[str, Any]]) -> list[Target]:
 
 def _growth(result: Result) -> Target:
     """Return a ratio of medians: rounds at different numbers of receivers are no pairs."""
-    ours, ceiling = (derive.growth(result, key, SIZE, FEW, MANY) for key in (OURS, CEILING))
-    lost = any(_lost(result, Corner("one", count, SIZE), OURS) for count in (FEW, MANY))
+    ours, ceiling = (derive.growth(result, key, MAIN_SIZE, FEW, MANY) for key in (OURS, CEILING))
+    lost = any(_lost(result, Corner("one", count, MAIN_SIZE), OURS) for count in (FEW, MANY))
     what = f"CPU time per delivery, as a multiple of that at {FEW} receivers (at most the ceiling's)"
     return Target(COST, what, MANY, AT_MOST, ceiling, ours, lost=lost)
 
