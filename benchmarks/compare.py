@@ -1,8 +1,8 @@
 """Measure rankserver beside what people would pick instead, and beside what the machine can do at all.
 
-All peers that are installed do the same kind of work for the same generator and take turns, so that whatever
-the machine does hits all of them alike. What is measured is planned in ``plan.py`` and carried out by
-``grid.py``; ``report.py`` writes what can be looked at.
+All peers that are installed do the same kind of work for the same generator and take turns, so that
+whatever else the machine does hits all of them alike. What is measured is planned in ``plan.py`` and
+carried out by ``grid.py``; ``report.py`` writes what can be looked at.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def commit() -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+    words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+    command = [git, "-C", str(Path(__file__).parent), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

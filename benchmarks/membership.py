@@ -21,7 +21,7 @@ from targets import MAX_HALF, MAX_MEMORY, MIN_JOINS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-MAX_IDLE: Final = 0.02  # seconds of CPU that --require allows: some ticks of the clock that the kernel accounts by
+MAX_IDLE: Final = 0.02  # seconds of CPU: some ticks of the clock that the kernel accounts by; see --require
 SETTLE_MS: Final = 500  # after the last JOIN, for the server to give back what it can
 SEED: Final = 1  # of the choice of those that leave, so that a run can be repeated
 FIRST: Final = 10  # clients that join before memory is measured, so that what all share is not counted

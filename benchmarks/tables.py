@@ -36,7 +36,7 @@ BELOW_NOTE: Final = (
 )
 LOST_TITLE: Final = "Lost or failed"
 LOST_ANCHOR: Final = "lost-or-failed"
-RUNS: Final = {True: "interrupted and resumed", False: "not interrupted", None: "not known whether it was interrupted"}
+RUNS: Final = {True: "interrupted and resumed", False: "not interrupted", None: "unknown whether interrupted"}
 MIB: Final = 1024 * 1024
 QUANTILES: Final = {"p50": "p50", "p99": "p99", "p999": "p99.9"}
 LOAD_NAMES: Final = {"idle": "idle server", "half": "half load"}

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import derive
+from derive import Corner
+
+HERE = Corner("one", 100, 64)
+EVERY = Corner("every", 1000, 64)
 PEERS = {  # name and version, and million deliveries/s that it would make at many receivers
     "rankserver": ("rankserver", "1.0.0", 88.0),
     "redis": ("Redis pub/sub", "7.0.15", 10.1),
@@ -82,7 +87,7 @@ def point(senders: str, receivers: int, size: int) -> dict[str, Any]:
     keys = [key for key in PEERS if receivers <= MOST.get(key, receivers)]
     if senders == "every":
         keys.remove("ceiling")
-    sources = {key: source(key, senders, receivers, size) for key in keys}
+    sources = {key: _measured(key, senders, receivers, size) for key in keys}
     if size == 64 and senders == "one":
         sources["rankserver"]["against"] = {
             key: _against(sources[key]["half"]["rate"], receivers)
@@ -97,7 +102,7 @@ def _against(rate: int, receivers: int) -> dict[str, Any]:
     return {"rate": rate, "rounds": [_pace(rate, 40 + receivers / 88 * it) for it in NOISE]}
 
 
-def source(key: str, senders: str, receivers: int, size: int) -> dict[str, Any]:
+def _measured(key: str, senders: str, receivers: int, size: int) -> dict[str, Any]:
     """Return what was measured of a peer; the latency at 64 bytes only, and with one sender."""
     rate = rate_of(key, receivers, size)
     commands = 20_000 if rate > 5e6 else 2_000
@@ -166,3 +171,31 @@ def _membership(clients: int) -> dict[str, Any]:
         for noise in NOISE
     ]
     return {"clients": clients, "rounds": rounds}
+
+
+# --- looking into it and changing it ----------------------------------------------------------
+
+
+def source(result: dict[str, Any], corner: Corner, key: str) -> dict[str, Any]:
+    """Return what was measured of a peer at a corner."""
+    found = derive.source(result, corner, key)
+    assert found is not None
+    return found
+
+
+def set_rates(result: dict[str, Any], corner: Corner, key: str, rates: list[float]) -> None:
+    """Give a peer these deliveries per second in its rounds."""
+    found = source(result, corner, key)
+    found["bursts"] = [
+        {**burst, "seconds": burst["deliveries"] / rate, "generator_cpu": 0.8 * burst["deliveries"] / rate}
+        for burst, rate in zip(found["bursts"], rates, strict=False)
+    ]
+
+
+def set_same_rate(result: dict[str, Any], ratios: dict[str, list[float]]) -> None:
+    """Give our p99 these ratios to each of these peers at its half load, and a small one to all others."""
+    against = source(result, HERE, "rankserver")["against"]
+    for key, ours in against.items():
+        theirs = source(result, HERE, key)["half"]["rounds"]
+        for entry, other, ratio in zip(ours["rounds"], theirs, ratios.get(key, [0.1] * 5), strict=True):
+            entry["p99"] = ratio * other["p99"]
