@@ -161,7 +161,7 @@ def idle_commands(result: Result, corner: Corner) -> list[int]:
 
 
 def achieved(paced: dict[str, Any]) -> float:
-    """Return which part of the commands per second that were asked for there were: the median of the rounds."""
+    """Return which part of the commands/s that were asked for there were: the median of the rounds."""
     return median(phase["commands"] / phase["seconds"] / phase["rate"] for phase in paced["rounds"])
 
 
@@ -206,10 +206,11 @@ def best_latency(result: Result, corner: Corner, load: str, quantile: str) -> st
 
     It is neither we, nor the ceiling, which nobody could use, nor one that lost something.
     """
+    peers = ((key, it) for key, it in sources(result, corner).items() if key not in {OURS, CEILING})
     found = {
         key: median(values)
-        for key, measured in sources(result, corner).items()
-        if key not in {OURS, CEILING} and not measured["lost"] and (values := latency(measured, load, quantile))
+        for key, measured in peers
+        if not measured["lost"] and (values := latency(measured, load, quantile))
     }
     return min(found, key=lambda key: found[key]) if found else None
 

@@ -156,7 +156,7 @@ class Run:
 
 
 def _compared(value: Any) -> Any:
-    """Return what must be the same for a run to be gone on with; of peers, how they are described need not."""
+    """Return what must be the same for a run to be gone on with; how peers are described may change."""
     if isinstance(value, list):
         return [(peer["key"], peer["version"], peer["skipped"]) for peer in value]
     return value

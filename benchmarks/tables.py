@@ -31,8 +31,8 @@ BUSY_NOTE: Final = (
     " on either side."
 )
 BELOW_NOTE: Final = (
-    f"{BELOW} There were less than {SHORT:.0%} of these commands per second: the peer or the generator did not"
-    " keep up."
+    f"{BELOW} There were less than {SHORT:.0%} of these commands per second: the peer or the generator did"
+    " not keep up."
 )
 LOST_TITLE: Final = "Lost or failed"
 LOST_ANCHOR: Final = "lost-or-failed"
