@@ -194,8 +194,8 @@ def set_rates(result: dict[str, Any], corner: Corner, key: str, rates: list[floa
 
 def set_same_rate(result: dict[str, Any], ratios: dict[str, list[float]]) -> None:
     """Give our p99 these ratios to each of these peers at its half load, and a small one to all others."""
-    against = source(result, HERE, "rankserver")["against"]
-    for key, ours in against.items():
-        theirs = source(result, HERE, key)["half"]["rounds"]
-        for entry, other, ratio in zip(ours["rounds"], theirs, ratios.get(key, [0.1] * 5), strict=True):
+    for key, ours in source(result, HERE, "rankserver")["against"].items():
+        half = source(result, HERE, key).get("half", {"rounds": []})  # it has none if it was lost before
+        pairs = zip(ours["rounds"], half["rounds"], strict=False)
+        for (entry, other), ratio in zip(pairs, ratios.get(key, [0.1] * 5), strict=False):
             entry["p99"] = ratio * other["p99"]
