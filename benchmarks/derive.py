@@ -170,7 +170,8 @@ def late(result: Result, corner: Corner) -> float:
     found = sources(result, corner).values()
     paced = [it[load] for it in found for load in LOADS if it.get(load)]
     paced += [against for it in found for against in it.get("against", {}).values()]
-    return max((phase["late"] for one in paced for phase in one["rounds"]), default=0.0) / MILLION
+    worst: float = max((phase["late"] for one in paced for phase in one["rounds"]), default=0.0)
+    return worst / MILLION
 
 
 def has_latency(result: Result, corner: Corner) -> bool:

@@ -83,13 +83,13 @@ class Timing:
     """How long things may take, in seconds, and how often they are done."""
 
     rounds: int
-    burst: float = 0.5  # one burst of a slow source
+    burst: float = 0.4  # one burst of a slow source
     scale: float = 1.0  # the part of a full burst that the fast ones send
-    whole: float = 12.0  # one burst in which every client sends EACH commands;
-    crowd: float = 4.0  # if it takes longer they send fewer, for so long
+    whole: float = 8.0  # one burst in which every client sends EACH commands;
+    crowd: float = 2.0  # if it takes longer they send fewer, for so long
     crowds: float = 0.05  # bursts of a crowd are repeated for so long in a round, and the middle one counts
-    idle: float = 3.0  # with many receivers: with few of them, a part of it is enough
-    half: float = 0.9
+    idle: float = 2.0  # with many receivers: with few of them, a part of it is enough
+    half: float = 0.6
     trials: int = 2  # bursts with each chunk, to find the ceiling's fastest
     singles: int = 5  # leaves of one client in a round, of which the middle one counts
     sitting: float = 2.0  # while the CPU time of idle clients is taken
