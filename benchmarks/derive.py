@@ -162,7 +162,8 @@ def idle_commands(result: Result, corner: Corner) -> list[int]:
 
 def achieved(paced: dict[str, Any]) -> float:
     """Return which part of the commands/s that were asked for there were: the median of the rounds."""
-    return median(phase["commands"] / phase["seconds"] / phase["rate"] for phase in paced["rounds"])
+    shares = [phase["commands"] / phase["seconds"] / phase["rate"] for phase in paced["rounds"]]
+    return float(median(shares))
 
 
 def late(result: Result, corner: Corner) -> float:

@@ -132,16 +132,20 @@ class Daemon(Server):
     def _await_listening(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            try:
-                socket.create_connection(self.address, START_SECONDS, (OTHER_HOST, 0)).close()
-            except ConnectionRefusedError:
-                if self._ends_within(TRY_SECONDS):
-                    raise BenchmarkError(f"{self.name} ended at once: {self._printed()}") from None
-            except OSError as error:
-                raise BenchmarkError(f"cannot connect to {self.name}, {error}: {self._printed()}") from error
-            else:
+            if self._takes_connections():
                 return
+            if self._ends_within(TRY_SECONDS):
+                raise BenchmarkError(f"{self.name} ended at once: {self._printed()}")
         raise BenchmarkError(f"{self.name} does not listen after {START_SECONDS:g} s: {self._printed()}")
+
+    def _takes_connections(self) -> bool:
+        try:
+            socket.create_connection(self.address, START_SECONDS, (OTHER_HOST, 0)).close()
+        except ConnectionRefusedError:
+            return False
+        except OSError as error:
+            raise BenchmarkError(f"cannot connect to {self.name}, {error}: {self._printed()}") from error
+        return True
 
     def _ends_within(self, seconds: float) -> bool:
         with suppress(subprocess.TimeoutExpired):

@@ -127,11 +127,10 @@ def test_an_idle_source_is_used_to_a_fifth_at_most(receivers: int, saturated: fl
 
 @pytest.mark.parametrize("receivers", [1, 10, 100, 1_000, 5_000])
 def test_an_idle_phase_has_the_planned_commands(receivers: int) -> None:
-    expected = {1: 500, 10: 500, 100: 500, 1_000: 150, 5_000: 30}
+    expected = {1: 333, 10: 333, 100: 333, 1_000: 100, 5_000: 20}
     seconds = plan.idle_seconds(receivers, Timing(5))
 
-    assert plan.idle_rate(receivers, 1e6) * seconds == pytest.approx(expected[receivers])
-    assert seconds == (2.0 if receivers <= 100 else 3.0)
+    assert int(plan.idle_rate(receivers, 1e6) * seconds) == expected[receivers]
 
 
 def test_paced_phases_keep_within_what_the_generator_can_hold() -> None:
@@ -150,10 +149,10 @@ def test_each_round_has_everybody_once_and_nobody_has_the_same_place_all_the_tim
         assert max(Counter(order[place] for order in orders).values()) <= 2
 
 
-def test_the_whole_run_is_planned_to_take_about_forty_minutes() -> None:
+def test_the_whole_run_is_planned_to_take_about_half_an_hour() -> None:
     timing = Timing(5)
     points = plan.points(plan.RECEIVERS, plan.SIZES, plan.PARTS)
     seconds = sum(plan.point_seconds(point, len(PEERS), timing) for point in points)
     seconds += 5 * sum(plan.membership_seconds(clients, timing) for clients in plan.MEMBERS)
 
-    assert 35 * 60 < seconds < 42 * 60
+    assert 25 * 60 < seconds < 40 * 60
