@@ -27,6 +27,7 @@ EACH: Final = 10  # commands that each of them sends at once
 
 # A burst of the fastest is 0.05 to 0.2 s: some times longer than what the scheduler and timers disturb.
 MOST_DELIVERIES: Final = 20_000_000
+FEWEST: Final = 20  # commands in a burst: 16 KiB to 5,000 receivers would be fewer, and are left out
 MOST_BYTES: Final = 1_500_000_000  # of texts, to all receivers together
 MOST_COMMANDS: Final = 2_000_000  # more would take longer to prepare than to send
 PHASE_BYTES: Final = 1 << 30  # of one phase: the generator keeps no more
@@ -110,6 +111,7 @@ def points(receivers: Sequence[int], sizes: Sequence[int], parts: Sequence[str])
         Point(everyone=False, receivers=count, size=size, latency=latency and _has_latency(count, size))
         for size in sizes
         for count in receivers
+        if MOST_BYTES // size // count >= FEWEST
     ]
     if "throughput" not in parts:
         grid = [point for point in grid if point.latency]
