@@ -10,10 +10,11 @@ from peers import PEERS
 from plan import Point, Timing
 
 
-def test_the_whole_grid_has_every_size_at_every_number_of_receivers_and_the_crowds() -> None:
+def test_the_whole_grid_has_every_size_at_every_number_of_receivers_but_one_and_the_crowds() -> None:
     points = plan.points(plan.RECEIVERS, plan.SIZES, plan.PARTS)
 
-    assert len(set(points)) == len(points) == 5 * 4 + 3
+    # 16 KiB to 5,000 receivers is left out: it would be fewer than 20 commands.
+    assert len(set(points)) == len(points) == 5 * 4 - 1 + 3
     assert [point.receivers for point in points if point.everyone] == [10, 100, 1_000]
 
 
