@@ -17,7 +17,7 @@ from rankserver._clist_cffi import ffi, lib
 from rankserver.exceptions import RemoteProtocolError
 
 BLOCK_BYTES: Final = 1024 * 1024  # of the log: as much as the core sends in one system call
-READ_BYTES: Final = 800 * 1024  # in one read, at most: what fits into one block of the log as frames
+READ_BYTES: Final = 800 * 1024  # in one read, at most: as frames of 64 bytes they fit into one block
 PEEK_SPANS: Final = 16
 
 
