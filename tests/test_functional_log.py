@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
 
 from rankserver import frames, protocol, ranking
+from rankserver.server import JOIN_WAIT
 from tests.support import RawClient, Server, fields_of
 
 Connect = Callable[[Server], RawClient]
@@ -151,6 +153,18 @@ def test_a_farewell_before_closing_the_sending_side_loses_nothing_that_is_owed(
     leaver.send(b"CMD %s\n" % (b"x" * 60_000) * 200 + b"BYE\n")  # more than the sockets hold
     half_close(leaver)
     assert len(leaver.rest()) == 200
+
+
+def test_the_others_are_told_of_a_join_when_it_has_waited_for_company(
+    serve: Serve, connect: Connect, join: Join
+) -> None:
+    server = serve(3)
+    (first,) = join(server, "a")
+    client = connect(server)
+    start = time.monotonic()
+    client.hello("b")
+    first.expect(b"JOIN ")
+    assert time.monotonic() - start >= JOIN_WAIT
 
 
 def test_joins_of_one_moment_share_a_frame_and_keep_their_order(serve: Serve, connect: Connect) -> None:
