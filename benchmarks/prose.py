@@ -10,8 +10,8 @@ METHOD: Final = """\
 Measured on {date} on one machine ({cpus}){whole}. Every peer does the same kind of work for the same load
 generator, a C program that checks what each receiver gets to the last byte: the same sockets, the same
 receive loop, the same payload. {places} All use the system's congestion control ({congestion_control}),
-but for rankserver, which by default uses Reno on the loopback, and the ceiling, which does so, too. All
-peers take turns, in {rounds}. A figure is the median of the rounds, with the slowest and the fastest round
+but for rankserver, which by default uses Reno on the loopback, and the ceiling, which does so, too; what
+Reno would give the others is in docs/performance.md. All peers take turns, in {rounds}. A figure is the median of the rounds, with the slowest and the fastest round
 in small print; a ratio is taken in each round, pair by pair, before the median. To repeat it: `make
 bench`."""
 WHOLE: Final = {True: ", in a run that was interrupted and resumed", False: ", all in one run", None: ""}
@@ -40,7 +40,7 @@ peers, so it holds only if it holds for each of them."""
 THROUGHPUT: Final = """\
 One client sends, all others receive; the time runs until the last has the last byte."""
 FEWER: Final = """\
-A burst has about as many commands as a peer can do in half a second, up to a limit for the fast ones. ‡
+A burst has about as many commands as a peer can do in a fixed time, up to a limit for the fast ones. ‡
 marks who had fewer than rankserver, because it is slower."""
 GENERATOR: Final = """\
 The part of a burst for which the generator read and verified, and did not just look whether there was
