@@ -11,9 +11,9 @@ Measured on {date} on one machine ({cpus}){whole}. Every peer does the same kind
 generator, a C program that checks what each receiver gets to the last byte: the same sockets, the same
 receive loop, the same payload. {places} All use the system's congestion control ({congestion_control}),
 but for rankserver, which by default uses Reno on the loopback, and the ceiling, which does so, too; what
-Reno would give the others is in docs/performance.md. All peers take turns, in {rounds}. A figure is the median of the rounds, with the slowest and the fastest round
-in small print; a ratio is taken in each round, pair by pair, before the median. To repeat it: `make
-bench`."""
+Reno would give the others is in docs/performance.md. All peers take turns, in {rounds}. A figure is the
+median of the rounds, with the slowest and the fastest round in small print; a ratio is taken in each round,
+pair by pair, before the median. To repeat it: `make bench`."""
 WHOLE: Final = {True: ", in a run that was interrupted and resumed", False: ", all in one run", None: ""}
 PINNED: Final = """\
 Servers run on CPU {server_cpu}, one at work at a time, and the generator on CPU {generator_cpu}, where it
