@@ -28,12 +28,14 @@ class Sent(NamedTuple):
 
 
 class Execute(NamedTuple):
-    """A higher rank commands; call ``result`` when it is done if ``wants_answer``."""
+    """A higher rank commands; it gets an answer when that is done if ``wants_answer``."""
 
     seq: int
-    rank: int
+    rank: int  # of the sender
     text: str
     wants_answer: bool
+    own_rank: int  # ours, when it was logged
+    own_name: str
 
 
 class Refused(NamedTuple):

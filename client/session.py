@@ -318,7 +318,7 @@ class Session:
             raise _broken(f"a command from rank {frame.rank} of {len(self._slots)}")
         verdict = ranking.verdict(self._rank, frame.rank)
         if verdict is ranking.Verdict.EXECUTE:
-            self._events.append(events.Execute(*frame))
+            self._events.append(events.Execute(*frame, self._rank, self._name))
         elif verdict is ranking.Verdict.REFUSE:
             if frame.wants_answer:
                 self._out += protocol.result(frame.seq, "refused")

@@ -290,7 +290,7 @@ def test_a_flood_of_events_leaves_others_their_turn(server: Server) -> None:
                 top.send(b"CMD x\n" * 30_000)
                 await asyncio.to_thread(top.lines, 30_001)  # half a megabyte is in the socket
                 other = asyncio.create_task(others())
-                while await take(client, Execute) != Execute(30_002, 0, "x", wants_answer=False):
+                while await take(client, Execute) != Execute(30_002, 0, "x", False, 1, client.name):
                     pass
                 assert turns > 3
                 other.cancel()
@@ -318,7 +318,7 @@ def test_an_ask_goes_around(server: Server) -> None:
         async with connect(server.where) as top, connect(server.where) as low:
             await top.ask("uptime")
             execute = await take(low, Execute)
-            assert execute == Execute(3, 0, "uptime", wants_answer=True)
+            assert execute == Execute(3, 0, "uptime", True, 1, low.name)
             await low.result(3, "ok", {"out": "fine"})
             done = await take(top, AskDone)
             assert done == AskDone(3, "uptime", 1, 1, 0, 0, 0, 0, 0)
@@ -330,7 +330,7 @@ def test_the_second_client_sees_a_command_without_answer(server: Server) -> None
     async def main() -> None:
         async with connect(server.where) as top, connect(server.where) as low:
             await top.cmd("df")
-            assert await take(low, Execute) == Execute(3, 0, "df", wants_answer=False)
+            assert await take(low, Execute) == Execute(3, 0, "df", False, 1, low.name)
 
     run(main())
 

@@ -21,7 +21,7 @@ from rankserver.exceptions import StreamError
 from tests.support import BOUND, RawClient, Server
 
 WHERE = "127.0.0.1:5050"
-COMMAND = events.Execute(18, 0, "df -h", wants_answer=True)
+COMMAND = events.Execute(18, 0, "df -h", True, 1, "me")
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -9,8 +9,8 @@ from client.events import Execute
 from client.executors import Finished, Outcome, Simulated, Started, Worker
 from tests.support import BOUND
 
-FIRST = Execute(1, 0, "a", wants_answer=True)
-SECOND = Execute(2, 0, "b", wants_answer=False)
+FIRST = Execute(1, 0, "a", True, 1, "me")
+SECOND = Execute(2, 0, "b", False, 1, "me")
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

@@ -104,8 +104,8 @@ def test_another_protocol_version_is_told() -> None:
 def test_commands_of_higher_ranks_are_executed() -> None:
     session = joined(1, 3)
     assert session.receive_data(b"CMD 1 0 df -h\nASK 2 0 uptime\n") == [
-        Execute(1, 0, "df -h", wants_answer=False),
-        Execute(2, 0, "uptime", wants_answer=True),
+        Execute(1, 0, "df -h", False, 1, "me"),
+        Execute(2, 0, "uptime", True, 1, "me"),
     ]
     assert session.data_to_send() == b""
     session.result(2, "fail", {"code": 3})
@@ -136,9 +136,9 @@ def test_the_rank_is_that_at_the_place_in_the_log() -> None:
     session = joined(2, 3)
     log = b"CMD 1 1 a\nLEFT 2 0\nCMD 3 0 b\nLEFT 4 0\nJOIN 5 1\nCMD 6 1 c\n"
     assert session.receive_data(log) == [
-        Execute(1, 1, "a", wants_answer=False),
+        Execute(1, 1, "a", False, 2, "me"),
         RankChanged(1, 2),
-        Execute(3, 0, "b", wants_answer=False),
+        Execute(3, 0, "b", False, 1, "me"),
         RankChanged(0, 1),
         ClientsChanged(2),
         Refused(6, 1, "c"),
@@ -203,7 +203,7 @@ def test_a_server_that_breaks_the_protocol_before_we_joined_is_left(data: bytes,
 def test_what_came_before_the_protocol_was_broken_counts() -> None:
     session = joined(1, 3)
     first, *_ = session.receive_data(b"CMD 1 0 x\nCMD 3 0 y\n")
-    assert first == Execute(1, 0, "x", wants_answer=False)
+    assert first == Execute(1, 0, "x", False, 1, "me")
 
 
 # --- asks ---
@@ -454,7 +454,7 @@ class History:
     def command(self, rank: int, verb: str) -> None:
         seq = self.log(verb, f"{rank} theirs")
         if rank < self.rank:
-            self.seen.append(Execute(seq, rank, "theirs", wants_answer=verb == "ASK"))
+            self.seen.append(Execute(seq, rank, "theirs", verb == "ASK", self.rank, "me"))
             return
         self.seen.append(Refused(seq, rank, "theirs"))
         if verb == "ASK":
