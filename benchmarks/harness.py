@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
@@ -140,7 +141,8 @@ class Program:
         All that it prints goes to ``output`` if that is given, and cannot be read by ``line`` then.
         """
         self.name = name
-        self._buffer = b""
+        self._lines: deque[bytes] = deque()
+        self._begun = b""  # of the line behind them
         with _pinned(cpu):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output or subprocess.PIPE, stderr=output, cwd=ROOT
@@ -179,14 +181,14 @@ class Program:
             BenchmarkError: if it ends, or is silent for ``seconds``.
         """
         deadline = time.monotonic() + seconds
-        while b"\n" not in self._buffer:
+        while not self._lines:
             self._wait(deadline)
             data = os.read(self._stdout.fileno(), 65_536)
             if not data:
                 raise BenchmarkError(self._end())
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line.decode()
+            *lines, self._begun = (self._begun + data).split(b"\n")
+            self._lines.extend(lines)
+        return self._lines.popleft().decode()
 
     def event(self) -> Event:
         """Return the next line of its output, which is JSON.
@@ -222,7 +224,7 @@ class Program:
             return f"{self.name} has closed its output and does not end"
 
     def _wait(self, deadline: float) -> None:
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # one system call
             selector.register(self._stdout, selectors.EVENT_READ)
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 raise BenchmarkError(f"{self.name} is silent")

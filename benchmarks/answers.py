@@ -1,0 +1,339 @@
+"""How fast the answers to one command come back: a thousand clients answer, and the one that asked has them.
+
+It starts the real server, an asker and many connections that answer each ASK all at once, and takes the time
+from the first answer sent until the asker has the last. First the asker is a bare socket that only reads:
+what the server *relays*. Then it is the real client, writing to a pipe that is read here: what is *shown*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import socket
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import harness
+from harness import Address, BenchmarkError, Places, Program, RankServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+SEED: Final = 1  # of the order in which answers are sent, so that a run can be repeated
+SILENCE: Final = 10.0  # seconds after which what does not come is taken as lost
+RECEIVED: Final = 256 * 1024  # bytes that a bare asker takes at once, and room for all while it does not read
+WARM_UPS: Final = 2  # asks that are verified and not timed: memory is touched, code is specialised
+SHOWN_LOST: Final = 3  # lines that an error shows of those that are missing or wrong
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; return the exit code: 1 if an answer was lost or it was too slow."""
+    return harness.run("answers.py", _parser().parse_args(argv), _measure, _show)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add, number = parser.add_argument, harness.number
+    add("--clients", type=number(1), default=1000, metavar="N", help="that answer (default: 1000)")
+    add("--asks", type=number(1), default=15, metavar="X", help="take the median of X (default: 15)")
+    add("--require", type=number(1), metavar="N", help="fail if fewer than N answers/s are shown")
+    add("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+# --- who asks, and who answers ----------------------------------------------------------------
+
+
+class Reply(NamedTuple):
+    """What one client answers to an ASK."""
+
+    seq: int
+    rank: int
+    name: str
+    out: str
+
+    @property
+    def detail(self) -> str:
+        """Its JSON."""
+        return f'{{"code":0,"out":"{self.out}","ms":3}}'
+
+    @property
+    def frame(self) -> bytes:
+        """What the client sends."""
+        return f"RES {self.seq} ok {self.detail}\n".encode()
+
+    @property
+    def relayed(self) -> str:
+        """What the asker is sent."""
+        return f"RES {self.seq} {self.rank} {self.name} ok {self.detail}"
+
+    @property
+    def shown(self) -> str:
+        """What the asker's client prints."""
+        return f"#{self.seq} rank {self.rank} {self.name} | {self.out}"
+
+
+class Asker(Protocol):
+    """The highest ranked client. Its ``wait`` is what is timed."""
+
+    def ask(self, text: str) -> None:
+        """Ask."""
+
+    def wait(self, seq: int, count: int) -> list[str]:
+        """Return the lines that came since, once all of ``count`` answers are there."""
+
+    def check(self, lines: list[str], replies: list[Reply]) -> None:
+        """Check that each answer is there once, and from the right client.
+
+        Raises:
+            BenchmarkError: if not.
+        """
+
+
+class Connection:
+    """A socket that has joined, and what is read of it line by line."""
+
+    def __init__(self, address: Address, name: str) -> None:
+        """Connect, and say HELLO; ``joined`` waits for the rank."""
+        self.name = name
+        self.rank = -1
+        self._begun = b""
+        self._sock = socket.socket()
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
+        self._sock.settimeout(SILENCE)
+        self._sock.connect(address)
+        self.send(f'HELLO {{"name":"{name}"}}\n'.encode())
+
+    def close(self) -> None:
+        """Close it."""
+        self._sock.close()
+
+    def send(self, frame: bytes) -> None:
+        """Send in one system call: it is so little that a socket that was read always has room."""
+        os.write(self._sock.fileno(), frame)
+
+    def read(self) -> list[str]:
+        """Receive once, and return the lines that are complete.
+
+        Raises:
+            BenchmarkError: if nothing comes.
+        """
+        try:
+            data = self._sock.recv(RECEIVED)
+        except TimeoutError:
+            raise BenchmarkError(f"the server is silent to {self.name}") from None
+        if not data:
+            raise BenchmarkError(f"the server closed the connection of {self.name}")
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        return [line.decode() for line in lines]
+
+    def joined(self) -> None:
+        """Wait for the WELCOME, and note the rank in it: all who join later get lower ones."""
+        self.rank = int(self._find("WELCOME ").partition('"rank":')[2].partition(",")[0])
+
+    def hear(self, text: str) -> int:
+        """Wait until somebody asks ``text``, and return its seq."""
+        while True:
+            line = self._find("ASK ")
+            _, seq, _, asked = line.split(" ", 3)
+            if asked == text:
+                return int(seq)
+
+    def _find(self, start: str) -> str:
+        while True:
+            for line in self.read():
+                if line.startswith(start):
+                    return line
+
+
+class Bare(Connection):
+    """An asker that does nothing but read."""
+
+    def ask(self, text: str) -> None:
+        """Ask, and read the ASK itself."""
+        self.send(f"ASK {text}\n".encode())
+        self.hear(text)
+
+    def wait(self, seq: int, count: int) -> list[str]:  # noqa: ARG002 - nothing else comes
+        """Return ``count`` lines."""
+        lines: list[str] = []
+        while len(lines) < count:
+            lines += self.read()
+        return lines
+
+    def check(self, lines: list[str], replies: list[Reply]) -> None:
+        """Compare what came with what is to be relayed."""
+        compare(lines, (reply.relayed for reply in replies))
+
+
+class Shown:
+    """The real client, its input a pipe that stays open, its output read here."""
+
+    def __init__(self, address: Address) -> None:
+        """Start it and wait until it has joined."""
+        command = [sys.executable, "-m", "client", f"{address.host}:{address.port}", "--name", "asker"]
+        self._program = Program("the client", command)
+        try:
+            self._program.line(SILENCE)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End it."""
+        self._program.close()
+
+    def ask(self, text: str) -> None:
+        """Type the text."""
+        self._program.tell(text)
+
+    def wait(self, seq: int, count: int) -> list[str]:
+        """Return all lines up to the summary of the ask."""
+        summary = f"#{seq}: executed by {count} of {count}"
+        lines = [self._program.line(SILENCE)]
+        while lines[-1] != summary:
+            lines.append(self._program.line(SILENCE))
+        return lines
+
+    def check(self, lines: list[str], replies: list[Reply]) -> None:
+        """Compare the lines of answers, if it prints any, with what is to be shown."""
+        found = [line for line in lines if is_answer(line, replies[0].seq)]
+        if found:
+            compare(found, (reply.shown for reply in replies))
+
+
+def is_answer(line: str, seq: int) -> bool:
+    """Tell whether the client prints this line for one answer to the ask."""
+    return line.startswith(f"#{seq} rank ")
+
+
+def compare(found: Iterable[str], expected: Iterable[str]) -> None:
+    """Check that the same lines are in both, each as often, in any order.
+
+    Raises:
+        BenchmarkError: with some that are missing, and some that are too many.
+    """
+    have, want = Counter(found), Counter(expected)
+    missing, wrong = list((want - have).elements()), list((have - want).elements())
+    if missing or wrong:
+        raise BenchmarkError(
+            f"{len(missing)} answers are missing, as {missing[:SHOWN_LOST]}, "
+            f"and {len(wrong)} wrong or doubled, as {wrong[:SHOWN_LOST]}"
+        )
+
+
+# --- measuring --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What the answers to one ASK took, in seconds."""
+
+    seconds: float  # from before the first is sent until the asker has the last
+    sending: float  # of these, until the last is sent
+    server_cpu: float
+    lines: int  # that the asker has
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    harness.raise_descriptor_limit(options.clients + 1)
+    result: dict[str, Any] = {"clients": options.clients, "asks": options.asks}
+    for name, start in (("relayed", _bare), ("shown", Shown)):
+        with ExitStack() as stack:
+            server = stack.enter_context(RankServer(options.clients + 1, cpu=Places.choose().sender))
+            asker = stack.enter_context(closing(start(server.address)))
+            connections = list(_connections(options.clients, server.address, stack))
+            bursts = list(_bursts(asker, connections, server.pid, options.asks))
+        result[name] = _summary(bursts, options.clients)
+    if options.require and result["shown"]["answers_per_second"] < options.require:
+        rate = result["shown"]["answers_per_second"]
+        result["unmet"] = [f"{rate:,.0f} answers/s are shown, {options.require:,} are required"]
+    return result
+
+
+def _bare(address: Address) -> Bare:
+    asker = Bare(address, "asker")
+    asker.joined()
+    return asker
+
+
+def _connections(clients: int, address: Address, stack: ExitStack) -> Iterator[Connection]:
+    for number in range(1, clients + 1):
+        connection = stack.enter_context(closing(Connection(address, f"web-{number}")))
+        connection.joined()
+        yield connection
+
+
+def _bursts(asker: Asker, connections: list[Connection], pid: int, asks: int) -> Iterator[Burst]:
+    order = random.Random(SEED)
+    with harness.bar(WARM_UPS + asks, type(asker).__name__.lower()) as bar:
+        for number in range(WARM_UPS + asks):
+            order.shuffle(connections)
+            burst = _burst(asker, connections, f"ask {number}", pid)
+            bar.update()
+            if number >= WARM_UPS:
+                yield burst
+
+
+def _burst(asker: Asker, connections: list[Connection], text: str, pid: int) -> Burst:
+    asker.ask(text)
+    seqs = {connection.hear(text) for connection in connections}
+    if len(seqs) != 1:
+        raise BenchmarkError(f"one ASK came with the seqs {sorted(seqs)}")
+    seq = seqs.pop()
+    replies = [Reply(seq, each.rank, each.name, f"{text}: done by {each.name}") for each in connections]
+    sends = [(each.send, reply.frame) for each, reply in zip(connections, replies, strict=True)]
+    cpu, start = _cpu_seconds(pid), time.perf_counter()
+    for send, frame in sends:
+        send(frame)
+    sent = time.perf_counter()
+    lines = asker.wait(seq, len(replies))
+    end = time.perf_counter()
+    used = _cpu_seconds(pid) - cpu
+    asker.check(lines, replies)
+    return Burst(end - start, sent - start, used, sum(1 for line in lines if is_answer(line, seq)))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process, by the clock that clock_getcpuclockid(3) names."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def _summary(bursts: list[Burst], clients: int) -> dict[str, Any]:
+    rates = [clients / burst.seconds for burst in bursts]
+    return {
+        "answers_per_second": median(rates),
+        "answers_per_second_min": min(rates),
+        "answers_per_second_max": max(rates),
+        "milliseconds": median(burst.seconds for burst in bursts) * 1e3,
+        "sent_per_second": median(clients / burst.sending for burst in bursts),
+        "server_cpu_microseconds": median(burst.server_cpu for burst in bursts) / clients * 1e6,
+        "bursts": [asdict(burst) for burst in bursts],
+    }
+
+
+# --- showing ----------------------------------------------------------------------------------
+
+
+def _show(result: dict[str, Any]) -> None:
+    print(f"{result['clients']:,} clients answer one ASK at once; median of {result['asks']} asks")
+    for name in ("relayed", "shown"):
+        summary = result[name]
+        rate, low, high = (summary[f"answers_per_second{which}"] for which in ("", "_min", "_max"))
+        print(f"{name:<9}{rate:,.0f} answers/s ({low:,.0f} to {high:,.0f}),", end=" ")
+        print(f"{summary['milliseconds']:.1f} ms;", end=" ")
+        print(f"server {summary['server_cpu_microseconds']:.1f} µs of CPU for each,", end=" ")
+        print(f"generator {summary['sent_per_second']:,.0f}/s sent")
+    lines = result["shown"]["bursts"][-1]["lines"]
+    how = "and in a line of its own" if lines else "and counted in the summary, without lines of their own"
+    print(f"verified each answer came once and from the right client, {how}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
