@@ -315,7 +315,7 @@ def _detail(text: str) -> str:
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise _bad(f"bad JSON: {shown(str(error))}") from None
     if not isinstance(value, dict):
@@ -325,6 +325,9 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)  # json.loads would make one for each text
 
 
 def _bad(text: str) -> RemoteProtocolError:
