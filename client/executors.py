@@ -1,19 +1,49 @@
 """What executing a command means, and the queue in front of it.
 
-An executor is anything with ``execute``; ``Worker`` gives it one command after another, in log order.
+An executor is anything with ``execute`` and ``close``; ``make`` gives the one of a kind, and ``Worker`` gives
+it one command after another, in log order. The real ones leave the processes to ``supervisor``, and what may
+be executed to ``policy``.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, NoReturn, Protocol
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
+from client import policy, supervisor
 from client.events import Execute
+from rankserver import protocol
+from rankserver.exceptions import ConfigError
+
+OUTPUT_LIMIT: Final = 32_768  # bytes; an answer is one line, and at most 64 KiB on most servers
+ENDING_BOUND: Final = (
+    supervisor.GRACE + supervisor.KILL_BOUND + 2.0
+)  # seconds until a supervisor must be gone
+READ_SIZE: Final = 65_536
+NOT_FOUND: Final = 127  # the exit codes that shells have for a program that is not there
+NOT_EXECUTABLE: Final = 126  # or cannot be executed
+ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 
 
 class Outcome(NamedTuple):
-    """What became of a command: one of ``protocol.STATUSES``, and fields for whoever asked."""
+    """What became of a command: one of ``protocol.STATUSES``, and fields for whoever asked.
+
+    The fields of a command that ran are ``code`` (exit code, or 128 + the signal that ended it), ``out``
+    (what it wrote to standard output and standard error), ``ms`` (milliseconds that it took) and
+    ``truncated`` (only if so: there was more output). ``reason`` says in a line for a person why it did not
+    run or did not end.
+    """
 
     status: str
     detail: Mapping[str, object] | None = None
@@ -22,8 +52,11 @@ class Outcome(NamedTuple):
 class Executor(Protocol):
     """Something that can execute a command."""
 
-    async def execute(self, text: str) -> Outcome:
-        """Execute ``text`` and return what became of it."""
+    async def execute(self, command: Execute) -> Outcome:
+        """Execute ``command`` and return what became of it; when cancelled, end it first."""
+
+    async def close(self) -> None:
+        """Give back what was kept for further commands."""
 
 
 class Simulated:
@@ -36,10 +69,368 @@ class Simulated:
     def __init__(self, delay: float) -> None:
         self._delay = delay
 
-    async def execute(self, _text: str) -> Outcome:
+    async def execute(self, _command: Execute) -> Outcome:
         """Let the time pass that executing takes."""
         await asyncio.sleep(self._delay)
         return Outcome("ok")
+
+    async def close(self) -> None:
+        """Do nothing: nothing was kept."""
+
+
+# --- real ones --------------------------------------------------------------------------------
+
+
+class Terms(NamedTuple):
+    """On what terms commands are executed.
+
+    Attributes:
+        policy: what may be executed; None if nobody said: then it is nothing, or what a handler decides.
+        timeout: seconds after which a command is ended, or None.
+        output_limit: bytes of output that are kept of each command; the rest is thrown away.
+        workdir: the directory that commands run in; None for the current one.
+    """
+
+    policy: policy.Policy | None = None
+    timeout: float | None = None
+    output_limit: int = OUTPUT_LIMIT
+    workdir: str | Path | None = None
+
+
+def make(kind: str, terms: Terms, *, delay: float = 0.0, handler: str | Path | None = None) -> Executor:
+    """Make the executor of a kind: ``simulated``, ``program``, ``shell`` or ``handler``.
+
+    Args:
+        kind: which.
+        terms: for all but ``simulated``.
+        delay: for ``simulated``: seconds that a command takes.
+        handler: for ``handler``: the program.
+
+    Raises:
+        ConfigError: there is no such kind, or something that it needs is not there.
+    """
+    if kind == "simulated":
+        return Simulated(delay)
+    if kind == "program":
+        return Program(terms)
+    if kind == "shell":
+        return Shell(terms)
+    if kind == "handler" and handler is not None:
+        return Handler(handler, terms)
+    raise ConfigError(f"executor {kind!r} is not simulated, program, shell, or handler with its program")
+
+
+class _NotAllowedError(Exception):
+    """The policy does not allow it."""
+
+
+class Supervised(abc.ABC):
+    """What all have in common that start processes: each is run by a supervisor, which ends all of it.
+
+    There are as many supervisors as commands were executed at once; who has none waits for the next.
+
+    Raises:
+        ConfigError: the working directory of ``terms`` is none.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self._policy = terms.policy or policy.NOTHING
+        self._timeout = terms.timeout
+        self._output_limit = terms.output_limit
+        self._workdir = os.path.abspath(terms.workdir or ".")
+        if not os.path.isdir(self._workdir):
+            raise ConfigError(f"the working directory {str(terms.workdir)!r} is not a directory")
+        self._environment = _environment()
+        self._idle: list[Supervisor] = []
+        self._turn = asyncio.Lock()  # commands begin one after another, in the order in which they were given
+
+    async def execute(self, command: Execute) -> Outcome:
+        """Execute ``command`` and return what became of it; when cancelled, end it first."""
+        try:
+            argv = self._argv(command.text)
+        except ValueError as error:
+            return Outcome("fail", {"reason": f"{str(error).lower()}: {_short(command.text)}"})
+        except _NotAllowedError as error:
+            return Outcome("denied", {"reason": str(error)})
+        try:
+            reply = await self._run(self._request(command, argv))
+        except SupervisorError as error:
+            return Outcome("fail", {"reason": str(error)})
+        return self._outcome(argv, reply)
+
+    async def close(self) -> None:
+        """End the supervisors that have nothing to do."""
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(kept.end() for kept in idle))
+
+    @abc.abstractmethod
+    def _argv(self, text: str) -> list[str]:
+        """Return what to execute for the command ``text``.
+
+        Raises:
+            ValueError: it is no command.
+            _NotAllowedError: it is not allowed.
+        """
+
+    def _input(self, _text: str) -> str | None:
+        """Return what the process reads, None for nothing."""
+        return None
+
+    def _request(self, command: Execute, argv: list[str]) -> dict[str, Any]:
+        rank = {
+            "RANK_SEQ": str(command.seq),
+            "RANK_FROM": str(command.rank),
+            "RANK_SELF": str(command.own_rank),
+            "RANK_NAME": command.own_name,
+        }
+        return {
+            "argv": argv,
+            "env": {**self._environment, **rank},
+            "cwd": _text(os.fsencode(self._workdir)),
+            "input": self._input(command.text),
+            "timeout": self._timeout,
+            "limit": self._output_limit,
+        }
+
+    async def _run(self, request: dict[str, Any]) -> dict[str, Any]:
+        chosen: Supervisor | None = None
+        try:
+            async with self._turn:
+                chosen = self._take()
+                reply = await chosen.begin(request)
+            if "pid" in reply:
+                reply = await chosen.result()
+        except BaseException:
+            if chosen:
+                await chosen.end()
+            raise
+        if reply.get("left"):
+            await chosen.end()
+        else:
+            self._idle.append(chosen)
+        return reply
+
+    def _take(self) -> Supervisor:
+        while self._idle:
+            kept = self._idle.pop()
+            if kept.is_alive:
+                return kept
+            kept.forget()
+        return Supervisor()
+
+    def _outcome(self, argv: list[str], reply: dict[str, Any]) -> Outcome:
+        if "failed" in reply:
+            return _not_started(reply, argv, self._workdir)
+        detail = {field: reply[field] for field in ("code", "out", "ms") if reply[field] is not None}
+        if reply["truncated"]:
+            detail["truncated"] = True
+        if reply["left"]:
+            detail["reason"] = f"cannot end process {', '.join(map(str, reply['left']))}"
+        if reply["timeout"]:
+            return Outcome("timeout", {"reason": f"ended after {self._timeout:g} s", **detail})
+        return Outcome("fail" if reply["code"] else "ok", detail)
+
+
+class Program(Supervised):
+    """Splits a command into words as a shell does, and executes them as a program and its arguments."""
+
+    def _argv(self, text: str) -> list[str]:
+        argv = _split(text)
+        if not self._policy.allows(argv):
+            raise _NotAllowedError(f"not allowed here: {_short(text)}")
+        return argv
+
+
+class Shell(Supervised):
+    """Gives a command to /bin/sh: all or, as no list of patterns can bound what a shell does, nothing."""
+
+    def _argv(self, text: str) -> list[str]:
+        _check(text)
+        if not self._policy.allows_all:
+            raise _NotAllowedError(f"not allowed here, where not every shell command is: {_short(text)}")
+        return ["/bin/sh", "-c", "--", text]
+
+
+class Handler(Supervised):
+    """Gives a command as a line on standard input to a program of the user's, which decides what it means.
+
+    Args:
+        path: the program.
+        terms: without a policy, all commands are handed over.
+
+    Raises:
+        ConfigError: there is no such program, or the working directory is none.
+    """
+
+    def __init__(self, path: str | Path, terms: Terms) -> None:
+        super().__init__(terms if terms.policy else terms._replace(policy=policy.ALL))
+        self._path = os.path.abspath(path)
+        if not os.path.isfile(self._path):
+            raise ConfigError(f"the handler {str(path)!r} is not a file")
+        if not os.access(self._path, os.X_OK):
+            raise ConfigError(f"the handler {str(path)!r} is not executable")
+
+    def _argv(self, text: str) -> list[str]:
+        _check(text)
+        if not self._policy.allows_all and not self._policy.allows(_split(text)):
+            raise _NotAllowedError(f"not allowed here: {_short(text)}")
+        return [self._path]
+
+    def _input(self, text: str) -> str | None:
+        return text + "\n"
+
+
+def _split(text: str) -> list[str]:
+    _check(text)
+    argv = shlex.split(text)
+    if not argv:
+        raise ValueError("no command")
+    return argv
+
+
+def _check(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("a NUL byte cannot be passed to a program")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= protocol.SHOWN else text[: protocol.SHOWN] + "..."
+
+
+def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcome:
+    problem = os.strerror(reply["errno"])
+    if reply["failed"] == "program" and reply["errno"] in supervisor.NOT_HERE:
+        return Outcome("fail", {"code": NOT_FOUND, "reason": f"not found: {_short(argv[0])}"})
+    if reply["failed"] == "program":
+        reason = f"cannot execute {_short(argv[0])}: {problem}"
+        return Outcome("fail", {"code": NOT_EXECUTABLE, "reason": reason})
+    what = f"change to {workdir!r}" if reply["failed"] == "cwd" else "start a process"
+    return Outcome("fail", {"reason": f"cannot {what}: {problem}"})
+
+
+def _environment() -> dict[str, str]:
+    """Return what commands get of our environment: nothing that only concerns us, such as our token."""
+    ours = {_text(name): _text(value) for name, value in os.environb.items()}
+    return {name: value for name, value in ours.items() if name in ENVIRONMENT or name.startswith("LC_")}
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+# --- the other side of a supervisor -----------------------------------------------------------
+
+
+class SupervisorError(Exception):
+    """A supervisor cannot be started, or ended before its command."""
+
+
+class Supervisor:
+    """A process of ``supervisor``: our end of the conversation with it.
+
+    Raises:
+        SupervisorError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._group: int | None = None  # the process group of the command that it executes
+        try:
+            self._sock, theirs = socket.socketpair()
+            with theirs:
+                self._process = self._start(theirs)
+        except OSError as error:
+            raise SupervisorError(f"cannot start a supervisor: {error.strerror}") from None
+        self._sock.setblocking(False)
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(  # noqa: S603 - it is our own program
+                [sys.executable, "-I", "-S", supervisor.__file__],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C at our terminal is for us alone
+            )
+        except OSError:
+            self._sock.close()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given a command."""
+        return self._process.poll() is None
+
+    async def begin(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """Ask for a command; return ``pid`` when that runs, or what prevented it.
+
+        Raises:
+            SupervisorError: the supervisor ended.
+        """
+        with contextlib.suppress(OSError):  # it is gone: reading says so
+            await asyncio.get_running_loop().sock_sendall(self._sock, json.dumps(request).encode() + b"\n")
+        reply = await self._line()
+        self._group = reply.get("pid")
+        return reply
+
+    async def result(self) -> dict[str, Any]:
+        """Return what became of the command that was begun.
+
+        Raises:
+            SupervisorError: the supervisor ended.
+        """
+        reply = await self._line()
+        self._group = None
+        return reply
+
+    async def _line(self) -> dict[str, Any]:
+        """Return the next line that it says.
+
+        Raises:
+            SupervisorError: the supervisor ended.
+        """
+        parts = [self._received]
+        while b"\n" not in parts[-1]:
+            parts.append(await self._receive())
+            if not parts[-1]:
+                raise SupervisorError("the supervisor of the command ended before it")
+        line, _, self._received = b"".join(parts).partition(b"\n")
+        reply = json.loads(line)
+        assert isinstance(reply, dict)  # noqa: S101 - we wrote both sides
+        return reply
+
+    async def end(self) -> None:
+        """End what it executes, and then it; it does both by itself if we are interrupted."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._sock.shutdown(socket.SHUT_WR)
+        try:
+            await asyncio.wait_for(self._until_end(), ENDING_BOUND)
+        except asyncio.TimeoutError:
+            self._process.kill()
+        self.forget()
+
+    def forget(self) -> None:
+        """Give back what is kept for it, once it has ended.
+
+        If it did not end by itself, then it has not ended its command either: do what we can from here.
+        """
+        self._sock.close()
+        if self._process.wait() and self._group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._group, signal.SIGKILL)
+
+    async def _until_end(self) -> None:
+        while await self._receive():
+            pass
+
+    async def _receive(self) -> bytes:
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
+        except ConnectionResetError:  # it left something unread: an end as well
+            return b""
+
+
+# --- the queue --------------------------------------------------------------------------------
 
 
 class Started(NamedTuple):
@@ -56,22 +447,42 @@ class Finished(NamedTuple):
 
 
 class Worker:
-    """Executes commands one after another while new ones are added.
+    """Executes commands, started in the order in which they were added, while new ones are added.
 
     The queue has no bound: to receive is never to wait for executing, and a waiting command is small.
+
+    Args:
+        executor: what executes them.
+        jobs: how many at once; with 1, one begins when the one before is over.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, jobs: int = 1) -> None:
         self._executor = executor
+        self._jobs = jobs
         self._queue: asyncio.Queue[Execute] = asyncio.Queue()
+        self._turn = asyncio.Lock()  # to take a command and report it, before another one is taken
 
     def add(self, command: Execute) -> None:
         """Put ``command`` behind those that wait."""
         self._queue.put_nowait(command)
 
     async def run(self, report: Callable[[Started | Finished], Awaitable[None]]) -> NoReturn:
-        """Execute what is added, until cancelled, and ``report`` each step when it is made."""
+        """Execute what is added, until cancelled, and ``report`` each step when it is made.
+
+        When it raises, because it is cancelled or ``report`` raises, nothing is being executed any more.
+        """
+        slots = [asyncio.create_task(self._work(report)) for _ in range(self._jobs)]
+        try:
+            await asyncio.gather(*slots)
+        finally:
+            for slot in slots:
+                slot.cancel()
+            await asyncio.gather(*slots, return_exceptions=True)
+        raise AssertionError("a slot works until it is cancelled")
+
+    async def _work(self, report: Callable[[Started | Finished], Awaitable[None]]) -> NoReturn:
         while True:
-            command = await self._queue.get()
-            await report(Started(command))
-            await report(Finished(command, await self._executor.execute(command.text)))
+            async with self._turn:
+                command = await self._queue.get()
+                await report(Started(command))
+            await report(Finished(command, await self._executor.execute(command)))

@@ -25,17 +25,20 @@ class Gate:
         self.begun: list[str] = []
         self.go_on = asyncio.Semaphore(0)
 
-    async def execute(self, text: str) -> Outcome:
-        self.begun.append(text)
+    async def execute(self, command: Execute) -> Outcome:
+        self.begun.append(command.text)
         await self.go_on.acquire()
         return Outcome("fail", {"code": len(self.begun)})
+
+    async def close(self) -> None:
+        pass
 
 
 def test_simulating_succeeds_after_the_delay() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        assert await Simulated(0.05).execute("rm -rf /") == Outcome("ok")
+        assert await Simulated(0.05).execute(FIRST) == Outcome("ok")
         assert loop.time() - begin >= 0.05
 
     run(main())

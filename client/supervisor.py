@@ -1,0 +1,382 @@
+"""A small process that executes one command after another, and leaves nothing of any of them behind.
+
+``executors`` starts it as a program, by its path, and speaks with it over a socket that is its standard
+input: a JSON line with what to execute; back come a line when that has begun and one when it is over.
+Strings are UTF-8 with surrogateescape, so that any bytes pass. When the socket ends, because the client
+closed it or is no more, so do the command and then this process.
+
+All that descends from a command is found again because this process is its *subreaper* (prctl(2)): who loses
+its parent becomes our child. It imports nothing of the package and little else: it starts for the first
+command that a client executes, and each command begins as a fork of it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import ctypes
+import errno
+import json
+import math
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+
+GRACE: Final = 2.0  # seconds that a command has to end when it is told to; a person may wait for it
+LEFTOVER_GRACE: Final = 0.5  # seconds that what a command left behind has: it was to be over by itself
+KILL_BOUND: Final = 3.0  # seconds to go on killing; by then it is another user's, or will die in the kernel
+LONGEST_WAIT: Final = 3600.0  # seconds; select takes no number of any size, and we look again after it
+READ_SIZE: Final = 65_536  # bytes; what a pipe holds
+DRAIN: Final = 16  # reads after the end: 1 MiB, the most that a command can make the pipe hold (pipe(7))
+NOT_HERE: Final = (errno.ENOENT, errno.ENOTDIR)  # what exec(2) says of a program that is not there
+DEFAULT_PATH: Final = b"/usr/bin:/bin"
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
+_prctl = ctypes.CDLL(None).prctl
+
+
+class NotStartedError(Exception):
+    """The command could not be started; ``what`` says which step failed, ``number`` is its errno."""
+
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(what, number)
+        self.what = what
+        self.number = number
+
+
+class Command:
+    """One command, from its start until nothing of it is left.
+
+    Args:
+        request: ``argv``, ``env``, ``cwd``, ``input`` (text, or None for /dev/null) and ``limit`` (bytes of
+            output).
+
+    Raises:
+        NotStartedError: it cannot be started; nothing ran.
+    """
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self._limit: int = request["limit"]
+        self._begun = time.monotonic()
+        self._kept = bytearray()
+        self._truncated = False
+        self.code: int | None = None  # its exit code as shells give it, once its own process has ended
+        self.milliseconds = 0
+        self.pipe: int | None = None  # with its output, until nobody holds the other end
+        try:
+            self.pipe, theirs = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self.pipe, False)
+            try:
+                self.pid = _start(request, theirs)
+            finally:
+                os.close(theirs)
+        except OSError as error:
+            self.close()
+            raise NotStartedError("process", error.errno or 0) from None
+        except NotStartedError:
+            self.close()
+            raise
+
+    def ended(self, status: int) -> None:
+        """Note that the command's own process has ended, with ``status`` as of wait(2)."""
+        code = os.waitstatus_to_exitcode(status)
+        self.code = code if code >= 0 else 128 - code
+        self.milliseconds = round((time.monotonic() - self._begun) * 1000)
+
+    def read(self) -> bool:
+        """Read some output, and tell whether there was any; what is over the limit is thrown away."""
+        if self.pipe is None:
+            return False
+        try:
+            data = os.read(self.pipe, READ_SIZE)
+        except BlockingIOError:
+            return False
+        room = self._limit - len(self._kept)
+        self._kept += data[:room]
+        self._truncated = self._truncated or len(data) > room
+        if not data:
+            self.close()
+        return bool(data)
+
+    def close(self) -> None:
+        """Read no more."""
+        if self.pipe is not None:
+            os.close(self.pipe)
+            self.pipe = None
+
+    def result(self) -> dict[str, object]:
+        """Return what became of it."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(self._kept, final=not self._truncated)  # no half a character at the cut
+        return {"code": self.code, "out": text, "ms": self.milliseconds, "truncated": self._truncated}
+
+
+class Supervisor:
+    """Serves one client on the descriptor ``client`` until it is gone, or we are told to end by a signal."""
+
+    def __init__(self, client: int) -> None:
+        self._client = client
+        self._received = bytearray()
+        self._is_over = False
+        self._woken = self._wake_on_signals()
+
+    def serve(self) -> None:
+        """Execute what the client asks for, one command at a time."""
+        while (line := self._next_line()) is not None:
+            reply = self._execute(json.loads(line))
+            if self._is_over:
+                return
+            self._send(reply)
+            if reply.get("left"):  # nothing that we can end: the next command shall not have to wait for it
+                return
+
+    def _next_line(self) -> bytes | None:
+        while not self._is_over:
+            line, newline, rest = self._received.partition(b"\n")
+            if newline:
+                self._received = rest
+                return bytes(line)
+            self._turn(LONGEST_WAIT, None)
+        return None
+
+    def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            command = Command(request)
+        except NotStartedError as error:
+            return {"failed": error.what, "errno": error.number}
+        self._send({"pid": command.pid})
+        in_time = self._until(lambda: self._has_ended(command) or self._is_over, request["timeout"], command)
+        left = self._leave_nothing(command)
+        for _ in range(DRAIN):
+            if not command.read():
+                break
+        command.close()
+        return {**command.result(), "timeout": not in_time, "left": left}
+
+    def _leave_nothing(self, command: Command) -> list[int]:
+        """End all that descends from ``command``, gently first; return who cannot be ended."""
+        if not self._reap(command):
+            return []
+        _tell(descendants(), signal.SIGTERM, signal.SIGCONT)  # who is stopped gets it only when it goes on
+        grace = GRACE if command.code is None else LEFTOVER_GRACE
+        if self._until(lambda: not self._reap(command), grace, command):
+            return []
+        if self._until(lambda: self._have_killed(command), KILL_BOUND, command):
+            return []
+        return sorted(descendants())
+
+    def _have_killed(self, command: Command) -> bool:
+        """Kill what is left of ``command``; tell whether nothing was.
+
+        Who escapes by forking becomes our child when its parent dies of this; that wakes us for the next
+        round.
+        """
+        is_left = self._reap(command)
+        if is_left:
+            _tell(descendants(), signal.SIGKILL)
+        return not is_left
+
+    def _has_ended(self, command: Command) -> bool:
+        self._reap(command)
+        return command.code is not None
+
+    def _reap(self, command: Command) -> bool:
+        """Take note of all who have ended; tell whether anybody is left."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == command.pid:
+                    command.ended(status)
+                elif not pid:
+                    return True
+        except ChildProcessError:
+            return False
+
+    def _until(self, is_done: Callable[[], bool], seconds: float | None, command: Command) -> bool:
+        """Handle what happens until ``is_done``, or for ``seconds``; return whether it is done."""
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        while not is_done():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._turn(min(left, LONGEST_WAIT), command)
+        return True
+
+    def _turn(self, timeout: float, command: Command | None) -> None:
+        """Wait until something happens, and take what came. Who has ended is left to ``_reap``."""
+        pipe = command.pipe if command else None
+        watched = [self._woken, *([] if self._is_over else [self._client]), *([] if pipe is None else [pipe])]
+        ready, _, _ = select.select(watched, [], [], timeout)
+        if self._woken in ready:
+            os.read(self._woken, READ_SIZE)
+        if self._client in ready:
+            self._receive()
+        if command and pipe in ready:
+            command.read()
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self._client, READ_SIZE)
+        except OSError:
+            data = b""
+        self._received += data
+        self._is_over = self._is_over or not data
+
+    def _send(self, reply: dict[str, Any]) -> None:
+        rest = json.dumps(reply).encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[os.write(self._client, rest) :]
+        except OSError:
+            self._is_over = True
+
+    def _wake_on_signals(self) -> int:
+        """Return a descriptor to read from when a signal has come.
+
+        What was ignored is handled instead, by doing nothing: exec(2) resets only what is handled, and a
+        command is to find all signals as they are by default.
+        """
+        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in signal.valid_signals():
+            if signal.getsignal(number) == signal.SIG_IGN or number == signal.SIGCHLD:
+                signal.signal(number, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._end)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return woken
+
+    def _end(self, *_: object) -> None:
+        self._is_over = True
+
+
+# --- starting ---------------------------------------------------------------------------------
+
+
+def _start(request: dict[str, Any], output: int) -> int:
+    """Start what ``request`` asks for, with its output to the descriptor ``output``; return its process id.
+
+    Raises:
+        NotStartedError: it cannot be; nothing ran.
+        OSError: we have no descriptor, process or memory for it.
+    """
+    image = _Image(request)
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        given = _input(request["input"])
+        theirs.callback(os.close, given)
+        failure, their_failure = os.pipe2(os.O_CLOEXEC)  # ends without a word when exec succeeds
+        ours.callback(os.close, failure)
+        theirs.callback(os.close, their_failure)
+        supervisor = os.getpid()
+        pid = os.fork()
+        if not pid:
+            image.become(supervisor, given, output, their_failure)
+        theirs.close()
+        words = os.read(failure, READ_SIZE).split()
+    if words:
+        os.waitpid(pid, 0)
+        raise NotStartedError(words[0].decode(), int(words[1]))
+    return pid
+
+
+class _Image:
+    """What a process is to become, looked up before it is forked: a fork copies each page that it touches."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self._argv = [_bytes(word) for word in request["argv"]]
+        self._env = {_bytes(name): _bytes(value) for name, value in request["env"].items()}
+        self._cwd = _bytes(request["cwd"])
+        name = self._argv[0]
+        directories = (self._env.get(b"PATH") or DEFAULT_PATH).split(b":") if name else []
+        self._paths = [name] if b"/" in name else [os.path.join(place, name) for place in directories]
+
+    def become(self, supervisor: int, given: int, output: int, failure: int) -> NoReturn:
+        """Turn this process, which is just forked, into it; if that fails, say so to ``failure`` and exit."""
+        step = b"process"
+        try:
+            os.setsid()  # first: a group of its own, in which nobody but its descendants can be
+            _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+            if os.getppid() != supervisor:
+                os._exit(127)  # it died before we asked to die with it
+            for descriptor, standard in ((given, 0), (output, 1), (output, 2)):
+                os.dup2(descriptor, standard)
+            step = b"cwd"
+            os.chdir(self._cwd)
+            step = b"program"
+            self._execute()
+        except OSError as error:
+            os.write(failure, b"%s %d" % (step, error.errno or 0))
+        finally:
+            os._exit(127)
+
+    def _execute(self) -> NoReturn:
+        """Look along the path as execvp(3) does: a file that we may not execute does not end the search."""
+        number = errno.ENOENT
+        for path in self._paths:
+            try:
+                os.execve(path, self._argv, self._env)  # noqa: S606 - no shell is what we want
+            except PermissionError:  # noqa: PERF203 - this is the loop's purpose
+                number = errno.EACCES
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+        raise OSError(number, os.strerror(number))
+
+
+def _input(text: str | None) -> int:
+    """Return a descriptor that reads ``text`` and then ends: it is all there, so nobody waits for us."""
+    if text is None:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    given = os.memfd_create("input", os.MFD_CLOEXEC)
+    os.write(given, _bytes(text))
+    os.lseek(given, 0, os.SEEK_SET)
+    return given
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+# --- ending -----------------------------------------------------------------------------------
+
+
+def descendants() -> dict[int, int]:
+    """Return the process ids of all that descend from us, each with its process group. O(processes here).
+
+    Without a /proc there are none, nor with that of another process namespace, where strangers have
+    our numbers.
+    """
+    with contextlib.suppress(OSError):
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return _descendants()
+    return {}
+
+
+def _descendants() -> dict[int, int]:
+    groups: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as stat:
+            _state, parent, group, *_ = stat.read().rpartition(b")")[2].split()  # a name may hold anything
+            children.setdefault(int(parent), []).append(pid)
+            groups[pid] = int(group)
+    found = list(children.get(os.getpid(), ()))
+    for pid in found:
+        found += children.get(pid, ())
+    return {pid: groups[pid] for pid in found}
+
+
+def _tell(processes: Mapping[int, int], *numbers: int) -> None:
+    """Send the signals ``numbers`` to the groups of ``processes``: out of a group, no fork can slip away."""
+    for group in set(processes.values()):
+        for number in numbers:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or another user's
+                os.killpg(group, number)
+
+
+if __name__ == "__main__":
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    Supervisor(0).serve()
