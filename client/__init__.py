@@ -1,1 +1,30 @@
-"""A client of rankserver: a pure protocol session, an asyncio shell over it, and a console."""
+"""A client of rankserver: an API for programs, a console for people, and an executor of commands.
+
+Programs begin with ``connect``; ``client.sync`` has the same without asyncio. docs/api.md explains it.
+"""
+
+from client.aio import Client, connect
+from client.ask import Ask
+from client.events import Answer, Counts, Execute, Outcome
+from rankserver.exceptions import (
+    ConfigError,
+    ConnectError,
+    DisconnectedError,
+    LocalProtocolError,
+    RankserverError,
+)
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "Client",
+    "ConfigError",
+    "ConnectError",
+    "Counts",
+    "DisconnectedError",
+    "Execute",
+    "LocalProtocolError",
+    "Outcome",
+    "RankserverError",
+    "connect",
+]

@@ -1,292 +1,495 @@
-"""A client for asyncio: a thin shell that moves bytes between a socket and a ``session``.
+"""The client for asyncio programs; ``client.sync`` has the same without ``async``.
 
     async with connect("127.0.0.1:5050", name="web-1") as client:
-        await client.ask("uptime")
-        async for event in client:
-            ...
 
-It uses the socket itself rather than asyncio's streams, because those drop what has arrived but was not
-read yet as soon as a write fails: a server's ``BYE`` would be lost just when it matters.
+        @client.executes
+        async def run(command):
+            return f"{command.text} done"
+
+        answers = await client.ask("uptime", timeout=10)
+        for answer in answers:
+            print(answer.rank, answer.name, answer.status, answer.out)
+
+A task of its own receives all the time, so that asks complete, commands are executed and the server's PINGs
+are answered whatever the program waits for. ``docs/api.md`` explains it with examples.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import re
-import socket
+import random
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
-from client.events import Disconnected, Event
-from client.session import Session, State
-from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError
+from client.ask import Ask
+from client.connection import Address, Connection, join, parse_address
+from client.events import (
+    Answer,
+    AskDone,
+    Connected,
+    Disconnected,
+    Event,
+    Execute,
+    Finished,
+    Lost,
+    Outcome,
+    RankChanged,
+    Rejected,
+    Retrying,
+    RosterReceived,
+    Sent,
+    Started,
+)
+from client.functions import Function
+from client.lead import Lead
+from client.session import State
+from client.stream import Events
+from client.worker import Executor, Worker
+from rankserver import frames, protocol
+from rankserver.exceptions import ConnectError, DisconnectedError, LocalProtocolError
 
-DEFAULT_PORT: Final = 5050
-CONNECT_TIMEOUT: Final = 10.0  # seconds, from the start until the server's WELCOME
-LEAVE_TIMEOUT: Final = 2.0  # seconds for the server to take our last bytes and close; a person waits for it
-READ_SIZE: Final = 65_536  # bytes per turn; some thousand events, a few milliseconds
-HIGH_WATER: Final = 65_536  # bytes; with more to send, ``ask`` and its like wait for the server to take some
+FIRST_DELAY: Final = 0.5  # seconds before the second try to connect; it doubles with each further one
+LONGEST_DELAY: Final = 30.0  # seconds
+FINAL: Final = (protocol.PROTO, "auth")  # codes of BYE that another try would only meet again
+CLOSED: Final = "the client is closed"
+CONNECTION_LOST: Final = "the connection was lost"
+EXECUTES_NOTHING: Final = Outcome("denied", {"reason": "this client executes nothing"})
 
-_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^][]+)\]|(?P<host>[^][:]+))(?::(?P<port>[0-9]{1,5}))?")
-_BARE_V6 = re.compile(r"[^][]*:[^][]*:[^][]*")
-
-
-class Address(NamedTuple):
-    """Where a server listens: a host and a port, or the path of a Unix socket and None."""
-
-    host: str
-    port: int | None
-
-    def __str__(self) -> str:
-        if self.port is None:
-            return f"unix:{self.host}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Parse ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the port is 5050 if none is given.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    if text.startswith("unix:") and text != "unix:":
-        return Address(text.removeprefix("unix:"), None)
-    if _BARE_V6.fullmatch(text):
-        return Address(text, DEFAULT_PORT)
-    match = _HOST_AND_PORT.fullmatch(text)
-    port = int(match["port"] or DEFAULT_PORT) if match else 0
-    if not match or not 0 < port < 65_536:
-        raise ConfigError(f"address {text!r} is not HOST, HOST:PORT, [IPV6]:PORT or unix:PATH")
-    return Address(match["v6"] or match["host"], port)
+F = TypeVar("F", bound=Callable[[Execute], object])
+L = TypeVar("L", bound=Callable[[int], object])
+T = TypeVar("T")
 
 
-@contextlib.asynccontextmanager
-async def connect(address: str, *, name: str | None = None) -> AsyncIterator[Client]:
-    """Join the server at ``address`` and leave it at the end of the ``async with``.
+def connect(
+    address: str,
+    *,
+    name: str | None = None,
+    reconnect: bool = False,
+    executor: Executor | None = None,
+    jobs: int = 1,
+) -> Client:
+    """Return a client: its ``async with`` joins the server at ``address``, and leaves it at the end.
 
     Args:
-        address: as ``parse_address`` takes it.
+        address: ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the port is 5050 if none is given.
         name: our name; without one, the server gives one.
+        reconnect: whether to connect again, and to go on trying, when the connection fails, also at first.
+        executor: what to do with commands from the moment on that we join; ``Client.executes`` sets it later.
+        jobs: how many commands are executed at once; they are begun in the order of the log.
 
     Raises:
         ConfigError: ``address`` is none.
-        LocalProtocolError: the protocol does not allow ``name``.
-        ConnectError: nobody there, or no answer within ``CONNECT_TIMEOUT``.
-        DisconnectedError: the server refused us, or it is no rankserver.
     """
-    where = parse_address(address)
-    session = Session()
-    session.hello(name=name)
-    try:
-        client = await asyncio.wait_for(_join(where, session), CONNECT_TIMEOUT)
-    except asyncio.TimeoutError:
-        raise ConnectError(f"cannot connect to {where}: no answer within {CONNECT_TIMEOUT:g} s") from None
-    try:
-        yield client
-    finally:
-        await client.close()
+    return Client(parse_address(address), name=name, reconnect=reconnect, executor=executor, jobs=jobs)
 
 
 class Client:
-    """A client that has joined; ``connect`` makes it.
+    """One client; ``connect`` makes it. Not for use from several threads.
 
-    Iterate over it, in one task and all the time: only that receives, and answers the server's PINGs. The
-    first event is ``Connected``. The iteration ends after ``Disconnected``, or when the client is closed.
+    Once the connection is lost, everything that needs it raises ``DisconnectedError``: ``cmd``, ``ask`` and
+    ``who``, those that wait for an answer, iterating, ``rank`` and ``clients``. With ``reconnect`` that is so
+    until it is back, but iterating goes on.
     """
 
     def __init__(
-        self, sock: socket.socket, session: Session, address: Address, happened: Iterable[Event]
+        self,
+        address: Address,
+        *,
+        name: str | None = None,
+        reconnect: bool = False,
+        executor: Executor | None = None,
+        jobs: int = 1,
     ) -> None:
         self.address = address
-        self._sock = sock
-        self._session = session
-        self._events = deque(happened)
-        self._wake = asyncio.Event()  # there is something to send
-        self._wake.set()
-        self._room = asyncio.Event()  # something was sent
-        self._writer = asyncio.create_task(self._write())
+        self._wanted_name = name
+        self._reconnect = reconnect
+        self._executor = executor
+        self._jobs = jobs
+        self._connection: Connection | None = None  # None while there is none
+        self._end = DisconnectedError("", "the client has not connected yet")  # why there is none
+        self._is_over = False  # there will be none any more
+        self._has_left = False  # because we want it so
+        self._running: asyncio.Task[None] | None = None
+        self._worker: Worker | None = None
+        self._submitted: deque[Ask | asyncio.Future[int]] = deque()  # not in the log yet, oldest first
+        self._asks: dict[int, Ask] = {}  # in the log and open, by seq
+        self._whos: deque[asyncio.Future[tuple[frames.Member, ...]]] = deque()
+        self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
+        self._lead = Lead(self._failed_to_lead)
+
+    # --- what it is ---
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether we have joined and the connection, as far as we know, holds."""
+        return self._connection is not None and self._connection.session.state is State.JOINED
 
     @property
     def name(self) -> str:
         """Our name."""
-        return self._session.name
+        return self._joined().session.name
 
     @property
     def rank(self) -> int:
-        """Our rank, as of what has been received; events may still be waiting to be read."""
-        return self._session.rank
+        """Our rank, 0 the highest, as of what has been received; events may still wait to be read."""
+        return self._joined().session.rank
 
     @property
     def clients(self) -> int:
         """The number of clients, us included, as of what has been received."""
-        return self._session.clients
+        return self._joined().session.clients
+
+    @property
+    def seq(self) -> int:
+        """The number of the last log frame that was received."""
+        return self._joined().session.seq
 
     @property
     def max_line(self) -> int:
         """The longest line, in bytes with verb and LF, that the server takes."""
-        return self._session.max_line
+        return self._joined().session.max_line
 
-    async def ask(self, text: str) -> None:
-        """Broadcast a command whose outcome, as events, we want to know. Return when there is room for more.
+    # --- commanding ---
 
-        Raises:
-            LocalProtocolError: ``text`` may not be sent; nothing was.
-            DisconnectedError: the connection is over.
-        """
-        self._check_open()
-        self._session.ask(text)
-        await self._give_room()
+    async def cmd(self, text: str) -> int:
+        """Broadcast a command that nobody answers; return its number once it is in the log.
 
-    async def cmd(self, text: str) -> None:
-        """Broadcast a command that nobody answers. Return when there is room for more.
+        To send many without waiting for each, gather them: they are sent in the order of the calls.
 
         Raises:
             LocalProtocolError: ``text`` may not be sent; nothing was.
-            DisconnectedError: the connection is over.
+            DisconnectedError: there is no connection, or it was lost before the command was seen in the log.
         """
-        self._check_open()
-        self._session.cmd(text)
-        await self._give_room()
+        connection = self._joined()
+        connection.session.cmd(text)
+        logged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._submitted.append(logged)
+        connection.wake()
+        return await logged
 
-    async def result(self, seq: int, status: str, detail: Mapping[str, object] | None = None) -> None:
-        """Answer the ``Execute`` number ``seq`` with one of ``protocol.STATUSES``.
+    def ask(self, text: str, *, timeout: float | None = None) -> Ask:
+        """Broadcast a command and ask all others what becomes of it.
+
+        It is sent by the call itself: ``await client.ask(...)`` for all answers, ``async for answer in
+        client.ask(...)`` for each as it comes.
+
+        Args:
+            text: the command.
+            timeout: seconds after which those that have not answered count as ``timeout``; None waits for
+                all. If the command is not even in the log by then, awaiting it raises ``TimeoutError``.
 
         Raises:
-            LocalProtocolError: ``detail`` is too long; nothing was sent.
-            DisconnectedError: the connection is over.
+            LocalProtocolError: ``text`` may not be sent; nothing was.
+            DisconnectedError: there is no connection.
         """
-        self._check_open()
-        self._session.result(seq, status, detail)
-        await self._give_room()
+        connection = self._joined()
+        connection.session.ask(text)
+        ask = Ask(text, self._expire, timeout)
+        self._submitted.append(ask)
+        connection.wake()
+        return ask
 
-    def __aiter__(self) -> Client:
+    async def drain(self) -> None:
+        """Wait until the server has taken most of what is to be sent, if much is sent without awaiting it."""
+        if self._connection is not None:
+            await self._connection.drain()
+
+    async def who(self) -> tuple[frames.Member, ...]:
+        """Return the roster: all clients in the order of their ranks, each with ``rank`` and ``name``.
+
+        Raises:
+            DisconnectedError: there is no connection, or it was lost before the answer.
+        """
+        connection = self._joined()
+        connection.session.who()
+        answer: asyncio.Future[tuple[frames.Member, ...]] = asyncio.get_running_loop().create_future()
+        self._whos.append(answer)
+        connection.wake()
+        return await answer
+
+    # --- being commanded, and leading ---
+
+    def executes(self, function: F) -> F:
+        """Execute commands of higher ranks by calling ``function(command)``; a decorator.
+
+        What it returns is the answer: text is the output, None is none, an ``Outcome`` is taken as it is, and
+        an exception is a failure with its name and text. A coroutine function is awaited; any other runs in
+        a thread, so that nothing waits for it. Commands that came before this call were answered ``denied``.
+        """
+        self.execute_with(Function(function))
+        return function
+
+    def execute_with(self, executor: Executor) -> None:
+        """Execute commands of higher ranks with ``executor`` from now on."""
+        self._executor = executor
+        if self._worker is not None:
+            self._worker.executor = executor
+        elif self._connection is not None:
+            self._start_worker()
+
+    def on_lead(self, function: L) -> L:
+        """Call ``function(seq)`` whenever we become rank 0, and at once if we are; a decorator.
+
+        ``seq`` is the number of the log frame that made us lead: it rises with each new leader, and what
+        guards a shared resource can refuse all but the highest. A coroutine function is cancelled when we
+        lead no more. Any other runs in a thread, which nothing can cancel: it has to look at ``rank`` from
+        time to time. If one fails, the client leaves, so that the next in rank can do better.
+        """
+        self._lead.add(function)
+        return function
+
+    # --- what happens ---
+
+    def __aiter__(self) -> Events:
+        """Begin to receive events: ``Connected`` with what is so now, and then all that happens.
+
+        The iteration ends when the client is closed. When the connection is lost it raises
+        ``DisconnectedError``, or with ``reconnect`` yields ``Disconnected``, ``Retrying`` and ``Connected``.
+        What happens while nobody iterates is not kept; what waits to be read has no bound, as to receive is
+        never to wait for a reader.
+        """
+        events = Events()
+        if self._is_over:
+            events.end(None if self._has_left else self._end)
+        elif self.is_connected:
+            session = self._joined().session
+            events.put(Connected(session.name, session.rank, session.clients, session.seq))
+        self._readers.add(events)
+        return events
+
+    # --- its life ---
+
+    async def __aenter__(self) -> Client:
+        """Join.
+
+        Raises:
+            LocalProtocolError: the protocol does not allow the name.
+            ConnectError: nobody there, or no answer in time.
+            DisconnectedError: the server refused us, or it is no rankserver.
+        """
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            raise
+        self._running = asyncio.create_task(self._run())
         return self
 
-    async def __anext__(self) -> Event:
-        while not self._events:
-            if self._session.state is State.OVER:
-                raise StopAsyncIteration
-            self._events += await _receive(self._sock, self._session)
-            if self._session.unsent:
-                self._wake.set()
-        return self._events.popleft()
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
-        """Leave: the server gets all that was sent before. Nobody may be iterating. Again does no harm.
+        """Leave: the server gets all that was sent before; what we execute is ended. Again does no harm."""
+        self._finish(DisconnectedError("", CLOSED), is_wanted=True)
+        await _cancelled(self._running)
+        await self._stop_working()
+        if self._executor is not None:
+            await self._executor.close()
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
 
-        It takes at most ``LEAVE_TIMEOUT``; a server that has not taken all by then loses the rest.
-        """
-        is_open = self._session.state is not State.OVER
-        self._session.leave()
-        self._wake.set()
+    async def _run(self) -> None:
+        """Receive until the end, over as many connections as it takes."""
         try:
-            if is_open:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._part(), LEAVE_TIMEOUT)
-        finally:
-            self._writer.cancel()
-            await asyncio.wait({self._writer})  # or it would let go of the descriptor after it is closed
-            self._sock.close()
+            while self._connection is not None and not self._is_over:
+                await self._receive(self._connection)
+                await self._disconnected(self._connection)
+                if not self._is_over:
+                    await self._connect()
+        except DisconnectedError as error:
+            self._finish(error)
+        except Exception as error:
+            self._finish(DisconnectedError("", f"the client failed: {error!r}"))
+            raise
 
-    def _check_open(self) -> None:
-        if self._session.state is State.OVER:
-            raise DisconnectedError("", "the connection is over")
+    async def _receive(self, connection: Connection) -> None:
+        while connection.session.state is not State.OVER:
+            for event in await connection.receive():
+                self._handle(event)
+            connection.wake()
 
-    async def _write(self) -> None:
-        """Send what the session wants sent, until it is over. If that fails, the reader notices the end."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):
-            while self._session.state is not State.OVER or self._session.unsent:
-                await self._wake.wait()
-                self._wake.clear()
-                while data := self._session.data_to_send():
-                    self._room.set()
-                    await loop.sock_sendall(self._sock, data)
-        self._room.set()
+    async def _disconnected(self, connection: Connection) -> None:
+        """Clean up behind a connection that ended."""
+        self._connection = None
+        self._lead.end()
+        self._fail_open()
+        await self._stop_working()
+        await connection.close()
 
-    async def _give_room(self) -> None:
-        self._wake.set()
-        while self._session.unsent > HIGH_WATER and not self._writer.done():
-            self._room.clear()
-            await self._room.wait()
+    def _fail_open(self) -> None:
+        """Nobody will hear any more what became of what is open."""
+        for waiting in (*self._submitted, *self._asks.values(), *self._whos):
+            _fail(waiting, self._end)
+        self._submitted.clear()
+        self._asks.clear()
+        self._whos.clear()
 
-    async def _part(self) -> None:
-        """Send the rest and read to the end, both at once, as the server may not take more before we do.
+    async def _connect(self) -> None:
+        """Join; with ``reconnect``, go on trying unless the server would never have us."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                self._connection = await join(self.address, name=self._wanted_name)
+                break
+            except (ConnectError, DisconnectedError) as error:
+                is_final = isinstance(error, DisconnectedError) and error.code in FINAL
+                if not self._reconnect or is_final:
+                    raise
+                await self._pause(str(error), delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+        self._start_worker()
+        for event in self._connection.happened:
+            self._handle(event)
 
-        To close on unread bytes would reset the connection, and the server might lose the last that we sent.
-        """
-        await asyncio.gather(self._writer, self._read_to_end())
+    async def _pause(self, reason: str, delay: float) -> None:
+        """Wait before the next try: not all who lost the same server should come back at the same moment."""
+        pause = random.uniform(delay / 2, delay)  # noqa: S311 - not secret
+        self._publish(Retrying(reason, pause))
+        await asyncio.sleep(pause)
 
-    async def _read_to_end(self) -> None:
-        while await _read(self._sock):
-            pass
+    def _finish(self, end: DisconnectedError, *, is_wanted: bool = False) -> None:
+        """Let everybody know that there will be no connection any more; only the first end counts."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._has_left = is_wanted
+        self._end = end
+        self._lead.end()
+        self._fail_open()
+        for events in list(self._readers):
+            events.end(None if is_wanted else end)
+
+    # --- events ---
+
+    def _handle(self, event: Event) -> None:
+        """Do what an event asks of us, and hand it to those who iterate."""
+        match event:
+            case Execute():
+                self._execute(event)
+            case Connected(rank=rank, seq=seq) | RankChanged(rank=rank, seq=seq):
+                self._lead.end() if rank else self._lead.begin(seq)
+            case Disconnected(code, text):
+                self._over(event, DisconnectedError(code, text))
+                return
+            case _:
+                self._answered(event)
+        self._publish(event)
+
+    def _answered(self, event: Event) -> None:
+        """Note what the server and others say to what we sent."""
+        match event:
+            case Answer():
+                if event.seq in self._asks:
+                    self._asks[event.seq].add(event)
+            case AskDone():
+                if event.seq in self._asks:
+                    self._asks.pop(event.seq).end(event)
+            case Sent():
+                self._sent(event)
+            case Rejected(code, text, str()):
+                _fail(self._submitted.popleft(), LocalProtocolError(code, text))
+            case Lost():
+                _fail(self._submitted.popleft(), DisconnectedError("", CONNECTION_LOST))
+            case RosterReceived(members):
+                _resolve(self._whos.popleft(), members)
+
+    def _over(self, event: Disconnected, end: DisconnectedError) -> None:
+        if self._reconnect and end.code not in FINAL:
+            self._end = end
+            self._publish(event)
+        else:
+            self._finish(end)
+
+    def _publish(self, event: Event) -> None:
+        for events in list(self._readers):
+            events.put(event)
+
+    def _sent(self, event: Sent) -> None:
+        waiting = self._submitted.popleft()
+        if isinstance(waiting, Ask):
+            self._asks[event.seq] = waiting
+            waiting.log(event.seq)
+            if waiting.has_failed:  # its time was over before; what else came with this event goes first
+                asyncio.get_running_loop().call_soon(self._expire, waiting)
+        else:
+            _resolve(waiting, event.seq)
+
+    def _expire(self, ask: Ask) -> None:
+        """The time for answers to ``ask`` is over."""
+        if ask.seq is None:
+            ask.end(TimeoutError(f"the server did not log in time: {ask.text}"))
+        elif self._connection is not None:
+            for event in self._connection.session.expire(ask.seq):
+                self._handle(event)
+
+    # --- executing ---
+
+    def _execute(self, command: Execute) -> None:
+        if self._worker is not None:
+            self._worker.add(command)
+        else:
+            self._answer(command, EXECUTES_NOTHING)
+
+    def _answer(self, command: Execute, outcome: Outcome) -> None:
+        """Tell whoever asked; nobody can be told when the connection is over."""
+        if not command.wants_answer or self._connection is None:
+            return
+        session = self._connection.session
+        if session.state is not State.JOINED:
+            return
+        try:
+            session.result(command.seq, outcome)
+        except (LocalProtocolError, TypeError, ValueError) as error:  # not what JSON or the protocol can say
+            session.result(command.seq, Outcome("fail", {"reason": protocol.shown(f"bad outcome: {error}")}))
+        self._connection.wake()
+
+    def _start_worker(self) -> None:
+        if self._executor is not None:
+            self._worker = Worker(self._executor, self._jobs, self._report)
+
+    async def _stop_working(self) -> None:
+        """End what is being executed."""
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            await worker.close()
+
+    def _report(self, step: Started | Finished) -> None:
+        if isinstance(step, Finished):
+            self._answer(step.command, step.outcome)
+        self._publish(step)
+
+    def _failed_to_lead(self, error: BaseException) -> None:
+        """Leave: who cannot do the work of rank 0 must not hold up the heir."""
+        self._finish(DisconnectedError("", f"a function of on_lead failed: {error!r}"))
+        if self._connection is not None:
+            self._connection.session.leave()
+            self._connection.wake()
+
+    def _joined(self) -> Connection:
+        if self._connection is None or self._is_over:
+            raise self._end
+        if self._connection.session.state is not State.JOINED:  # and what it said last is yet to be handled
+            raise DisconnectedError("", CONNECTION_LOST)
+        return self._connection
 
 
-async def _join(where: Address, session: Session) -> Client:
-    loop = asyncio.get_running_loop()
-    sock = await _open(where)
-    try:
-        with contextlib.suppress(OSError):  # closed already: what it said before is still to be read
-            await loop.sock_sendall(sock, session.data_to_send())
-        happened: list[Event] = []
-        while not happened:
-            happened = await _receive(sock, session)
-    except BaseException:
-        sock.close()
-        raise
-    if isinstance(happened[0], Disconnected):
-        sock.close()
-        raise DisconnectedError(*happened[0])
-    return Client(sock, session, where, happened)
+def _resolve(waiting: asyncio.Future[T], value: T) -> None:
+    if not waiting.done():  # whoever waited may have been cancelled
+        waiting.set_result(value)
 
 
-async def _open(where: Address) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    try:
-        if where.port is None:
-            return await _connect_socket(socket.AF_UNIX, where.host)
-        found = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
-        for family, _, _, _, socket_address in found[:-1]:
-            with contextlib.suppress(OSError):
-                return await _connect_socket(family, socket_address)
-        return await _connect_socket(found[-1][0], found[-1][4])
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
-        raise ConnectError(f"cannot connect to {where}: {_reason(error)}") from error
+def _fail(waiting: Ask | asyncio.Future[Any], error: Exception) -> None:
+    if isinstance(waiting, Ask):
+        waiting.end(error)
+    elif not waiting.done():
+        waiting.set_exception(error)
 
 
-async def _connect_socket(family: socket.AddressFamily, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(0)
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    """Return the system's words for the error: asyncio puts its own in their place."""
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
-        return os.strerror(error.errno)
-    return getattr(error, "strerror", None) or str(error)
-
-
-async def _receive(sock: socket.socket, session: Session) -> list[Event]:
-    """Wait for bytes, or for the end of the stream, and return what they mean."""
-    data = await _read(sock)
-    return session.receive_data(data) if data else session.receive_eof()
-
-
-async def _read(sock: socket.socket) -> bytes:
-    """Return what arrives next, nothing at the end of the stream. To cancel it loses nothing."""
-    await asyncio.sleep(0)  # others want their turn: sock_recv does not wait if there is something to read
-    try:
-        return await asyncio.get_running_loop().sock_recv(sock, READ_SIZE)
-    except OSError:  # such as a reset: an end like any other, now that all before it has been read
-        return b""
+async def _cancelled(task: asyncio.Task[Any] | None) -> None:
+    """Cancel a task and wait until it has ended, however it does."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})

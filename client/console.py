@@ -1,7 +1,7 @@
-"""What a person sees and types: events in words, and the conversation between a face and a server.
+"""The conversation between a face and a server: commands in, events out, and how it ends.
 
-A *face* is where lines come from and go to: ``Plain`` here, for pipes and files, ``terminal.Terminal`` for a
-person at a keyboard. The words are the same on both; docs/design.md lists them.
+A *face* is where lines come from and go to: ``plain.Plain`` for pipes and files, ``terminal.Terminal`` for a
+person at a keyboard. What is said is the same on both: ``words`` or one of its kind puts events into lines.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import os
-import re
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, Final, NamedTuple, Protocol, TextIO
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Final, NamedTuple, Protocol
 
-from client import events
+from client import events, words
 from client.aio import Client
-from client.executors import Executor, Finished, Started, Worker
+from client.plain import Status
+from client.stream import Events
+from client.words import Describe, Line
 from rankserver import protocol
-from rankserver.exceptions import DisconnectedError, ProtocolError, StreamError
+from rankserver.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
-READ_SIZE: Final = 16_384  # bytes of input per turn: a few milliseconds, and the events get theirs
+WHO_COMMANDS: Final = (b"?", b":who")
+HELP_COMMAND: Final = b":help"
 MAX_OPEN: Final = (
     65_536  # asks without an outcome, before input waits: each costs memory here and on the server
 )
-
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 class Exit(enum.IntEnum):
@@ -34,73 +33,23 @@ class Exit(enum.IntEnum):
 
     OK = 0
     FAILED = 1
+    USAGE = 2
     NO_CONNECTION = 3
     DISCONNECTED = 4
+    NOBODY = 5
+    NOT_ALL = 6
     INTERRUPTED = 130
 
 
-# --- words ------------------------------------------------------------------------------------
-
-
-class Line(NamedTuple):
-    """One line for a person; ``kind`` says what it is about, for whoever colours it."""
-
-    kind: str
-    text: str
-
-
-def describe(happened: events.Event | Started | Finished, address: str) -> Line | None:
-    """Put what happened into words, or return None if it is not worth a line."""
-    line = _describe(happened, address)
-    return line and Line(line.kind, visible(line.text))
-
-
-def visible(text: str) -> str:
-    """Make control characters visible, so that no text can move the cursor, whatever a server let pass."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def _describe(happened: events.Event | Started | Finished, address: str) -> Line | None:
-    match happened:
-        case events.Connected(name, rank, clients):
-            return Line("rank", f"connected to {address} as {name}: rank {rank} of {clients}")
-        case events.Sent(seq, text):
-            return Line("sent", f"sent #{seq}: {text}")
-        case Started(command):
-            return Line("execute", f"executing #{command.seq} from rank {command.rank}: {command.text}")
-        case Finished(command):
-            return Line("execute", f"executed #{command.seq}: {command.text}")
-        case events.Refused(seq, rank, text):
-            return Line("refuse", f"cannot execute #{seq} from lower-ranked rank {rank}: {text}")
-        case events.RankChanged(rank, clients):
-            return Line("rank", f"rank is now {rank} of {clients}")
-        case events.AskDone():
-            return Line("done", _outcome(happened))
-        case events.Rejected(code, text, command):
-            what = "a frame" if command is None else f"the command {command!r}"
-            return Line("error", f"the server rejected {what}: {code} {text}")
-        case events.Disconnected(code, text):
-            return Line("error", f"disconnected: {DisconnectedError(code, text)}")
-    return None
-
-
-def _outcome(done: events.AskDone) -> str:
-    counts = (
-        (", refused by", done.refused),
-        (", failed by", done.failed),
-        (", denied by", done.denied),
-        (", timed out at", done.timed_out),
-        (", gone", done.gone),
-    )
-    rest = "".join(f"{words} {count}" for words, count in counts if count)
-    return f"#{done.seq}: executed by {done.executed} of {done.may_execute}{rest}"
-
-
-# --- faces ------------------------------------------------------------------------------------
+def exit_code(done: events.AskDone) -> Exit:
+    """Return what an ask makes of the exit code: of several asks, the highest counts."""
+    if done.nobody:
+        return Exit.NOBODY
+    return Exit.OK if done.ok else Exit.NOT_ALL
 
 
 class Face(Protocol):
-    """Where a person's lines come from and go to. Used inside its own ``async with``."""
+    """Where a person's lines come from and go to. Inside its own ``async with``; ``show`` also before it."""
 
     async def __aenter__(self) -> Face:
         """Begin."""
@@ -108,213 +57,193 @@ class Face(Protocol):
     async def __aexit__(self, *exc: object) -> None:
         """Leave everything as it was before."""
 
-    def show(self, line: Line) -> None:
+    def show(self, lines: Sequence[Line]) -> None:
         """Show what happened."""
 
     def complain(self, text: str) -> None:
         """Say that the person asked for something that cannot be done."""
 
-    def refresh(self) -> None:
-        """Show the client's rank and number of clients as they are now."""
+    def refresh(self, status: Status) -> None:
+        """Show how things stand now."""
 
-    def lines(self) -> AsyncGenerator[bytes, None]:
-        """Yield what the person types, line by line, without line ends, until they are done."""
+    def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:
+        """Yield what the person types, line by line, without line ends, until they are done.
+
+        A line of more than ``max_line`` bytes comes out as None.
+        """
 
 
-class Plain:
-    """Lines from a descriptor, of whatever kind, and words to streams, flushed line by line.
+class Plan(NamedTuple):
+    """What a conversation is for.
 
-    Args:
-        stdin: descriptor to read from. It is neither made non-blocking, since others may share it, nor read
-            by a thread, which would hang at exit.
-        out: for what happens.
-        err: for complaints.
-        max_line: bytes; longer lines are complained about and skipped.
+    Attributes:
+        commands: what to ask; None for what the face's person types.
+        wait_for: how many others have to be there before the first command.
+        patience: seconds to wait for answers to a command; None for as long as it takes.
+        stays: whether to go on executing when there is nothing more to ask.
+        is_interactive: whether a person types, who may ask for help and does not look at exit codes.
     """
 
-    def __init__(self, stdin: int, out: TextIO, err: TextIO, max_line: int) -> None:
-        self._stdin = stdin
-        self._out = out
-        self._err = err
-        self._cutter = LineCutter(max_line)
-
-    async def __aenter__(self) -> Plain:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        """Nothing was changed that would have to be put right."""
-
-    def show(self, line: Line) -> None:
-        """Write a line.
-
-        Raises:
-            StreamError: it cannot be written, as when nobody reads the pipe any more.
-        """
-        try:
-            self._out.write(line.text + "\n")
-            self._out.flush()
-        except OSError as error:
-            raise StreamError(f"cannot write to standard output: {error.strerror}") from error
-
-    def complain(self, text: str) -> None:
-        """Write a line to standard error; if even that fails, there is nobody to tell."""
-        with contextlib.suppress(OSError):
-            self._err.write(text + "\n")
-            self._err.flush()
-
-    def refresh(self) -> None:
-        """Do nothing: what was written stays as it is."""
-
-    async def lines(self) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of the input until its end; a last one without LF counts.
-
-        Raises:
-            StreamError: the input cannot be read.
-        """
-        ended = False
-        while not ended:
-            data = await self._read()
-            ended = not data
-            for line in self._cutter.end() if ended else self._cutter.feed(data):
-                if line is None:
-                    self.complain(f"cannot send: the line has more than {self._cutter.limit} bytes")
-                else:
-                    yield line
-
-    async def _read(self) -> bytes:
-        try:
-            await _readable(self._stdin)
-            return os.read(self._stdin, READ_SIZE)
-        except OSError as error:
-            raise StreamError(f"cannot read standard input: {error.strerror}") from error
-
-
-class LineCutter:
-    """Cut typed bytes into lines; of one longer than ``limit`` bytes keep only that it was there."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._pending = b""
-        self._is_overlong = False
-
-    def feed(self, data: bytes) -> list[bytes | None]:
-        """Add ``data`` and return the lines that are complete, without CR and LF; None for one too long."""
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        cut = [self._cut(line) for line in lines]
-        if len(self._pending) > self.limit:
-            self._pending = b""
-            self._is_overlong = True
-        return cut
-
-    def end(self) -> list[bytes | None]:
-        """Return the last line if it had no LF."""
-        return [self._cut(self._pending)] if self._pending or self._is_overlong else []
-
-    def _cut(self, line: bytes) -> bytes | None:
-        is_overlong = self._is_overlong or len(line) > self.limit
-        self._is_overlong = False
-        return None if is_overlong else line.removesuffix(b"\r")
-
-
-async def _readable(descriptor: int) -> None:
-    """Wait until reading from ``descriptor`` does not block."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(descriptor, ready.set)
-    except PermissionError:  # epoll's word for a regular file or /dev/null, which never block
-        await asyncio.sleep(0)  # but others want their turn
-        return
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
-
-
-# --- the conversation -------------------------------------------------------------------------
+    commands: Sequence[bytes] | None = None
+    wait_for: int = 0
+    patience: float | None = None
+    stays: bool = False
+    is_interactive: bool = False
 
 
 class Console:
     """Carries what a person types to the server, and what happens there to the person."""
 
-    def __init__(self, client: Client, face: Face, executor: Executor) -> None:
+    def __init__(self, client: Client, face: Face, describe: Describe, plan: Plan) -> None:
         self._client = client
         self._face = face
-        self._worker = Worker(executor)
-        self._open = 0  # asks whose outcome has not been shown
-        self._progress = asyncio.Event()  # there may be fewer now
+        self._describe = describe
+        self._plan = plan
+        self._unsent = 0  # asks that are not in the log yet
+        self._open: dict[
+            int, tuple[int, int]
+        ] = {}  # by seq: answers of open asks, and how many there will be
+        self._changed = asyncio.Event()  # there may be fewer open asks, or more clients
+        self._code = Exit.OK
 
     async def run(self) -> Exit:
-        """Converse until the person leaves or the server ends it.
+        """Converse until the person leaves, all is answered or the server ends it; the exit code says which.
 
         Raises:
+            ConnectError: nobody there.
+            DisconnectedError: the server refused us.
             StreamError: the face's input or output fails.
         """
-        receiving = asyncio.create_task(self._receive())
-        tasks = [
-            receiving,
-            asyncio.create_task(_until_over(self._send(), receiving)),
-            asyncio.create_task(_until_over(self._worker.run(self._report), receiving)),
-        ]
+        receiving = asyncio.create_task(self._receive(aiter(self._client)))
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return max(task.result() for task in done)  # with two ends at once, the one that was not wanted
+            async with self._client, self._face:
+                sending = asyncio.create_task(self._send())
+                try:
+                    done, _ = await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
+                    return max(task.result() for task in done)  # with two ends at once, the one not wanted
+                finally:
+                    await _cancelled(sending)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancelled(receiving)
 
-    async def _receive(self) -> Exit:
-        async for event in self._client:
-            self._show(event)
-            match event:
-                case events.Execute():
-                    self._worker.add(event)
-                case events.RankChanged() | events.ClientsChanged():
-                    self._face.refresh()
-                case events.AskDone() | events.Rejected(command=str()):
-                    self._open -= 1
-                    self._progress.set()
+    # --- what happens ---
+
+    async def _receive(self, stream: Events) -> Exit:
+        try:
+            while batch := await stream.batch():
+                self._show(*batch)
+                for event in batch:
+                    self._note(event)
+                self._changed.set()
+                self._refresh()
+        except DisconnectedError as error:
+            self._show(events.Disconnected(error.code, error.text))
         return Exit.DISCONNECTED
 
+    def _show(self, *happened: events.Event) -> None:
+        lines = [line for event in happened for line in self._describe(event)]
+        if lines:
+            self._face.show(lines)
+
+    def _note(self, event: events.Event) -> None:
+        """Keep count of what is open, and what becomes of it."""
+        match event:
+            case events.Sent(seq, wants_answer=True, targets=targets):
+                self._unsent -= 1
+                self._open[seq] = (0, targets)
+            case events.Answer(seq):
+                answered, targets = self._open[seq]
+                self._open[seq] = (answered + 1, targets)
+            case events.AskDone(seq):
+                del self._open[seq]
+                self._worsen(exit_code(event))
+            case events.Rejected(command=str()) | events.Lost():
+                self._unsent -= 1
+                self._worsen(Exit.NOT_ALL)
+
+    def _worsen(self, code: Exit) -> None:
+        if not self._plan.is_interactive:
+            self._code = max(self._code, code)
+
+    def _refresh(self) -> None:
+        is_connected = self._client.is_connected
+        status = Status(
+            str(self._client.address),
+            self._client.rank if is_connected else None,
+            self._client.clients if is_connected else 0,
+            len(self._open),
+            sum(answered for answered, _ in self._open.values()),
+            sum(targets for _, targets in self._open.values()),
+        )
+        self._face.refresh(status)
+
+    # --- what is asked ---
+
     async def _send(self) -> Exit:
-        async with contextlib.aclosing(self._face.lines()) as lines:
+        await self._until(self._enough_are_here)
+        if self._plan.commands is not None:
+            for command in self._plan.commands:
+                await self._ask(command)
+        elif await self._converse():
+            return self._code
+        await self._until(lambda: self._unsent + len(self._open) == 0)
+        if self._plan.stays:
+            await asyncio.Event().wait()
+        return self._code
+
+    async def _converse(self) -> bool:
+        """Do what is typed until there is no more; return whether the person said that they leave."""
+        async with contextlib.aclosing(self._face.lines(self._client.max_line)) as lines:
             async for line in lines:
-                if line.strip() == EXIT_COMMAND:
-                    return Exit.OK
-                if line.strip():
+                if line is None:
+                    self._cannot_send("the line is longer than the server takes")
+                elif line.strip() == EXIT_COMMAND:
+                    return True
+                elif self._plan.is_interactive and line.startswith((b"?", b":")):
+                    await self._help(line.strip())
+                elif line.strip():
                     await self._ask(line)
-        await self._until_open(0)
-        return Exit.OK
+        return False
+
+    async def _help(self, line: bytes) -> None:
+        if line in WHO_COMMANDS:
+            with contextlib.suppress(DisconnectedError):
+                self._face.show(words.roster(await self._client.who(), self._client.rank))
+        elif line == HELP_COMMAND:
+            self._face.show([Line("roster", text) for text in words.HELP])
+        else:
+            shown = words.visible(line.decode(errors="replace"))
+            self._face.complain(f"unknown: {shown} (:help lists what there is; a space before it sends it)")
 
     async def _ask(self, line: bytes) -> None:
-        await self._until_open(MAX_OPEN - 1)
-        self._open += 1  # now, because the outcome may arrive while ``ask`` waits for room
+        await self._until(self._may_ask)
         try:
-            await self._client.ask(protocol.decode_line(line))
-        except ProtocolError as error:
-            self._open -= 1
-            self._face.complain(f"cannot send: {error.text}")
+            self._client.ask(protocol.decode_line(line), timeout=self._plan.patience)
+        except (ProtocolError, DisconnectedError) as error:
+            self._cannot_send(error.text)
+            return
+        self._unsent += 1
+        await self._client.drain()
 
-    async def _until_open(self, most: int) -> None:
-        while self._open > most:
-            self._progress.clear()
-            await self._progress.wait()
+    def _cannot_send(self, why: str) -> None:
+        self._face.complain(f"cannot send: {why}")
+        self._worsen(Exit.NOT_ALL)
 
-    async def _report(self, step: Started | Finished) -> None:
-        self._show(step)
-        if isinstance(step, Finished) and step.command.wants_answer:
-            await self._client.result(step.command.seq, *step.outcome)
+    def _may_ask(self) -> bool:
+        """Whether not too much is open; and what no person types waits until the connection is back."""
+        is_up = self._plan.is_interactive or self._client.is_connected
+        return is_up and self._unsent + len(self._open) < MAX_OPEN
 
-    def _show(self, happened: events.Event | Started | Finished) -> None:
-        line = describe(happened, str(self._client.address))
-        if line:
-            self._face.show(line)
+    def _enough_are_here(self) -> bool:
+        return self._client.is_connected and self._client.clients > self._plan.wait_for
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            self._changed.clear()
+            await self._changed.wait()
 
 
-async def _until_over(work: Coroutine[Any, Any, Exit], receiving: asyncio.Task[Exit]) -> Exit:
-    """Do ``work``; if it finds the connection over, let ``receiving`` first show all that came before."""
-    try:
-        return await work
-    except DisconnectedError:
-        return await receiving
+async def _cancelled(task: asyncio.Task[Exit]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

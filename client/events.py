@@ -1,22 +1,27 @@
-"""What a session reports: one immutable value for each thing that happened, in the order of the log.
+"""What a client reports: one immutable value for each thing that happened, in the order of the log.
 
-``session`` makes them, whoever drives it (``console``, or a program) reads them. Texts and names are as the
-server sent them.
+``session`` and ``aio`` make them, whoever iterates over a client reads them. Texts and names are as others
+sent them: whoever shows them makes control characters visible.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
-from rankserver import frames
+from rankserver import frames, protocol
+
+GONE: Final = "gone"  # left before it answered; the statuses of the protocol are the other outcomes
+OUTCOMES: Final = (*protocol.STATUSES, GONE)
 
 
 class Connected(NamedTuple):
-    """The server let us in."""
+    """The server let us in; the first event, and the first after each ``Disconnected``."""
 
     name: str
     rank: int
     clients: int
+    seq: int  # the log frames after this one follow
 
 
 class Sent(NamedTuple):
@@ -25,6 +30,7 @@ class Sent(NamedTuple):
     seq: int
     text: str
     wants_answer: bool
+    targets: int  # the clients that were there besides us: if it is an ASK, as many answers follow
 
 
 class Execute(NamedTuple):
@@ -46,41 +52,98 @@ class Refused(NamedTuple):
     text: str
 
 
+class Outcome(NamedTuple):
+    """What became of a command here: one of ``protocol.STATUSES``, and fields for whoever asked.
+
+    The fields are those of protocol.md (``code``, ``out``, ``ms``, ``truncated``) and ``reason``, one line
+    for a person.
+    """
+
+    status: str
+    detail: Mapping[str, object] | None = None
+
+
+class Started(NamedTuple):
+    """We begin to execute this command."""
+
+    command: Execute
+
+
+class Finished(NamedTuple):
+    """We are done with this command, and whoever asked is told."""
+
+    command: Execute
+    outcome: Outcome
+
+
 class RankChanged(NamedTuple):
     """Our rank changed, and with it the number of clients."""
 
     rank: int
     clients: int
+    seq: int  # of the frame that did it
 
 
 class ClientsChanged(NamedTuple):
     """The number of clients changed, our rank did not."""
 
     clients: int
+    seq: int
 
 
-class Answered(NamedTuple):
-    """The client that now holds ``rank`` answered our ASK ``seq``; ``detail`` is JSON text or empty."""
+class Answer(NamedTuple):
+    """What became of our ASK ``seq`` at one of the clients that were there when it was logged.
+
+    Attributes:
+        rank: that it held when the ASK was logged: within one ask this names a client, while ranks move on.
+        name: empty if it was gone before we learned it.
+        status: one of ``OUTCOMES``.
+        code: exit code, if there is one.
+        out: what it put out.
+        ms: how long it took, in milliseconds, if it says so.
+        truncated: whether there was more than ``out``.
+        reason: one line for a person that says why, or empty.
+    """
 
     seq: int
     rank: int
     name: str
     status: str
-    detail: str
+    code: int | None = None
+    out: str = ""
+    ms: int | None = None
+    truncated: bool = False
+    reason: str = ""
+
+
+class Counts(NamedTuple):
+    """How many clients an ASK had each outcome at; the sum is all that were there when it was logged."""
+
+    ok: int = 0
+    failed: int = 0
+    refused: int = 0
+    denied: int = 0
+    timeout: int = 0
+    gone: int = 0
 
 
 class AskDone(NamedTuple):
-    """All who could answer our ASK have answered or left; each of them is in one of the counts."""
+    """Our ASK has an ``Answer`` from each of its targets."""
 
     seq: int
     text: str
     may_execute: int  # clients that ranked lower when it was logged
-    executed: int
-    refused: int
-    failed: int
-    denied: int
-    timed_out: int
-    gone: int
+    counts: Counts
+
+    @property
+    def nobody(self) -> bool:
+        """Whether there was nobody who may execute it: all ranked higher, or nobody was there."""
+        return self.may_execute == 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there was somebody who may execute it, and all of them did so."""
+        return 0 < self.may_execute == self.counts.ok
 
 
 class RosterReceived(NamedTuple):
@@ -97,11 +160,24 @@ class Rejected(NamedTuple):
     command: str | None
 
 
+class Lost(NamedTuple):
+    """The connection ended before our command was seen in the log: it may be there, or not."""
+
+    command: str
+
+
 class Disconnected(NamedTuple):
-    """The last event of a session that we did not leave; ``code`` is that of BYE, empty if there was none."""
+    """The connection ended, and we did not leave; ``code`` is that of BYE, empty if there was none."""
 
     code: str
     text: str
+
+
+class Retrying(NamedTuple):
+    """We try to connect again in ``delay`` seconds; ``text`` says why the last try failed, or is empty."""
+
+    text: str
+    delay: float
 
 
 Event = (
@@ -109,11 +185,15 @@ Event = (
     | Sent
     | Execute
     | Refused
+    | Started
+    | Finished
     | RankChanged
     | ClientsChanged
-    | Answered
+    | Answer
     | AskDone
     | RosterReceived
     | Rejected
+    | Lost
     | Disconnected
+    | Retrying
 )

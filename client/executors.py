@@ -1,8 +1,6 @@
-"""What executing a command means, and the queue in front of it.
+"""What executing a command means. ``make`` gives the executor of a kind; ``worker`` gives it the commands.
 
-An executor is anything with ``execute`` and ``close``; ``make`` gives the one of a kind, and ``Worker`` gives
-it one command after another, in log order. The real ones leave the processes to ``supervisor``, and what may
-be executed to ``policy``.
+The real ones leave the processes to ``supervisor``, and what may be executed to ``policy``.
 """
 
 from __future__ import annotations
@@ -17,12 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, NamedTuple
 
 from client import policy, supervisor
-from client.events import Execute
+from client.events import Execute, Outcome
+from client.worker import Executor
 from rankserver import protocol
 from rankserver.exceptions import ConfigError
 
@@ -34,29 +33,6 @@ READ_SIZE: Final = 65_536
 NOT_FOUND: Final = 127  # the exit codes that shells have for a program that is not there
 NOT_EXECUTABLE: Final = 126  # or cannot be executed
 ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
-
-
-class Outcome(NamedTuple):
-    """What became of a command: one of ``protocol.STATUSES``, and fields for whoever asked.
-
-    The fields of a command that ran are ``code`` (exit code, or 128 + the signal that ended it), ``out``
-    (what it wrote to standard output and standard error), ``ms`` (milliseconds that it took) and
-    ``truncated`` (only if so: there was more output). ``reason`` says in a line for a person why it did not
-    run or did not end.
-    """
-
-    status: str
-    detail: Mapping[str, object] | None = None
-
-
-class Executor(Protocol):
-    """Something that can execute a command."""
-
-    async def execute(self, command: Execute) -> Outcome:
-        """Execute ``command`` and return what became of it; when cancelled, end it first."""
-
-    async def close(self) -> None:
-        """Give back what was kept for further commands."""
 
 
 class Simulated:
@@ -98,18 +74,18 @@ class Terms(NamedTuple):
 
 
 def make(kind: str, terms: Terms, *, delay: float = 0.0, handler: str | Path | None = None) -> Executor:
-    """Make the executor of a kind: ``simulated``, ``program``, ``shell`` or ``handler``.
+    """Make the executor of a kind: ``simulate``, ``program``, ``shell`` or ``handler``.
 
     Args:
         kind: which.
-        terms: for all but ``simulated``.
-        delay: for ``simulated``: seconds that a command takes.
+        terms: for all but ``simulate``.
+        delay: for ``simulate``: seconds that a command takes.
         handler: for ``handler``: the program.
 
     Raises:
         ConfigError: there is no such kind, or something that it needs is not there.
     """
-    if kind == "simulated":
+    if kind == "simulate":
         return Simulated(delay)
     if kind == "program":
         return Program(terms)
@@ -117,7 +93,7 @@ def make(kind: str, terms: Terms, *, delay: float = 0.0, handler: str | Path | N
         return Shell(terms)
     if kind == "handler" and handler is not None:
         return Handler(handler, terms)
-    raise ConfigError(f"executor {kind!r} is not simulated, program, shell, or handler with its program")
+    raise ConfigError(f"executor {kind!r} is not simulate, program, shell, or handler with its program")
 
 
 class _NotAllowedError(Exception):
@@ -428,61 +404,3 @@ class Supervisor:
             return await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
         except ConnectionResetError:  # it left something unread: an end as well
             return b""
-
-
-# --- the queue --------------------------------------------------------------------------------
-
-
-class Started(NamedTuple):
-    """The worker begins with this command."""
-
-    command: Execute
-
-
-class Finished(NamedTuple):
-    """The worker is done with this command."""
-
-    command: Execute
-    outcome: Outcome
-
-
-class Worker:
-    """Executes commands, started in the order in which they were added, while new ones are added.
-
-    The queue has no bound: to receive is never to wait for executing, and a waiting command is small.
-
-    Args:
-        executor: what executes them.
-        jobs: how many at once; with 1, one begins when the one before is over.
-    """
-
-    def __init__(self, executor: Executor, jobs: int = 1) -> None:
-        self._executor = executor
-        self._jobs = jobs
-        self._queue: asyncio.Queue[Execute] = asyncio.Queue()
-        self._turn = asyncio.Lock()  # to take a command and report it, before another one is taken
-
-    def add(self, command: Execute) -> None:
-        """Put ``command`` behind those that wait."""
-        self._queue.put_nowait(command)
-
-    async def run(self, report: Callable[[Started | Finished], Awaitable[None]]) -> NoReturn:
-        """Execute what is added, until cancelled, and ``report`` each step when it is made.
-
-        When it raises, because it is cancelled or ``report`` raises, nothing is being executed any more.
-        """
-        slots = [asyncio.create_task(self._work(report)) for _ in range(self._jobs)]
-        try:
-            await asyncio.gather(*slots)
-        finally:
-            for slot in slots:
-                slot.cancel()
-            await asyncio.gather(*slots, return_exceptions=True)
-        raise AssertionError("a slot works until it is cancelled")
-
-    async def _work(self, report: Callable[[Started | Finished], Awaitable[None]]) -> NoReturn:
-        while True:
-            async with self._turn:
-                command = await self._queue.get()
-                await report(Started(command))
-            await report(Finished(command, await self._executor.execute(command)))

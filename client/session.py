@@ -15,6 +15,10 @@ all. What arrives when the session is over is ignored.
 Who can answer an ASK is known from the log: all who were there when it was logged, less those who answered
 or left. Each member has a *slot*, a small number that is free again when it leaves; a set of members is
 an int with the bits of their slots, so that thousands of open ASKs cost little and LEFT is one AND for each.
+Each of them gives exactly one ``Answer``, under the rank that it held when the ASK was logged.
+
+The log has no names. They are learned from answers and rosters; a WHO goes before an ASK while one is
+unknown, so that whoever goes without an answer can be named.
 
 Source: docs/protocol.md.
 """
@@ -22,17 +26,19 @@ Source: docs/protocol.md.
 from __future__ import annotations
 
 import enum
+import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from client import events
 from rankserver import frames, protocol, ranking
 from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
 
 LONGEST_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK  # from any server, whatever it announces
-GONE: Final = "gone"  # counted like a status: left before it answered
+TRUNCATED: Final = ',"truncated":true'
+LONGEST_ESCAPE: Final = len(r"\ud83d\ude00")  # that JSON has for one character
 
 
 class State(enum.Enum):
@@ -51,12 +57,8 @@ class _Ask:
     text: str
     may_execute: int
     waiting: int  # set of slots
+    ranks: list[int]  # by slot, when it was logged; shared by all asks between two changes of the clients
     counts: dict[str, int] = field(default_factory=dict)
-
-    def count(self, outcome: str, members: int) -> None:
-        """Count ``members``, a set of slots, as having come to this outcome."""
-        self.waiting &= ~members
-        self.counts[outcome] = self.counts.get(outcome, 0) + members.bit_count()
 
 
 class Session:
@@ -77,8 +79,11 @@ class Session:
         self._slots: list[int] = []  # by rank, one for each client
         self._free: list[int] = []  # every slot below len(_slots) + len(_free) is in just one of the two
         self._everybody = 0  # the set of all in _slots
+        self._ranks: list[int] | None = None  # by slot, derived from _slots when it is asked for
+        self._names: dict[int, str] = {}  # by slot, those that we know
         self._submitted: deque[str] = deque()  # our commands that are not in the log yet, oldest first
         self._asks: dict[int, _Ask] = {}  # by seq, those that are still waiting
+        self._whos: deque[bool] = deque()  # the WHOs without answer; whether somebody wants to see it
         self._roster: list[frames.Member] = []  # what has come of one that is not complete
 
     # --- questions ---
@@ -137,7 +142,7 @@ class Session:
         self._out += protocol.hello(name=name)
 
     def ask(self, text: str) -> None:
-        """Broadcast a command whose outcome we want to know: ``Sent``, ``Answered`` ... ``AskDone`` follow.
+        """Broadcast a command whose outcome we want to know: ``Sent``, ``Answer`` ... ``AskDone`` follow.
 
         Raises:
             LocalProtocolError: ``text`` may not be sent, or the session is not joined. Nothing was sent.
@@ -152,18 +157,32 @@ class Session:
         """
         self._submit(text, wants_answer=False)
 
-    def result(self, seq: int, status: str, detail: Mapping[str, object] | None = None) -> None:
-        """Answer the ``Execute`` number ``seq``, once, with one of ``protocol.STATUSES``.
+    def result(self, seq: int, outcome: events.Outcome) -> None:
+        """Answer the ``Execute`` number ``seq``, once. Of an ``out`` that is too long, the beginning is sent.
 
         Raises:
-            LocalProtocolError: the frame is longer than ``max_line``, or the session is not joined.
+            LocalProtocolError: the frame is too long even without ``out``, or the session is not joined.
         """
         self._check_joined()
-        frame = protocol.result(seq, status, detail)
+        frame = protocol.result(seq, outcome.status, outcome.detail)
+        if len(frame) > self._max_line:
+            shortened = _shortened(outcome.detail or {}, len(frame) - self._max_line)
+            frame = protocol.result(seq, outcome.status, shortened)
         if len(frame) > self._max_line:
             text = f"the result has {len(frame)} bytes, {self._max_line} are allowed"
             raise LocalProtocolError(protocol.TOO_LONG, text)
         self._out += frame
+
+    def expire(self, seq: int) -> list[events.Event]:
+        """Wait no longer for answers to our ASK ``seq``: who has not answered counts as ``timeout``.
+
+        Returns:
+            What follows from it: the answers, and ``AskDone``. Nothing if the ask is done already.
+        """
+        ask = self._asks.get(seq)
+        if ask is not None:
+            self._conclude(seq, ask, ask.waiting, "timeout", "no answer in time")
+        return self._take_events()
 
     def who(self) -> None:
         """Ask who is there: ``RosterReceived`` follows.
@@ -172,7 +191,7 @@ class Session:
             LocalProtocolError: the session is not joined.
         """
         self._check_joined()
-        self._out += protocol.who()
+        self._who(wanted=True)
 
     def leave(self) -> None:
         """Say goodbye: all that was sent before counts, and no event follows. Again does no harm."""
@@ -182,8 +201,15 @@ class Session:
 
     def _submit(self, text: str, *, wants_answer: bool) -> None:
         self._check_joined()
-        self._out += protocol.submit(text, wants_answer=wants_answer, max_line=self._max_line)
+        frame = protocol.submit(text, wants_answer=wants_answer, max_line=self._max_line)
+        if wants_answer and len(self._names) < len(self._slots) and not self._whos:
+            self._who(wanted=False)
+        self._out += frame
         self._submitted.append(text)
+
+    def _who(self, *, wanted: bool) -> None:
+        self._out += protocol.who()
+        self._whos.append(wanted)
 
     def _check_joined(self) -> None:
         if self._state is not State.JOINED:
@@ -213,7 +239,12 @@ class Session:
         return taken
 
     def _disconnect(self, code: str, text: str) -> None:
+        """End it: what is open is accounted for. Nobody who was asked can be heard any more."""
         self._state = State.OVER
+        for seq, ask in list(self._asks.items()):
+            self._conclude(seq, ask, ask.waiting, events.GONE, "the connection was lost")
+        self._events += map(events.Lost, self._submitted)
+        self._submitted.clear()
         self._events.append(events.Disconnected(code, text))
 
     def _receive_line(self, line: bytes) -> None:
@@ -253,8 +284,9 @@ class Session:
         self._state = State.JOINED
         self._name, self._rank, self._seq = frame.name, frame.rank, frame.seq
         self._slots = list(range(frame.clients))
+        self._names = {frame.rank: frame.name}
         self._everybody = (1 << frame.clients) - 1
-        self._events.append(events.Connected(frame.name, frame.rank, frame.clients))
+        self._events.append(events.Connected(frame.name, frame.rank, frame.clients, frame.seq))
 
     # --- private frames ---
 
@@ -275,21 +307,25 @@ class Session:
     def _answer(self, frame: frames.Answer) -> None:
         if frame.rank >= len(self._slots):
             raise _broken(f"RES from rank {frame.rank} of {len(self._slots)}")
-        member = 1 << self._slots[frame.rank]
+        slot = self._slots[frame.rank]
+        self._names[slot] = frame.name
         ask = self._asks.get(frame.seq)
-        if ask is None or not ask.waiting & member:
+        if ask is None or not ask.waiting >> slot & 1:
             return  # a server need not remember who has answered: the first answer of each counts
-        ask.count(frame.status, member)
-        self._events.append(events.Answered(*frame))
-        self._settle(frame.seq, ask)
+        self._conclude(frame.seq, ask, 1 << slot, frame.status, **_detail(frame.detail))
 
     def _receive_roster(self, frame: frames.Roster) -> None:
         if frame.start != len(self._roster):
             raise _broken(f"ROSTER from {frame.start} on where {len(self._roster)} was due")
         self._roster += frame.members
-        if len(self._roster) >= frame.total:
-            self._events.append(events.RosterReceived(tuple(self._roster)))
-            self._roster = []
+        if len(self._roster) < frame.total:
+            return
+        roster, self._roster = tuple(self._roster), []
+        if len(roster) != len(self._slots):
+            raise _broken(f"ROSTER of {len(roster)} where {len(self._slots)} are here")
+        self._names = {slot: member.name for slot, member in zip(self._slots, roster, strict=True)}
+        if not self._whos or self._whos.popleft():
+            self._events.append(events.RosterReceived(roster))
 
     def _rejected(self, code: str, text: str) -> None:
         """Note what ERR is about: our lines are handled in order, so it is the oldest that is not logged."""
@@ -330,10 +366,10 @@ class Session:
         if not self._submitted:
             raise _broken(f"log frame {frame.seq} is from us, but we sent no command")
         self._submitted.popleft()
-        self._events.append(events.Sent(frame.seq, frame.text, frame.wants_answer))
+        self._events.append(events.Sent(frame.seq, frame.text, frame.wants_answer, len(self._slots) - 1))
         if frame.wants_answer:
             others = self._everybody & ~(1 << self._slots[self._rank])
-            ask = _Ask(frame.text, len(self._slots) - 1 - self._rank, others)
+            ask = _Ask(frame.text, len(self._slots) - 1 - self._rank, others, self._ranks_by_slot())
             self._asks[frame.seq] = ask
             self._settle(frame.seq, ask)
 
@@ -357,29 +393,87 @@ class Session:
         before = self._rank
         self._rank, _ = ranking.left(self._rank, len(self._slots), ranks)
         freed = [self._slots.pop(rank) for rank in reversed(ranks)]
-        self._free += freed
         gone = sum(1 << slot for slot in freed)
         self._everybody &= ~gone
         self._members_changed(before)
         for seq, ask in list(self._asks.items()):
-            if missed := ask.waiting & gone:
-                ask.count(GONE, missed)
-                self._settle(seq, ask)
+            self._conclude(seq, ask, ask.waiting & gone, events.GONE)
+        for slot in freed:
+            self._names.pop(slot, None)
+        self._free += freed
 
     def _members_changed(self, rank_before: int) -> None:
+        self._ranks = None
         if self._rank == rank_before:
-            self._events.append(events.ClientsChanged(len(self._slots)))
+            self._events.append(events.ClientsChanged(len(self._slots), self._seq))
         else:
-            self._events.append(events.RankChanged(self._rank, len(self._slots)))
+            self._events.append(events.RankChanged(self._rank, len(self._slots), self._seq))
+
+    def _ranks_by_slot(self) -> list[int]:
+        if self._ranks is None:
+            self._ranks = [-1] * (len(self._slots) + len(self._free))
+            for rank, slot in enumerate(self._slots):
+                self._ranks[slot] = rank
+        return self._ranks
+
+    # --- the ends of asks ---
+
+    def _conclude(
+        self, seq: int, ask: _Ask, members: int, outcome: str, reason: str = "", **detail: Any
+    ) -> None:
+        """Report that each of ``members``, a set of slots that the ask waits for, came to this outcome."""
+        if not members:
+            return
+        for slot in _slots_of(members):
+            name = self._names.get(slot, "")
+            answer = events.Answer(seq, ask.ranks[slot], name, outcome, reason=reason, **detail)
+            self._events.append(answer)
+        ask.waiting &= ~members
+        ask.counts[outcome] = ask.counts.get(outcome, 0) + members.bit_count()
+        self._settle(seq, ask)
 
     def _settle(self, seq: int, ask: _Ask) -> None:
         """Report the ask as done if nobody is left who could answer it."""
         if ask.waiting:
             return
-        del self._asks[seq]
-        outcomes = ("ok", "refused", "fail", "denied", "timeout", GONE)
-        counts = (ask.counts.get(outcome, 0) for outcome in outcomes)
-        self._events.append(events.AskDone(seq, ask.text, ask.may_execute, *counts))
+        self._asks.pop(seq)
+        outcomes = ("ok", "fail", "refused", "denied", "timeout", events.GONE)  # as in Counts
+        counts = events.Counts(*(ask.counts.get(outcome, 0) for outcome in outcomes))
+        self._events.append(events.AskDone(seq, ask.text, ask.may_execute, counts))
+
+
+def _slots_of(members: int) -> Iterator[int]:
+    """Yield the slots in a set, ascending."""
+    while members:
+        lowest = members & -members
+        yield lowest.bit_length() - 1
+        members ^= lowest
+
+
+def _detail(text: str) -> dict[str, Any]:
+    """Return those fields of an answer's JSON that an ``Answer`` has, if they are of the right kind."""
+    if not text:
+        return {}
+    fields = json.loads(text)  # one object: the parser of the frame has seen to that
+    kinds = {"code": int, "out": str, "ms": int, "truncated": bool, "reason": str}
+    return {name: fields[name] for name, kind in kinds.items() if type(fields.get(name)) is kind}
+
+
+def _shortened(detail: Mapping[str, object], excess: int) -> Mapping[str, object]:
+    """Return ``detail`` with the end of its ``out`` cut off, so that its JSON has ``excess`` bytes less."""
+    out = detail.get("out")
+    if not isinstance(out, str):
+        return detail
+    escaped = json.dumps(out)[1:-1]
+    end = max(0, len(escaped) - excess - len(TRUNCATED))
+    for cut in range(end, max(-1, end - LONGEST_ESCAPE), -1):  # not in the middle of an escaped character
+        try:
+            kept: str = json.loads(f'"{escaped[:cut]}"')
+        except ValueError:
+            continue
+        if not "\ud800" <= kept[-1:] <= "\udbff":
+            return {**detail, "out": kept, "truncated": True}
+    return detail
 
 
 def _broken(text: str) -> RemoteProtocolError:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +28,9 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 
-from client.aio import Client
-from client.console import EXIT_COMMAND, Line
+from client.console import EXIT_COMMAND
+from client.plain import Status
+from client.words import Line
 
 STYLE: Final = Style.from_dict(
     {  # the kinds of console.Line, and the prompt; the terminal's own colours fit its background
@@ -47,8 +48,8 @@ STYLE: Final = Style.from_dict(
 class Terminal:
     """A prompt with history and editing; used as ``async with``."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self) -> None:
+        self._status = Status("", None, 0, 0, 0, 0)
         self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: there will be no more
         # A prompt of one line needs no cursor position reports, and not every terminal answers them.
         self._output = Vt100_Output.from_pty(
@@ -76,19 +77,20 @@ class Terminal:
         with contextlib.suppress(asyncio.CancelledError, EOFError):
             await self._prompting
 
-    def show(self, line: Line) -> None:
-        """Print a line above the prompt."""
-        self._print((f"class:{line.kind}", line.text))
+    def show(self, lines: Sequence[Line]) -> None:
+        """Print lines above the prompt."""
+        self._print(*((f"class:{kind}", text + "\n") for kind, text in lines))
 
     def complain(self, text: str) -> None:
         """Print a complaint above the prompt."""
-        self._print(("class:error", text))
+        self._print(("class:error", text + "\n"))
 
-    def refresh(self) -> None:
+    def refresh(self, status: Status) -> None:
         """Draw the prompt again, with the rank and number of clients as they are now."""
+        self._status = status
         self._prompt.app.invalidate()
 
-    async def lines(self) -> AsyncGenerator[bytes, None]:
+    async def lines(self, _max_line: int) -> AsyncGenerator[bytes | None, None]:
         """Yield what is typed, line by line, until the prompt is left."""
         while (line := await self._typed.get()) is not None:
             yield line
@@ -96,7 +98,8 @@ class Terminal:
             await self._prompting
 
     def _message(self) -> FormattedText:
-        return FormattedText([("class:prompt", f"{self._client.rank}/{self._client.clients}> ")])
+        rank = "-" if self._status.rank is None else self._status.rank
+        return FormattedText([("class:prompt", f"{rank}/{self._status.clients}> ")])
 
     def _print(self, *fragments: tuple[str, str]) -> None:
         """Print above the prompt, which is drawn again in the next turn of the loop with what was typed."""
@@ -104,12 +107,12 @@ class Terminal:
         if app.is_running:
             app.renderer.erase()
         # Not the shortcut of this name, which leaves raw mode for a moment: keys typed then would be echoed.
-        print_formatted_text(self._output, FormattedText([*fragments, ("", "\n")]), STYLE)
+        print_formatted_text(self._output, FormattedText(fragments), STYLE)
         app.invalidate()
 
     def _accept(self, buffer: Buffer) -> bool:
         """Take a line and leave its prompt standing above; the buffer is emptied for the next one."""
-        self._print(*self._message(), ("", buffer.text))
+        self._print(*self._message(), ("", buffer.text + "\n"))
         self._typed.put_nowait(buffer.text.encode(errors="surrogateescape"))
         return False
 

@@ -1,0 +1,220 @@
+"""One connection to a server: a socket, and the session whose bytes it moves.
+
+``aio`` drives it, and begins another one when it is lost. It uses the socket itself rather than asyncio's
+streams, because those drop what has arrived but was not read yet as soon as a write fails: a server's ``BYE``
+would be lost just when it matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from client.events import Disconnected, Event
+from client.session import Session, State
+from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError
+
+DEFAULT_PORT: Final = 5050
+CONNECT_TIMEOUT: Final = 10.0  # seconds, from the start until the server's WELCOME
+LEAVE_TIMEOUT: Final = 2.0  # seconds for the server to take our last bytes and close; a person waits for it
+READ_SIZE: Final = 65_536  # bytes per turn; some thousand events, a few milliseconds
+HIGH_WATER: Final = 65_536  # bytes; with more to send, ``drain`` waits for the server to take some
+
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^][]+)\]|(?P<host>[^][:]+))(?::(?P<port>[0-9]{1,5}))?")
+_BARE_V6 = re.compile(r"[^][]*:[^][]*:[^][]*")
+
+
+class Address(NamedTuple):
+    """Where a server listens: a host and a port, or the path of a Unix socket and None."""
+
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return f"unix:{self.host}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Parse ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the port is 5050 if none is given.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if text.startswith("unix:") and text != "unix:":
+        return Address(text.removeprefix("unix:"), None)
+    if _BARE_V6.fullmatch(text):
+        return Address(text, DEFAULT_PORT)
+    match = _HOST_AND_PORT.fullmatch(text)
+    port = int(match["port"] or DEFAULT_PORT) if match else 0
+    if not match or not 0 < port < 65_536:
+        raise ConfigError(f"address {text!r} is not HOST, HOST:PORT, [IPV6]:PORT or unix:PATH")
+    return Address(match["v6"] or match["host"], port)
+
+
+class Connection:
+    """A session that has joined, on a socket of its own; ``join`` makes it.
+
+    Attributes:
+        session: what it is all about. Call ``wake`` after anything that gives it something to send.
+        happened: what the server said while we joined, ``Connected`` first.
+    """
+
+    def __init__(self, sock: socket.socket, session: Session, happened: Sequence[Event]) -> None:
+        self.session = session
+        self.happened = happened
+        self._sock = sock
+        self._wake = asyncio.Event()  # there is something to send
+        self._wake.set()
+        self._room = asyncio.Event()  # something was sent
+        self._writer = asyncio.create_task(self._write())
+
+    async def receive(self) -> list[Event]:
+        """Wait for bytes, or for the end of the stream, and return what they mean. Cancelling is safe."""
+        happened = await _receive(self._sock, self.session)
+        self.wake()
+        return happened
+
+    def wake(self) -> None:
+        """Send what the session has to send, soon."""
+        if self.session.unsent:
+            self._wake.set()
+
+    async def drain(self) -> None:
+        """Wait until there is room for more to send, or the connection has failed."""
+        while self.session.unsent > HIGH_WATER and not self._writer.done():
+            self._room.clear()
+            await self._room.wait()
+
+    async def close(self) -> None:
+        """Leave: the server gets all that was sent before. Nobody may be receiving. Again does no harm.
+
+        It takes at most ``LEAVE_TIMEOUT``; a server that has not taken all by then loses the rest.
+        """
+        is_open = self.session.state is not State.OVER
+        self.session.leave()
+        self._wake.set()
+        try:
+            if is_open:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._part(), LEAVE_TIMEOUT)
+        finally:
+            self._writer.cancel()
+            await asyncio.wait({self._writer})  # or it would let go of the descriptor after it is closed
+            self._sock.close()
+
+    async def _write(self) -> None:
+        """Send what the session wants sent, until it is over. If that fails, the reader notices the end."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while self.session.state is not State.OVER or self.session.unsent:
+                await self._wake.wait()
+                self._wake.clear()
+                while data := self.session.data_to_send():
+                    self._room.set()
+                    await loop.sock_sendall(self._sock, data)
+        self._room.set()
+
+    async def _part(self) -> None:
+        """Send the rest and read to the end, both at once, as the server may not take more before we do.
+
+        To close on unread bytes would reset the connection, and the server might lose the last that we sent.
+        """
+        await asyncio.gather(self._writer, self._read_to_end())
+
+    async def _read_to_end(self) -> None:
+        while await _read(self._sock):
+            pass
+
+
+async def join(where: Address, *, name: str | None = None) -> Connection:
+    """Connect to the server at ``where`` and join it.
+
+    Args:
+        where: the server's address.
+        name: our name; without one, the server gives one.
+
+    Raises:
+        LocalProtocolError: the protocol does not allow ``name``.
+        ConnectError: nobody there, or no answer within ``CONNECT_TIMEOUT``.
+        DisconnectedError: the server refused us, or it is no rankserver.
+    """
+    session = Session()
+    session.hello(name=name)
+    try:
+        return await asyncio.wait_for(_join(where, session), CONNECT_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise ConnectError(f"cannot connect to {where}: no answer within {CONNECT_TIMEOUT:g} s") from None
+
+
+async def _join(where: Address, session: Session) -> Connection:
+    loop = asyncio.get_running_loop()
+    sock = await _open(where)
+    try:
+        with contextlib.suppress(OSError):  # closed already: what it said before is still to be read
+            await loop.sock_sendall(sock, session.data_to_send())
+        happened: list[Event] = []
+        while not happened:
+            happened = await _receive(sock, session)
+    except BaseException:
+        sock.close()
+        raise
+    if isinstance(happened[0], Disconnected):
+        sock.close()
+        raise DisconnectedError(happened[0].code, happened[0].text)
+    return Connection(sock, session, happened)
+
+
+async def _open(where: Address) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        if where.port is None:
+            return await _connect_socket(socket.AF_UNIX, where.host)
+        found = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+        for family, _, _, _, socket_address in found[:-1]:
+            with contextlib.suppress(OSError):
+                return await _connect_socket(family, socket_address)
+        return await _connect_socket(found[-1][0], found[-1][4])
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
+        raise ConnectError(f"cannot connect to {where}: {_reason(error)}") from error
+
+
+async def _connect_socket(family: socket.AddressFamily, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(0)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Return the system's words for the error: asyncio puts its own in their place."""
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error)
+
+
+async def _receive(sock: socket.socket, session: Session) -> list[Event]:
+    """Wait for bytes, or for the end of the stream, and return what they mean."""
+    data = await _read(sock)
+    return session.receive_data(data) if data else session.receive_eof()
+
+
+async def _read(sock: socket.socket) -> bytes:
+    """Return what arrives next, nothing at the end of the stream. To cancel it loses nothing."""
+    await asyncio.sleep(0)  # others want their turn: sock_recv does not wait if there is something to read
+    try:
+        return await asyncio.get_running_loop().sock_recv(sock, READ_SIZE)
+    except OSError:  # such as a reset: an end like any other, now that all before it has been read
+        return b""

@@ -1,0 +1,55 @@
+"""Doing the work of rank 0 for as long as we hold it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from client.functions import call
+
+
+class Lead:
+    """The functions that are called while we lead.
+
+    Args:
+        failed: called with the exception of a function that failed.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
+        self._functions: list[Callable[[int], object]] = []
+        self._tasks: set[asyncio.Task[object]] = set()  # their calls that run
+        self._seq: int | None = None  # the frame that made us lead; None while we do not
+
+    def add(self, function: Callable[[int], object]) -> None:
+        """Call ``function(seq)`` whenever we begin to lead, and now if we do."""
+        self._functions.append(function)
+        if self._seq is not None:
+            self._call(function, self._seq)
+
+    def begin(self, seq: int) -> None:
+        """Note that the log frame ``seq`` made us rank 0; again does no harm."""
+        if self._seq is None:
+            self._seq = seq
+            for function in self._functions:
+                self._call(function, seq)
+
+    def end(self) -> None:
+        """Note that we are not rank 0 any more: what can be cancelled is."""
+        self._seq = None
+        current = asyncio.current_task()  # a leader may close the client itself
+        for task in self._tasks - {current}:
+            task.cancel()
+
+    def _call(self, function: Callable[[int], object], seq: int) -> None:
+        task = asyncio.create_task(call(function, seq))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            context = {"message": "a function of on_lead failed", "exception": error, "task": task}
+            task.get_loop().call_exception_handler(context)
+            self._failed(error)

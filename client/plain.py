@@ -1,0 +1,161 @@
+"""The face for pipes and files: plain lines out, and lines in from a descriptor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final, NamedTuple, TextIO
+
+from client.words import RESULTS, Line
+from rankserver.exceptions import StreamError
+
+READ_SIZE: Final = 16_384  # bytes of input per turn: a few milliseconds, and the events get theirs
+CLEAR: Final = "\r\x1b[K"  # to the begin of the row, and empty it
+
+
+class Status(NamedTuple):
+    """How things stand, for the line at the bottom."""
+
+    address: str
+    rank: int | None  # None while not connected
+    clients: int
+    asks: int  # open
+    answered: int  # answers that these have
+    targets: int  # answers that these will have
+
+    @property
+    def progress(self) -> str:
+        """The open asks in words, or nothing."""
+        return f"{self.answered} of {self.targets} answers" if self.asks else ""
+
+
+class Plain:
+    """Lines from a descriptor, of whatever kind, and words to streams.
+
+    Args:
+        stdin: descriptor to read from. It is neither made non-blocking, since others may share it, nor read
+            by a thread, which would hang at exit.
+        out: for results: what a command is given for.
+        err: for complaints, and the progress if it is a terminal.
+        chatter: for all else that happens, one of the two.
+    """
+
+    def __init__(self, stdin: int, out: TextIO, err: TextIO, chatter: TextIO) -> None:
+        self._stdin = stdin
+        self._out = out
+        self._err = err
+        self._chatter = chatter
+        self._progress = ""  # what stands in the last row, if it is not whole
+
+    async def __aenter__(self) -> Plain:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Leave no half row behind."""
+        self._draw("")
+
+    def show(self, lines: Sequence[Line]) -> None:
+        """Write lines, and flush.
+
+        Raises:
+            StreamError: they cannot be written, as when nobody reads the pipe any more.
+        """
+        self._draw("")
+        stream = self._out
+        try:
+            for kind, text in lines:
+                if stream is not (self._out if kind in RESULTS else self._chatter):
+                    stream.flush()  # both may end in the same file
+                    stream = self._chatter if stream is self._out else self._out
+                stream.write(text + "\n")
+            stream.flush()
+        except OSError as error:
+            name = "output" if stream is self._out else "error"
+            raise StreamError(f"cannot write to standard {name}: {error.strerror}") from error
+
+    def complain(self, text: str) -> None:
+        """Write a line to standard error; if even that fails, there is nobody to tell."""
+        self._draw("")
+        with contextlib.suppress(OSError):
+            self._err.write(text + "\n")
+            self._err.flush()
+
+    def refresh(self, status: Status) -> None:
+        """Show how many answers are there, if a person looks."""
+        if self._err.isatty():
+            self._draw(status.progress)
+
+    async def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:
+        """Yield the lines of the input until its end; a last one without LF counts.
+
+        Args:
+            max_line: bytes; longer lines come out as None.
+
+        Raises:
+            StreamError: the input cannot be read.
+        """
+        cutter = LineCutter(max_line)
+        ended = False
+        while not ended:
+            data = await self._read()
+            ended = not data
+            for line in cutter.end() if ended else cutter.feed(data):
+                yield line
+
+    async def _read(self) -> bytes:
+        try:
+            await _readable(self._stdin)
+            return os.read(self._stdin, READ_SIZE)
+        except OSError as error:
+            raise StreamError(f"cannot read standard input: {error.strerror}") from error
+
+    def _draw(self, progress: str) -> None:
+        if progress != self._progress:
+            self._progress = progress
+            with contextlib.suppress(OSError):
+                self._err.write(CLEAR + progress)
+                self._err.flush()
+
+
+class LineCutter:
+    """Cut typed bytes into lines; of one longer than ``limit`` bytes keep only that it was there."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._pending = b""
+        self._is_overlong = False
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """Add ``data`` and return the lines that are complete, without CR and LF; None for one too long."""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        cut = [self._cut(line) for line in lines]
+        if len(self._pending) > self.limit:
+            self._pending = b""
+            self._is_overlong = True
+        return cut
+
+    def end(self) -> list[bytes | None]:
+        """Return the last line if it had no LF."""
+        return [self._cut(self._pending)] if self._pending or self._is_overlong else []
+
+    def _cut(self, line: bytes) -> bytes | None:
+        is_overlong = self._is_overlong or len(line) > self.limit
+        self._is_overlong = False
+        return None if is_overlong else line.removesuffix(b"\r")
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until reading from ``descriptor`` does not block."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, ready.set)
+    except PermissionError:  # epoll's word for a regular file or /dev/null, which never block
+        await asyncio.sleep(0)  # but others want their turn
+        return
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)

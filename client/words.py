@@ -1,0 +1,146 @@
+"""What a person reads: each event in words, docs/design.md lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from client import events
+from rankserver import frames
+from rankserver.exceptions import DisconnectedError
+
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+HELP: Final = (
+    "a line        is a command: all who rank lower execute it",
+    "? or :who     who is here, by rank",
+    ":help         this",
+    "exit, Ctrl-D  leave",
+)
+
+
+class Line(NamedTuple):
+    """One line for a person; ``kind`` says what it is about, for whoever colours it or sorts it out."""
+
+    kind: str
+    text: str
+
+
+Describe = Callable[[events.Event], list[Line]]
+RESULTS: Final = frozenset({"out", "answer", "done", "json"})  # kinds that a command is given for
+
+
+def visible(text: str) -> str:
+    """Make visible what could move the cursor, reorder what is read, or not be encoded, whoever sent it."""
+    return _UNFIT.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Words:
+    """Events as lines; those that are not worth a line give none.
+
+    Args:
+        address: of the server.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def __call__(self, happened: events.Event) -> list[Line]:
+        """Return what happened in words, with what others sent made visible."""
+        if isinstance(happened, events.Answer):
+            return answer(happened)
+        line = self._describe(happened)
+        return [Line(line.kind, visible(line.text))] if line else []
+
+    def _describe(self, happened: events.Event) -> Line | None:
+        match happened:
+            case events.Sent(seq, text):
+                return Line("sent", f"sent #{seq}: {text}")
+            case events.Started(command):
+                return Line("execute", f"executing #{command.seq} from rank {command.rank}: {command.text}")
+            case events.Finished(command, outcome):
+                return _finished(command, outcome)
+            case events.Refused(seq, rank, text):
+                return Line("refuse", f"cannot execute #{seq} from lower-ranked rank {rank}: {text}")
+            case events.AskDone():
+                return Line("done", summary(happened))
+            case events.Rejected(code, text, command):
+                what = "a frame" if command is None else f"the command {command!r}"
+                return Line("error", f"the server rejected {what}: {code} {text}")
+        return self._of_connection(happened)
+
+    def _of_connection(self, happened: events.Event) -> Line | None:
+        match happened:
+            case events.Connected(name, rank, clients):
+                return Line("rank", f"connected to {self._address} as {name}: rank {rank} of {clients}")
+            case events.RankChanged(rank, clients):
+                return Line("rank", f"rank is now {rank} of {clients}")
+            case events.Lost(command):
+                return Line("error", f"connection lost before this was seen in the log: {command}")
+            case events.Disconnected(code, text):
+                return Line("error", f"disconnected: {DisconnectedError(code, text)}")
+            case events.Retrying(text, delay):
+                why = f"{text}; " if text else ""
+                return Line("error", f"{why}trying again in {delay:.1f} s")
+        return None
+
+
+def _finished(command: events.Execute, outcome: events.Outcome) -> Line:
+    what = {"ok": "executed", "fail": "failed", "denied": "denied", "timeout": "timed out"}[outcome.status]
+    reason = (outcome.detail or {}).get("reason")
+    return Line("execute", f"{what} #{command.seq}: {command.text}" + (f" ({reason})" if reason else ""))
+
+
+def summary(done: events.AskDone) -> str:
+    """Return the counts of an ask, in words; each target is in one of them."""
+    counts = done.counts
+    words = (
+        (", refused by", counts.refused),
+        (", failed by", counts.failed),
+        (", denied by", counts.denied),
+        (", timed out at", counts.timeout),
+        (", gone", counts.gone),
+    )
+    rest = "".join(f"{word} {count}" for word, count in words if count)
+    return f"#{done.seq}: executed by {counts.ok} of {done.may_execute}{rest}"
+
+
+def answer(given: events.Answer) -> list[Line]:
+    """Return one answer: its output line by line after `` | ``, and what became of it after ``:``."""
+    who = f"#{given.seq} rank {given.rank} {given.name}".rstrip()
+    lines = [Line("out", f"{who} | {line}") for line in output(given)]
+    if not lines or given.status != "ok" or given.truncated:
+        lines.append(Line("answer", f"{who}: {outcome(given)}"))
+    return lines
+
+
+def output(given: events.Answer) -> list[str]:
+    """Return the lines of an answer's output, made visible."""
+    text = given.out.removesuffix("\n")
+    return [visible(line.removesuffix("\r")) for line in text.split("\n")] if text else []
+
+
+def outcome(given: events.Answer) -> str:
+    """Return what became of a command at one client."""
+    words = {"ok": "executed", "fail": "failed", "timeout": "timed out"}.get(given.status, given.status)
+    if given.status == "fail" and given.code is not None:
+        words += f" with exit code {given.code}"
+    if given.reason:
+        words += f" ({visible(given.reason)})"
+    return words + (", output truncated" if given.truncated else "")
+
+
+def roster(members: tuple[frames.Member, ...], own_rank: int | None) -> list[Line]:
+    """Return who is here as a table, by rank, with the own place marked."""
+    width = max([len("rank"), *(len(str(member.rank)) for member in members)])
+    rows = [f"  {'rank':>{width}}  name"]
+    rows += [
+        f"{'*' if member.rank == own_rank else ' '} {member.rank:>{width}}  {member.name}"
+        for member in members
+    ]
+    return [Line("roster", row) for row in rows]

@@ -1,0 +1,59 @@
+"""The queue of commands in front of an executor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from client.events import Execute, Finished, Outcome, Started
+
+
+class Executor(Protocol):
+    """Something that can execute a command."""
+
+    async def execute(self, command: Execute) -> Outcome:
+        """Execute ``command`` and return what became of it. When cancelled, leave nothing running."""
+
+    async def close(self) -> None:
+        """Give back what it keeps between two commands. Again does no harm."""
+
+
+class Worker:
+    """Executes commands, begun in the order of the log, while new ones are added.
+
+    The queue has no bound: to receive is never to wait for executing, and a waiting command is small.
+
+    Args:
+        executor: what executes them; it may be changed at any time, for the next command.
+        jobs: how many commands are executed at once.
+        report: called with each step when it is made.
+    """
+
+    def __init__(self, executor: Executor, jobs: int, report: Callable[[Started | Finished], None]) -> None:
+        self.executor = executor
+        self._report = report
+        self._queue: asyncio.Queue[Execute] = asyncio.Queue()
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(jobs)]
+
+    def add(self, command: Execute) -> None:
+        """Put ``command`` behind those that wait."""
+        self._queue.put_nowait(command)
+
+    async def close(self) -> None:
+        """End what is being executed, and wait until that is so. What waits is forgotten."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    async def _work(self) -> None:
+        while True:
+            command = await self._queue.get()
+            self._report(Started(command))
+            self._report(Finished(command, await self._execute(command)))
+
+    async def _execute(self, command: Execute) -> Outcome:
+        try:
+            return await self.executor.execute(command)
+        except Exception as error:  # noqa: BLE001 - whoever asked is told
+            return Outcome("fail", {"reason": f"{type(error).__name__}: {error}".rstrip(": ")})
