@@ -76,7 +76,7 @@ class AskTable(Generic[M]):
         bit = self._bits[member]
         if ask is None or not ask.waiting & bit:
             raise NoSuchAskError(seq)
-        ask.waiting &= ~bit
+        ask.waiting ^= bit
         if not ask.waiting:
             del self._asks[seq]
         return ask.asker

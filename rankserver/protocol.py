@@ -60,7 +60,6 @@ NOT_A_NAME: Final = "is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -"
 STATUSES: Final = ("ok", "fail", "refused", "denied", "timeout")
 
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
-_NUMBER = re.compile(rf"[0-9]{{1,{MAX_NUMBER_DIGITS}}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # TAB alone is allowed
 
 
@@ -86,6 +85,8 @@ def decode_line(line: bytes) -> str:
 
 def text_problem(text: str) -> str | None:
     """Return what in ``text`` breaks the text rule, as one line for a person, or None."""
+    if text.isprintable():  # then it has none, and this is told sooner
+        return None
     match = _CONTROL.search(text)
     if match:
         return f"control character U+{ord(match[0]):04X} at position {match.start()}; only TAB is allowed"
@@ -290,7 +291,7 @@ def _split(rest: str, count: int) -> list[str]:
 
 
 def _number(what: str, text: str) -> int:
-    if not _NUMBER.fullmatch(text):
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_NUMBER_DIGITS):
         raise _bad(f"{what} {shown(text)} is not a number")
     return int(text)
 
@@ -315,7 +316,10 @@ def _detail(text: str) -> str:
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = _DECODER.decode(text)
+        text = text.strip(" \t")  # the white space of JSON that a line can have
+        value, end = _DECODER.raw_decode(text)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
     except (ValueError, RecursionError) as error:
         raise _bad(f"bad JSON: {shown(str(error))}") from None
     if not isinstance(value, dict):
@@ -413,10 +417,10 @@ def welcome(frame: Welcome) -> bytes:
     return _json_frame("WELCOME", frame._asdict())
 
 
-def answer(frame: Answer) -> bytes:
-    """Build the ``RES`` that is relayed to the sender of the ASK."""
-    detail = f" {frame.detail}" if frame.detail else ""
-    return f"RES {frame.seq} {frame.rank} {frame.name} {frame.status}{detail}\n".encode()
+def answer(rank: int, name: str, result: Result) -> bytes:
+    """Build the ``RES`` that relays the result of the client ``name`` to the sender of the ASK."""
+    seq, status, detail = result
+    return f"RES {seq} {rank} {name} {status}{' ' if detail else ''}{detail}\n".encode()
 
 
 def roster(names: Sequence[str], max_line: int) -> Iterator[bytes]:

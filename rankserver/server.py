@@ -299,7 +299,7 @@ class Server:
             return
         if asker is not None and asker.state is State.JOINED:
             rank = self._log.rank(channel.client)
-            self._send(asker, protocol.answer(frames.Answer(frame.seq, rank, channel.name, *frame[1:])))
+            self._send(asker, protocol.answer(rank, channel.name, frame))
 
     # --- membership ---------------------------------------------------------------------------
 

@@ -194,6 +194,7 @@ def test_frames_without_arguments_come_through() -> None:
         (b"HELLO {}", Hello()),
         (b'HELLO {"later":[1],"name":"a"}', Hello(name="a")),
         (b'HELLO {"resume":{"session":"s","seq":0}}', Hello(resume=Resume("s", 0))),
+        (b'RES 1 ok \t{"a": 1} ', Result(1, "ok", '\t{"a": 1} ')),
         (b"WHO whatever", Who()),
     ],
 )
@@ -218,6 +219,7 @@ def test_lenient_forms_are_understood(line: bytes, frame: ClientFrame) -> None:
         (b"RES 1 ok []", "expected one object"),
         (b"RES 1 ok {", "bad JSON"),
         (b'RES 1 ok {"a":NaN}', "NaN is not JSON"),
+        (b"RES 1 ok {} {}", "bad JSON: 'Extra data"),
         (b"HELLO " + b'{"a":' * 100_000, "bad JSON"),
         (b"HELLO 1", "expected one object"),
         (b'HELLO {"proto":2}', "this server speaks protocol 1, not '2'"),
@@ -284,8 +286,8 @@ def test_welcome_comes_through_unchanged(frame: Welcome) -> None:
 def test_an_answer_comes_through_unchanged(
     seq: int, rank: int, name: str, status: str, detail: dict[str, object] | None
 ) -> None:
-    frame = Answer(seq, rank, name, status, "" if detail is None else json.dumps(detail))
-    assert from_server(protocol.answer(frame)) == frame
+    result = Result(seq, status, "" if detail is None else json.dumps(detail))
+    assert from_server(protocol.answer(rank, name, result)) == Answer(seq, rank, name, *result[1:])
 
 
 @given(st.sampled_from(["full", "auth", "slow"]), texts)
