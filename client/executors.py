@@ -266,7 +266,7 @@ def _split(text: str) -> list[str]:
 
 def _check(text: str) -> None:
     if "\0" in text:
-        raise ValueError("a NUL byte cannot be passed to a program")
+        raise ValueError("a zero byte cannot be passed to a program")
 
 
 def _short(text: str) -> str:

@@ -377,6 +377,11 @@ def _tell(processes: Mapping[int, int], *numbers: int) -> None:
                 os.killpg(group, number)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve whoever holds the other end of standard input."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     Supervisor(0).serve()
+
+
+if __name__ == "__main__":
+    main()
