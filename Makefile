@@ -28,18 +28,20 @@ sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
 
 # rankserver beside other servers, which are installed if they are missing, and the ceiling of the machine; then
-# from Enter to the other screen. It takes about 40 minutes. benchmarks/load.py and benchmarks/membership.py
-# measure a single case, and fail with --require if it is too slow.
+# from Enter to the other screen, and the answers on the way back. It takes about 40 minutes. benchmarks/load.py,
+# benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow.
 bench: $(READY)
 	@sh benchmarks/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/interactive.py
+	$(BIN)/python benchmarks/answers.py
 
 # All benchmarks in small: that they run and verify, not how fast a busy machine is.
 bench-smoke: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 20 --commands 20000 --bursts 2 --rate 50 --require 0.2
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
 	$(BIN)/python benchmarks/interactive.py --commands 30
+	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 

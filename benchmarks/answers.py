@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SEED: Final = 1  # of the order in which answers are sent, so that a run can be repeated
 SILENCE: Final = 10.0  # seconds after which what does not come is taken as lost
 RECEIVED: Final = 256 * 1024  # bytes that a bare asker takes at once, and room for all while it does not read
+LOOK: Final = 0.0005  # seconds between two looks at what the client prints: being woken by each line is work
 WARM_UPS: Final = 2  # asks that are verified and not timed: memory is touched, code is specialised
 SHOWN_LOST: Final = 3  # lines that an error shows of those that are missing or wrong
 
@@ -80,7 +81,13 @@ class Reply(NamedTuple):
 
 
 class Asker(Protocol):
-    """The highest ranked client. Its ``wait`` is what is timed."""
+    """The highest ranked client. Its ``wait`` is what is timed.
+
+    Attributes:
+        pid: the process whose CPU time it costs, 0 if that is this one.
+    """
+
+    pid: int
 
     def ask(self, text: str) -> None:
         """Ask."""
@@ -155,6 +162,8 @@ class Connection:
 class Bare(Connection):
     """An asker that does nothing but read."""
 
+    pid = 0
+
     def ask(self, text: str) -> None:
         """Ask, and read the ASK itself."""
         self.send(f"ASK {text}\n".encode())
@@ -179,6 +188,7 @@ class Shown:
         """Start it and wait until it has joined."""
         command = [sys.executable, "-m", "client", f"{address.host}:{address.port}", "--name", "asker"]
         self._program = Program("the client", command)
+        self.pid = self._program.pid
         try:
             self._program.line(SILENCE)
         except BaseException:
@@ -196,9 +206,10 @@ class Shown:
     def wait(self, seq: int, count: int) -> list[str]:
         """Return all lines up to the summary of the ask."""
         summary = f"#{seq}: executed by {count} of {count}"
-        lines = [self._program.line(SILENCE)]
-        while lines[-1] != summary:
-            lines.append(self._program.line(SILENCE))
+        lines: list[str] = []
+        while summary not in lines[-1:]:
+            time.sleep(LOOK)
+            lines += self._program.lines(SILENCE)
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
@@ -238,6 +249,7 @@ class Burst:
     seconds: float  # from before the first is sent until the asker has the last
     sending: float  # of these, until the last is sent
     server_cpu: float
+    asker_cpu: float  # with that of the generator for a bare asker, which is in one process with it
     lines: int  # that the asker has
 
 
@@ -275,13 +287,13 @@ def _bursts(asker: Asker, connections: list[Connection], pid: int, asks: int) ->
     with harness.bar(WARM_UPS + asks, type(asker).__name__.lower()) as bar:
         for number in range(WARM_UPS + asks):
             order.shuffle(connections)
-            burst = _burst(asker, connections, f"ask {number}", pid)
+            burst = _burst(asker, connections, f"ask {number}", (pid, asker.pid))
             bar.update()
             if number >= WARM_UPS:
                 yield burst
 
 
-def _burst(asker: Asker, connections: list[Connection], text: str, pid: int) -> Burst:
+def _burst(asker: Asker, connections: list[Connection], text: str, pids: tuple[int, int]) -> Burst:
     asker.ask(text)
     seqs = {connection.hear(text) for connection in connections}
     if len(seqs) != 1:
@@ -289,20 +301,20 @@ def _burst(asker: Asker, connections: list[Connection], text: str, pid: int) -> 
     seq = seqs.pop()
     replies = [Reply(seq, each.rank, each.name, f"{text}: done by {each.name}") for each in connections]
     sends = [(each.send, reply.frame) for each, reply in zip(connections, replies, strict=True)]
-    cpu, start = _cpu_seconds(pid), time.perf_counter()
+    before, start = [_cpu_seconds(pid) for pid in pids], time.perf_counter()
     for send, frame in sends:
         send(frame)
     sent = time.perf_counter()
     lines = asker.wait(seq, len(replies))
     end = time.perf_counter()
-    used = _cpu_seconds(pid) - cpu
+    server, own = (_cpu_seconds(pid) - cpu for pid, cpu in zip(pids, before, strict=True))
     asker.check(lines, replies)
-    return Burst(end - start, sent - start, used, sum(1 for line in lines if is_answer(line, seq)))
+    return Burst(end - start, sent - start, server, own, sum(1 for line in lines if is_answer(line, seq)))
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process, by the clock that clock_getcpuclockid(3) names."""
-    return time.clock_gettime((~pid << 3) | 2)
+    """Return the CPU time of a process, 0 for this one, by the clock that clock_getcpuclockid(3) names."""
+    return time.clock_gettime((~pid << 3) | 2) if pid else time.process_time()
 
 
 def _summary(bursts: list[Burst], clients: int) -> dict[str, Any]:
@@ -312,8 +324,9 @@ def _summary(bursts: list[Burst], clients: int) -> dict[str, Any]:
         "answers_per_second_min": min(rates),
         "answers_per_second_max": max(rates),
         "milliseconds": median(burst.seconds for burst in bursts) * 1e3,
-        "sent_per_second": median(clients / burst.sending for burst in bursts),
+        "sending_milliseconds": median(burst.sending for burst in bursts) * 1e3,
         "server_cpu_microseconds": median(burst.server_cpu for burst in bursts) / clients * 1e6,
+        "asker_cpu_microseconds": median(burst.asker_cpu for burst in bursts) / clients * 1e6,
         "bursts": [asdict(burst) for burst in bursts],
     }
 
@@ -323,13 +336,14 @@ def _summary(bursts: list[Burst], clients: int) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> None:
     print(f"{result['clients']:,} clients answer one ASK at once; median of {result['asks']} asks")
-    for name in ("relayed", "shown"):
+    for name, asker in (("relayed", "generator"), ("shown", "client")):
         summary = result[name]
         rate, low, high = (summary[f"answers_per_second{which}"] for which in ("", "_min", "_max"))
         print(f"{name:<9}{rate:,.0f} answers/s ({low:,.0f} to {high:,.0f}),", end=" ")
         print(f"{summary['milliseconds']:.1f} ms;", end=" ")
-        print(f"server {summary['server_cpu_microseconds']:.1f} µs of CPU for each,", end=" ")
-        print(f"generator {summary['sent_per_second']:,.0f}/s sent")
+        print(f"all sent after {summary['sending_milliseconds']:.1f} ms;", end=" ")
+        print(f"CPU for each: server {summary['server_cpu_microseconds']:.1f} µs,", end=" ")
+        print(f"{asker} {summary['asker_cpu_microseconds']:.1f} µs")
     lines = result["shown"]["bursts"][-1]["lines"]
     how = "and in a line of its own" if lines else "and counted in the summary, without lines of their own"
     print(f"verified each answer came once and from the right client, {how}")

@@ -190,6 +190,16 @@ class Program:
             self._lines.extend(lines)
         return self._lines.popleft().decode()
 
+    def lines(self, seconds: float = ANSWER_SECONDS) -> list[str]:
+        """Return all lines of its output that have come, one at least.
+
+        Raises:
+            BenchmarkError: as ``line``.
+        """
+        lines = [self.line(seconds), *(line.decode() for line in self._lines)]
+        self._lines.clear()
+        return lines
+
     def event(self) -> Event:
         """Return the next line of its output, which is JSON.
 
