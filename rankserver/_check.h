@@ -11,6 +11,8 @@ static int check_list(const cl_log *log, const cl_list *list, int ranked) {
             return 1;
         if (ranked && log->numbered && c->rank != (int64_t)n)
             return 3;
+        if (ranked && prev && prev->rank_class > c->rank_class)
+            return 3;
         if (n > list->len)
             return 2;
     }

@@ -21,6 +21,9 @@
 #define CL_FRAME_ROOM 4096
 /* Blocks kept for reuse: pages that are mapped and warm. */
 #define CL_SPARE_BLOCKS 8
+/* Of these, those that no command of a client may take: so that a JOIN or LEFT
+ * can be logged without memory, too. */
+#define CL_KEPT_BLOCKS 1
 /* "CMD ", a number, " ", a number, " ": at most 4 + 20 + 1 + 20 + 1 bytes. */
 #define CL_STAMP_BYTES 48
 /* What a frame may have beyond max_line (protocol: Lines). */
@@ -58,10 +61,12 @@ struct cl_client {
     char *kept; /* input for later: the beginning of a line, or ... */
     size_t kept_len, kept_room;
     int64_t rank;
+    uint32_t rank_class; /* lower is higher */
     int fd;
     unsigned char ranked;
     unsigned char joined; /* is ranked, or was: never again */
     unsigned char blocked;
+    unsigned char external; /* the caller sends, by cl_peek and cl_advance */
     unsigned char aside; /* ... all that cl_set_aside found */
     unsigned char ignored;
 };
@@ -73,6 +78,7 @@ struct cl_log {
     size_t block_size, max_line;
     uint64_t seq, flushed; /* of the last frame, and at the last flush of all */
     int numbered; /* every `rank` is right */
+    int on_hold;  /* no command is logged: all are for the caller */
     const cl_client *reader; /* whose input it is; NULL for nobody's */
     size_t at, to;           /* what is left of it */
     size_t input_size;       /* of one read, at most */
@@ -81,15 +87,18 @@ struct cl_log {
 
 /* --- lists of clients ---------------------------------------------------- */
 
-/* Append at the tail. O(1). Cannot fail. */
-static void list_append(cl_list *list, cl_client *client) {
-    client->prev = list->tail;
-    client->next = NULL;
-    if (list->tail)
-        list->tail->next = client;
+/* Insert behind `prev`, or at the head for NULL. O(1). Cannot fail. */
+static void list_insert(cl_list *list, cl_client *prev, cl_client *client) {
+    client->prev = prev;
+    client->next = prev ? prev->next : list->head;
+    if (client->next)
+        client->next->prev = client;
+    else
+        list->tail = client;
+    if (prev)
+        prev->next = client;
     else
         list->head = client;
-    list->tail = client;
     list->len++;
 }
 
@@ -148,11 +157,12 @@ static void trim(cl_log *log) {
     }
 }
 
-/* Take a spare block or make one; NULL without memory. O(1). */
-static cl_block *take_block(cl_log *log) {
+/* Take a spare block or make one, and leave `keep` spare ones for those whose
+ * need is greater. Returns NULL without memory. O(1). */
+static cl_block *take_block(cl_log *log, size_t keep) {
     cl_block *block = log->spare;
 
-    if (block) {
+    if (log->spares > keep) {
         log->spare = block->next;
         log->spares--;
     } else {
@@ -165,13 +175,14 @@ static cl_block *take_block(cl_log *log) {
     return block;
 }
 
-/* Return room for n bytes at the end of the log, n <= block_size; NULL
- * without memory. The bytes count once `used` says so. O(1). */
-static char *reserve(cl_log *log, size_t n) {
+/* Return room for n bytes at the end of the log, n <= block_size, and leave
+ * `keep` spare blocks; NULL without memory. The bytes count once `used` says
+ * so. O(1). */
+static char *reserve(cl_log *log, size_t n, size_t keep) {
     cl_block *block = log->last;
 
     if (log->block_size - block->used < n) {
-        block = take_block(log);
+        block = take_block(log, keep);
         if (!block)
             return NULL;
         block->start = log_end(log);
@@ -215,13 +226,16 @@ cl_log *cl_new(size_t block_size, size_t max_line, size_t input_size) {
     log->input_size = input_size;
     log->numbered = 1;
     log->input = malloc(max_line + input_size);
-    log->first = log->last = take_block(log);
-    if (!log->input || !log->last) {
+    log->first = log->last = take_block(log, 0);
+    log->spare = take_block(log, 0);
+    if (!log->input || !log->last || !log->spare) {
         free(log->input);
         free(log->last);
+        free(log->spare);
         free(log);
         return NULL;
     }
+    log->spares = 1;
     log->last->start = 0;
     return log;
 }
@@ -249,27 +263,37 @@ void cl_free(cl_log *log) {
     free(log);
 }
 
-/* Make a client that writes to fd, unranked and with nothing to send.
- * Returns NULL without memory. O(1). */
-cl_client *cl_open(cl_log *log, int fd) {
+/* Make a client that reads and writes fd, unranked and with nothing to send;
+ * an `external` one is read and written by the caller, who uses cl_take,
+ * cl_peek and cl_advance. Returns NULL without memory. O(1). */
+cl_client *cl_open(cl_log *log, int fd, int external) {
     cl_client *client = calloc(1, sizeof *client);
 
     if (!client)
         return NULL;
     client->fd = fd;
+    client->external = external != 0;
     client->rank = -1;
-    list_append(&log->unranked, client);
+    list_insert(&log->unranked, log->unranked.tail, client);
     return client;
 }
 
-/* Give a client the lowest rank; its part of the log starts here. What it was
- * sent before stays first in line. Returns CL_OK, or CL_MISUSE for a client
- * that joined before. O(1), and O(private frames) for those that wait. */
-int cl_join(cl_log *log, cl_client *client) {
+/* Give a client the lowest rank in its class; its part of the log starts here.
+ * What it was sent before stays first in line. Returns CL_OK, or CL_MISUSE for
+ * a client that joined before. O(clients in classes that rank below), and
+ * O(private frames) for those that wait. */
+int cl_join(cl_log *log, cl_client *client, uint32_t rank_class) {
+    cl_client *prev = log->ranked.tail;
+
     if (client->joined)
         return CL_MISUSE;
+    while (prev && prev->rank_class > rank_class)
+        prev = prev->prev;
     list_remove(&log->unranked, client);
-    list_append(&log->ranked, client);
+    list_insert(&log->ranked, prev, client);
+    if (client != log->ranked.tail)
+        log->numbered = 0;
+    client->rank_class = rank_class;
     client->ranked = client->joined = 1;
     client->rank = (int64_t)log->ranked.len - 1;
     client->pos = log_end(log);
@@ -285,7 +309,7 @@ static void unrank(cl_log *log, cl_client *client, uint64_t limit) {
     if (client != log->ranked.tail)
         log->numbered = 0;
     list_remove(&log->ranked, client);
-    list_append(&log->unranked, client);
+    list_insert(&log->unranked, log->unranked.tail, client);
     client->ranked = 0;
     client->rank = -1;
     client->limit = limit;
@@ -382,8 +406,14 @@ void cl_close(cl_log *log, cl_client *client) {
 
 /* --- what goes into the log ---------------------------------------------- */
 
-/* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM. The
- * caller has checked that the line is at most max_line + 256 bytes. O(len). */
+/* Keep all lines for the caller from now on, or log commands again. O(1). */
+void cl_hold(cl_log *log, int on_hold) {
+    log->on_hold = on_hold;
+}
+
+/* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM, which
+ * is rare: a spare block is kept for it. The caller has checked that the line
+ * is at most max_line + 256 bytes. O(len). */
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
     char stamp[CL_STAMP_BYTES];
     size_t n = (size_t)snprintf(stamp, sizeof stamp, "%.15s %llu ", verb,
@@ -392,7 +422,7 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
 
     if (n + len + 1 > log->block_size)
         return CL_NOMEM;
-    to = reserve(log, n + len + 1);
+    to = reserve(log, n + len + 1, 0);
     if (!to)
         return CL_NOMEM;
     memcpy(to, stamp, n);
@@ -603,7 +633,7 @@ static void rewind_last(cl_log *log) {
 }
 
 /* Send to every ranked client, in rank order, all that the log holds for it,
- * leaving out those that are blocked. All get one piece of the log before any
+ * leaving out those that are blocked or external. All get one piece of the log before any
  * gets the next: it is copied while it is in the cache. Writes into fds the
  * descriptor of each client that is blocked from now on, and the complement
  * (~fd) of one whose connection is gone for writing. Returns how many; each
@@ -617,7 +647,7 @@ size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
         for (cl_client *c = log->ranked.head; c && named < room; c = c->next) {
             int status;
 
-            if (c->blocked || nothing_left(log, c))
+            if (c->blocked || c->external || nothing_left(log, c))
                 continue;
             status = send_once(log, c);
             if (status == CL_MORE)
@@ -665,6 +695,11 @@ int64_t cl_rank(cl_log *log, cl_client *client) {
 /* Bytes that wait to be sent to this client. O(1). */
 uint64_t cl_lag(const cl_log *log, const cl_client *client) {
     return client_end(log, client) - client->pos + client->private_bytes;
+}
+
+/* Bytes of private frames that wait to be sent to this client. O(1). */
+uint64_t cl_queued(const cl_client *client) {
+    return client->private_bytes;
 }
 
 /* Tell whether the last flush could not send all. */

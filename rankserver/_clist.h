@@ -35,11 +35,14 @@
  *
  * A client is `ranked` from cl_join to cl_retire and in the list `unranked`
  * before and after. What it is sent before it joins is private frames alone.
+ * An `external` client is read and written by the caller, by cl_take, cl_peek
+ * and cl_advance; it is never blocked.
  *
  * Invariants, all checked by cl_check:
  *   1. links agree in both directions, in both lists of clients;
  *   2. the number of ranked clients is the length of their list;
- *   3. when ranks are numbered, they are 0, 1, 2, ... in list order;
+ *   3. classes ascend in list order; when ranks are numbered, they are
+ *      0, 1, 2, ... in list order;
  *   4. blocks follow each other without a gap, up to `end`, and none but the
  *      last is empty of both bytes and purpose: the first is referenced, or
  *      it is the last;
@@ -84,8 +87,8 @@ typedef struct cl_span {
 cl_log *cl_new(size_t block_size, size_t max_line, size_t input_size);
 void cl_free(cl_log *log);
 
-cl_client *cl_open(cl_log *log, int fd);
-int cl_join(cl_log *log, cl_client *client);
+cl_client *cl_open(cl_log *log, int fd, int external);
+int cl_join(cl_log *log, cl_client *client, uint32_t rank_class);
 int cl_retire(cl_log *log, cl_client *client);
 int cl_cut(cl_log *log, cl_client *client);
 void cl_close(cl_log *log, cl_client *client);
@@ -98,6 +101,7 @@ int cl_set_aside(cl_log *log, cl_client *client);
 void cl_resume(cl_log *log, cl_client *client);
 void cl_ignore(cl_log *log, cl_client *client);
 
+void cl_hold(cl_log *log, int on_hold);
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
 int cl_private(cl_log *log, cl_client *client, const char *data, size_t len);
 
@@ -113,6 +117,7 @@ uint64_t cl_held(const cl_log *log);
 size_t cl_clients(const cl_log *log);
 int64_t cl_rank(cl_log *log, cl_client *client);
 uint64_t cl_lag(const cl_log *log, const cl_client *client);
+uint64_t cl_queued(const cl_client *client);
 int cl_is_blocked(const cl_client *client);
 size_t cl_fds(const cl_log *log, int *fds, size_t room);
 int cl_text_ok(const char *data, size_t len);

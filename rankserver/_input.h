@@ -65,7 +65,7 @@ static void stamp_next(stamp *s, uint64_t seq, int64_t rank) {
 static int put_command(cl_log *log, const stamp *s, const char *text,
                        size_t len) {
     /* A whole stamp is copied, which the compiler does in a few moves. */
-    char *to = reserve(log, CL_STAMP_BYTES + len + 1);
+    char *to = reserve(log, CL_STAMP_BYTES + len + 1, CL_KEPT_BLOCKS);
 
     if (!to)
         return 0;
@@ -85,15 +85,16 @@ static int is_command(text_scan *scan, const char *p, size_t n) {
 }
 
 /* Go through the input, up to the first line that is for the caller, and log
- * the commands of a ranked client. Lines may have less than `most` bytes
+ * the commands of a ranked client, unless they are on hold. Lines may have less than `most` bytes
  * before their LF. Returns as cl_line; log->at is behind what is done. */
 static int feed(cl_log *log, cl_client *client, size_t most, cl_span *line) {
     const char *p = log->input + log->at, *lf;
     text_scan scan = {log->input + log->to, p, p};
     int64_t rank = cl_rank(log, client);
     stamp s = {{0}, 0, 0, 0};
+    int logs = client->ranked && !log->on_hold;
 
-    if (client->ranked)
+    if (logs)
         stamp_set(&s, log->seq + 1, rank);
     while ((lf = memchr(p, '\n', (size_t)(scan.end - p)))) {
         size_t n = (size_t)(lf - p);
@@ -103,7 +104,7 @@ static int feed(cl_log *log, cl_client *client, size_t most, cl_span *line) {
             return CL_LONG;
         if (n > 0 && p[n - 1] == '\r')
             n--;
-        if (client->ranked && is_command(&scan, p, n)) {
+        if (logs && is_command(&scan, p, n)) {
             if (!put_command(log, &s, p + 4, n - 4))
                 return CL_NOMEM;
             stamp_next(&s, log->seq + 1, rank);
@@ -207,8 +208,8 @@ int cl_take(cl_log *log, cl_client *client, const char *data, size_t len) {
 }
 
 /* Go through the input of the client that was read last. The valid CMD lines
- * of a ranked client are logged as frames of its rank; empty lines are
- * skipped. Returns CL_LINE with the first other line, without its CR and LF:
+ * of a ranked client are logged as frames of its rank, unless commands are on
+ * hold; empty lines are skipped. Returns CL_LINE with the first other line, without its CR and LF:
  * valid until the next call, which goes on behind it; CL_OK at the end, where
  * the beginning of a line is kept for the next read; CL_LONG at a line that
  * is too long, after which the client is to be ignored; and CL_NOMEM, after

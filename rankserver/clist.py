@@ -68,19 +68,26 @@ class Log:
 
     # --- clients ---
 
-    def open(self, fd: int) -> Client:
-        """Return a new client, not ranked yet, that is sent to through socket ``fd``. O(1)."""
-        return Client(_made(lib.cl_open(self._log, fd)))
+    def open(self, fd: int, *, external: bool = False) -> Client:
+        """Return a new client, not ranked yet, that is sent to through socket ``fd``. O(1).
 
-    def join(self, client: Client) -> None:
-        """Give the client the lowest rank; what is logged from now on is sent to it. O(1).
+        Args:
+            fd: its socket.
+            external: the caller reads and writes, and uses ``take``, ``peek`` and ``advance``.
+        """
+        return Client(_made(lib.cl_open(self._log, fd, external)))
+
+    def join(self, client: Client, rank_class: int = 0) -> None:
+        """Give the client the lowest rank in its class; what is logged from now on is sent to it.
+
+        O(clients in classes that rank below, those with higher numbers).
 
         Raises:
             ValueError: it has joined before.
         """
         if self.clients == len(self._fds):
             self._fds = ffi.new("int[]", 2 * self.clients)
-        _check(lib.cl_join(self._log, client._handle))
+        _check(lib.cl_join(self._log, client._handle, rank_class))
 
     def retire(self, client: Client) -> None:
         """Take the client out of the ranks; it is still sent what is logged so far. O(1).
@@ -165,6 +172,10 @@ class Log:
         lib.cl_ignore(self._log, client._handle)
 
     # --- into the log ---
+
+    def hold(self, *, on_hold: bool) -> None:
+        """Let ``next_line`` return commands rather than log them, or log them again. O(1)."""
+        lib.cl_hold(self._log, on_hold)
 
     def append(self, verb: bytes, text: bytes) -> int:
         """Log ``<verb> <seq> <text>`` and return its seq.
@@ -251,6 +262,13 @@ class Log:
         """Return how many bytes wait to be sent to the client."""
         lag: int = lib.cl_lag(self._log, client._handle)
         return lag
+
+    def queued(self, client: Client) -> int:
+        """Return how many bytes of private frames wait to be sent to the client."""
+        if self._log is None:  # C would not see it, and read a client that is freed
+            raise TypeError("the log is closed")
+        queued: int = lib.cl_queued(client._handle)
+        return queued
 
     def is_blocked(self, client: Client) -> bool:
         """Tell whether the last flush could not send all."""

@@ -36,6 +36,7 @@ class ModelClient:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.input = b""
+        self.rank_class = 0
         self.has_joined = False
         self.is_set_aside = False
         self.is_ignored = False
@@ -53,14 +54,17 @@ class ModelLog:
         self.max_line = max_line
         self.seq = 0
         self.ranked: list[ModelClient] = []
+        self.on_hold = False
         self.reader: ModelClient | None = None  # the one that was read last
 
     def rank(self, client: ModelClient) -> int:
         return self.ranked.index(client) if client in self.ranked else -1
 
-    def join(self, client: ModelClient) -> None:
+    def join(self, client: ModelClient, rank_class: int = 0) -> None:
         client.has_joined = True
+        client.rank_class = rank_class
         self.ranked.append(client)
+        self.ranked.sort(key=lambda member: member.rank_class)
 
     def retire(self, client: ModelClient) -> None:
         self.ranked.remove(client)
@@ -101,7 +105,7 @@ class ModelLog:
                 raise self._too_long(client)
             line = client.input[:end].removesuffix(b"\r")
             client.input = client.input[end + 1 :]
-            if client in self.ranked and is_command(line):
+            if client in self.ranked and not self.on_hold and is_command(line):
                 self.append(b"CMD", b"%d %s" % (self.rank(client), line.removeprefix(COMMAND)))
             elif line:
                 return line

@@ -38,10 +38,10 @@ class Peers:
 
     # --- who there is ---
 
-    def open(self) -> Client:
+    def open(self, *, external: bool = False) -> Client:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        client = self.log.open(ours.fileno())
+        client = self.log.open(ours.fileno(), external=external)
         self.ours[client] = ours
         self.theirs[client] = theirs
         return client

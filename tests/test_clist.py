@@ -65,6 +65,14 @@ def test_a_client_that_joins_while_ranks_wait_to_be_renumbered_is_last(peers: Pe
     assert [peers.log.rank(client) for client in reversed(clients)] == [2, 1, 0]
 
 
+def test_a_lower_class_ranks_above_and_within_one_it_is_first_come_first_served(peers: Peers) -> None:
+    clients = {(rank_class, number): peers.open() for number in range(3) for rank_class in (1, 0, 2)}
+    for (rank_class, _), client in clients.items():
+        peers.log.join(client, rank_class)
+    assert [peers.log.rank(clients[key]) for key in sorted(clients)] == list(range(9))
+    assert peers.log.ranked_fds() == [peers.fd(clients[key]) for key in sorted(clients)]
+
+
 def test_the_last_can_leave_and_ranks_begin_at_0_again(peers: Peers) -> None:
     peers.log.retire(peers.join())
     assert peers.log.clients == 0
@@ -513,6 +521,26 @@ def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
     peers.log.private(early, b"INFO\n")
     assert peers.log.flush_all() == ([], [])
     assert [peers.read(client) for client in (early, late)] == [b"", b""]
+
+
+def test_flushing_all_leaves_out_those_whom_the_caller_sends_to(peers: Peers) -> None:
+    client = peers.open(external=True)
+    peers.log.join(client)
+    peers.log.append(b"JOIN", b"0")
+    assert peers.log.flush_all() == ([], [])
+    assert peers.read(client) == b""
+    assert b"".join(peers.log.peek(client)) == b"JOIN 1 0\n"
+    peers.log.advance(client, 9)
+    assert peers.log.lag(client) == 0
+
+
+def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.append(b"JOIN", b"0")
+    peers.log.private(client, b"PONG\n")
+    assert (peers.log.queued(client), peers.log.lag(client)) == (5, 14)
+    peers.log.flush(client)
+    assert peers.log.queued(client) == 0
 
 
 def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:

@@ -113,13 +113,13 @@ class Scene:
 
 
 def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
-    for after in range(3):  # the log itself, its input buffer, and its first block
+    for after in range(4):  # the log itself, its input buffer, its first block, and the spare one
         lib.fault_arm(after)
         with pytest.raises(MemoryError):
             Log(MAX_LINE, BLOCK_BYTES)
         assert lib.fault_disarm()
         assert lib.fault_live() == 0
-    lib.fault_arm(3)
+    lib.fault_arm(4)
     Log(MAX_LINE, BLOCK_BYTES).close()
     assert not lib.fault_disarm()
 
@@ -166,7 +166,7 @@ def test_an_append_that_gets_no_memory_logs_nothing(lib: Any) -> None:
         assert lib.fault_live() == 0
         if not failed:
             break
-    assert after == 3  # each block but the first failed once
+    assert after == 2  # each block but the first and the spare one failed once
 
 
 def test_commands_that_get_no_memory_are_logged_when_they_are_tried_again(lib: Any) -> None:
@@ -371,4 +371,17 @@ def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
         scene.frames()
         scene.log.check()
         assert lib.fault_live() == kept
+    scene.log.close()
+
+
+def test_a_departure_can_be_logged_when_there_is_no_memory_for_commands(lib: Any) -> None:
+    scene = Scene()
+    scene.log.take(scene.ranked, COMMAND * COMMANDS)
+    lib.fault_arm(0)
+    with pytest.raises(MemoryError):
+        scene.log.next_line(scene.ranked)
+    assert lib.fault_disarm()
+    lib.fault_arm(0)
+    assert scene.log.append(b"LEFT", b"0".ljust(200)) == scene.log.seq == 3
+    assert not lib.fault_disarm()
     scene.log.close()

@@ -411,3 +411,15 @@ def test_the_input_of_a_client_that_is_discarded_is_nobodys(begun: bytes, peers:
     for _ in range(20):
         assert peers.log.next_line(peers.join()) is None
     assert peers.log.seq == 0
+
+
+def test_commands_on_hold_are_for_the_caller_and_later_ones_are_logged_again(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.hold(on_hold=True)
+    peers.log.take(client, b"CMD a\nPING\nCMD b\n")
+    assert [peers.log.next_line(client) for _ in range(4)] == [b"CMD a", b"PING", b"CMD b", None]
+    assert peers.log.seq == 0
+    peers.log.hold(on_hold=False)
+    peers.log.take(client, b"CMD c\n")
+    assert peers.log.next_line(client) is None
+    assert peers.log.seq == 1

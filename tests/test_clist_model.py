@@ -25,6 +25,7 @@ INPUT_BYTES: Final = 1000  # in one read at most: a few lines
 READ_SIZE: Final = 1 << 20  # more than a socket holds
 
 WHICH: Final = st.integers(0, 99)  # of the clients that a rule is for
+CLASSES: Final = st.sampled_from([0, 0, 1, 2, 0xFFFFFFFF])
 TEXTS: Final = st.one_of(
     st.text(max_size=12).map(str.encode),
     st.binary(max_size=6),
@@ -101,26 +102,26 @@ class LogMachine(RuleBasedStateMachine):
 
     # --- who there is ---
 
-    @initialize(kinds=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=3, max_size=6))
-    def begin(self, kinds: list[tuple[bool, bool]]) -> None:
-        for is_slow, joins in kinds:
-            self.open(is_slow=is_slow, joins=joins)
+    @initialize(kinds=st.lists(st.tuples(st.booleans(), st.booleans(), CLASSES), min_size=3, max_size=6))
+    def begin(self, kinds: list[tuple[bool, bool, int]]) -> None:
+        for is_slow, joins, rank_class in kinds:
+            self.open(is_slow=is_slow, joins=joins, rank_class=rank_class)
 
-    @rule(is_slow=st.booleans(), joins=st.booleans())
-    def open(self, is_slow: bool, joins: bool) -> None:
+    @rule(is_slow=st.booleans(), joins=st.booleans(), rank_class=CLASSES)
+    def open(self, is_slow: bool, joins: bool, rank_class: int) -> None:
         peer = Peer(self.log, is_slow=is_slow)
         self.peers.append(peer)
         if joins:
-            self._join(peer)
+            self._join(peer, rank_class)
 
     @precondition(lambda self: self.peers)
-    @rule(which=WHICH)
-    def join(self, which: int) -> None:
+    @rule(which=WHICH, rank_class=CLASSES)
+    def join(self, which: int, rank_class: int) -> None:
         peer = self._pick(self.peers, which)
         if peer.model.has_joined:
             self._expect_misuse(lambda: self.log.join(peer.client))
         else:
-            self._join(peer)
+            self._join(peer, rank_class)
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH)
@@ -258,6 +259,11 @@ class LogMachine(RuleBasedStateMachine):
     def ignore(self, which: int) -> None:
         self._ignore(self._pick(self.peers, which))
 
+    @rule(on_hold=st.booleans())
+    def hold(self, on_hold: bool) -> None:
+        self.log.hold(on_hold=on_hold)
+        self.model.on_hold = on_hold
+
     # --- how it gets out ---
 
     @precondition(lambda self: self.peers)
@@ -358,9 +364,9 @@ class LogMachine(RuleBasedStateMachine):
     def _pick(peers: list[Peer], which: int) -> Peer:
         return peers[which % len(peers)]
 
-    def _join(self, peer: Peer) -> None:
-        self.log.join(peer.client)
-        self.model.join(peer.model)
+    def _join(self, peer: Peer, rank_class: int) -> None:
+        self.log.join(peer.client, rank_class)
+        self.model.join(peer.model, rank_class)
 
     def _feed(self, peer: Peer, data: bytes, cuts: list[int]) -> None:
         """Let this be read in pieces that one read can bring, and go through all but the last."""
