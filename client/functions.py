@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from client.events import Execute, Outcome
 
@@ -12,12 +15,36 @@ from client.events import Execute, Outcome
 async def call(function: Callable[..., object], *arguments: object) -> object:
     """Return ``function(*arguments)``; a coroutine function is awaited, any other runs in a thread.
 
-    To cancel it cancels a coroutine. A thread goes on: nothing can end it.
+    To cancel it cancels a coroutine. A thread goes on: nothing can end it but the end of the program, which
+    does not wait for it.
     """
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
-    value = await asyncio.to_thread(function, *arguments)
+    value = await _in_thread(function, *arguments)
     return await value if inspect.isawaitable(value) else value
+
+
+async def _in_thread(function: Callable[..., object], *arguments: object) -> object:
+    """Return ``function(*arguments)``, called in a new thread.
+
+    asyncio's own executor would not do: it has few threads, which functions that run long would keep from
+    all others, and the end of ``asyncio.run`` and of the program waits for them.
+    """
+    future: Future[object] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(function, *arguments))
+        except (StopIteration, SystemExit, KeyboardInterrupt) as error:  # they mean something else to asyncio
+            future.set_exception(RuntimeError(repr(error)))
+        except BaseException as error:  # noqa: BLE001 - whoever awaits it is told
+            future.set_exception(error)
+
+    future.set_running_or_notify_cancel()  # from here on, to cancel is to wait no longer
+    name = getattr(function, "__name__", repr(function))
+    threading.Thread(target=run, name=f"client: {name}", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 class Function:
