@@ -40,6 +40,7 @@ LINES: Final = 1000  # handled in Python in one turn, shared by the channels tha
 LINES_LEAST: Final = 8  # ... but so many of each
 WHO_SHARE: Final = 8  # clients in a roster that cost as much as one such line
 BROKEN_BYTES: Final = 32 * 1024 * 1024  # read of a connection that broke: no receive buffer holds more
+UNSENT: Final = 100  # private frames of one channel that wait for the end of a turn: it is to have work, too
 LONGEST_WAIT: Final = 3600.0  # seconds in one select, which cannot take any number
 
 
@@ -76,7 +77,7 @@ class Server:
         # What the events of a turn leave to its end.
         self._joining: list[Channel] = []
         self._leaving: list[Channel] = []
-        self._unsent: dict[Channel, None] = {}  # have private frames that were not flushed yet
+        self._unsent: dict[Channel, int] = {}  # with the private frames that were not flushed yet
         self._broken: dict[Channel, int] = {}  # with the bytes that may still be read of each
         self._paused: list[Channel] = []
         self._turn_bytes = TURN_BYTES
@@ -214,7 +215,7 @@ class Server:
         channel.ended = True
         if channel.is_going:
             self._watch(channel)
-            self._unsent[channel] = None  # closed once it is sent what it is still owed
+            self._unsent.setdefault(channel, 0)  # closed once it is sent what it is still owed
         else:
             self._dismiss(channel, reason=reason)
 
@@ -387,17 +388,20 @@ class Server:
     # --- out ----------------------------------------------------------------------------------
 
     def _send(self, channel: Channel, frame: bytes) -> None:
-        """Queue a private frame, to be flushed at the end of the turn."""
+        """Queue a private frame, to be flushed at the end of the turn, or before if there are many."""
         self._log.private(channel.client, frame)
-        self._unsent[channel] = None
+        waiting = self._unsent.get(channel, 0) + 1
+        self._unsent[channel] = waiting % UNSENT
         self._check_backlog(channel)
+        if waiting == UNSENT and not self._log.is_blocked(channel.client):
+            self._flush(channel)
 
     def _say_farewell(self, channel: Channel) -> None:
         channel.state = State.CLOSING
         if channel.farewell:
             self._log.private(channel.client, channel.farewell)
         self._linger.start(channel, self._now)
-        self._unsent[channel] = None
+        self._unsent.setdefault(channel, 0)
 
     def _check_backlog(self, channel: Channel) -> None:
         if channel.state is State.JOINED and self._log.lag(channel.client) > self.config.max_backlog:
