@@ -17,6 +17,7 @@ are answered whatever the program waits for. ``docs/api.md`` explains it with ex
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import weakref
 from collections import deque
@@ -50,6 +51,7 @@ from client.worker import Executor, Worker
 from rankserver import frames, protocol
 from rankserver.exceptions import ConnectError, DisconnectedError, LocalProtocolError
 
+DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
 FIRST_DELAY: Final = 0.5  # seconds before the second try to connect; it doubles with each further one
 LONGEST_DELAY: Final = 30.0  # seconds
 FINAL: Final = (protocol.PROTO, "auth")  # codes of BYE that another try would only meet again
@@ -63,7 +65,7 @@ T = TypeVar("T")
 
 
 def connect(
-    address: str,
+    address: str | None = None,
     *,
     name: str | None = None,
     reconnect: bool = False,
@@ -74,6 +76,7 @@ def connect(
 
     Args:
         address: ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the port is 5050 if none is given.
+            Without an address, it is the environment's ``RANKSERVER``, else 127.0.0.1:5050.
         name: our name; without one, the server gives one.
         reconnect: whether to connect again, and to go on trying, when the connection fails, also at first.
         executor: what to do with commands from the moment on that we join; ``Client.executes`` sets it later.
@@ -82,6 +85,8 @@ def connect(
     Raises:
         ConfigError: ``address`` is none.
     """
+    if address is None:
+        address = os.environ.get("RANKSERVER") or DEFAULT_ADDRESS
     return Client(parse_address(address), name=name, reconnect=reconnect, executor=executor, jobs=jobs)
 
 
@@ -116,7 +121,7 @@ class Client:
         self._submitted: deque[Ask | asyncio.Future[int]] = deque()  # not in the log yet, oldest first
         self._asks: dict[int, Ask] = {}  # in the log and open, by seq
         self._whos: deque[asyncio.Future[tuple[frames.Member, ...]]] = deque()
-        self._readers: weakref.WeakSet[Events] = weakref.WeakSet()
+        self._readers: list[weakref.ref[Events]] = []  # no WeakSet, which any thread that drops one changes
         self._lead = Lead(self._failed_to_lead)
 
     # --- what it is ---
@@ -124,7 +129,8 @@ class Client:
     @property
     def is_connected(self) -> bool:
         """Whether we have joined and the connection, as far as we know, holds."""
-        return self._connection is not None and self._connection.session.state is State.JOINED
+        connection = self._connection
+        return connection is not None and connection.session.state is State.JOINED
 
     @property
     def name(self) -> str:
@@ -256,7 +262,7 @@ class Client:
         elif self.is_connected:
             session = self._joined().session
             events.put(Connected(session.name, session.rank, session.clients, session.seq))
-        self._readers.add(events)
+        self._readers.append(weakref.ref(events))
         return events
 
     # --- its life ---
@@ -359,7 +365,7 @@ class Client:
         self._end = end
         self._lead.end()
         self._fail_open()
-        for events in list(self._readers):
+        for events in self._read():
             events.end(None if is_wanted else end)
 
     # --- events ---
@@ -403,8 +409,15 @@ class Client:
         else:
             self._finish(end)
 
+    def _read(self) -> list[Events]:
+        """Return the streams that somebody may still read."""
+        streams = [events for reader in self._readers if (events := reader())]
+        if len(streams) < len(self._readers):
+            self._readers = [weakref.ref(events) for events in streams]
+        return streams
+
     def _publish(self, event: Event) -> None:
-        for events in list(self._readers):
+        for events in self._read():
             events.put(event)
 
     def _sent(self, event: Sent) -> None:
@@ -469,11 +482,16 @@ class Client:
             self._connection.wake()
 
     def _joined(self) -> Connection:
-        if self._connection is None or self._is_over:
-            raise self._end
-        if self._connection.session.state is not State.JOINED:  # and what it said last is yet to be handled
+        """Return the connection, or raise a new error, as each that is raised collects a traceback.
+
+        Any thread may call it: ``client.sync`` reads properties directly.
+        """
+        connection = self._connection
+        if connection is None or self._is_over:
+            raise DisconnectedError(self._end.code, self._end.text)
+        if connection.session.state is not State.JOINED:  # and what it said last is yet to be handled
             raise DisconnectedError("", CONNECTION_LOST)
-        return self._connection
+        return connection
 
 
 def _resolve(waiting: asyncio.Future[T], value: T) -> None:
