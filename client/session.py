@@ -25,10 +25,11 @@ Source: docs/protocol.md.
 
 from __future__ import annotations
 
+import bisect
 import enum
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,7 +39,6 @@ from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
 
 LONGEST_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK  # from any server, whatever it announces
 TRUNCATED: Final = ',"truncated":true'
-LONGEST_ESCAPE: Final = len(r"\ud83d\ude00")  # that JSON has for one character
 
 
 class State(enum.Enum):
@@ -83,6 +83,7 @@ class Session:
         self._names: dict[int, str] = {}  # by slot, those that we know
         self._submitted: deque[str] = deque()  # our commands that are not in the log yet, oldest first
         self._asks: dict[int, _Ask] = {}  # by seq, those that are still waiting
+        self._cut_off: frozenset[int] = frozenset()
         self._whos: deque[bool] = deque()  # the WHOs without answer; whether somebody wants to see it
         self._roster: list[frames.Member] = []  # what has come of one that is not complete
 
@@ -117,6 +118,11 @@ class Session:
     def max_line(self) -> int:
         """The longest line, in bytes with its LF, that the server takes."""
         return self._max_line
+
+    @property
+    def cut_off(self) -> frozenset[int]:
+        """Our ASKs that were open when the connection ended: nobody knows what became of who is ``gone``."""
+        return self._cut_off
 
     @property
     def unsent(self) -> int:
@@ -161,13 +167,13 @@ class Session:
         """Answer the ``Execute`` number ``seq``, once. Of an ``out`` that is too long, the beginning is sent.
 
         Raises:
-            LocalProtocolError: the frame is too long even without ``out``, or the session is not joined.
+            LocalProtocolError: the outcome has no known status or is no JSON, the frame is too long even
+                without ``out``, or the session is not joined. Nothing was sent.
         """
         self._check_joined()
-        frame = protocol.result(seq, outcome.status, outcome.detail)
+        frame = _result(seq, outcome)
         if len(frame) > self._max_line:
-            shortened = _shortened(outcome.detail or {}, len(frame) - self._max_line)
-            frame = protocol.result(seq, outcome.status, shortened)
+            frame = _result(seq, _shortened(outcome, len(frame) - self._max_line))
         if len(frame) > self._max_line:
             text = f"the result has {len(frame)} bytes, {self._max_line} are allowed"
             raise LocalProtocolError(protocol.TOO_LONG, text)
@@ -241,6 +247,7 @@ class Session:
     def _disconnect(self, code: str, text: str) -> None:
         """End it: what is open is accounted for. Nobody who was asked can be heard any more."""
         self._state = State.OVER
+        self._cut_off = frozenset(self._asks)
         for seq, ask in list(self._asks.items()):
             self._conclude(seq, ask, ask.waiting, events.GONE, "the connection was lost")
         self._events += map(events.Lost, self._submitted)
@@ -324,7 +331,7 @@ class Session:
         if len(roster) != len(self._slots):
             raise _broken(f"ROSTER of {len(roster)} where {len(self._slots)} are here")
         self._names = {slot: member.name for slot, member in zip(self._slots, roster, strict=True)}
-        if not self._whos or self._whos.popleft():
+        if self._whos and self._whos.popleft():
             self._events.append(events.RosterReceived(roster))
 
     def _rejected(self, code: str, text: str) -> None:
@@ -424,7 +431,7 @@ class Session:
         """Report that each of ``members``, a set of slots that the ask waits for, came to this outcome."""
         if not members:
             return
-        for slot in _slots_of(members):
+        for slot in sorted(_slots_of(members), key=ask.ranks.__getitem__):
             name = self._names.get(slot, "")
             answer = events.Answer(seq, ask.ranks[slot], name, outcome, reason=reason, **detail)
             self._events.append(answer)
@@ -454,26 +461,39 @@ def _detail(text: str) -> dict[str, Any]:
     """Return those fields of an answer's JSON that an ``Answer`` has, if they are of the right kind."""
     if not text:
         return {}
-    fields = json.loads(text)  # one object: the parser of the frame has seen to that
+    try:
+        fields = json.loads(text)  # one object: the parser of the frame has seen to that
+    except RecursionError:  # but it was called from less deep
+        return {}
     kinds = {"code": int, "out": str, "ms": int, "truncated": bool, "reason": str}
     return {name: fields[name] for name, kind in kinds.items() if type(fields.get(name)) is kind}
 
 
-def _shortened(detail: Mapping[str, object], excess: int) -> Mapping[str, object]:
-    """Return ``detail`` with the end of its ``out`` cut off, so that its JSON has ``excess`` bytes less."""
+def _result(seq: int, outcome: events.Outcome) -> bytes:
+    """Build ``RES`` as the server takes it: an ERR to it would look as if it was for one of our commands."""
+    if outcome.status not in protocol.STATUSES:
+        text = f"status {protocol.shown(str(outcome.status))} is none of {', '.join(protocol.STATUSES)}"
+        raise LocalProtocolError(protocol.BAD_FRAME, text)
+    if outcome.detail is None:
+        return protocol.result(seq, outcome.status)
+    try:
+        frame = protocol.result(seq, outcome.status, dict(outcome.detail))
+        protocol.parse_client_line(frame.removesuffix(b"\n"))  # NaN, for one, is JSON to Python alone
+    except (TypeError, ValueError, RecursionError, RemoteProtocolError) as error:
+        raise LocalProtocolError(protocol.BAD_FRAME, f"the detail is no JSON object: {error}") from None
+    return frame
+
+
+def _shortened(outcome: events.Outcome, excess: int) -> events.Outcome:
+    """Cut the end of ``out`` off, so that the outcome's JSON has ``excess`` bytes less. O(n log n)."""
+    detail = outcome.detail or {}
     out = detail.get("out")
     if not isinstance(out, str):
-        return detail
-    escaped = json.dumps(out)[1:-1]
-    end = max(0, len(escaped) - excess - len(TRUNCATED))
-    for cut in range(end, max(-1, end - LONGEST_ESCAPE), -1):  # not in the middle of an escaped character
-        try:
-            kept: str = json.loads(f'"{escaped[:cut]}"')
-        except ValueError:
-            continue
-        if not "\ud800" <= kept[-1:] <= "\udbff":
-            return {**detail, "out": kept, "truncated": True}
-    return detail
+        return outcome
+    room = len(json.dumps(out)) - excess - len(TRUNCATED)
+    out = out[: max(0, room)]  # a character has a byte at least
+    length = bisect.bisect_right(range(1, len(out) + 1), room, key=lambda end: len(json.dumps(out[:end])))
+    return events.Outcome(outcome.status, {**detail, "out": out[:length], "truncated": True})
 
 
 def _broken(text: str) -> RemoteProtocolError:
