@@ -2,8 +2,8 @@
 
 Exit codes: 0 left, or all who may execute what was asked did so; 1 failed; 2 usage; 3 could not connect;
 4 the server refused or ended the connection; 5 nobody may execute it; 6 some failed, were denied, timed out
-or went; 130 interrupted. 1 to 4 come with one line that says why: on standard error, or for an end that came
-while connected as the last line of what happened.
+or went, or a command was not sent or has no end yet; 130 interrupted. 1 to 4 come with one line that says
+why: on standard error, or for an end that came while connected as the last line of what happened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import io
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -31,6 +32,8 @@ from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, 
 DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
 DUMB_TERMINALS: Final = ("", "dumb", "unknown")  # values of TERM that promise no cursor movement
 EXECUTORS: Final = ("simulate", "program", "shell", "handler")
+FOR_REAL: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir")  # not for simulate
+SIMULATED_DELAY: Final = 1.0  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(_unambiguous(sys.argv[1:] if argv is None else argv))
     try:
+        _check(options)
         executor = _executor(options)
         client = connect(
             options.address,
@@ -95,30 +99,41 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
 
     loop.add_signal_handler(signal.SIGINT, leave, Exit.INTERRUPTED)
     loop.add_signal_handler(signal.SIGTERM, leave, Exit.OK)
-    is_typed = options.commands is None and os.isatty(0)
     plan = Plan(
         None if options.commands is None else [os.fsencode(command) for command in options.commands],
         wait_for=options.wait_for,
         patience=options.answer_timeout,
         stays=options.stay,
-        is_interactive=is_typed and not options.json,
+        is_interactive=_is_typed(options) and not options.json,
     )
+    console = Console(client, _face(options), _describe(options, client), plan)
     try:
-        return await Console(client, _face(options), _describe(options, client), plan).run()
+        return await console.run()
     except asyncio.CancelledError:
         if not told:
             raise
-        return told[0]
+        return max(told[0], console.code)
 
 
 def _face(options: argparse.Namespace) -> Face:
     """Return a live prompt if a person can use one, else plain lines."""
-    is_plain = options.json or options.commands is not None
-    if not is_plain and os.isatty(0) and os.isatty(1) and os.environ.get("TERM", "") not in DUMB_TERMINALS:
+    is_typed = _is_typed(options)
+    if is_typed and not options.json and _moves_cursor(1):
         from client.terminal import Terminal  # noqa: PLC0415 - loads prompt_toolkit, which takes 0.1 s
 
         return Terminal()
-    return Plain(0, sys.stdout, sys.stderr, sys.stderr if is_plain else sys.stdout)
+    is_for_results = options.json or options.commands is not None
+    chatter = sys.stderr if is_for_results else sys.stdout
+    return Plain(0, sys.stdout, sys.stderr, chatter, shows_progress=_moves_cursor(2) and not is_typed)
+
+
+def _is_typed(options: argparse.Namespace) -> bool:
+    """Whether commands come from a keyboard."""
+    return options.commands is None and os.isatty(0)
+
+
+def _moves_cursor(descriptor: int) -> bool:
+    return os.isatty(descriptor) and os.environ.get("TERM", "") not in DUMB_TERMINALS
 
 
 def _describe(options: argparse.Namespace, client: Client) -> Describe:
@@ -131,8 +146,31 @@ def _describe(options: argparse.Namespace, client: Client) -> Describe:
 def _executor(options: argparse.Namespace) -> Executor:
     kind, _, path = options.executor.partition(" ")
     allowed = policy.ALL if options.allow_all else policy.load(options.allow) if options.allow else None
-    terms = executors.Terms(allowed, options.timeout, options.output_limit, options.workdir)
-    return executors.make(kind, terms, delay=options.delay, handler=path)
+    limit = executors.OUTPUT_LIMIT if options.output_limit is None else options.output_limit
+    terms = executors.Terms(allowed, options.timeout, limit, options.workdir)
+    delay = SIMULATED_DELAY if options.delay is None else options.delay
+    return executors.make(kind, terms, delay=delay, handler=path)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what contradicts itself, or would have no effect.
+
+    Raises:
+        ConfigError: and says what to do.
+    """
+    kind = options.executor.partition(" ")[0]
+    for_real = [name for name in FOR_REAL if getattr(options, name) not in (None, False)]
+    if kind == "simulate" and for_real:
+        option = for_real[0].replace("_", "-")
+        raise ConfigError(f"--{option} needs --exec program, --exec shell or --exec handler PATH")
+    if kind != "simulate" and options.delay is not None:
+        raise ConfigError("--delay is for --exec simulate")
+    if kind == "shell" and options.allow:
+        raise ConfigError("--allow is not for --exec shell, which no patterns can bound; use --allow-all")
+    if options.json and (options.group or options.diff):
+        raise ConfigError("-b and --diff are not for --json, which has each answer as it comes")
+    if options.wait_for and _is_typed(options):
+        raise ConfigError("--wait-for is for -c, and for commands from a pipe or a file")
 
 
 def _parser() -> arguments.Parser:
@@ -154,7 +192,7 @@ def _parser() -> arguments.Parser:
     add("--name", type=_name, help="what others see of us (default: the server gives a name)")
     add("--reconnect", action="store_true", help="connect again, at the tail, when the connection fails")
     _add_asking(parser.add_argument_group("asking").add_argument)
-    _add_executing(parser.add_argument_group("executing").add_argument)
+    _add_executing(parser.add_argument_group("executing"))
     return parser
 
 
@@ -179,7 +217,8 @@ def _add_asking(add: Callable[..., object]) -> None:
     add("--json", action="store_true", help="write each event as a JSON object on a line, and nothing else")
 
 
-def _add_executing(add: Callable[..., object]) -> None:
+def _add_executing(executing: argparse._ArgumentGroup) -> None:
+    add = executing.add_argument
     add(
         "--exec",
         dest="executor",
@@ -189,8 +228,9 @@ def _add_executing(add: Callable[..., object]) -> None:
         help="what to do with commands of higher ranks: simulate (default); program, run without a shell; "
         "shell; or handler PATH, a program that gets them on its standard input",
     )
-    add("--allow", metavar="FILE", help="run only what matches a line of FILE, word by word")
-    add("--allow-all", action="store_true", help="run whatever a higher rank commands")
+    allowed = executing.add_mutually_exclusive_group()
+    allowed.add_argument("--allow", metavar="FILE", help="run only what matches a line of FILE, word by word")
+    allowed.add_argument("--allow-all", action="store_true", help="run whatever a higher rank commands")
     add(
         "--timeout",
         metavar="S",
@@ -202,7 +242,6 @@ def _add_executing(add: Callable[..., object]) -> None:
         "--output-limit",
         metavar="B",
         type=arguments.whole(0),
-        default=executors.OUTPUT_LIMIT,
         help="answer with at most B bytes of output (default: 32768)",
     )
     add("--workdir", metavar="DIR", help="where commands run (default: where the client runs)")
@@ -210,7 +249,6 @@ def _add_executing(add: Callable[..., object]) -> None:
         "--delay",
         metavar="S",
         type=arguments.seconds(0),
-        default=1.0,
         help="seconds that the simulated execution of a command takes (default: 1)",
     )
     add("--stay", action="store_true", help="go on executing after the end of the input")
@@ -221,13 +259,16 @@ def _unambiguous(argv: Sequence[str]) -> list[str]:
 
     That is a command that begins with a dash, and the path after ``--exec handler``.
     """
-    given = list(argv)
-    for at in range(len(given) - 2, -1, -1):
-        if given[at] in ("-c", "--command"):
-            given[at : at + 2] = [f"--command={given[at + 1]}"]
-        elif given[at : at + 2] == ["--exec", "handler"] and at + 2 < len(given):
-            given[at : at + 3] = [f"--exec=handler {given[at + 2]}"]
-    return given
+    joined: list[str] = []
+    rest = deque(argv)
+    while rest and rest[0] != "--":
+        word = rest.popleft()
+        if word in ("-c", "--command") and rest:
+            word = f"--command={rest.popleft()}"
+        elif word == "--exec" and len(rest) > 1 and rest[0] == "handler":
+            word = f"--exec={rest.popleft()} {rest.popleft()}"
+        joined.append(word)
+    return [*joined, *rest]
 
 
 def _kind(text: str) -> str:

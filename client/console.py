@@ -9,23 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from client import events, words
 from client.aio import Client
+from client.ask import Ask
 from client.plain import Status
 from client.stream import Events
-from client.words import Describe, Line
+from client.words import Describe, Happening, Line, Unfinished, Unlogged, Unsent
 from rankserver import protocol
 from rankserver.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
 WHO_COMMANDS: Final = (b"?", b":who")
 HELP_COMMAND: Final = b":help"
-MAX_OPEN: Final = (
-    65_536  # asks without an outcome, before input waits: each costs memory here and on the server
-)
+MAX_OPEN: Final = 65_536  # asks without an outcome, before input waits: each costs memory, here and there
 
 
 class Exit(enum.IntEnum):
@@ -99,15 +99,24 @@ class Console:
         self._face = face
         self._describe = describe
         self._plan = plan
-        self._unsent = 0  # asks that are not in the log yet
-        self._open: dict[
-            int, tuple[int, int]
-        ] = {}  # by seq: answers of open asks, and how many there will be
+        self._held = deque(plan.commands or ())  # what is to be asked, but cannot be yet
+        self._submitted: deque[Ask] = deque()  # not in the log yet, oldest first
+        self._open: dict[int, tuple[int, int]] = {}  # by seq: answers so far, and how many there will be
         self._changed = asyncio.Event()  # there may be fewer open asks, or more clients
-        self._code = Exit.OK
+        self._code = Exit.OK  # what those that are done make of it
+
+    @property
+    def code(self) -> Exit:
+        """What all that was asked, or was to be, makes of the exit code if we leave now."""
+        if self._plan.is_interactive:
+            return Exit.OK
+        is_unfinished = self._held or self._submitted or self._open
+        return max(self._code, Exit.NOT_ALL) if is_unfinished else self._code
 
     async def run(self) -> Exit:
         """Converse until the person leaves, all is answered or the server ends it; the exit code says which.
+
+        Whatever is unfinished by then is said to be, also when this is cancelled.
 
         Raises:
             ConnectError: nobody there.
@@ -117,14 +126,30 @@ class Console:
         receiving = asyncio.create_task(self._receive(aiter(self._client)))
         try:
             async with self._client, self._face:
-                sending = asyncio.create_task(self._send())
-                try:
-                    done, _ = await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
-                    return max(task.result() for task in done)  # with two ends at once, the one not wanted
-                finally:
-                    await _cancelled(sending)
+                code = await self._end(receiving)
+        except asyncio.CancelledError:
+            self._tell_unfinished()
+            raise
         finally:
             await _cancelled(receiving)
+        self._tell_unfinished()
+        return code
+
+    async def _end(self, receiving: asyncio.Task[Exit]) -> Exit:
+        """Return what the first end makes of the exit code; of two at once, that of the connection."""
+        sending = asyncio.create_task(self._send())
+        try:
+            await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
+            return (receiving if receiving.done() else sending).result()
+        finally:
+            await _cancelled(sending)
+            await _cancelled(receiving)  # before the face ends, which shows nothing more
+
+    def _tell_unfinished(self) -> None:
+        """Say how far everything is that has no end: silence must not look like success."""
+        self._show(*(Unfinished(seq, *progress) for seq, progress in self._open.items()))
+        self._show(*(Unlogged(ask.text) for ask in self._submitted))
+        self._show(*(Unsent(line.decode(errors="replace")) for line in self._held))
 
     # --- what happens ---
 
@@ -140,7 +165,7 @@ class Console:
             self._show(events.Disconnected(error.code, error.text))
         return Exit.DISCONNECTED
 
-    def _show(self, *happened: events.Event) -> None:
+    def _show(self, *happened: Happening) -> None:
         lines = [line for event in happened for line in self._describe(event)]
         if lines:
             self._face.show(lines)
@@ -148,8 +173,8 @@ class Console:
     def _note(self, event: events.Event) -> None:
         """Keep count of what is open, and what becomes of it."""
         match event:
-            case events.Sent(seq, wants_answer=True, targets=targets):
-                self._unsent -= 1
+            case events.Sent(seq, targets=targets):
+                self._submitted.popleft()
                 self._open[seq] = (0, targets)
             case events.Answer(seq):
                 answered, targets = self._open[seq]
@@ -158,12 +183,11 @@ class Console:
                 del self._open[seq]
                 self._worsen(exit_code(event))
             case events.Rejected(command=str()) | events.Lost():
-                self._unsent -= 1
+                self._submitted.popleft()
                 self._worsen(Exit.NOT_ALL)
 
     def _worsen(self, code: Exit) -> None:
-        if not self._plan.is_interactive:
-            self._code = max(self._code, code)
+        self._code = max(self._code, code)
 
     def _refresh(self) -> None:
         is_connected = self._client.is_connected
@@ -180,16 +204,22 @@ class Console:
     # --- what is asked ---
 
     async def _send(self) -> Exit:
-        await self._until(self._enough_are_here)
-        if self._plan.commands is not None:
-            for command in self._plan.commands:
-                await self._ask(command)
-        elif await self._converse():
-            return self._code
-        await self._until(lambda: self._unsent + len(self._open) == 0)
+        await self._gather_company()
+        await self._ask_held()
+        if self._plan.commands is None and await self._converse():
+            return self.code
+        await self._until(self._is_answered)
         if self._plan.stays:
             await asyncio.Event().wait()
-        return self._code
+        return self.code
+
+    async def _gather_company(self) -> None:
+        """Wait until enough others are here, and say so if they are not."""
+        wanted = self._plan.wait_for
+        if self._client.is_connected and self._client.clients <= wanted:
+            here = self._client.clients - 1
+            self._face.show([Line("rank", f"waiting for {wanted} others, {here} here")])
+        await self._until(self._enough_are_here)
 
     async def _converse(self) -> bool:
         """Do what is typed until there is no more; return whether the person said that they leave."""
@@ -202,7 +232,8 @@ class Console:
                 elif self._plan.is_interactive and line.startswith((b"?", b":")):
                     await self._help(line.strip())
                 elif line.strip():
-                    await self._ask(line)
+                    self._held.append(line)
+                    await self._ask_held()
         return False
 
     async def _help(self, line: bytes) -> None:
@@ -215,15 +246,19 @@ class Console:
             shown = words.visible(line.decode(errors="replace"))
             self._face.complain(f"unknown: {shown} (:help lists what there is; a space before it sends it)")
 
-    async def _ask(self, line: bytes) -> None:
-        await self._until(self._may_ask)
-        try:
-            self._client.ask(protocol.decode_line(line), timeout=self._plan.patience)
-        except (ProtocolError, DisconnectedError) as error:
-            self._cannot_send(error.text)
-            return
-        self._unsent += 1
-        await self._client.drain()
+    async def _ask_held(self) -> None:
+        while self._held:
+            await self._until(self._may_ask)
+            line = self._held.popleft()
+            try:
+                ask = self._client.ask(protocol.decode_line(line), timeout=self._plan.patience)
+            except (ProtocolError, DisconnectedError) as error:
+                self._cannot_send(error.text)
+                continue
+            self._submitted.append(ask)
+            if self._plan.patience is not None:  # a server that hangs logs nothing: look again by then
+                asyncio.get_running_loop().call_later(self._plan.patience, self._changed.set)
+            await self._client.drain()
 
     def _cannot_send(self, why: str) -> None:
         self._face.complain(f"cannot send: {why}")
@@ -232,7 +267,11 @@ class Console:
     def _may_ask(self) -> bool:
         """Whether not too much is open; and what no person types waits until the connection is back."""
         is_up = self._plan.is_interactive or self._client.is_connected
-        return is_up and self._unsent + len(self._open) < MAX_OPEN
+        return is_up and len(self._submitted) + len(self._open) < MAX_OPEN
+
+    def _is_answered(self) -> bool:
+        """Whether nothing is open. What ran out of time before it was logged is not waited for."""
+        return not self._open and (not self._submitted or self._submitted[-1].has_failed)
 
     def _enough_are_here(self) -> bool:
         return self._client.is_connected and self._client.clients > self._plan.wait_for

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from client import events
-from client.words import Describe, Line, outcome, output
+from client.words import Describe, Happening, Line, Unfinished, outcome, output, visible
 from rankserver import protocol
 
-RULE: Final = "-" * 15
+LONGEST_DIFF: Final = 2_000  # lines of an output: the time to compare grows with their square
 LONGEST_LIST: Final = 1 << 30  # bytes: all ranks in one list
-_NUMBERED = re.compile(r"(.*?)([0-9]+)")
+_NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)")  # the last number
 
 
 class Gathered:
@@ -29,63 +29,74 @@ class Gathered:
         self._diff = diff
         self._answers: dict[int, list[events.Answer]] = {}  # by seq, of the asks that are open
 
-    def __call__(self, happened: events.Event) -> list[Line]:
-        """Return the lines for an event; an ask that is done gives all its answers."""
+    def __call__(self, happened: Happening) -> list[Line]:
+        """Return the lines for what happened; the end of an ask gives all its answers."""
         if isinstance(happened, events.Answer):
             self._answers.setdefault(happened.seq, []).append(happened)
             return []
         lines = []
-        if isinstance(happened, events.AskDone):
+        if isinstance(happened, events.AskDone | Unfinished):
             lines = gather(self._answers.pop(happened.seq, []), diff=self._diff)
         return lines + self._describe(happened)
 
 
 def gather(answers: Iterable[events.Answer], *, diff: bool = False) -> list[Line]:
-    """Return ``answers``, all to the same ask, grouped by what they say, the most common first."""
+    """Return ``answers``, all to the same ask, grouped by what they say, the most common first.
+
+    Each line of an output is behind a bar, so that none can be taken for the head of a group or a summary.
+    """
     groups: dict[events.Answer, list[events.Answer]] = {}
     for given in sorted(answers):
         groups.setdefault(given._replace(rank=0, name="", ms=None), []).append(given)
     lines: list[Line] = []
-    common: list[str] | None = None  # the most common output
+    common: list[str] = []  # the most common output
     for same in sorted(groups.values(), key=len, reverse=True):
         text = output(same[0])
-        lines += [Line("answer", RULE), Line("answer", _head(same)), Line("answer", RULE)]
-        if diff and text and common is not None:
-            lines += [Line("out", line) for line in difflib.unified_diff(common, text, lineterm="", n=1)][2:]
-        else:
-            lines += [Line("out", line) for line in text]
-        if text and common is None:
-            common = text
+        lines.append(Line("answer", _head(same)))
+        lines += [Line("out", f"| {line}") for line in (_diff(common, text) if diff else text)]
+        common = common or text
     return lines
 
 
+def _diff(common: list[str], text: list[str]) -> list[str]:
+    """Return how ``text`` differs, or all of it if there is nothing to compare it with, or too much."""
+    if not common or not text or max(len(common), len(text)) > LONGEST_DIFF:
+        return text
+    return list(difflib.unified_diff(common, text, lineterm="", n=1))[2:]  # without the names of two files
+
+
 def _head(same: list[events.Answer]) -> str:
+    first = same[0]
     ranks = protocol.rank_lists([given.rank for given in same], LONGEST_LIST)[0].decode()
-    names = fold([given.name or "?" for given in same])
+    names = visible(fold(given.name or "?" for given in same))
     plural = "s" if len(same) > 1 else ""
-    said = "" if same[0].status == "ok" and same[0].out and not same[0].truncated else f": {outcome(same[0])}"
-    return f"#{same[0].seq} rank{plural} {ranks} ({len(same)}) {names}{said}"
+    is_plain = first.status == "ok" and output(first) and not first.truncated
+    said = "" if is_plain else f": {outcome(first)}"
+    return f"#{first.seq} rank{plural} {ranks} ({len(same)}) {names}{said}"
 
 
 def fold(names: Iterable[str]) -> str:
     """Return names with a comma between them, and those that differ in their last number alone as a range."""
-    numbers: dict[str, list[str]] = {}
+    shapes: dict[tuple[str, ...], list[str]] = {}  # by what is before and after it, the numbers
     for name in names:
         match = _NUMBERED.fullmatch(name)
-        numbers.setdefault(match[1] if match else name, []).append(match[2] if match else "")
-    return ",".join(_folded(prefix, found) for prefix, found in numbers.items())
+        shape, number = ((match[1], match[3]), match[2]) if match else ((name,), "")
+        shapes.setdefault(shape, []).append(number)
+    return ",".join(_folded(shape, numbers) for shape, numbers in shapes.items())
 
 
-def _folded(prefix: str, found: list[str]) -> str:
-    if "" in found or len(found) == 1:
-        return ",".join(prefix + number for number in found)
+def _folded(shape: tuple[str, ...], numbers: list[str]) -> str:
+    if len(shape) == 1 or len(numbers) == 1:
+        return ",".join(number.join(shape) for number in numbers)
+    before, after = shape
     runs: list[list[str]] = []
-    for number in sorted(found, key=lambda digits: (int(digits), len(digits))):
+    for number in sorted(numbers, key=lambda digits: (int(digits), len(digits))):
         if runs and _follows(runs[-1][-1], number):
             runs[-1].append(number)
         else:
             runs.append([number])
-    return f"{prefix}[{','.join(run[0] if len(run) == 1 else f'{run[0]}-{run[-1]}' for run in runs)}]"
+    ranges = ",".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"{before}[{ranges}]{after}"
 
 
 def _follows(before: str, number: str) -> bool:

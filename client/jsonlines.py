@@ -7,13 +7,13 @@ import re
 
 from client import events
 from client.console import exit_code
-from client.words import Line
+from client.words import Happening, Line
 
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-def describe(happened: events.Event) -> list[Line]:
-    """Return an event as its fields, and its name as ``event``: ``AskDone`` is ``ask_done``."""
+def describe(happened: Happening) -> list[Line]:
+    """Return what happened as its fields, and its name as ``event``: ``AskDone`` is ``ask_done``."""
     fields = {name: _plain(value) for name, value in happened._asdict().items()}
     if isinstance(happened, events.AskDone):
         fields["exit"] = int(exit_code(happened))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, NamedTuple, TextIO
@@ -38,15 +39,19 @@ class Plain:
         stdin: descriptor to read from. It is neither made non-blocking, since others may share it, nor read
             by a thread, which would hang at exit.
         out: for results: what a command is given for.
-        err: for complaints, and the progress if it is a terminal.
+        err: for complaints, and the progress.
         chatter: for all else that happens, one of the two.
+        shows_progress: whether ``err`` is a terminal that nobody types on.
     """
 
-    def __init__(self, stdin: int, out: TextIO, err: TextIO, chatter: TextIO) -> None:
+    def __init__(
+        self, stdin: int, out: TextIO, err: TextIO, chatter: TextIO, *, shows_progress: bool = False
+    ) -> None:
         self._stdin = stdin
         self._out = out
         self._err = err
         self._chatter = chatter
+        self._shows_progress = shows_progress
         self._progress = ""  # what stands in the last row, if it is not whole
 
     async def __aenter__(self) -> Plain:
@@ -57,23 +62,23 @@ class Plain:
         self._draw("")
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Write lines, and flush.
+        """Write lines, and flush where the next goes elsewhere: both streams may end in the same file.
 
         Raises:
             StreamError: they cannot be written, as when nobody reads the pipe any more.
         """
         self._draw("")
-        stream = self._out
-        try:
-            for kind, text in lines:
-                if stream is not (self._out if kind in RESULTS else self._chatter):
-                    stream.flush()  # both may end in the same file
-                    stream = self._chatter if stream is self._out else self._out
-                stream.write(text + "\n")
-            stream.flush()
-        except OSError as error:
-            name = "output" if stream is self._out else "error"
-            raise StreamError(f"cannot write to standard {name}: {error.strerror}") from error
+        for stream, same in itertools.groupby(lines, self._stream):
+            text = "".join(f"{line.text}\n" for line in same)
+            try:
+                stream.write(text)
+                stream.flush()
+            except OSError as error:
+                name = "output" if stream is self._out else "error"
+                raise StreamError(f"cannot write to standard {name}: {error.strerror}") from error
+
+    def _stream(self, line: Line) -> TextIO:
+        return self._out if line.kind in RESULTS else self._chatter
 
     def complain(self, text: str) -> None:
         """Write a line to standard error; if even that fails, there is nobody to tell."""
@@ -84,7 +89,7 @@ class Plain:
 
     def refresh(self, status: Status) -> None:
         """Show how many answers are there, if a person looks."""
-        if self._err.isatty():
+        if self._shows_progress:
             self._draw(status.progress)
 
     async def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:

@@ -10,7 +10,10 @@ from client import events
 from rankserver import frames
 from rankserver.exceptions import DisconnectedError
 
-_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNFIT = re.compile(  # controls but TAB, ends of lines, what changes the direction of text, lone surrogates
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_STATUS: Final = {"ok": "executed", "fail": "failed", "timeout": "timed out"}  # the others are words already
 HELP: Final = (
     "a line        is a command: all who rank lower execute it",
     "? or :who     who is here, by rank",
@@ -26,7 +29,28 @@ class Line(NamedTuple):
     text: str
 
 
-Describe = Callable[[events.Event], list[Line]]
+class Unfinished(NamedTuple):
+    """We leave while our ASK ``seq`` has so many answers of so many."""
+
+    seq: int
+    answered: int
+    targets: int
+
+
+class Unlogged(NamedTuple):
+    """We leave before our command was seen in the log: it may be there, or not."""
+
+    text: str
+
+
+class Unsent(NamedTuple):
+    """We leave without having sent this command."""
+
+    text: str
+
+
+Happening = events.Event | Unfinished | Unlogged | Unsent
+Describe = Callable[[Happening], list[Line]]
 RESULTS: Final = frozenset({"out", "answer", "done", "json"})  # kinds that a command is given for
 
 
@@ -50,14 +74,14 @@ class Words:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def __call__(self, happened: events.Event) -> list[Line]:
+    def __call__(self, happened: Happening) -> list[Line]:
         """Return what happened in words, with what others sent made visible."""
         if isinstance(happened, events.Answer):
             return answer(happened)
         line = self._describe(happened)
         return [Line(line.kind, visible(line.text))] if line else []
 
-    def _describe(self, happened: events.Event) -> Line | None:
+    def _describe(self, happened: Happening) -> Line | None:
         match happened:
             case events.Sent(seq, text):
                 return Line("sent", f"sent #{seq}: {text}")
@@ -72,9 +96,15 @@ class Words:
             case events.Rejected(code, text, command):
                 what = "a frame" if command is None else f"the command {command!r}"
                 return Line("error", f"the server rejected {what}: {code} {text}")
+            case Unfinished(seq, answered, targets):
+                return Line("error", f"#{seq}: {answered} of {targets} answers")
+            case Unlogged(text):
+                return Line("error", f"not seen in the log: {text}")
+            case Unsent(text):
+                return Line("error", f"not sent: {text}")
         return self._of_connection(happened)
 
-    def _of_connection(self, happened: events.Event) -> Line | None:
+    def _of_connection(self, happened: Happening) -> Line | None:
         match happened:
             case events.Connected(name, rank, clients):
                 return Line("rank", f"connected to {self._address} as {name}: rank {rank} of {clients}")
@@ -91,7 +121,7 @@ class Words:
 
 
 def _finished(command: events.Execute, outcome: events.Outcome) -> Line:
-    what = {"ok": "executed", "fail": "failed", "denied": "denied", "timeout": "timed out"}[outcome.status]
+    what = _STATUS.get(outcome.status, outcome.status)
     reason = (outcome.detail or {}).get("reason")
     return Line("execute", f"{what} #{command.seq}: {command.text}" + (f" ({reason})" if reason else ""))
 
@@ -112,7 +142,7 @@ def summary(done: events.AskDone) -> str:
 
 def answer(given: events.Answer) -> list[Line]:
     """Return one answer: its output line by line after `` | ``, and what became of it after ``:``."""
-    who = f"#{given.seq} rank {given.rank} {given.name}".rstrip()
+    who = f"#{given.seq} rank {given.rank} {visible(given.name)}".rstrip()
     lines = [Line("out", f"{who} | {line}") for line in output(given)]
     if not lines or given.status != "ok" or given.truncated:
         lines.append(Line("answer", f"{who}: {outcome(given)}"))
@@ -127,7 +157,7 @@ def output(given: events.Answer) -> list[str]:
 
 def outcome(given: events.Answer) -> str:
     """Return what became of a command at one client."""
-    words = {"ok": "executed", "fail": "failed", "timeout": "timed out"}.get(given.status, given.status)
+    words = _STATUS.get(given.status, given.status)
     if given.status == "fail" and given.code is not None:
         words += f" with exit code {given.code}"
     if given.reason:
@@ -140,7 +170,7 @@ def roster(members: tuple[frames.Member, ...], own_rank: int | None) -> list[Lin
     width = max([len("rank"), *(len(str(member.rank)) for member in members)])
     rows = [f"  {'rank':>{width}}  name"]
     rows += [
-        f"{'*' if member.rank == own_rank else ' '} {member.rank:>{width}}  {member.name}"
+        f"{'*' if member.rank == own_rank else ' '} {member.rank:>{width}}  {visible(member.name)}"
         for member in members
     ]
     return [Line("roster", row) for row in rows]
