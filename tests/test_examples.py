@@ -1,0 +1,251 @@
+"""The programs of examples/, with the real server, as docs/ tells people to run them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.support import BOUND, ROOT, RawClient, Server, read_line
+
+TAKEOVER = 1.0  # seconds that the heir may take to work; issue 4
+
+
+class Program:
+    """A program that the test reads from, and types to."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.kill()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        line = read_line(self.process.stdout)
+        assert line.endswith(b"\n"), f"it wrote {line!r}"
+        return line[:-1].decode()
+
+    def until(self, *prefixes: str) -> list[str]:
+        """Return the lines up to the first that starts with one of ``prefixes``."""
+        deadline = time.monotonic() + BOUND
+        lines = [self.line()]
+        while not lines[-1].startswith(prefixes):
+            assert time.monotonic() < deadline, f"no {prefixes} in {lines}"
+            lines.append(self.line())
+        return lines
+
+    def type(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+
+    def end(self) -> tuple[int, list[str], str]:
+        """Wait for its end; return the exit code, the rest of the output, and what went to stderr."""
+        out, err = self.process.communicate(timeout=BOUND)
+        return self.process.returncode, out.decode().splitlines(), err.decode()
+
+    def kill(self) -> None:
+        """``kill -9`` it; again does no harm."""
+        self.process.kill()
+        self.process.communicate()
+
+    def stop(self) -> None:
+        """Let it sleep as of now."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Program]]:
+    """Return a function that starts a program; what still runs at the end is killed."""
+    with ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(Program(*arguments))
+
+
+# --- the hot standby --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_by(start: Callable[..., Program], tmp_path: Path) -> Callable[[str, str], Program]:
+    """Return a function that starts a copy that writes to ``tmp_path / "work"``, and waits until it is in."""
+
+    def begin(where: str, name: str) -> Program:
+        arguments = (tmp_path / "work", "--server", where, "--name", name, "--every", "0.02")
+        copy = start("examples/hot_standby.py", *arguments)
+        assert copy.line().startswith(f"{name}: rank ")
+        return copy
+
+    return begin
+
+
+def generations(work: Path) -> list[tuple[int, str]]:
+    """Return the fences in the file with who used them; check that each was used once, by one, in order."""
+    lines = [line.split() for line in work.read_text().splitlines()]
+    assert [int(number) for _, number, _ in lines] == list(range(1, len(lines) + 1))  # none lost, none twice
+    found = [key for key, _ in groupby((int(fence), name) for fence, _, name in lines)]
+    fences = [fence for fence, _ in found]
+    assert fences == sorted(set(fences)), fences
+    return found
+
+
+def test_each_killed_leader_is_followed_by_the_next_within_a_second(
+    server: Server, stand_by: Callable[[str, str], Program], tmp_path: Path
+) -> None:
+    names = [f"copy-{number}" for number in range(7)]
+    copies = [stand_by(server.where, name) for name in names]
+    copies[0].until("worked: 1 3")
+    took = []
+    for leader, heir in pairwise(copies):
+        began = time.monotonic()
+        leader.kill()
+        heir.until("worked: ")
+        took.append(time.monotonic() - began)
+    print(f"takeovers: median {statistics.median(took) * 1e3:.1f} ms, most {max(took) * 1e3:.1f} ms")
+    assert max(took) < TAKEOVER, took
+    copies[-1].kill()
+    # The number of the log frame that made it lead: seven joined, and then one left for each.
+    assert generations(tmp_path / "work") == list(zip([1, *range(8, 14)], names, strict=True))
+
+
+def test_a_leader_that_slept_through_its_eviction_writes_nothing_under_its_old_fence(
+    serve: Callable[..., Server], stand_by: Callable[[str, str], Program], tmp_path: Path
+) -> None:
+    server = serve(8, "--heartbeat", "0.2")
+    sleeper, heir = stand_by(server.where, "sleeper"), stand_by(server.where, "heir")
+    sleeper.until("worked: 1 3")
+    sleeper.stop()
+    heir.until("worked: 3 ")
+    sleeper.go_on()
+    slept = sleeper.until("sleeper: rank ")  # it has joined again
+    assert slept[-1] == "sleeper: rank 1, standing by"
+    heir.kill()
+    sleeper.until("worked: 5 ")  # 4 was its JOIN, 5 the heir's LEFT
+    sleeper.kill()
+    assert generations(tmp_path / "work") == [(1, "sleeper"), (3, "heir"), (5, "sleeper")]
+
+
+class Relay:
+    """Between one client and the server: when it is cut, the server sees an end, and the client nothing."""
+
+    def __init__(self, server: Server) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_connection((server.host, server.port))
+        self._threads = [threading.Thread(target=self._forward, daemon=True)]
+        self._threads[0].start()
+        self.where = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.cut()
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(BOUND)
+        self._client.close()
+        self._server.close()
+
+    def cut(self) -> None:
+        with suppress(OSError):  # again does no harm
+            self._server.shutdown(socket.SHUT_RDWR)
+
+    def _forward(self) -> None:
+        self._client, _ = self._listener.accept()
+        down = threading.Thread(target=self._pump, args=(self._server, self._client), daemon=True)
+        self._threads.append(down)
+        down.start()
+        self._pump(self._client, self._server)
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):  # cut
+            while data := source.recv(65_536):
+                sink.sendall(data)
+
+
+def test_a_leader_that_is_cut_off_is_fenced_by_the_file(
+    server: Server, stand_by: Callable[[str, str], Program], tmp_path: Path
+) -> None:
+    with Relay(server) as relay:
+        leader = stand_by(relay.where, "cut-off")
+        heir = stand_by(server.where, "heir")
+        leader.until("worked: 1 3")
+        relay.cut()
+        assert leader.until("fenced: ")[-1] == "fenced: 3 is in the file, 1 is ours"
+        code, rest, error = leader.end()  # the server does not say that it is still there
+        assert (code, rest) == (1, [])
+        assert "a function of on_lead failed" in error
+        heir.until("worked: 3 ")
+        heir.kill()
+    assert generations(tmp_path / "work") == [(1, "cut-off"), (3, "heir")]
+
+
+def test_a_leader_that_is_cut_off_before_it_begins_does_not_begin(
+    server: Server, stand_by: Callable[[str, str], Program], tmp_path: Path
+) -> None:
+    with Relay(server) as relay, (tmp_path / "work").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        leader = stand_by(relay.where, "cut-off")
+        heir = stand_by(server.where, "heir")
+        relay.cut()
+        heir.until("heir: rank 0")
+        fcntl.flock(file, fcntl.LOCK_UN)  # now either may be the first to lock it
+        code, rest, _ = leader.end()
+        assert (code, rest) == (1, [])
+        heir.until("worked: 3 ")
+        heir.kill()
+    assert generations(tmp_path / "work") == [(3, "heir")]
+
+
+def test_after_a_restart_of_the_server_all_are_back_and_exactly_one_works(
+    serve: Callable[..., Server], stand_by: Callable[[str, str], Program], tmp_path: Path
+) -> None:
+    before = serve(8)
+    names = ["one", "two", "three"]
+    copies = [stand_by(before.where, name) for name in names]
+    copies[0].until("worked: ")
+    copies[0].kill()
+    copies[1].until("worked: ")
+    before.kill()
+    for name, copy in zip(names[1:], copies[1:], strict=True):
+        copy.until(f"{name}: disconnected")
+    after = serve(8, "--port", str(before.port))
+    back = {name: copy.until(f"{name}: rank")[-1] for name, copy in zip(names[1:], copies[1:], strict=True)}
+    assert sorted(line.partition(": ")[2] for line in back.values()) == [
+        "rank 0, leading",
+        "rank 1, standing by",
+    ]
+    leads = next(name for name, line in back.items() if line.endswith("leading"))
+    copies[names.index(leads)].until("worked: 5 ")
+    with RawClient(after.address) as watcher:
+        watcher.hello("watcher")
+        assert watcher.roster()[0] == leads
+    for copy in copies[1:]:
+        copy.kill()
+    # Three joined, one left: 4. The new server's log begins with 1 again, so the next fence is one more.
+    assert generations(tmp_path / "work") == [(1, "one"), (4, "two"), (5, leads)]
