@@ -34,7 +34,6 @@ from client.events import (
     Event,
     Execute,
     Finished,
-    Lost,
     Outcome,
     RankChanged,
     Rejected,
@@ -49,10 +48,10 @@ from client.session import State
 from client.stream import Events
 from client.worker import Executor, Worker
 from rankserver import frames, protocol
-from rankserver.exceptions import ConnectError, DisconnectedError, LocalProtocolError
+from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
-FIRST_DELAY: Final = 0.5  # seconds before the second try to connect; it doubles with each further one
+FIRST_DELAY: Final = 0.5  # seconds, at most, before we connect again; it doubles with each further try
 LONGEST_DELAY: Final = 30.0  # seconds
 FINAL: Final = (protocol.PROTO, "auth")  # codes of BYE that another try would only meet again
 CLOSED: Final = "the client is closed"
@@ -83,8 +82,10 @@ def connect(
         jobs: how many commands are executed at once; they are begun in the order of the log.
 
     Raises:
-        ConfigError: ``address`` is none.
+        ConfigError: ``address`` is none, or ``jobs`` is not positive.
     """
+    if jobs < 1:
+        raise ConfigError(f"jobs is {jobs}, and has to be at least 1")
     if address is None:
         address = os.environ.get("RANKSERVER") or DEFAULT_ADDRESS
     return Client(parse_address(address), name=name, reconnect=reconnect, executor=executor, jobs=jobs)
@@ -117,6 +118,7 @@ class Client:
         self._is_over = False  # there will be none any more
         self._has_left = False  # because we want it so
         self._running: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._worker: Worker | None = None
         self._submitted: deque[Ask | asyncio.Future[int]] = deque()  # not in the log yet, oldest first
         self._asks: dict[int, Ask] = {}  # in the log and open, by seq
@@ -130,7 +132,8 @@ class Client:
     def is_connected(self) -> bool:
         """Whether we have joined and the connection, as far as we know, holds."""
         connection = self._connection
-        return connection is not None and connection.session.state is State.JOINED
+        is_joined = connection is not None and connection.session.state is State.JOINED
+        return is_joined and not self._is_over
 
     @property
     def name(self) -> str:
@@ -191,8 +194,12 @@ class Client:
             DisconnectedError: there is no connection.
         """
         connection = self._joined()
-        connection.session.ask(text)
         ask = Ask(text, self._expire, timeout)
+        try:
+            connection.session.ask(text)
+        except LocalProtocolError as error:
+            ask.end(error)
+            raise
         self._submitted.append(ask)
         connection.wake()
         return ask
@@ -232,7 +239,7 @@ class Client:
         self._executor = executor
         if self._worker is not None:
             self._worker.executor = executor
-        elif self._connection is not None:
+        elif self.is_connected:
             self._start_worker()
 
     def on_lead(self, function: L) -> L:
@@ -258,7 +265,7 @@ class Client:
         """
         events = Events()
         if self._is_over:
-            events.end(None if self._has_left else self._end)
+            events.end(None if self._has_left else self._ended())
         elif self.is_connected:
             session = self._joined().session
             events.put(Connected(session.name, session.rank, session.clients, session.seq))
@@ -273,10 +280,16 @@ class Client:
         Raises:
             LocalProtocolError: the protocol does not allow the name.
             ConnectError: nobody there, or no answer in time.
-            DisconnectedError: the server refused us, or it is no rankserver.
+            DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
         """
+        if self._is_over:
+            raise self._ended()
+        self._running = asyncio.create_task(self._connect())  # so that ``close`` can end it
         try:
-            await self._connect()
+            await asyncio.wait({self._running})
+            if self._has_left:
+                raise self._ended()  # noqa: TRY301
+            self._running.result()
         except BaseException:
             await self.close()
             raise
@@ -287,15 +300,27 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Leave: the server gets all that was sent before; what we execute is ended. Again does no harm."""
+        """Leave: the server gets all that was sent before; what we execute is ended. Again does no harm.
+
+        To cancel it is to wait no longer. What is ended by it, and calls it itself, does not wait either.
+        """
         self._finish(DisconnectedError("", CLOSED), is_wanted=True)
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        is_executing = self._worker is not None and self._worker.is_inside()
+        if not is_executing and not self._lead.is_inside():
+            await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await _cancelled(self._running)
-        await self._stop_working()
-        if self._executor is not None:
-            await self._executor.close()
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await connection.close()
+        try:
+            await self._stop_calling()
+            if self._executor is not None:
+                await self._executor.close()
+        finally:
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None
 
     async def _run(self) -> None:
         """Receive until the end, over as many connections as it takes."""
@@ -304,6 +329,7 @@ class Client:
                 await self._receive(self._connection)
                 await self._disconnected(self._connection)
                 if not self._is_over:
+                    await self._pause("", FIRST_DELAY)
                     await self._connect()
         except DisconnectedError as error:
             self._finish(error)
@@ -320,15 +346,16 @@ class Client:
     async def _disconnected(self, connection: Connection) -> None:
         """Clean up behind a connection that ended."""
         self._connection = None
-        self._lead.end()
         self._fail_open()
-        await self._stop_working()
-        await connection.close()
+        try:
+            await self._stop_calling()
+        finally:
+            await connection.close()
 
     def _fail_open(self) -> None:
         """Nobody will hear any more what became of what is open."""
         for waiting in (*self._submitted, *self._asks.values(), *self._whos):
-            _fail(waiting, self._end)
+            _fail(waiting, self._ended())
         self._submitted.clear()
         self._asks.clear()
         self._whos.clear()
@@ -346,6 +373,8 @@ class Client:
                     raise
                 await self._pause(str(error), delay)
             delay = min(2 * delay, LONGEST_DELAY)
+        if self._is_over:  # closed: before Python 3.12 ``wait_for`` prefers a result to being cancelled
+            return
         self._start_worker()
         for event in self._connection.happened:
             self._handle(event)
@@ -366,7 +395,7 @@ class Client:
         self._lead.end()
         self._fail_open()
         for events in self._read():
-            events.end(None if is_wanted else end)
+            events.end(None if is_wanted else self._ended())
 
     # --- events ---
 
@@ -391,16 +420,19 @@ class Client:
                 if event.seq in self._asks:
                     self._asks[event.seq].add(event)
             case AskDone():
-                if event.seq in self._asks:
-                    self._asks.pop(event.seq).end(event)
+                self._done(event)
             case Sent():
                 self._sent(event)
             case Rejected(code, text, str()):
                 _fail(self._submitted.popleft(), LocalProtocolError(code, text))
-            case Lost():
-                _fail(self._submitted.popleft(), DisconnectedError("", CONNECTION_LOST))
             case RosterReceived(members):
                 _resolve(self._whos.popleft(), members)
+
+    def _done(self, event: AskDone) -> None:
+        """End an ask, unless it is only the end of the connection that ended it: that is to fail it soon."""
+        is_cut_off = self._connection is not None and event.seq in self._connection.session.cut_off
+        if event.seq in self._asks and not is_cut_off:
+            self._asks.pop(event.seq).end(event)
 
     def _over(self, event: Disconnected, end: DisconnectedError) -> None:
         if self._reconnect and end.code not in FINAL:
@@ -434,7 +466,7 @@ class Client:
         """The time for answers to ``ask`` is over."""
         if ask.seq is None:
             ask.end(TimeoutError(f"the server did not log in time: {ask.text}"))
-        elif self._connection is not None:
+        elif self._connection is not None and self._asks.get(ask.seq) is ask:
             for event in self._connection.session.expire(ask.seq):
                 self._handle(event)
 
@@ -455,7 +487,7 @@ class Client:
             return
         try:
             session.result(command.seq, outcome)
-        except (LocalProtocolError, TypeError, ValueError) as error:  # not what JSON or the protocol can say
+        except LocalProtocolError as error:
             session.result(command.seq, Outcome("fail", {"reason": protocol.shown(f"bad outcome: {error}")}))
         self._connection.wake()
 
@@ -463,11 +495,13 @@ class Client:
         if self._executor is not None:
             self._worker = Worker(self._executor, self._jobs, self._report)
 
-    async def _stop_working(self) -> None:
-        """End what is being executed."""
+    async def _stop_calling(self) -> None:
+        """End what leads and what is being executed, and wait until that is so."""
+        self._lead.end()
         if self._worker is not None:
-            worker, self._worker = self._worker, None
-            await worker.close()
+            await self._worker.close()
+            self._worker = None
+        await self._lead.close()
 
     def _report(self, step: Started | Finished) -> None:
         if isinstance(step, Finished):
@@ -488,10 +522,13 @@ class Client:
         """
         connection = self._connection
         if connection is None or self._is_over:
-            raise DisconnectedError(self._end.code, self._end.text)
+            raise self._ended()
         if connection.session.state is not State.JOINED:  # and what it said last is yet to be handled
             raise DisconnectedError("", CONNECTION_LOST)
         return connection
+
+    def _ended(self) -> DisconnectedError:
+        return DisconnectedError(self._end.code, self._end.text)
 
 
 def _resolve(waiting: asyncio.Future[T], value: T) -> None:

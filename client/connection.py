@@ -72,12 +72,17 @@ class Connection:
         self._sock = sock
         self._wake = asyncio.Event()  # there is something to send
         self._wake.set()
-        self._room = asyncio.Event()  # something was sent
+        self._room = asyncio.Event()  # something was sent, or nothing will be any more
+        self._has_ended = False  # the server has closed it, or we have
         self._writer = asyncio.create_task(self._write())
 
     async def receive(self) -> list[Event]:
-        """Wait for bytes, or for the end of the stream, and return what they mean. Cancelling is safe."""
+        """Wait for bytes, or for the end of the stream, and return what they mean.
+
+        To cancel it can lose what has just arrived: only whoever closes may do that.
+        """
         happened = await _receive(self._sock, self.session)
+        self._has_ended = bool(happened) and isinstance(happened[-1], Disconnected)
         self.wake()
         return happened
 
@@ -97,29 +102,33 @@ class Connection:
 
         It takes at most ``LEAVE_TIMEOUT``; a server that has not taken all by then loses the rest.
         """
-        is_open = self.session.state is not State.OVER
+        has_ended, self._has_ended = self._has_ended, True
         self.session.leave()
         self._wake.set()
         try:
-            if is_open:
+            if not has_ended:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._part(), LEAVE_TIMEOUT)
         finally:
             self._writer.cancel()
-            await asyncio.wait({self._writer})  # or it would let go of the descriptor after it is closed
-            self._sock.close()
+            try:
+                await asyncio.wait({self._writer})  # or it would let go of the descriptor after it is closed
+            finally:
+                self._sock.close()
 
     async def _write(self) -> None:
         """Send what the session wants sent, until it is over. If that fails, the reader notices the end."""
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):
-            while self.session.state is not State.OVER or self.session.unsent:
-                await self._wake.wait()
-                self._wake.clear()
-                while data := self.session.data_to_send():
-                    self._room.set()
-                    await loop.sock_sendall(self._sock, data)
-        self._room.set()
+        try:
+            with contextlib.suppress(OSError):
+                while self.session.state is not State.OVER or self.session.unsent:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    while data := self.session.data_to_send():
+                        self._room.set()
+                        await loop.sock_sendall(self._sock, data)
+        finally:
+            self._room.set()
 
     async def _part(self) -> None:
         """Send the rest and read to the end, both at once, as the server may not take more before we do.
@@ -181,7 +190,7 @@ async def _open(where: Address) -> socket.socket:
             with contextlib.suppress(OSError):
                 return await _connect_socket(family, socket_address)
         return await _connect_socket(found[-1][0], found[-1][4])
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS cannot have
+    except (OSError, ValueError) as error:  # ValueError: a name or a path that the system cannot have
         raise ConnectError(f"cannot connect to {where}: {_reason(error)}") from error
 
 
@@ -198,7 +207,7 @@ async def _connect_socket(family: socket.AddressFamily, address: Any) -> socket.
     return sock
 
 
-def _reason(error: OSError | UnicodeError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     """Return the system's words for the error: asyncio puts its own in their place."""
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
@@ -212,7 +221,7 @@ async def _receive(sock: socket.socket, session: Session) -> list[Event]:
 
 
 async def _read(sock: socket.socket) -> bytes:
-    """Return what arrives next, nothing at the end of the stream. To cancel it loses nothing."""
+    """Return what arrives next, nothing at the end of the stream."""
     await asyncio.sleep(0)  # others want their turn: sock_recv does not wait if there is something to read
     try:
         return await asyncio.get_running_loop().sock_recv(sock, READ_SIZE)

@@ -19,6 +19,7 @@ class Lead:
         self._failed = failed
         self._functions: list[Callable[[int], object]] = []
         self._tasks: set[asyncio.Task[object]] = set()  # their calls that run
+        self._ending: set[asyncio.Task[object]] = set()  # and those that run although we lead no more
         self._seq: int | None = None  # the frame that made us lead; None while we do not
 
     def add(self, function: Callable[[int], object]) -> None:
@@ -37,9 +38,21 @@ class Lead:
     def end(self) -> None:
         """Note that we are not rank 0 any more: what can be cancelled is."""
         self._seq = None
-        current = asyncio.current_task()  # a leader may close the client itself
-        for task in self._tasks - {current}:
+        ending = self._tasks - {asyncio.current_task()}  # a leader may close the client itself
+        self._tasks = set()
+        self._ending |= ending
+        for task in ending:
             task.cancel()
+
+    async def close(self) -> None:
+        """End what can be cancelled, and wait until that is so: two terms must not overlap."""
+        self.end()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def is_inside(self) -> bool:
+        """Tell whether it is a function on its way to the end that asks: it must not wait for ``close``."""
+        return asyncio.current_task() in self._ending
 
     def _call(self, function: Callable[[int], object], seq: int) -> None:
         task = asyncio.create_task(call(function, seq))
@@ -47,9 +60,12 @@ class Lead:
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[object]) -> None:
+        is_leading = task in self._tasks
         self._tasks.discard(task)
+        self._ending.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             context = {"message": "a function of on_lead failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
-            self._failed(error)
+            if is_leading:  # what fails while it ends holds up nobody
+                self._failed(error)

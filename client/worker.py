@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from client.events import Execute, Finished, Outcome, Started
+
+LONGEST_REASON: Final = 1_000  # characters of an exception's text; the answer has to fit in a line
 
 
 class Executor(Protocol):
@@ -33,6 +35,7 @@ class Worker:
     def __init__(self, executor: Executor, jobs: int, report: Callable[[Started | Finished], None]) -> None:
         self.executor = executor
         self._report = report
+        self._is_closing = False
         self._queue: asyncio.Queue[Execute] = asyncio.Queue()
         self._tasks = [asyncio.create_task(self._work()) for _ in range(jobs)]
 
@@ -41,19 +44,40 @@ class Worker:
         self._queue.put_nowait(command)
 
     async def close(self) -> None:
-        """End what is being executed, and wait until that is so. What waits is forgotten."""
-        for task in self._tasks:
-            task.cancel()
+        """End what is being executed, and wait until that is so. What waits is forgotten.
+
+        Again, or after it was cancelled, it waits only: what cleans up is not to be disturbed.
+        """
+        if not self._is_closing:
+            self._is_closing = True
+            for task in self._tasks:
+                task.cancel()
         await asyncio.wait(self._tasks)
 
+    def is_inside(self) -> bool:
+        """Tell whether it is the executor that asks: it must not wait for ``close``."""
+        return asyncio.current_task() in self._tasks
+
     async def _work(self) -> None:
-        while True:
+        while not self._is_closing:  # an executor may have swallowed the cancellation
             command = await self._queue.get()
             self._report(Started(command))
             self._report(Finished(command, await self._execute(command)))
 
     async def _execute(self, command: Execute) -> Outcome:
         try:
-            return await self.executor.execute(command)
+            outcome: object = await self.executor.execute(command)
+        except asyncio.CancelledError as error:
+            if self._is_closing:
+                raise
+            return _failed(error)  # that of something that the executor waited for
         except Exception as error:  # noqa: BLE001 - whoever asked is told
-            return Outcome("fail", {"reason": f"{type(error).__name__}: {error}".rstrip(": ")})
+            return _failed(error)
+        if isinstance(outcome, Outcome):
+            return outcome
+        return _failed(TypeError(f"the executor returned {outcome!r}, which is no Outcome"))
+
+
+def _failed(error: BaseException) -> Outcome:
+    text = " ".join(f"{type(error).__name__}: {error}".splitlines())
+    return Outcome("fail", {"reason": text[:LONGEST_REASON].rstrip(": ")})
