@@ -66,10 +66,9 @@ async def work(client: Client, path: Path, seq: int, every: float) -> None:
         async with locked(path) as file:
             last, number = last_line(file)
             if not fence:
-                await still_leads(
-                    client
-                )  # nobody can have taken over since: who does so needs the lock first
-                fence = max(seq, last + 1)  # a server that was restarted counts from 1 again
+                # Asked with the lock in our hands: whoever leads after us needs it before they can write.
+                await still_leads(client)
+                fence = max(seq, last + 1)  # a restarted server counts from 1 again
             if last > fence:
                 break
             file.write(f"{fence} {number + 1} {client.name}\n".encode())

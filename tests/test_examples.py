@@ -249,3 +249,128 @@ def test_after_a_restart_of_the_server_all_are_back_and_exactly_one_works(
         copy.kill()
     # Three joined, one left: 4. The new server's log begins with 1 again, so the next fence is one more.
     assert generations(tmp_path / "work") == [(1, "one"), (4, "two"), (5, leads)]
+
+
+# --- the fleet --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agent(start: Callable[..., Program], server: Server, tmp_path: Path) -> Callable[..., Program]:
+    """Return a function that starts an agent which works in a directory of its own name, and has joined."""
+
+    def begin(name: str, allow: str | None = None) -> Program:
+        (tmp_path / name).mkdir(exist_ok=True)
+        allow_file: str | Path = "examples/fleet.allow"
+        if allow is not None:
+            allow_file = tmp_path / f"{name}.allow"
+            allow_file.write_text(allow)
+        arguments = ("--exec", "program", "--allow", allow_file, "--workdir", tmp_path / name)
+        started = start("-m", "client", server.where, "--name", name, *arguments, "--reconnect", "--stay")
+        assert started.process.stdin is not None
+        started.process.stdin.close()
+        started.process.stdin = None
+        assert started.line().startswith(f"connected to {server.where} as {name}: rank ")
+        return started
+
+    return begin
+
+
+@pytest.fixture
+def operate(start: Callable[..., Program], server: Server) -> Callable[..., Program]:
+    """Return a function that starts the operator, and waits until it has joined."""
+
+    def begin(agents: int, *arguments: str) -> Program:
+        operator = start("examples/fleet.py", "--server", server.where, str(agents), *arguments)
+        assert operator.line() == f"waiting for {agents} agents"
+        return operator
+
+    return begin
+
+
+def test_a_fleet_is_gathered_from_once_all_are_there(
+    operate: Callable[..., Program], agent: Callable[..., Program]
+) -> None:
+    operator = operate(3)
+    agents = [agent(f"web-{number}") for number in (1, 2, 3)]
+    code, lines, error = operator.end()
+    assert (code, lines[0], error) == (0, "uname -a: asking 3", "")
+    assert sorted(lines[1:4]) == ["  web-1: ok", "  web-2: ok", "  web-3: ok"]
+    uname = subprocess.check_output(["uname", "-a"], text=True)  # noqa: S607 - that of PATH, as the agents'
+    assert lines[4:] == [
+        "3 ok: web-1 web-2 web-3",
+        f"    {uname.rstrip()}",
+        "3 asked: 3 ok, 0 failed, 0 refused, 0 denied, 0 timeout, 0 gone",
+    ]
+    assert agents[0].until("executed #")[-1].endswith(": uname -a")
+
+
+def test_who_denies_fails_or_dies_is_accounted_for(
+    operate: Callable[..., Program], agent: Callable[..., Program], tmp_path: Path
+) -> None:
+    operator = operate(5, "cat role")
+    for name in ("web-1", "web-2"):
+        agent(name, "cat role")
+        (tmp_path / name / "role").write_text("a web server\n\x1b[2J")
+    agent("denies", "cat roles")
+    dies = agent("dies", "cat role")
+    os.mkfifo(tmp_path / "dies" / "role")  # nobody writes to it: it takes for ever
+    agent("fails", "cat role")  # and has no such file
+    assert dies.until("executing ")[-1].endswith(" from rank 0: cat role")
+    dies.kill()
+    code, lines, error = operator.end()
+    assert (code, error) == (6, "")
+    assert sorted(lines[1:6]) == [
+        "  denies: denied (not allowed here: cat role)",
+        "  dies: gone",
+        "  fails: fail with exit code 1",
+        "  web-1: ok",
+        "  web-2: ok",
+    ]
+    assert lines[6:] == [
+        "2 ok: web-1 web-2",
+        "    a web server",
+        "    ?[2J",
+        "1 denied (not allowed here: cat role): denies",
+        "1 gone: dies",
+        "1 fail with exit code 1: fails",
+        "    cat: role: No such file or directory",
+        "5 asked: 2 ok, 1 failed, 0 refused, 1 denied, 0 timeout, 1 gone",
+    ]
+
+
+def test_who_takes_too_long_is_not_waited_for(
+    operate: Callable[..., Program], agent: Callable[..., Program], tmp_path: Path
+) -> None:
+    operator = operate(1, "cat role", "--timeout", "0.1")
+    agent("slow", "cat role")
+    os.mkfifo(tmp_path / "slow" / "role")
+    code, lines, _ = operator.end()
+    assert code == 6
+    assert lines[-1] == "1 asked: 0 ok, 0 failed, 0 refused, 0 denied, 1 timeout, 0 gone"
+
+
+def test_an_operator_that_comes_last_is_told_to_come_first(
+    start: Callable[..., Program], server: Server, agent: Callable[..., Program]
+) -> None:
+    agent("web-1")
+    code, lines, error = start("examples/fleet.py", "--server", server.where, "1").end()
+    assert (code, lines) == (1, [])
+    assert error == "operator: 1 clients rank higher and would refuse: be the first to join\n"
+
+
+def test_one_shot_gathers_from_a_fleet_that_joins_after_it(
+    start: Callable[..., Program], server: Server, agent: Callable[..., Program]
+) -> None:
+    operator = start(
+        "-m", "client", server.where, "--name", "operator", "-c", "uname -a", "--wait-for", "3", "-b"
+    )
+    assert operator.process.stderr is not None
+    assert read_line(operator.process.stderr).endswith(b"as operator: rank 0 of 1\n")
+    for name in ("web-1", "web-2"):
+        agent(name)
+    agent("careful", "uptime")
+    code, lines, _ = operator.end()
+    assert code == 6
+    assert sum("(2) web-[1-2]" in line for line in lines) == 1  # the same, so once
+    assert sum("(1) careful: denied (not allowed here: uname -a)" in line for line in lines) == 1
+    assert lines[-1].endswith(": executed by 2 of 3, denied by 1")

@@ -1,0 +1,89 @@
+"""Gather what a command says on each machine of a fleet, and account for those that it does not run on.
+
+First the operator, as who comes first ranks highest, and then on each machine an agent:
+
+    python examples/fleet.py 3 'uname -a'
+    python -m client --name web-1 --exec program --allow examples/fleet.allow --reconnect --stay </dev/null
+
+The operator waits for three agents and prints each answer as it comes, and at the end who said the same, and
+who did not run it, and why. Exit code: 0 all ran it; 1 no connection, or lost; 5 nobody may; 6 not all did.
+docs/fleet.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections import defaultdict
+
+from client import Answer, Ask, Client, RankserverError, connect
+
+
+async def enough(client: Client, agents: int) -> None:
+    """Wait until so many others are there."""
+    async for _ in client:
+        if client.clients > agents:
+            return
+
+
+def printable(text: str) -> str:
+    """Return text that a machine sent without what could steer our terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text.expandtabs())
+
+
+def outcome(answer: Answer) -> str:
+    """Say in a line what became of the command at one machine."""
+    code = f" with exit code {answer.code}" if answer.code else ""
+    reason = f" ({printable(answer.reason)})" if answer.reason else ""
+    return f"{answer.status}{code}{reason}"
+
+
+def report(ask: Ask) -> None:
+    """Print who said the same, the most common first, and how many there are of each outcome."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for answer in ask.by_rank.values():
+        groups[outcome(answer), answer.out].append(answer.name or f"rank {answer.rank}")
+    for (said, out), names in sorted(groups.items(), key=lambda group: -len(group[1])):
+        print(f"{len(names)} {said}: {' '.join(names)}")
+        for line in out.splitlines():
+            print(f"    {printable(line)}")
+    counts = ", ".join(f"{number} {status}" for status, number in ask.counts._asdict().items())
+    print(f"{len(ask)} asked: {counts}", flush=True)
+
+
+async def gather(address: str, agents: int, commands: list[str], timeout: float) -> int:
+    """Ask all agents each command; return the exit code."""
+    worst = 0
+    async with connect(address, name="operator") as client:
+        if client.rank:
+            raise RankserverError(f"{client.rank} clients rank higher and would refuse: be the first to join")
+        print(f"waiting for {agents} agents", flush=True)
+        await enough(client, agents)
+        for command in commands:
+            print(f"{command}: asking {client.clients - 1}", flush=True)
+            ask = client.ask(command, timeout=timeout)
+            async for answer in ask:
+                print(f"  {answer.name or answer.rank}: {outcome(answer)}", flush=True)
+            report(ask)
+            worst = max(worst, 5 if ask.nobody else 0 if ask.ok else 6)
+    return worst
+
+
+def main() -> int:
+    """Gather, and say why if that is not possible."""
+    parser = argparse.ArgumentParser(description="Gather what commands say on each machine of a fleet.")
+    parser.add_argument("agents", type=int, help="how many must be there before we ask")
+    parser.add_argument("commands", nargs="*", default=["uname -a"])
+    parser.add_argument("--server", default="127.0.0.1:5050", metavar="HOST:PORT")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="for all answers to each")
+    options = parser.parse_intermixed_args()
+    try:
+        return asyncio.run(gather(options.server, options.agents, options.commands, options.timeout))
+    except RankserverError as error:
+        print(f"operator: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
