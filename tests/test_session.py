@@ -1,20 +1,19 @@
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.events import (
-    Answered,
-    AskDone,
     ClientsChanged,
     Connected,
     Disconnected,
-    Event,
     Execute,
+    Outcome,
     RankChanged,
     Refused,
     Rejected,
@@ -24,26 +23,7 @@ from client.events import (
 from client.session import Session, State
 from rankserver import frames, protocol
 from rankserver.exceptions import LocalProtocolError
-
-BANNER = protocol.info(frames.Info(1, "rankserver/1.0.0", 1_000, auth=False, capacity=8))
-OUTCOMES = ("ok", "refused", "fail", "denied", "timeout", "gone")
-
-
-def welcome(rank: int, clients: int, seq: int = 0) -> bytes:
-    return protocol.welcome(frames.Welcome(rank, clients, seq, "me", "s", 30))
-
-
-def joined(rank: int, clients: int, seq: int = 0) -> Session:
-    session = Session()
-    session.hello(name="me")
-    session.receive_data(BANNER + welcome(rank, clients, seq))
-    session.data_to_send()
-    return session
-
-
-def bytewise(session: Session, data: bytes) -> list[Event]:
-    return [event for byte in data for event in session.receive_data(bytes([byte]))]
-
+from tests.scripted import SHORT_BANNER, bytewise, joined, welcome
 
 # --- joining ---
 
@@ -54,15 +34,15 @@ def test_hello_is_sent_and_welcome_answers_it() -> None:
     session.hello(name="me")
     assert session.data_to_send() == b'HELLO {"proto":1,"name":"me"}\n'
     assert session.data_to_send() == b""
-    assert session.receive_data(BANNER) == []
+    assert session.receive_data(SHORT_BANNER) == []
     assert (session.state, session.max_line) == (State.JOINING, 1_000)
-    assert session.receive_data(welcome(2, 3, seq=9)) == [Connected("me", 2, 3)]
+    assert session.receive_data(welcome(2, 3, seq=9)) == [Connected("me", 2, 3, 9)]
     assert (session.state, session.name, session.rank, session.clients) == (State.JOINED, "me", 2, 3)
     assert session.seq == 9
 
 
 @pytest.mark.parametrize(
-    "data", [b"BYE full all 8 places are taken\n", BANNER + b"BYE full all 8 places are taken\n"]
+    "data", [b"BYE full all 8 places are taken\n", SHORT_BANNER + b"BYE full all 8 places are taken\n"]
 )
 def test_a_server_may_refuse_us(data: bytes) -> None:
     session = Session()
@@ -92,7 +72,7 @@ def test_an_endless_line_is_no_reason_to_use_all_memory() -> None:
 
 
 def test_another_protocol_version_is_told() -> None:
-    banner = BANNER.replace(b'"proto":1', b'"proto":2')
+    banner = SHORT_BANNER.replace(b'"proto":1', b'"proto":2')
     assert Session().receive_data(banner) == [
         Disconnected("", "the server speaks protocol 2, this client speaks 1")
     ]
@@ -108,7 +88,7 @@ def test_commands_of_higher_ranks_are_executed() -> None:
         Execute(2, 0, "uptime", True, 1, "me"),
     ]
     assert session.data_to_send() == b""
-    session.result(2, "fail", {"code": 3})
+    session.result(2, Outcome("fail", {"code": 3}))
     assert session.data_to_send() == b'RES 2 fail {"code":3}\n'
 
 
@@ -125,10 +105,10 @@ def test_our_own_command_comes_back_as_sent() -> None:
     session = joined(1, 3)
     session.cmd("df")
     session.ask("uptime")
-    assert session.data_to_send() == b"CMD df\nASK uptime\n"
+    assert session.data_to_send() == b"CMD df\nWHO\nASK uptime\n"
     assert session.receive_data(b"CMD 1 1 df\nASK 2 1 uptime\n") == [
-        Sent(1, "df", wants_answer=False),
-        Sent(2, "uptime", wants_answer=True),
+        Sent(1, "df", wants_answer=False, targets=2),
+        Sent(2, "uptime", wants_answer=True, targets=2),
     ]
 
 
@@ -137,10 +117,10 @@ def test_the_rank_is_that_at_the_place_in_the_log() -> None:
     log = b"CMD 1 1 a\nLEFT 2 0\nCMD 3 0 b\nLEFT 4 0\nJOIN 5 1\nCMD 6 1 c\n"
     assert session.receive_data(log) == [
         Execute(1, 1, "a", False, 2, "me"),
-        RankChanged(1, 2),
+        RankChanged(1, 2, 2),
         Execute(3, 0, "b", False, 1, "me"),
-        RankChanged(0, 1),
-        ClientsChanged(2),
+        RankChanged(0, 1, 4),
+        ClientsChanged(2, 5),
         Refused(6, 1, "c"),
     ]
     assert (session.rank, session.clients, session.seq) == (0, 2, 6)
@@ -148,11 +128,11 @@ def test_the_rank_is_that_at_the_place_in_the_log() -> None:
 
 def test_newcomers_may_rank_before_us() -> None:
     session = joined(1, 3)
-    assert session.receive_data(b"JOIN 1 0,2,5\n") == [RankChanged(3, 6)]
+    assert session.receive_data(b"JOIN 1 0,2,5\n") == [RankChanged(3, 6, 1)]
 
 
 def test_frames_of_a_later_version_are_ignored() -> None:
-    assert joined(0, 1).receive_data(b"NEWS 1 {}\nPONG\nJOIN 1 1\n") == [ClientsChanged(2)]
+    assert joined(0, 1).receive_data(b"NEWS 1 {}\nPONG\nJOIN 1 1\n") == [ClientsChanged(2, 1)]
 
 
 def test_ping_is_answered() -> None:
@@ -195,7 +175,7 @@ def test_a_server_that_breaks_the_protocol_is_left(data: bytes, words: str) -> N
     ],
 )
 def test_a_server_that_breaks_the_protocol_before_we_joined_is_left(data: bytes, words: str) -> None:
-    assert Session().receive_data(BANNER + data) == [
+    assert Session().receive_data(SHORT_BANNER + data) == [
         Disconnected("", f"the server broke the protocol: {words}")
     ]
 
@@ -204,85 +184,6 @@ def test_what_came_before_the_protocol_was_broken_counts() -> None:
     session = joined(1, 3)
     first, *_ = session.receive_data(b"CMD 1 0 x\nCMD 3 0 y\n")
     assert first == Execute(1, 0, "x", False, 1, "me")
-
-
-# --- asks ---
-
-
-def asked(rank: int, clients: int) -> Session:
-    """Return a session whose ASK number 1 is in the log."""
-    session = joined(rank, clients)
-    session.ask("up")
-    assert session.receive_data(b"ASK 1 %d up\n" % rank)[0] == Sent(1, "up", wants_answer=True)
-    return session
-
-
-def test_an_ask_with_nobody_else_there_is_done_at_once() -> None:
-    session = joined(0, 1)
-    session.ask("up")
-    assert session.receive_data(b"ASK 1 0 up\n") == [
-        Sent(1, "up", wants_answer=True),
-        AskDone(1, "up", 0, 0, 0, 0, 0, 0, 0),
-    ]
-
-
-def test_an_ask_is_done_when_the_last_has_answered_or_left_in_whatever_order() -> None:
-    outcomes = {"a": "refused", "b": "ok", "c": "fail", "d": "gone", "e": "denied"}
-    for order in itertools.permutations(outcomes):
-        session = asked(1, 6)
-        here = ["a", "me", "b", "c", "d", "e"]
-        done: list[Event] = []
-        for member in order:
-            assert done == []
-            rank = here.index(member)
-            if outcomes[member] == "gone":
-                here.remove(member)
-                frame = f"LEFT {session.seq + 1} {rank}\n"
-            else:
-                frame = f"RES 1 {rank} {member} {outcomes[member]}\n"
-            happened = session.receive_data(frame.encode())
-            done = [event for event in happened if isinstance(event, AskDone)]
-        assert done == [
-            AskDone(1, "up", may_execute=4, executed=1, refused=1, failed=1, denied=1, timed_out=0, gone=1)
-        ]
-
-
-def test_an_answer_is_reported_with_its_detail() -> None:
-    session = asked(0, 3)
-    assert session.receive_data(b'RES 1 2 web-2 timeout {"ms":5}\n') == [
-        Answered(1, 2, "web-2", "timeout", '{"ms":5}')
-    ]
-    assert session.receive_data(b"RES 1 1 web-1 ok\n") == [
-        Answered(1, 1, "web-1", "ok", ""),
-        AskDone(1, "up", 2, executed=1, refused=0, failed=0, denied=0, timed_out=1, gone=0),
-    ]
-
-
-def test_newcomers_are_not_waited_for_even_where_somebody_left() -> None:
-    session = asked(0, 3)
-    assert session.receive_data(b"LEFT 2 1\nJOIN 3 1-2\n") == [ClientsChanged(2), ClientsChanged(4)]
-    # Those of ranks 1 and 2 came later; the one of rank 3 was there.
-    assert session.receive_data(b"RES 1 1 x ok\nRES 1 2 y ok\n") == []
-    assert session.receive_data(b"RES 1 3 z ok\n") == [
-        Answered(1, 3, "z", "ok", ""),
-        AskDone(1, "up", 2, executed=1, refused=0, failed=0, denied=0, timed_out=0, gone=1),
-    ]
-
-
-def test_only_the_first_answer_of_each_counts() -> None:
-    session = asked(0, 3)
-    assert len(session.receive_data(b"RES 1 1 a ok\nRES 1 1 a fail\n")) == 1
-    assert session.receive_data(b"RES 7 1 a ok\nRES 1 0 me ok\n") == []
-
-
-def test_one_departure_may_settle_several_asks() -> None:
-    session = joined(0, 2)
-    for text in "abc":
-        session.ask(text)
-    session.receive_data(b"ASK 1 0 a\nASK 2 0 b\nASK 3 0 c\nRES 2 1 x ok\n")
-    first, *rest = session.receive_data(b"LEFT 4 1\n")
-    assert first == ClientsChanged(1)
-    assert [(type(event), event.seq) for event in rest] == [(AskDone, 1), (AskDone, 3)]  # type: ignore[union-attr]
 
 
 # --- what the server rejects, and the roster ---
@@ -294,7 +195,7 @@ def test_a_rejected_command_is_named() -> None:
     session.ask("b")
     assert session.receive_data(b"ERR bad-frame no such luck\nASK 1 0 b\n")[:2] == [
         Rejected("bad-frame", "no such luck", "a"),
-        Sent(1, "b", wants_answer=True),
+        Sent(1, "b", wants_answer=True, targets=0),
     ]
     assert session.receive_data(b"ERR bad-frame what\n") == [Rejected("bad-frame", "what", None)]
 
@@ -309,15 +210,15 @@ def test_a_rejected_answer_is_not_taken_for_a_command() -> None:
 
 
 def test_a_roster_is_reported_when_it_is_complete() -> None:
-    session = joined(0, 1)
-    for _ in range(2):
+    names = [f"web-{i}" for i in range(50)]
+    for receive in (Session.receive_data, bytewise):
+        session = joined(0, 50)
         session.who()
         assert session.data_to_send() == b"WHO\n"
-        first, *rest = list(protocol.roster([f"web-{i}" for i in range(50)], 300))
-        assert session.receive_data(first) == []
-        (received,) = session.receive_data(b"".join(rest))
-        assert isinstance(received, RosterReceived)
-        assert received.members[49] == frames.Member(49, "web-49")
+        first, *rest = list(protocol.roster(names, 300))
+        assert receive(session, first) == []
+        (received,) = receive(session, b"".join(rest))
+        assert received == RosterReceived(tuple(frames.Member(*pair) for pair in enumerate(names)))
 
 
 # --- what may not be sent ---
@@ -342,18 +243,63 @@ def test_a_command_that_may_not_be_sent_has_no_effect(text: str, words: str) -> 
     assert isinstance(session.receive_data(b"CMD 1 0 fine\n")[0], Disconnected)
 
 
-def test_a_result_that_is_too_long_has_no_effect() -> None:
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome("ok", {"reason": "x" * 1_000}), "the result has 1023 bytes, 1000 are allowed"),
+        (Outcome("ok", {"reason": "x" * 1_000, "out": "y"}), "the result has 1049 bytes, 1000 are allowed"),
+        (Outcome("done"), "status 'done' is none of ok, fail, refused, denied, timeout"),
+        (Outcome("ok\nBYE"), r"status 'ok\\nBYE' is none of ok, fail, refused, denied, timeout"),
+        (Outcome("ok", {"ms": float("nan")}), "the detail is no JSON object: bad JSON: 'NaN is not JSON'"),
+        (Outcome("ok", {"out": b"x"}), "the detail is no JSON object: Object of type bytes is not"),
+        (Outcome("ok", ["x"]), "the detail is no JSON object: "),  # type: ignore[arg-type]
+    ],
+)
+def test_a_result_that_the_server_would_reject_has_no_effect(outcome: Outcome, words: str) -> None:
     session = joined(1, 2)
-    with pytest.raises(LocalProtocolError, match="the result has 1020 bytes, 1000 are allowed"):
-        session.result(1, "ok", {"out": "x" * 1_000})
+    with pytest.raises(LocalProtocolError, match=words):
+        session.result(1, outcome)
     assert session.unsent == 0
+
+
+def test_any_mapping_may_be_the_detail_of_a_result() -> None:
+    session = joined(1, 2)
+    session.result(1, Outcome("ok", MappingProxyType({"out": "x"})))
+    assert session.data_to_send() == b'RES 1 ok {"out":"x"}\n'
+
+
+TEXTS = st.text(st.sampled_from('a"\\\n\x1b\x7fé€😀\ud83d\ude00'), min_size=100, max_size=400)
+
+
+@given(TEXTS | st.text(min_size=200, max_size=2_000), st.sampled_from([{}, {"code": 1, "truncated": False}]))
+def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -> None:
+    session = joined(1, 2)
+    session.result(1, Outcome("fail", {**detail, "out": out}))
+    line = session.data_to_send()
+    assert line.isascii()
+    assert len(line) <= 1_000
+    fields = json.loads(line.removeprefix(b"RES 1 fail "))
+    whole = json.loads(json.dumps(out))  # where two surrogates have become one character
+    if len(protocol.result(1, "fail", {**detail, "out": out})) <= 1_000:
+        assert fields == {**detail, "out": whole}
+        return
+    assert fields == {**detail, "out": fields["out"], "truncated": True}
+    longest = len(r"\ud83d\ude00") + len(',"truncated":true')
+    assert len(line) >= 1_000 - longest  # no more than needed is gone
+    kept = fields["out"]
+    assert whole.startswith(kept) or ("\ud800" <= kept[-1] <= "\udbff" and whole.startswith(kept[:-1]))
 
 
 def test_nothing_can_be_sent_before_we_joined_or_after_it_is_over() -> None:
     early, late = Session(), joined(0, 1)
     late.receive_eof()
     for session in (early, late):
-        calls = (lambda s: s.ask("x"), lambda s: s.cmd("x"), Session.who, lambda s: s.result(1, "ok"))
+        calls = (
+            lambda s: s.ask("x"),
+            lambda s: s.cmd("x"),
+            Session.who,
+            lambda s: s.result(1, Outcome("ok")),
+        )
         for call in calls:
             with pytest.raises(LocalProtocolError, match="cannot send: the session is"):
                 call(session)
@@ -373,7 +319,9 @@ def test_bye_ends_the_session_and_what_follows_is_ignored() -> None:
     assert session.receive_eof() == []
 
 
-@pytest.mark.parametrize("before", [b"", BANNER, BANNER + welcome(0, 1), BANNER + welcome(0, 1) + b"JOIN 1"])
+@pytest.mark.parametrize(
+    "before", [b"", SHORT_BANNER, SHORT_BANNER + welcome(0, 1), SHORT_BANNER + welcome(0, 1) + b"JOIN 1"]
+)
 def test_an_end_without_bye_is_a_lost_connection(before: bytes) -> None:
     session = Session()
     session.receive_data(before)
@@ -389,131 +337,3 @@ def test_leaving_sends_bye_last_and_no_event_follows() -> None:
     assert session.data_to_send() == b"ASK x\nBYE\n"
     assert session.receive_data(b"ASK 1 0 x\n") == []
     assert session.receive_eof() == []
-
-
-# --- any history at all ---
-
-
-@dataclass
-class History:
-    """A log as a server would write it, and what its reader should see, told from plain lists."""
-
-    members: list[int]
-    me: int
-    frames: list[bytes] = field(default_factory=list)
-    asked: dict[int, str] = field(default_factory=dict)  # what the reader submits, by its number in the log
-    seen: list[Event] = field(default_factory=list)
-    owed: list[bytes] = field(default_factory=list)  # what the reader answers by itself
-    open: dict[int, dict[int, str]] = field(default_factory=dict)  # ask -> member -> outcome or ""
-    may_execute: dict[int, int] = field(default_factory=dict)
-    seq: int = 0
-    born: int = 1_000
-
-    @property
-    def rank(self) -> int:
-        return self.members.index(self.me)
-
-    def log(self, verb: str, rest: str) -> int:
-        self.seq += 1
-        self.frames.append(f"{verb} {self.seq} {rest}\n".encode())
-        return self.seq
-
-    def join(self, ranks: list[int]) -> None:
-        before = self.rank
-        for rank in ranks:
-            self.members.insert(rank, self.born)
-            self.born += 1
-        self.log("JOIN", ",".join(map(str, ranks)))
-        self.changed(before)
-
-    def leave(self, ranks: list[int]) -> None:
-        before = self.rank
-        gone = [self.members[rank] for rank in ranks]
-        self.members = [member for member in self.members if member not in gone]
-        self.log("LEFT", ",".join(map(str, ranks)))
-        self.changed(before)
-        for seq, outcomes in list(self.open.items()):
-            for member in gone:
-                if outcomes.get(member) == "":
-                    outcomes[member] = "gone"
-            self.settle(seq)
-
-    def changed(self, before: int) -> None:
-        count = len(self.members)
-        self.seen.append(ClientsChanged(count) if self.rank == before else RankChanged(self.rank, count))
-
-    def ask(self) -> None:
-        text = f"mine {len(self.asked)}"
-        seq = self.log("ASK", f"{self.rank} {text}")
-        self.asked[seq] = text
-        self.seen.append(Sent(seq, text, wants_answer=True))
-        self.open[seq] = {member: "" for member in self.members if member != self.me}
-        self.may_execute[seq] = len(self.members) - 1 - self.rank
-        self.settle(seq)
-
-    def command(self, rank: int, verb: str) -> None:
-        seq = self.log(verb, f"{rank} theirs")
-        if rank < self.rank:
-            self.seen.append(Execute(seq, rank, "theirs", verb == "ASK", self.rank, "me"))
-            return
-        self.seen.append(Refused(seq, rank, "theirs"))
-        if verb == "ASK":
-            self.owed.append(b"RES %d refused\n" % seq)
-
-    def answer(self, seq: int, member: int, status: str) -> None:
-        rank = self.members.index(member)
-        self.frames.append(f"RES {seq} {rank} m{member} {status}\n".encode())
-        self.seen.append(Answered(seq, rank, f"m{member}", status, ""))
-        self.open[seq][member] = status
-        self.settle(seq)
-
-    def settle(self, seq: int) -> None:
-        outcomes = list(self.open[seq].values())
-        if "" not in outcomes:
-            del self.open[seq]
-            counts = [outcomes.count(outcome) for outcome in OUTCOMES]
-            self.seen.append(AskDone(seq, self.asked[seq], self.may_execute[seq], *counts))
-
-    def unanswered(self) -> list[tuple[int, int]]:
-        return [(seq, member) for seq in self.open for member, done in self.open[seq].items() if not done]
-
-
-STEPS = ("join", "leave", "ask", "command", "answer", "answer")
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> tuple[int, int, History]:
-    clients = draw(st.integers(1, 6))
-    me = draw(st.integers(0, clients - 1))
-    history = History(list(range(clients)), me)
-    for step in draw(st.lists(st.sampled_from(STEPS), max_size=25)):
-        count = len(history.members)
-        others = [rank for rank in range(count) if rank != history.rank]
-        if step == "join":
-            ranks = sorted(draw(st.sets(st.integers(0, count), min_size=1, max_size=3)))
-            history.join(ranks)
-        elif step == "ask":
-            history.ask()
-        elif step == "answer" and history.unanswered():
-            seq, member = draw(st.sampled_from(history.unanswered()))
-            history.answer(seq, member, draw(st.sampled_from(protocol.STATUSES)))
-        elif step == "command" and others:
-            history.command(draw(st.sampled_from(others)), draw(st.sampled_from(["CMD", "ASK"])))
-        elif step == "leave" and others:
-            history.leave(sorted(draw(st.sets(st.sampled_from(others), min_size=1))))
-    return clients, me, history
-
-
-@settings(max_examples=200)
-@given(histories())
-def test_any_history_is_understood_whole_and_byte_by_byte(made: tuple[int, int, History]) -> None:
-    clients, me, history = made
-    for receive in (Session.receive_data, bytewise):
-        session = joined(me, clients)
-        for text in history.asked.values():
-            session.ask(text)
-        session.data_to_send()
-        assert receive(session, b"".join(history.frames)) == history.seen
-        assert session.data_to_send() == b"".join(history.owed)
-        assert (session.rank, session.clients) == (history.rank, len(history.members))
-        assert session.seq == history.seq
