@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.on_screen import Console, terminal_environment
 from tests.support import BOUND, RawClient, Server
 
 
@@ -84,3 +86,26 @@ def join(connect: Callable[[Server], RawClient]) -> Callable[..., list[RawClient
         return clients
 
     return join_all
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Console]]:
+    """Return a function that starts a console on a terminal with these arguments.
+
+    ``changes`` are to its environment; all else is as for ``Console``.
+    """
+    environment = terminal_environment(tmp_path / "state")
+    with ExitStack() as stack:
+
+        def start_one(*arguments: str, changes: Mapping[str, str] | None = None, **options: Any) -> Console:
+            return stack.enter_context(Console(*arguments, env=environment | dict(changes or {}), **options))
+
+        yield start_one
+
+
+@pytest.fixture
+def console(server: Server, start: Callable[..., Console]) -> Console:
+    """Start a console that is the first at the server and executes at once."""
+    started = start(server.where, "--name", "me", "--delay", "0")
+    started.see(f"connected to {server.where} as me: rank 0 of 1", "0/1>")
+    return started

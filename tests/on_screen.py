@@ -1,0 +1,182 @@
+"""The console on a real pseudo-terminal, read as a person does: from the screen.
+
+``Console`` is what the tests of the terminal start; the fixtures that do so are in ``conftest``.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import termios
+import time
+from collections.abc import Callable
+from typing import Final
+
+import pexpect
+import pyte
+
+from tests.support import BOUND, ROOT
+
+ROWS, COLUMNS = 24, 100
+CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x12", "\x1a", "\t"
+UP, RIGHT, LEFT, END = "\x1b[A", "\x1b[C", "\x1b[D", "\x1b[F"
+DRAWN: Final = b"\x1b[?25h"  # the cursor is shown: the end of each drawing
+CLIENT: Final = (sys.executable, "-m", "client")
+
+
+class Console:
+    """``python -m client`` on a terminal of its own.
+
+    Args:
+        arguments: of the client.
+        env: all of its environment.
+        size: rows and columns.
+        in_shell: whether a shell with job control starts it, whose prompt is ``$``.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        env: dict[str, str],
+        size: tuple[int, int] = (ROWS, COLUMNS),
+        in_shell: bool = False,
+    ) -> None:
+        self.raw = b""  # all that it wrote
+        self._screen = pyte.Screen(size[1], size[0])
+        self._stream = pyte.ByteStream(self._screen)
+        command = ["bash", "--norc"] if in_shell else [*CLIENT, *arguments]
+        self.child: pexpect.spawn[bytes] = pexpect.spawn(
+            command[0],
+            command[1:],
+            cwd=ROOT,
+            env=env | {"PS1": "$ ", "HISTFILE": ""},
+            dimensions=size,
+            timeout=BOUND,
+            echo=True,  # as a shell leaves it
+        )
+        self.child.delaybeforesend = None
+        if in_shell:
+            self.see("$")
+            self.type(f"clear; {shlex.join([*CLIENT, *arguments])}\r")
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.child.close(force=True)
+
+    def type(self, text: str) -> None:
+        """Send keys."""
+        self.child.send(text)
+
+    # --- what is seen ---
+
+    def rows(self) -> list[str]:
+        """Return what the screen shows above the bottom line, without empty rows at the end."""
+        at = self._bottom_at()
+        rows = [row.rstrip() for row in self._screen.display[: self._screen.lines if at is None else at]]
+        while rows and not rows[-1]:
+            rows.pop()
+        return rows
+
+    def bottom(self) -> str:
+        """Return the bottom line, which is the last row that is in reverse video; empty if there is none."""
+        at = self._bottom_at()
+        return "" if at is None else self._screen.display[at].rstrip()
+
+    def bottom_distance(self) -> int:
+        """Return how many rows the bottom line is below the last of ``rows``."""
+        at = self._bottom_at()
+        assert at is not None, self._shown()
+        return at + 1 - len(self.rows())
+
+    def cursor(self) -> tuple[int, int]:
+        """Return in which of ``rows`` the cursor is, from the end: -1 is the last, and the column from 0."""
+        return self._screen.cursor.y - len(self.rows()), self._screen.cursor.x
+
+    def colour(self, text: str) -> str:
+        """Return the colour of the last row that shows ``text``, where that begins."""
+        at = next(row for row in reversed(range(self._screen.lines)) if text in self._screen.display[row])
+        return str(self._screen.buffer[at][self._screen.display[at].index(text)].fg)
+
+    @property
+    def title(self) -> str:
+        """The title of the window."""
+        return str(self._screen.title)
+
+    def _bottom_at(self) -> int | None:
+        lines = reversed(range(self._screen.lines))
+        return next((row for row in lines if self._screen.buffer[row][0].reverse), None)
+
+    # --- waiting ---
+
+    def see(self, *last: str) -> None:
+        """Wait until these are the last rows above the bottom line."""
+        self.until(lambda: self.rows()[-len(last) :] == list(last))
+
+    def see_bottom(self, line: str) -> None:
+        """Wait until this is the bottom line."""
+        self.until(lambda: self.bottom() == line)
+
+    def exit_code(self) -> int:
+        """Wait for the end and return the exit code."""
+        self.until(lambda: self.child.flag_eof)
+        self.child.wait()
+        assert self.child.exitstatus is not None
+        return self.child.exitstatus
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Read what the program writes until something is so."""
+        deadline = time.monotonic() + BOUND
+        while not happened():
+            assert time.monotonic() < deadline, self._shown()
+            try:
+                data = self.child.read_nonblocking(1 << 16, timeout=BOUND)
+            except (pexpect.EOF, pexpect.TIMEOUT):
+                assert happened(), self._shown()
+                return
+            self.raw += data
+            self._stream.feed(data)
+
+    def _shown(self) -> str:
+        return "\n".join([*self._screen.display, f"cursor at {self.cursor()}"])
+
+    # --- the terminal ---
+
+    def is_cooked(self) -> bool:
+        """Tell whether the terminal is as a shell needs it."""
+        flags = termios.ECHO | termios.ICANON | termios.ISIG
+        return bool(termios.tcgetattr(self.child.child_fd)[3] & flags == flags)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size of the terminal as xterm does.
+
+        Rows are taken from below the text first, then from the top; rows that become too long are cut.
+        """
+        screen = self._screen
+        used = max([at for at, row in enumerate(screen.display) if row.strip()] + [screen.cursor.y]) + 1
+        over = max(0, used - rows)
+        at = screen.cursor.y
+        screen.cursor.y = screen.lines - 1
+        for _ in range(over):
+            screen.index()
+        screen.cursor.y = at - over
+        screen.lines = rows  # and not by resize(), which leaves the cursor where another row is then
+        for row in [row for row in screen.buffer if row >= rows]:
+            del screen.buffer[row]
+        screen.resize(rows, columns)
+        screen.cursor.x = min(screen.cursor.x, columns - 1)
+        self.child.setwinsize(rows, columns)
+
+    def resized(self, rows: int, columns: int) -> None:
+        """Change the size of the terminal and wait until the console is drawn for it."""
+        drawn = self.raw.count(DRAWN)
+        self.resize(rows, columns)
+        self.until(lambda: self.raw.count(DRAWN) > drawn)
+
+
+def terminal_environment(state: os.PathLike[str]) -> dict[str, str]:
+    """Return the environment for a console whose history is in ``state``."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "RANKSERVER")}
+    return kept | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": os.fspath(state)}
