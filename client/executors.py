@@ -338,7 +338,7 @@ class Supervisor:
         return self._process.poll() is None
 
     async def begin(self, request: Mapping[str, object]) -> dict[str, Any]:
-        """Ask for a command; return ``pid`` when that runs, or what prevented it.
+        """Ask for a command; return ``pid`` when its process is there, or what prevented that.
 
         Raises:
             SupervisorError: the supervisor ended.

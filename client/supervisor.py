@@ -1,7 +1,7 @@
 """A small process that executes one command after another, and leaves nothing of any of them behind.
 
 ``executors`` starts it as a program, by its path, and speaks with it over a socket that is its standard
-input: a JSON line with what to execute; back come a line when that has begun and one when it is over.
+input: a JSON line with what to execute; back come one when its process is there and one when it is over.
 Strings are UTF-8 with surrogateescape, so that any bytes pass. When the socket ends, because the client
 closed it or is no more, so do the command and then this process.
 
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
+CLIENT: Final = 0  # the descriptor of the socket
 GRACE: Final = 2.0  # seconds that a command has to end when it is told to; a person may wait for it
 LEFTOVER_GRACE: Final = 0.5  # seconds that what a command left behind has: it was to be over by itself
 KILL_BOUND: Final = 3.0  # seconds to go on killing; by then it is another user's, or will die in the kernel
@@ -116,10 +117,9 @@ class Command:
 
 
 class Supervisor:
-    """Serves one client on the descriptor ``client`` until it is gone, or we are told to end by a signal."""
+    """Serves one client until it is gone, or we are told to end by a signal."""
 
-    def __init__(self, client: int) -> None:
-        self._client = client
+    def __init__(self) -> None:
         self._received = bytearray()
         self._is_over = False
         self._woken = self._wake_on_signals()
@@ -131,8 +131,6 @@ class Supervisor:
             if self._is_over:
                 return
             self._send(reply)
-            if reply.get("left"):  # nothing that we can end: the next command shall not have to wait for it
-                return
 
     def _next_line(self) -> bytes | None:
         while not self._is_over:
@@ -148,7 +146,6 @@ class Supervisor:
             command = Command(request)
         except NotStartedError as error:
             return {"failed": error.what, "errno": error.number}
-        self._send({"pid": command.pid})
         in_time = self._until(lambda: self._has_ended(command) or self._is_over, request["timeout"], command)
         left = self._leave_nothing(command)
         for _ in range(DRAIN):
@@ -209,18 +206,18 @@ class Supervisor:
     def _turn(self, timeout: float, command: Command | None) -> None:
         """Wait until something happens, and take what came. Who has ended is left to ``_reap``."""
         pipe = command.pipe if command else None
-        watched = [self._woken, *([] if self._is_over else [self._client]), *([] if pipe is None else [pipe])]
+        watched = [self._woken, *([] if self._is_over else [CLIENT]), *([] if pipe is None else [pipe])]
         ready, _, _ = select.select(watched, [], [], timeout)
         if self._woken in ready:
             os.read(self._woken, READ_SIZE)
-        if self._client in ready:
+        if CLIENT in ready:
             self._receive()
         if command and pipe in ready:
             command.read()
 
     def _receive(self) -> None:
         try:
-            data = os.read(self._client, READ_SIZE)
+            data = os.read(CLIENT, READ_SIZE)
         except OSError:
             data = b""
         self._received += data
@@ -230,7 +227,7 @@ class Supervisor:
         rest = json.dumps(reply).encode() + b"\n"
         try:
             while rest:
-                rest = rest[os.write(self._client, rest) :]
+                rest = rest[os.write(CLIENT, rest) :]
         except OSError:
             self._is_over = True
 
@@ -302,6 +299,7 @@ class _Image:
             _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
             if os.getppid() != supervisor:
                 os._exit(127)  # it died before we asked to die with it
+            os.write(CLIENT, b'{"pid":%d}\n' % os.getpid())  # before it can kill the supervisor
             for descriptor, standard in ((given, 0), (output, 1), (output, 2)):
                 os.dup2(descriptor, standard)
             step = b"cwd"
@@ -380,7 +378,7 @@ def _tell(processes: Mapping[int, int], *numbers: int) -> None:
 def main() -> None:
     """Serve whoever holds the other end of standard input."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    Supervisor(0).serve()
+    Supervisor().serve()
 
 
 if __name__ == "__main__":
