@@ -159,7 +159,7 @@ def _check(options: argparse.Namespace) -> None:
         ConfigError: and says what to do.
     """
     kind = options.executor.partition(" ")[0]
-    for_real = [name for name in FOR_REAL if getattr(options, name) not in (None, False)]
+    for_real = [name for name in FOR_REAL if getattr(options, name) is not None]
     if kind == "simulate" and for_real:
         option = for_real[0].replace("_", "-")
         raise ConfigError(f"--{option} needs --exec program, --exec shell or --exec handler PATH")
@@ -230,7 +230,9 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
     )
     allowed = executing.add_mutually_exclusive_group()
     allowed.add_argument("--allow", metavar="FILE", help="run only what matches a line of FILE, word by word")
-    allowed.add_argument("--allow-all", action="store_true", help="run whatever a higher rank commands")
+    allowed.add_argument(
+        "--allow-all", action="store_const", const=True, help="run whatever a higher rank commands"
+    )
     add(
         "--timeout",
         metavar="S",

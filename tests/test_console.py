@@ -1,212 +1,29 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from pathlib import Path
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from client import console, events
+from client import console, words
 from client.aio import connect
-from client.console import Console, Exit, Line, LineCutter, Plain, describe, visible
-from client.executors import Finished, Outcome, Simulated, Started
-from rankserver import frames, protocol
-from rankserver.exceptions import StreamError
+from client.console import Console, Exit, Plan, exit_code
+from client.events import AskDone, Counts
+from client.executors import Simulated
+from client.plain import Status
+from client.words import Line, Words
+from rankserver.exceptions import ConnectError, DisconnectedError, StreamError
 from tests.support import BOUND, RawClient, Server
 
-WHERE = "127.0.0.1:5050"
-COMMAND = events.Execute(18, 0, "df -h", True, 1, "me")
+SCRIPT = Plan()
+PERSON = Plan(is_interactive=True)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Run a test's coroutine, within the bound."""
     asyncio.run(asyncio.wait_for(work, BOUND))
-
-
-# --- words ---
-
-
-@pytest.mark.parametrize(
-    ("happened", "words"),
-    [
-        (events.Connected("web-1", 1, 3), "connected to 127.0.0.1:5050 as web-1: rank 1 of 3"),
-        (events.Sent(17, "uptime", wants_answer=True), "sent #17: uptime"),
-        (Started(COMMAND), "executing #18 from rank 0: df -h"),
-        (Finished(COMMAND, Outcome("ok")), "executed #18: df -h"),
-        (events.Refused(19, 2, "reboot"), "cannot execute #19 from lower-ranked rank 2: reboot"),
-        (events.RankChanged(0, 2), "rank is now 0 of 2"),
-        (events.AskDone(17, "", 1, 1, 1, 0, 0, 0, 0), "#17: executed by 1 of 1, refused by 1"),
-        (events.AskDone(17, "", 0, 0, 0, 0, 0, 0, 0), "#17: executed by 0 of 0"),
-        (
-            events.AskDone(17, "", 9, 1, 2, 3, 4, 5, 6),
-            "#17: executed by 1 of 9, refused by 2, failed by 3, denied by 4, timed out at 5, gone 6",
-        ),
-        (events.Rejected("bad-frame", "no", "x"), "the server rejected the command 'x': bad-frame no"),
-        (events.Rejected("no-such-ask", "7", None), "the server rejected a frame: no-such-ask 7"),
-        (
-            events.Disconnected("shutdown", "the server is stopping"),
-            "disconnected: shutdown the server is stopping",
-        ),
-        (events.Disconnected("", "connection lost"), "disconnected: connection lost"),
-    ],
-)
-def test_what_happened_is_put_into_these_words(happened: events.Event, words: str) -> None:
-    line = describe(happened, WHERE)
-    assert line is not None
-    assert line.text == words
-
-
-@pytest.mark.parametrize(
-    "happened",
-    [
-        COMMAND,
-        events.ClientsChanged(2),
-        events.Answered(17, 1, "web-1", "ok", ""),
-        events.RosterReceived((frames.Member(0, "a"),)),
-    ],
-)
-def test_what_changes_nothing_for_a_person_has_no_words(happened: events.Event) -> None:
-    assert describe(happened, WHERE) is None
-
-
-def test_control_characters_of_others_are_made_visible() -> None:
-    line = describe(events.Refused(1, 2, "a\x1b[2J\x9b\x7f\r\n\tü"), WHERE)
-    assert line is not None
-    assert line.text.endswith("a\\x1b[2J\\x9b\\x7f\\x0d\\x0a\tü")
-
-
-@given(st.text())
-def test_what_is_visible_passes_the_text_rule(text: str) -> None:
-    assert protocol.text_problem(visible(text)) is None
-
-
-# --- cutting input into lines ---
-
-
-@given(st.binary(max_size=100), st.lists(st.integers(1, 9)), st.integers(1, 12))
-def test_cutting_does_not_depend_on_how_the_bytes_arrive(data: bytes, sizes: list[int], limit: int) -> None:
-    expected = [
-        None if len(line) > limit else line.removesuffix(b"\r")
-        for line in data.removesuffix(b"\n").split(b"\n")
-    ]
-    if not data:
-        expected = []
-    cutter, rest, lines = LineCutter(limit), data, list[bytes | None]()
-    for size in sizes:
-        lines += cutter.feed(rest[:size])
-        rest = rest[size:]
-    lines += cutter.feed(rest) + cutter.end()
-    assert lines == expected
-
-
-def test_a_line_without_end_takes_no_memory() -> None:
-    cutter = LineCutter(100)
-    for _ in range(1_000):
-        assert cutter.feed(b"x" * 90) == []
-        assert len(cutter._pending) <= 100
-    assert cutter.feed(b"x\nok\n") == [None, b"ok"]
-
-
-# --- the plain face ---
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    reader, writer = os.pipe()
-    yield reader, writer
-    os.close(reader)
-
-
-def plain(stdin: int, max_line: int = 100) -> tuple[Plain, io.StringIO, io.StringIO]:
-    out, err = io.StringIO(), io.StringIO()
-    return Plain(stdin, out, err, max_line), out, err
-
-
-def test_lines_come_from_a_pipe_as_they_are_written(pipe: tuple[int, int]) -> None:
-    async def main() -> None:
-        face, _, _ = plain(pipe[0])
-        lines = face.lines()
-        os.write(pipe[1], b"one\r\ntw")
-        assert await anext(lines) == b"one"
-        second = asyncio.ensure_future(anext(lines))
-        await asyncio.sleep(0)
-        assert not second.done()
-        os.write(pipe[1], b"o\nlast")
-        assert await second == b"two"
-        os.close(pipe[1])
-        assert [line async for line in lines] == [b"last"]
-
-    run(main())
-
-
-def test_lines_come_from_a_regular_file(tmp_path: Path) -> None:
-    (tmp_path / "commands").write_bytes(b"".join(b"%d\n" % count for count in range(20_000)))
-
-    async def main(descriptor: int) -> None:
-        face, _, _ = plain(descriptor)
-        assert [line async for line in face.lines()] == [b"%d" % count for count in range(20_000)]
-
-    with (tmp_path / "commands").open("rb") as file:
-        run(main(file.fileno()))
-
-
-def test_no_lines_come_from_dev_null() -> None:
-    async def main(descriptor: int) -> None:
-        face, _, _ = plain(descriptor)
-        assert [line async for line in face.lines()] == []
-
-    with Path(os.devnull).open("rb") as file:
-        run(main(file.fileno()))
-
-
-def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    async def main() -> None:
-        descriptor = os.open(tmp_path, os.O_RDONLY)
-        with pytest.raises(StreamError, match="cannot read standard input: Is a directory"):
-            await anext(plain(descriptor)[0].lines())
-        os.close(descriptor)
-
-    run(main())
-
-
-def test_a_line_that_is_too_long_is_complained_about_and_skipped(pipe: tuple[int, int]) -> None:
-    async def main() -> None:
-        face, out, err = plain(pipe[0], max_line=10)
-        os.write(pipe[1], b"x" * 11 + b"\nok\n" + b"y" * 20)
-        os.close(pipe[1])
-        assert [line async for line in face.lines()] == [b"ok"]
-        assert err.getvalue() == 2 * "cannot send: the line has more than 10 bytes\n"
-        assert out.getvalue() == ""
-
-    run(main())
-
-
-def test_every_line_is_flushed() -> None:
-    with Path(os.devnull).open("w") as out, Path(os.devnull).open("w") as err:
-        face = Plain(0, out, err, 100)
-        out.flush = lambda: flushed.append("out")  # type: ignore[method-assign]
-        err.flush = lambda: flushed.append("err")  # type: ignore[method-assign]
-        flushed: list[str] = []
-        face.show(Line("sent", "a"))
-        face.complain("b")
-        assert flushed == ["out", "err"]
-
-
-def test_output_that_cannot_be_written_is_told() -> None:
-    out = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails again
-    with pytest.raises(StreamError, match="cannot write to standard output: No space left on device"):
-        Plain(0, out, io.StringIO(), 100).show(Line("sent", "x"))
-    with pytest.raises(OSError, match="No space"):
-        out.close()
-
-
-# --- the conversation ---
 
 
 class Puppet:
@@ -216,143 +33,434 @@ class Puppet:
         self.typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: the end
         self.shown: asyncio.Queue[str] = asyncio.Queue()
         self.complaints: asyncio.Queue[str] = asyncio.Queue()
-        self.refreshed = asyncio.Event()
+        self.statuses: asyncio.Queue[Status] = asyncio.Queue()
+        self.is_there = False
+        self.max_line = 0
 
     async def __aenter__(self) -> Puppet:
+        self.is_there = True
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        pass
+        self.is_there = False
 
-    def show(self, line: Line) -> None:
-        self.shown.put_nowait(line.text)
+    def show(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            self.shown.put_nowait(line.text)
 
     def complain(self, text: str) -> None:
         self.complaints.put_nowait(text)
 
-    def refresh(self) -> None:
-        self.refreshed.set()
+    def refresh(self, status: Status) -> None:
+        self.statuses.put_nowait(status)
 
-    async def lines(self) -> AsyncGenerator[bytes, None]:
-        while (line := await self.typed.get()) is not None:
+    async def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:
+        self.max_line = max_line
+        while (line := await self.typed.get()) != b"EOF":
             yield line
 
     def type(self, *lines: bytes | None) -> None:
         for line in lines:
             self.typed.put_nowait(line)
 
+    async def sees(self, *lines: str) -> None:
+        for line in lines:
+            assert await self.shown.get() == line
 
-def converse(server: Server, test: Callable[[Puppet, asyncio.Task[Exit]], Coroutine[Any, Any, None]]) -> None:
+    async def status(self, condition: Callable[[Status], bool]) -> Status:
+        while not condition(status := await self.statuses.get()):
+            pass
+        return status
+
+    def rest(self) -> list[str]:
+        return [self.shown.get_nowait() for _ in range(self.shown.qsize())]
+
+
+Running = asyncio.Task[Exit]
+Test = Callable[[Puppet, Running], Awaitable[None]]
+
+
+def converse(server: Server, test: Test, plan: Plan = SCRIPT) -> None:
     """Run ``test`` beside a console that is connected and has said so."""
 
     async def main() -> None:
         puppet = Puppet()
-        async with connect(server.where, name="me") as client:
-            running = asyncio.create_task(Console(client, puppet, Simulated(0)).run())
-            assert (await puppet.shown.get()).startswith(f"connected to {server.where} as me: rank ")
-            await test(puppet, running)
-            await running
+        client = connect(server.where, name="me", executor=Simulated(0))
+        running = asyncio.create_task(Console(client, puppet, Words(server.where), plan).run())
+        assert (await puppet.shown.get()).startswith(f"connected to {server.where} as me: rank ")
+        await test(puppet, running)
+        await asyncio.gather(running, return_exceptions=True)
+        assert not puppet.is_there
 
     run(main())
 
 
-def test_the_end_of_the_input_waits_for_every_outcome(server: Server) -> None:
-    async def test(puppet: Puppet, running: asyncio.Task[Exit]) -> None:
-        with RawClient(server.address) as other:
-            await asyncio.to_thread(other.hello)
-            puppet.type(b"a", b"", b"  ", b"b", None)
-            assert (await puppet.shown.get(), await puppet.shown.get()) == ("sent #3: a", "sent #4: b")
-            other.send(b"RES 4 ok\n")
-            assert await puppet.shown.get() == "#4: executed by 1 of 1"
-            assert not running.done()
-        assert await puppet.shown.get() == "#3: executed by 0 of 1, gone 1"
-        assert await running is Exit.OK
+async def join(server: Server, name: str = "other") -> RawClient:
+    other = RawClient(server.address)
+    await asyncio.to_thread(other.hello, name)
+    return other
+
+
+# --- exit codes ---
+
+
+@pytest.mark.parametrize(
+    ("may_execute", "counts", "code"),
+    [
+        (2, Counts(ok=2), Exit.OK),
+        (2, Counts(ok=2, refused=3), Exit.OK),
+        (0, Counts(), Exit.NOBODY),
+        (0, Counts(refused=3), Exit.NOBODY),
+        (0, Counts(refused=3, gone=1), Exit.NOBODY),
+        (2, Counts(ok=1, failed=1), Exit.NOT_ALL),
+        (2, Counts(ok=1, denied=1), Exit.NOT_ALL),
+        (2, Counts(ok=1, timeout=1), Exit.NOT_ALL),
+        (2, Counts(ok=1, gone=1), Exit.NOT_ALL),
+    ],
+)
+def test_an_ask_is_fine_if_all_who_may_execute_it_did_so(
+    may_execute: int, counts: Counts, code: Exit
+) -> None:
+    assert exit_code(AskDone(1, "", may_execute, counts)) is code
+
+
+def test_of_several_commands_the_highest_exit_code_counts(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"nobody")
+        await puppet.sees("sent #2: nobody", "#2: executed by 0 of 0")
+        with await join(server) as other:
+            puppet.type(b"fail", b"fine", b"EOF")
+            await puppet.sees("sent #4: fail", "sent #5: fine")
+            other.send(b"RES 4 fail\nRES 5 ok\n")
+            assert await running is Exit.NOT_ALL
 
     converse(server, test)
 
 
-def test_exit_waits_for_nothing(server: Server) -> None:
-    async def test(puppet: Puppet, running: asyncio.Task[Exit]) -> None:
-        with RawClient(server.address) as other:
-            await asyncio.to_thread(other.hello)
+def test_without_any_command_all_is_fine(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"", b" \t", b"EOF")
+        assert await running is Exit.OK
+        assert puppet.rest() == []
+
+    converse(server, test)
+
+
+def test_for_a_person_no_exit_code_speaks_of_commands(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"nobody", b"a\x1bb", b"EOF")
+        assert await running is Exit.OK
+
+    converse(server, test, PERSON)
+
+
+# --- asking ---
+
+
+def test_the_end_of_the_input_waits_for_every_outcome(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server) as other:
+            puppet.type(b"a", b"", b"  ", b"b", b"EOF")
+            await puppet.sees("sent #3: a", "sent #4: b")
+            other.send(b"RES 4 ok\n")
+            await puppet.sees("#4 rank 1 other: executed", "#4: executed by 1 of 1")
+            assert not running.done()
+        await puppet.sees("#3 rank 1 other: gone", "#3: executed by 0 of 1, gone 1")
+        assert await running is Exit.NOT_ALL
+        assert puppet.max_line == 65_536
+
+    converse(server, test)
+
+
+def test_exit_waits_for_nothing_and_says_what_is_open(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server), await join(server) as third:
             puppet.type(b"a")
-            assert await puppet.shown.get() == "sent #3: a"
+            await puppet.sees("sent #4: a")
+            third.send(b"RES 4 ok\n")
+            await puppet.sees("#4 rank 2 other: executed")
             puppet.type(b" exit ", b"b")
-            assert await running is Exit.OK
-        assert puppet.shown.empty()
+            assert await running is Exit.NOT_ALL
+        assert puppet.rest() == ["#4: 1 of 2 answers"]
 
     converse(server, test)
 
 
 def test_what_may_not_be_sent_is_complained_about_and_not_waited_for(server: Server) -> None:
-    async def test(puppet: Puppet, running: asyncio.Task[Exit]) -> None:
-        puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, None)
-        assert [await puppet.complaints.get() for _ in range(3)] == [
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, None, b"EOF")
+        assert [await puppet.complaints.get() for _ in range(4)] == [
             "cannot send: control character U+001B at position 1; only TAB is allowed",
             "cannot send: byte 0xff at offset 0 is not valid UTF-8",
             "cannot send: the line has 65541 bytes, 65536 are allowed",
+            "cannot send: the line is longer than the server takes",
         ]
-        assert await running is Exit.OK
+        assert await running is Exit.NOT_ALL
 
     converse(server, test)
 
 
-def test_commands_of_higher_ranks_are_executed_and_answered(server: Server) -> None:
-    async def test(puppet: Puppet, _running: asyncio.Task[Exit]) -> None:
-        top.send(b"ASK up\nCMD down\n")
-        assert [await puppet.shown.get() for _ in range(4)] == [
-            "executing #3 from rank 0: up",
-            "executed #3: up",
-            "executing #4 from rank 0: down",
-            "executed #4: down",
-        ]
-        lines = await asyncio.to_thread(top.lines, 4)
-        assert lines[-1] == b"RES 3 1 me ok"
-        puppet.type(None)
+def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("sent #2: exit", "#2: executed by 0 of 0", "sent #3: ?", "#3: executed by 0 of 0")
+        assert await running is Exit.NOT_ALL
+        assert puppet.complaints.get_nowait() == "cannot send: the command is empty"
+        assert puppet.max_line == 0
 
-    with RawClient(server.address) as top:
-        top.hello()
-        converse(server, test)
+    converse(server, test, Plan([b"exit", b"", b"?"]))
 
 
-def test_a_new_rank_is_told_and_a_new_number_of_clients_refreshes(server: Server) -> None:
-    async def test(puppet: Puppet, _running: asyncio.Task[Exit]) -> None:
-        with RawClient(server.address) as other:
-            await asyncio.to_thread(other.hello)
-            await puppet.refreshed.wait()
+def test_the_first_command_waits_for_company(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("waiting for 2 others, 0 here")
+        with await join(server), RawClient(server.address) as third:
+            await puppet.status(lambda status: status.clients == 2)
             assert puppet.shown.empty()
-            top.close()
-            assert await puppet.shown.get() == "rank is now 0 of 2"
-        puppet.type(None)
+            await asyncio.to_thread(third.hello)
+            await puppet.sees("sent #4: a")
+            third.send(b"BYE\n")
+        assert await running is Exit.NOT_ALL
+
+    converse(server, test, Plan([b"a"], wait_for=2))
+
+
+def test_company_that_is_there_already_is_not_waited_for(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("sent #3: a")
+        other.send(b"RES 3 refused\n")
+        assert await running is Exit.NOBODY
+
+    with RawClient(server.address) as other:
+        other.hello()
+        converse(server, test, Plan([b"a"], wait_for=1))
+
+
+def test_who_does_not_answer_in_time_counts_as_timed_out(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("sent #3: a", "#3 rank 0 top: timed out (no answer in time)")
+        await puppet.sees("#3: executed by 0 of 0, timed out at 1")
+        assert await running is Exit.NOBODY
 
     with RawClient(server.address) as top:
-        top.hello()
-        converse(server, test)
+        top.hello("top")
+        converse(server, test, Plan([b"a"], patience=0.05))
 
 
-def test_the_end_of_the_connection_ends_the_conversation_whatever_else_goes_on(server: Server) -> None:
-    async def test(puppet: Puppet, running: asyncio.Task[Exit]) -> None:
-        server.process.send_signal(signal.SIGTERM)
-        puppet.type(*[b"x"] * 1_000)
-        assert await running is Exit.DISCONNECTED
-        shown = [puppet.shown.get_nowait() for _ in range(puppet.shown.qsize())]
-        assert shown[-1] == "disconnected: shutdown the server is stopping"
-        assert puppet.complaints.empty()
+def test_a_server_that_logs_nothing_is_not_waited_for_either(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with server.paused():
+            puppet.type(b"a", b"b", b"EOF")
+            await puppet.sees("not seen in the log: a", "not seen in the log: b")
+        assert await running is Exit.NOT_ALL
 
-    converse(server, test)
+    converse(server, test, Plan(patience=0.05))
 
 
 def test_input_waits_while_too_many_asks_are_open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "MAX_OPEN", 3)
 
-    async def test(puppet: Puppet, _running: asyncio.Task[Exit]) -> None:
-        with RawClient(server.address) as other:
-            await asyncio.to_thread(other.hello)
-            puppet.type(*[b"%d" % count for count in range(9)], None)
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server) as other:
+            puppet.type(*[b"%d" % count for count in range(9)], b"EOF")
             assert await asyncio.to_thread(other.lines, 3) == [b"ASK %d 0 %d" % (3 + n, n) for n in range(3)]
             other.send(b"PING here\n")
             assert await asyncio.to_thread(other.line) == b"PONG here"
             other.send(b"RES 4 ok\n")
             assert await asyncio.to_thread(other.line) == b"ASK 6 0 3"
+            await puppet.status(lambda status: status.asks == 3 and status.answered == 0)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert puppet.rest()[-4:] == [
+            "#3: 0 of 1 answers",
+            "#5: 0 of 1 answers",
+            "#6: 0 of 1 answers",
+            "not sent: 4",
+        ]
+
+    converse(server, test)
+
+
+# --- leaving ---
+
+
+def test_who_is_interrupted_hears_how_far_everything_was(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server) as other, await join(server) as third:
+            puppet.type(b"a", b"b")
+            await puppet.sees("sent #4: a", "sent #5: b")
+            other.send(b"RES 4 ok\nRES 5 ok\n")
+            third.send(b"RES 4 ok\n")
+            await puppet.status(lambda status: status.asks == 1 and status.answered == 1)
+            puppet.rest()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert puppet.rest() == ["#5: 1 of 2 answers"]
+
+    converse(server, test)
+
+
+def test_who_is_interrupted_before_anything_was_sent_hears_that(server: Server) -> None:
+    async def main() -> None:
+        puppet = Puppet()
+        plan = Plan([b"a\x1b", b"b"], wait_for=1)
+        script = Console(connect(server.where), puppet, Words(server.where), plan)
+        running = asyncio.create_task(script.run())
+        while await puppet.shown.get() != "waiting for 1 others, 0 here":
+            pass
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert puppet.rest() == ["not sent: a\\x1b", "not sent: b"]
+        assert script.code is Exit.NOT_ALL
+
+    run(main())
+
+
+def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"EOF")
+        for number in range(2):
+            top.send(b"ASK %d\n" % number)
+            await puppet.sees(
+                f"executing #{3 + number} from rank 0: {number}", f"executed #{3 + number}: {number}"
+            )
+        assert not running.done()
+        running.cancel()
+
+    with RawClient(server.address) as top:
+        top.hello()
+        converse(server, test, Plan(stays=True))
+
+
+def test_the_end_of_the_connection_ends_the_conversation_whatever_else_goes_on(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        server.process.send_signal(signal.SIGTERM)
+        puppet.type(*[b"x"] * 1_000)
+        assert await running is Exit.DISCONNECTED
+        shown = puppet.rest()
+        end = shown.index("disconnected: shutdown the server is stopping")
+        assert all(line.startswith("not sent: ") for line in shown[end + 1 :])
+        assert puppet.complaints.empty()
+
+    converse(server, test)
+
+
+def test_every_ask_has_a_summary_also_when_the_server_goes(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server), await join(server) as third:
+            await puppet.status(lambda status: status.clients == 3)  # or their names would not be known
+            puppet.type(b"a", b"EOF")
+            await puppet.sees("sent #4: a")
+            third.send(b"RES 4 ok\n")
+            await puppet.sees("#4 rank 2 other: executed")
+            server.kill()
+            assert await running is Exit.DISCONNECTED
+        assert puppet.rest() == [
+            "#4 rank 1 other: gone (the connection was lost)",
+            "#4: executed by 1 of 2, gone 1",
+            "disconnected: connection lost",
+        ]
+
+    converse(server, test)
+
+
+def test_who_cannot_join_hears_why(serve: Callable[..., Server]) -> None:
+    async def main(where: str, expected: type[Exception]) -> None:
+        puppet = Puppet()
+        with pytest.raises(expected):
+            await Console(connect(where), puppet, Words(where), Plan([b"a"])).run()
+        assert puppet.rest() == []
+
+    server = serve(1)
+    with RawClient(server.address) as first:
+        first.hello()
+        run(main(server.where, DisconnectedError))
+    server.stop()
+    run(main(server.where, ConnectError))
+
+
+def test_a_face_that_fails_ends_the_conversation(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        def fail(lines: Sequence[Line]) -> None:
+            raise StreamError(f"no {lines[0].text}")
+
+        puppet.show = fail  # type: ignore[method-assign]
+        puppet.type(b"a")
+        with pytest.raises(StreamError, match="no sent #2: a"):
+            await running
+
+    converse(server, test)
+
+
+# --- what happens meanwhile ---
+
+
+def test_commands_of_higher_ranks_are_executed_and_answered(server: Server) -> None:
+    async def test(puppet: Puppet, _running: Running) -> None:
+        top.send(b"ASK up\nCMD down\n")
+        await puppet.sees("executing #3 from rank 0: up", "executed #3: up")
+        await puppet.sees("executing #4 from rank 0: down", "executed #4: down")
+        lines = await asyncio.to_thread(top.lines, 4)
+        assert lines[-1] == b"RES 3 1 me ok"
+        puppet.type(b"EOF")
+
+    with RawClient(server.address) as top:
+        top.hello()
+        converse(server, test)
+
+
+def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: Server) -> None:
+    async def test(puppet: Puppet, _running: Running) -> None:
+        assert await puppet.statuses.get() == Status(server.where, 1, 2, 0, 0, 0)
+        with await join(server) as other:
+            assert await puppet.statuses.get() == Status(server.where, 1, 3, 0, 0, 0)
+            assert puppet.shown.empty()
+            top.close()
+            await puppet.sees("rank is now 0 of 2")
+            assert await puppet.statuses.get() == Status(server.where, 0, 2, 0, 0, 0)
+            puppet.type(b"a", b"b")
+            status = await puppet.status(lambda status: status.asks == 2)
+            assert status == Status(server.where, 0, 2, 2, 0, 2)
+            other.send(b"RES 6 ok\n")
+            assert await puppet.statuses.get() == Status(server.where, 0, 2, 1, 0, 1)
+            other.send(b"RES 5 ok\n")
+            assert await puppet.statuses.get() == Status(server.where, 0, 2, 0, 0, 0)
+        puppet.type(b"EOF")
+
+    with RawClient(server.address) as top:
+        top.hello()
+        converse(server, test)
+
+
+# --- a person's questions ---
+
+
+def test_a_person_can_ask_who_is_here_and_what_there_is(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        roster = ["  rank  name", "     0  top", "*    1  me"]
+        puppet.type(b"?", b":who ")
+        await puppet.sees(*roster, *roster)
+        puppet.type(b":help")
+        await puppet.sees(*words.HELP)
+        puppet.type(b":\x1bx")
+        assert await puppet.complaints.get() == (
+            "unknown: :\\x1bx (:help lists what there is; a space before it sends it)"
+        )
+        puppet.type(b" :x", b"exit")
+        assert await asyncio.to_thread(lambda: top.lines(2)[1]) == b"ASK 3 1  :x"
+        assert await running is Exit.OK
+
+    with RawClient(server.address) as top:
+        top.hello("top")
+        converse(server, test, PERSON)
+
+
+def test_in_a_script_every_line_is_a_command(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"?", b":help", b"EOF")
+        await puppet.sees("sent #2: ?", "#2: executed by 0 of 0", "sent #3: :help", "#3: executed by 0 of 0")
+        assert await running is Exit.NOBODY
 
     converse(server, test)
