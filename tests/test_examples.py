@@ -374,3 +374,109 @@ def test_one_shot_gathers_from_a_fleet_that_joins_after_it(
     assert sum("(2) web-[1-2]" in line for line in lines) == 1  # the same, so once
     assert sum("(1) careful: denied (not allowed here: uname -a)" in line for line in lines) == 1
     assert lines[-1].endswith(": executed by 2 of 3, denied by 1")
+
+
+# --- the classroom ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attend(start: Callable[..., Program], server: Server) -> Callable[..., Program]:
+    """Return a function that starts a teacher's or a pupil's program, and waits until it has joined."""
+
+    def begin(program: str, name: str, *arguments: str) -> Program:
+        attending = start(f"examples/{program}.py", *arguments, "--server", server.where, "--name", name)
+        assert attending.line().startswith(f"{name}: rank ")
+        return attending
+
+    return begin
+
+
+LESSON = "examples/lesson.txt"
+OPEN = "open 'https://en.wikipedia.org/wiki/Fraction'"
+
+
+def test_a_lesson_from_the_first_page_to_the_table(attend: Callable[..., Program]) -> None:
+    teacher = attend("teacher", "teacher", LESSON)
+    ada, bob = attend("pupil", "ada"), attend("pupil", "bob")
+    assert teacher.line() == "Enter for step 1 of 5: page https://en.wikipedia.org/wiki/Fraction"
+    teacher.type("")
+    assert ada.until("open")[-1] == bob.until("open")[-1] == OPEN
+    assert teacher.until("  2 of 2 did it")
+    for question, of_ada, of_bob in (
+        ("'1/2 + 1/4", "3/4", "3/4"),
+        ("'2/3 of", "8", "\x1b[8m"),
+        ("'1/2 + 1/3", "1", "2"),
+    ):
+        if "page" in teacher.until("Enter")[-1]:
+            teacher.type("")
+            teacher.until("Enter")
+        teacher.type("")
+        ada.until(question)
+        ada.type(of_ada)
+        assert teacher.line() == f"  ada: {of_ada!r} is right"  # as it comes: bob has not answered
+        bob.until(question)
+        bob.type(of_bob)
+        assert teacher.line() == f"  bob: {of_bob!r} is {'right' if of_ada == of_bob else 'wrong'}"
+        assert teacher.line() == "  2 of 2 did it, 0 too late, 0 gone"
+    assert teacher.end() == (0, ["  3  ada", "  1  bob"], "")
+    assert ada.until("step 5")[-1] == "step 5 is done; points: {'ada': 3, 'bob': 1}"
+    assert [pupil.end()[0] for pupil in (ada, bob)] == [0, 0]
+
+
+def test_the_assistant_goes_on_where_the_teacher_went(attend: Callable[..., Program]) -> None:
+    teacher = attend("teacher", "teacher", LESSON)
+    assistant = attend("teacher", "assistant", LESSON)
+    ada = attend("pupil", "ada")
+    teacher.type("")
+    teacher.until("Enter for step 2")
+    teacher.type("")
+    ada.until("'1/2 + 1/4 = ?'")
+    ada.type("3/4")
+    ada.until("step 2 is done; points: {'ada': 1}")
+    teacher.until("Enter for step 3")
+    teacher.type("")
+    ada.until("'2/3 of 12 = ?'")
+    teacher.kill()
+    assert assistant.until("Enter")[-1] == "Enter for step 3 of 5: quiz 2/3 of 12 = ? | 8"
+    ada.type("8")  # to the one who is gone
+    assistant.type("")
+    ada.until("'2/3 of 12 = ?'")
+    ada.type("8")
+    assert assistant.until("  ")[-1] == "  ada: '8' is right"
+    assert ada.until("step 3")[-1] == "step 3 is done; points: {'ada': 2}"
+
+
+def test_a_pupil_commands_nobody(
+    attend: Callable[..., Program], start: Callable[..., Program], server: Server
+) -> None:
+    teacher = attend("teacher", "teacher", LESSON)
+    ada = attend("pupil", "ada")
+    eve = start(
+        "-m", "client", server.where, "--name", "eve", "--wait-for", "3", "--json", "-c", '{"page": "x"}'
+    )
+    for name in iter(eve.line, ""):
+        if '"connected"' in name:
+            break
+    bob = attend("pupil", "bob")
+    code, lines, _ = eve.end()
+    done = next(line for line in lines if '"ask_done"' in line)
+    assert '"refused":2' in done and '"denied":1' in done and '"ok":0' in done  # noqa: PT018
+    assert code == 6
+    teacher.until("Enter")
+    teacher.type("")
+    assert teacher.line() == "  2 of 2 did it, 0 too late, 0 gone"
+    assert ada.line() == bob.line() == OPEN  # and nothing else
+
+
+def test_a_pupil_that_is_too_late_or_goes_holds_up_nobody(attend: Callable[..., Program]) -> None:
+    teacher = attend("teacher", "teacher", LESSON, "--seconds", "0.2")
+    ada, bob = attend("pupil", "ada"), attend("pupil", "bob")
+    teacher.until("Enter")
+    teacher.type("")
+    teacher.until("Enter for step 2")
+    bob.stop()
+    teacher.type("")
+    ada.until("too late")
+    bob.kill()
+    lines = teacher.until("  0 of 2")
+    assert sorted(lines) == ["  0 of 2 did it, 1 too late, 1 gone", "  ada: timeout ''", "  bob: gone ''"]

@@ -1,0 +1,70 @@
+"""Follow a lesson: open the pages that the teacher shows, and answer the questions that the teacher asks.
+
+    python examples/pupil.py --name ada
+
+The teacher is rank 0, at any time, and nobody else: what another pupil commands is denied. See teacher.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+
+import keyboard
+
+from client import Execute, Outcome, RankserverError, connect
+from client.events import Connected, Finished, RankChanged
+
+
+async def obey(command: Execute) -> Outcome | str | None:
+    """Do what the teacher says; what is typed goes back as the answer."""
+    if command.rank != 0:
+        return Outcome("denied", {"reason": "only rank 0 teaches"})
+    match json.loads(command.text):
+        case {"page": str(page)}:
+            print(f"open {page!r}", flush=True)
+        case {"quiz": str(question), "seconds": float(seconds)}:
+            print(f"{question!r}", flush=True)
+            try:
+                return await asyncio.wait_for(keyboard.line(), seconds)
+            except asyncio.TimeoutError:
+                print("too late", flush=True)
+                return Outcome("timeout")
+        case {"done": int(done), "points": dict(points)}:
+            print(f"step {done} is done; points: {points}", flush=True)
+    return None
+
+
+async def attend(address: str, name: str) -> None:
+    """Follow until the lesson is over."""
+    client = connect(address, name=name)
+    client.executes(obey)  # before we join, so that we miss nothing
+    async with client:
+        async for event in client:
+            match event:
+                case Connected(rank=0) | RankChanged(rank=0):
+                    print("nobody teaches: we are the first", flush=True)
+                case Connected(name, rank):
+                    print(f"{name}: rank {rank}, following", flush=True)
+                case Finished(Execute(rank=0, text='{"over": true}')):
+                    return
+
+
+def main() -> None:
+    """Follow a lesson."""
+    parser = argparse.ArgumentParser(description="Follow a lesson.")
+    parser.add_argument("--server", default="127.0.0.1:5050", metavar="HOST:PORT")
+    parser.add_argument("--name", required=True)
+    options = parser.parse_args()
+    try:
+        asyncio.run(attend(options.server, options.name))
+    except RankserverError as error:
+        sys.exit(f"{options.name}: {error}")
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Teach a class: show pages and ask quiz questions, see the answers as they come, and the points at the end.
+
+    python examples/teacher.py examples/lesson.txt --name teacher      # the first to come
+    python examples/teacher.py examples/lesson.txt --name assistant    # the second, the heir
+    python examples/pupil.py --name ada                                # and each pupil
+
+Whoever is rank 0 teaches; Enter goes on. What to do is a command, a JSON object on a line. After each step
+the teacher tells all how far the class is, so that the assistant can go on there. docs/classroom.md has more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import keyboard
+
+from client import Answer, Client, Execute, Outcome, RankserverError, connect
+from client.events import Connected, RankChanged
+
+LATE = 2.0  # seconds that we wait longer than a pupil's program does: then that is gone or stuck
+
+
+class Lesson:
+    """What is taught, and how far the class is; ``client`` is ours."""
+
+    def __init__(self, path: Path, client: Client, seconds: float) -> None:
+        self.steps = [line.split(maxsplit=1) for line in path.read_text().splitlines()]
+        self.done = 0
+        self.points: dict[str, int] = {}
+        self.client = client
+        self.seconds = seconds
+
+    async def follow(self, command: Execute) -> Outcome | None:
+        """Learn from the teacher how far the class is."""
+        if command.rank != 0:
+            return Outcome("denied", {"reason": "only rank 0 teaches"})
+        news = json.loads(command.text)
+        self.done, self.points = news.get("done", self.done), news.get("points", self.points)
+        return None
+
+    async def teach(self, _seq: int) -> None:
+        """Go through what is left of the lesson, and leave."""
+        while self.done < len(self.steps):
+            kind, text = self.steps[self.done]
+            print(f"Enter for step {self.done + 1} of {len(self.steps)}: {kind} {text}", flush=True)
+            await keyboard.line()
+            await self.step(kind, *map(str.strip, text.split("|")))
+            self.done += 1
+            await self.client.cmd(json.dumps({"done": self.done, "points": self.points}))
+        for name, points in sorted(self.points.items(), key=lambda row: (-row[1], row[0])):
+            print(f"{points:>3}  {name}", flush=True)
+        await self.client.cmd(json.dumps({"over": True}))
+        await self.client.close()
+
+    async def step(self, kind: str, text: str, solution: str = "") -> None:
+        """Have all do one thing, and show what becomes of it."""
+        ask = self.client.ask(json.dumps({kind: text, "seconds": self.seconds}), timeout=self.seconds + LATE)
+        async for answer in ask:
+            self.show(answer, solution)
+        counts = ask.counts
+        print(
+            f"  {counts.ok} of {len(ask)} did it, {counts.timeout} too late, {counts.gone} gone", flush=True
+        )
+
+    def show(self, answer: Answer, solution: str) -> None:
+        """Show what one pupil answered, and give a point if that is right."""
+        if answer.status == "ok" and answer.out:
+            is_right = answer.out == solution
+            self.points[answer.name] = self.points.get(answer.name, 0) + is_right
+            print(f"  {answer.name}: {answer.out!r} is {'right' if is_right else 'wrong'}", flush=True)
+        elif answer.status != "ok":
+            print(f"  {answer.name or answer.rank}: {answer.status} {answer.reason!r}", flush=True)
+
+
+async def attend(path: Path, address: str, name: str, seconds: float) -> None:
+    """Teach when it is our turn, and follow until then."""
+    client = connect(address, name=name)
+    lesson = Lesson(path, client, seconds)
+    client.executes(lesson.follow)  # before we join, so that we miss nothing
+    async with client:
+        client.on_lead(lesson.teach)
+        async for event in client:
+            match event:
+                case Connected(rank=rank) | RankChanged(rank=rank):
+                    print(f"{name}: rank {rank}, {'following' if rank else 'teaching'}", flush=True)
+
+
+def main() -> None:
+    """Teach a lesson or assist in it."""
+    parser = argparse.ArgumentParser(description="Teach a class, or assist.")
+    parser.add_argument("lesson", type=Path, help="lines: page URL, or quiz QUESTION | ANSWER")
+    parser.add_argument("--server", default="127.0.0.1:5050", metavar="HOST:PORT")
+    parser.add_argument("--name", default="teacher")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="to answer in")
+    options = parser.parse_args()
+    try:
+        asyncio.run(attend(options.lesson, options.server, options.name, options.seconds))
+    except (OSError, RankserverError) as error:
+        sys.exit(f"{options.name}: {error}")
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()
