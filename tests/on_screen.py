@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import termios
@@ -99,6 +100,10 @@ class Console:
         """Return the colour of the last row that shows ``text``, where that begins."""
         at = next(row for row in reversed(range(self._screen.lines)) if text in self._screen.display[row])
         return str(self._screen.buffer[at][self._screen.display[at].index(text)].fg)
+
+    def has_colour(self) -> bool:
+        """Tell whether anything that it wrote had a colour."""
+        return re.search(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m", self.raw) is not None
 
     @property
     def title(self) -> str:

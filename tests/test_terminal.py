@@ -1,0 +1,118 @@
+"""What the console draws and completes, as far as it needs no terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.output import ColorDepth
+
+from client import history
+from client.plain import Status
+from client.terminal import COLOURS, bottom, complete, sgr
+
+BUSY = Status("127.0.0.1:5050", 0, 41, 2, 12, 40)
+IDLE = Status("127.0.0.1:5050", 0, 3, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "columns", "line"),
+    [
+        (IDLE, 80, "rank 0 of 3 | connected to 127.0.0.1:5050"),
+        (IDLE, 41, "rank 0 of 3 | connected to 127.0.0.1:5050"),
+        (IDLE, 40, "rank 0 of 3"),
+        (IDLE, 10, "0/3"),
+        (IDLE, 2, "0/"),
+        (BUSY, 80, "rank 0 of 41 | 2 open: 12 of 40 answers | connected to 127.0.0.1:5050"),
+        (BUSY, 68, "rank 0 of 41 | 2 open: 12 of 40 answers"),
+        (BUSY, 38, "0/41 | 12/40"),
+        (BUSY, 3, "0/4"),
+        (Status("x", None, 0, 0, 0, 0), 80, "not connected"),
+        (Status("x", None, 0, 0, 0, 0), 7, "not con"),
+        (Status("unix:/日本", 1, 2, 0, 0, 0), 37, "rank 1 of 2 | connected to unix:/日本"),
+        (Status("unix:/日本", 1, 2, 0, 0, 0), 36, "rank 1 of 2"),  # two columns for each of them
+        (Status("unix:/\x1b", 1, 2, 0, 0, 0), 80, "rank 1 of 2 | connected to unix:/\\x1b"),
+    ],
+)
+def test_the_bottom_line_says_what_there_is_room_for(status: Status, columns: int, line: str) -> None:
+    assert bottom(status, columns) == line
+
+
+def test_no_kind_has_a_colour_where_there_is_none() -> None:
+    assert {sgr(kind, ColorDepth.DEPTH_1_BIT) for kind in COLOURS} == {"\x1b[0m", "\x1b[0;1m"}
+    assert sgr("error", ColorDepth.DEPTH_4_BIT) == "\x1b[0;31m"
+
+
+def earlier(*commands: str) -> InMemoryHistory:
+    kept = InMemoryHistory()
+    for command in commands:
+        kept.append_string(command)
+    return kept
+
+
+def test_matches_are_what_goes_on_each_once_the_latest_first() -> None:
+    kept = earlier("uptime", "up", "upgrade", "uptime", "date")
+    assert history.matches("up", kept) == ["uptime", "upgrade"]
+    assert history.matches("upt", kept) == ["uptime"]
+    assert history.matches("uptime", kept) == []
+    assert history.matches(":", kept) == [":who", ":help"]
+
+
+@pytest.mark.parametrize("begin", ["", " "])
+def test_nothing_matches_nothing(begin: str) -> None:
+    assert history.matches(begin, earlier("uptime", " date")) == []
+
+
+def test_matches_are_not_more_than_one_steps_through() -> None:
+    assert len(history.matches("c", earlier(*(f"c{count}" for count in range(1000))))) == 50
+
+
+def completed(*presses: str) -> list[str]:
+    """Return what a line is after each press of Tab; a press can type something before it."""
+    buffer = Buffer(history=earlier("upgrade all", "uptime"))
+    lines = []
+    for typed in presses:
+        buffer.insert_text(typed)
+        complete(buffer)
+        lines.append(buffer.text)
+    return lines
+
+
+def test_tab_goes_as_far_as_all_agree_then_through_each_and_back() -> None:
+    assert completed("u", "", "", "") == ["up", "uptime", "upgrade all", "up"]
+
+
+def test_typing_on_after_tab_chooses() -> None:
+    assert completed("u", "g", "!") == ["up", "upgrade all", "upgrade all!"]
+
+
+def test_nothing_is_completed_in_the_middle_of_a_line() -> None:
+    buffer = Buffer(history=earlier("uptime"))
+    buffer.insert_text("upx")
+    buffer.cursor_left()
+    complete(buffer)
+    assert buffer.text == "upx"
+
+
+def test_the_history_is_in_the_home_directory_if_no_other_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    history.load().append_string("uptime")
+    path = tmp_path / ".local" / "state" / "rankserver" / "history"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert list(history.load().load_history_strings()) == ["uptime"]
+
+
+def test_a_command_that_is_no_valid_text_costs_nothing_but_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    kept = history.load()
+    kept.append_string("a\udcff")
+    kept.append_string("b")
+    assert list(history.load().load_history_strings()) == ["b", "a?"]
