@@ -18,7 +18,7 @@ an int with the bits of their slots, so that thousands of open ASKs cost little 
 Each of them gives exactly one ``Answer``, under the rank that it held when the ASK was logged.
 
 The log has no names. They are learned from answers and rosters; a WHO goes before an ASK while one is
-unknown, so that whoever goes without an answer can be named.
+unknown, and again when it is logged, so that whoever goes without an answer can be named.
 
 Source: docs/protocol.md.
 """
@@ -208,14 +208,18 @@ class Session:
     def _submit(self, text: str, *, wants_answer: bool) -> None:
         self._check_joined()
         frame = protocol.submit(text, wants_answer=wants_answer, max_line=self._max_line)
-        if wants_answer and len(self._names) < len(self._slots) and not self._whos:
-            self._who(wanted=False)
+        if wants_answer:
+            self._learn_names()
         self._out += frame
         self._submitted.append(text)
 
     def _who(self, *, wanted: bool) -> None:
         self._out += protocol.who()
         self._whos.append(wanted)
+
+    def _learn_names(self) -> None:
+        if len(self._names) < len(self._slots) and not self._whos:
+            self._who(wanted=False)
 
     def _check_joined(self) -> None:
         if self._state is not State.JOINED:
@@ -378,6 +382,7 @@ class Session:
             others = self._everybody & ~(1 << self._slots[self._rank])
             ask = _Ask(frame.text, len(self._slots) - 1 - self._rank, others, self._ranks_by_slot())
             self._asks[frame.seq] = ask
+            self._learn_names()  # of those who joined after we sent it
             self._settle(frame.seq, ask)
 
     def _joined(self, ranks: list[int]) -> None:

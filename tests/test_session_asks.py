@@ -179,6 +179,16 @@ def test_a_who_goes_before_an_ask_while_a_name_is_unknown_and_nobody_sees_the_an
     assert session.data_to_send() == b"CMD d\nWHO\nASK e\n"
 
 
+def test_the_names_of_those_who_join_between_sending_and_log_are_asked_for_then() -> None:
+    session = joined(0, 1)
+    session.ask("a")
+    assert session.data_to_send() == b"ASK a\n"
+    session.receive_data(b"JOIN 1 1\nASK 2 0 a\n")
+    assert session.data_to_send() == b"WHO\n"
+    assert session.receive_data(roster("me", "x")) == []
+    assert session.expire(2)[0] == Answer(2, 1, "x", "timeout", reason="no answer in time")
+
+
 def test_a_name_is_known_until_its_bearer_leaves() -> None:
     session = joined(0, 3)
     session.ask("a")
@@ -298,13 +308,16 @@ class History:
 
     def submit(self, wants_answer: bool) -> None:
         text = f"t{self.born}-{len(self.steps)}"
-        owed = b""
-        if wants_answer and set(self.members) - self.known and not self.whos:
-            owed = b"WHO\n"
-            self.whos.append(False)
+        owed = self.learn() if wants_answer else b""
         self.unlogged.append((text, wants_answer))
         verb = "ASK" if wants_answer else "CMD"
         self.steps.append((f"{verb} {text}", [], owed + f"{verb} {text}\n".encode()))
+
+    def learn(self) -> bytes:
+        if not set(self.members) - self.known or self.whos:
+            return b""
+        self.whos.append(False)
+        return b"WHO\n"
 
     def who(self) -> None:
         self.whos.append(True)
@@ -340,13 +353,14 @@ class History:
 
     def own(self) -> None:
         text, wants_answer = self.unlogged.pop(0)
+        owed = self.learn() if wants_answer else b""
         self.seq += 1
         events: list[Event] = [Sent(self.seq, text, wants_answer, len(self.members) - 1)]
         if wants_answer:
             targets = {member: rank for rank, member in enumerate(self.members) if member is not self.me}
             self.asks[self.seq] = Question(text, targets, len(self.members) - 1 - self.rank)
             events += self.settle(self.seq)
-        self.log("ASK" if wants_answer else "CMD", f"{self.rank} {text}", events)
+        self.log("ASK" if wants_answer else "CMD", f"{self.rank} {text}", events, owed)
 
     def command(self, rank: int, verb: str) -> None:
         self.seq += 1
