@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client import console, words
+from client import connection, console, words
 from client.aio import connect
 from client.console import Console, Exit, Plan, exit_code
 from client.events import AskDone, Counts
@@ -36,6 +36,7 @@ class Puppet:
         self.statuses: asyncio.Queue[Status] = asyncio.Queue()
         self.is_there = False
         self.max_line = 0
+        self.calls = 0  # of show
 
     async def __aenter__(self) -> Puppet:
         self.is_there = True
@@ -45,6 +46,7 @@ class Puppet:
         self.is_there = False
 
     def show(self, lines: Sequence[Line]) -> None:
+        self.calls += 1
         for line in lines:
             self.shown.put_nowait(line.text)
 
@@ -246,7 +248,11 @@ def test_who_does_not_answer_in_time_counts_as_timed_out(server: Server) -> None
         converse(server, test, Plan([b"a"], patience=0.05))
 
 
-def test_a_server_that_logs_nothing_is_not_waited_for_either(server: Server) -> None:
+def test_a_server_that_logs_nothing_is_not_waited_for_either(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LEAVE_TIMEOUT", 0.05)
+
     async def test(puppet: Puppet, running: Running) -> None:
         with server.paused():
             puppet.type(b"a", b"b", b"EOF")
@@ -432,6 +438,19 @@ def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: Server) 
     with RawClient(server.address) as top:
         top.hello()
         converse(server, test)
+
+
+def test_what_comes_together_is_shown_together(server: Server) -> None:
+    async def test(puppet: Puppet, _running: Running) -> None:
+        with server.paused():
+            puppet.type(*[b"x"] * 1_000, b"\x1b", b"EOF")
+            await puppet.complaints.get()  # all before it was taken
+            puppet.calls = 0
+        for number in range(1_000):
+            await puppet.sees(f"sent #{number + 2}: x", f"#{number + 2}: executed by 0 of 0")
+        assert puppet.calls < 100
+
+    converse(server, test)
 
 
 # --- a person's questions ---
