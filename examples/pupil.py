@@ -15,7 +15,7 @@ import sys
 import keyboard
 
 from client import Execute, Outcome, RankserverError, connect
-from client.events import Connected, Finished, RankChanged
+from client.events import Connected, RankChanged
 
 
 async def obey(command: Execute) -> Outcome | str | None:
@@ -48,7 +48,7 @@ async def attend(address: str, name: str) -> None:
                     print("nobody teaches: we are the first", flush=True)
                 case Connected(name, rank):
                     print(f"{name}: rank {rank}, following", flush=True)
-                case Finished(Execute(rank=0, text='{"over": true}')):
+                case Execute(rank=0, text='{"over": true}'):
                     return
 
 

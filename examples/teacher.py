@@ -44,6 +44,7 @@ class Lesson:
 
     async def teach(self, _seq: int) -> None:
         """Go through what is left of the lesson, and leave."""
+        print(f"{self.client.name}: rank 0, teaching", flush=True)
         while self.done < len(self.steps):
             kind, text = self.steps[self.done]
             print(f"Enter for step {self.done + 1} of {len(self.steps)}: {kind} {text}", flush=True)
@@ -85,8 +86,8 @@ async def attend(path: Path, address: str, name: str, seconds: float) -> None:
         client.on_lead(lesson.teach)
         async for event in client:
             match event:
-                case Connected(rank=rank) | RankChanged(rank=rank):
-                    print(f"{name}: rank {rank}, {'following' if rank else 'teaching'}", flush=True)
+                case Connected(rank=rank) | RankChanged(rank=rank) if rank:
+                    print(f"{name}: rank {rank}, following", flush=True)
 
 
 def main() -> None:
