@@ -5,7 +5,8 @@ Programs begin with ``connect``; ``client.sync`` has the same without asyncio. d
 
 from client.aio import Client, connect
 from client.ask import Ask
-from client.events import Answer, Counts, Execute, Outcome
+from client.events import Answer, Counts, Event, Execute, Outcome
+from client.worker import Executor
 from rankserver.exceptions import (
     ConfigError,
     ConnectError,
@@ -13,6 +14,7 @@ from rankserver.exceptions import (
     LocalProtocolError,
     RankserverError,
 )
+from rankserver.frames import Member
 
 __all__ = [
     "Answer",
@@ -22,8 +24,11 @@ __all__ = [
     "ConnectError",
     "Counts",
     "DisconnectedError",
+    "Event",
     "Execute",
+    "Executor",
     "LocalProtocolError",
+    "Member",
     "Outcome",
     "RankserverError",
     "connect",
