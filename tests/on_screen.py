@@ -20,7 +20,7 @@ import pyte
 from tests.support import BOUND, ROOT
 
 ROWS, COLUMNS = 24, 100
-CTRL_C, CTRL_D, CTRL_L, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x12", "\x1a", "\t"
+CTRL_C, CTRL_D, CTRL_L, CTRL_Q, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x11", "\x12", "\x1a", "\t"
 UP, RIGHT, LEFT, END = "\x1b[A", "\x1b[C", "\x1b[D", "\x1b[F"
 DRAWN: Final = b"\x1b[?25h"  # the cursor is shown: the end of each drawing
 CLIENT: Final = (sys.executable, "-m", "client")

@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 from rankserver import protocol
-from tests.on_screen import CTRL_C, CTRL_D, CTRL_R, CTRL_Z, END, LEFT, RIGHT, TAB, UP, Console
+from tests.on_screen import (
+    CTRL_C,
+    CTRL_D,
+    CTRL_L,
+    CTRL_Q,
+    CTRL_R,
+    CTRL_Z,
+    END,
+    LEFT,
+    RIGHT,
+    TAB,
+    UP,
+    Console,
+)
 from tests.support import RawClient, Server
 
 
@@ -211,6 +224,20 @@ def test_a_line_can_be_completed_and_entered_faster_than_it_is_shown(experienced
     experienced.type("da" + TAB + "\rupg" + TAB + " now\r")
     experienced.see("sent #6: upgrade all now", "#6: executed by 0 of 0", "0/1>")
     assert "sent #5: date" in experienced.rows()
+
+
+def test_a_tab_can_be_typed(server: Server, console: Console) -> None:
+    with RawClient(server.address) as other:
+        other.hello()
+        console.see("0/2>")
+        console.type("a" + CTRL_Q + TAB + "b\r")
+        other.expect(b"ASK 3 0 a\tb")
+        console.see("0/2> a  b", "sent #3: a      b", "0/2>")
+
+
+def test_ctrl_l_clears_the_screen(experienced: Console) -> None:
+    experienced.type("half" + CTRL_L)
+    experienced.until(lambda: experienced.rows() == ["0/1> half"])
 
 
 def test_tab_completes_the_consoles_own_commands(console: Console) -> None:
