@@ -54,6 +54,9 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
 FIRST_DELAY: Final = 0.5  # seconds, at most, before we connect again; it doubles with each further try
 LONGEST_DELAY: Final = 30.0  # seconds
 FINAL: Final = (protocol.PROTO, "auth")  # codes of BYE that another try would only meet again
+LONGEST_REASON: Final = (
+    100  # characters, for an outcome that cannot be told; any server's lines have room for it
+)
 CLOSED: Final = "the client is closed"
 CONNECTION_LOST: Final = "the connection was lost"
 EXECUTES_NOTHING: Final = Outcome("denied", {"reason": "this client executes nothing"})
@@ -488,7 +491,8 @@ class Client:
         try:
             session.result(command.seq, outcome)
         except LocalProtocolError as error:
-            session.result(command.seq, Outcome("fail", {"reason": protocol.shown(f"bad outcome: {error}")}))
+            reason = f"bad outcome: {error}"[:LONGEST_REASON]
+            session.result(command.seq, Outcome("fail", {"reason": reason}))
         self._connection.wake()
 
     def _start_worker(self) -> None:

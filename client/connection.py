@@ -73,7 +73,7 @@ class Connection:
         self._wake = asyncio.Event()  # there is something to send
         self._wake.set()
         self._room = asyncio.Event()  # something was sent, or nothing will be any more
-        self._has_ended = False  # the server has closed it, or we have
+        self._has_ended = self._is_end(happened)  # the server has closed it, or we have
         self._writer = asyncio.create_task(self._write())
 
     async def receive(self) -> list[Event]:
@@ -82,7 +82,7 @@ class Connection:
         To cancel it can lose what has just arrived: only whoever closes may do that.
         """
         happened = await _receive(self._sock, self.session)
-        self._has_ended = bool(happened) and isinstance(happened[-1], Disconnected)
+        self._has_ended = self._is_end(happened)
         self.wake()
         return happened
 
@@ -115,6 +115,10 @@ class Connection:
                 await asyncio.wait({self._writer})  # or it would let go of the descriptor after it is closed
             finally:
                 self._sock.close()
+
+    @staticmethod
+    def _is_end(happened: Sequence[Event]) -> bool:
+        return bool(happened) and isinstance(happened[-1], Disconnected)
 
     async def _write(self) -> None:
         """Send what the session wants sent, until it is over. If that fails, the reader notices the end."""

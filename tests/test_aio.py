@@ -1,191 +1,165 @@
+"""The client on one connection; ``test_aio_reconnect`` is about several."""
+
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from client import aio
-from client.aio import Address, Client, connect, parse_address
-from client.events import AskDone, ClientsChanged, Connected, Disconnected, Event, Execute, Sent
+from client import connect
+from client.aio import Client
+from client.connection import Address
+from client.events import (
+    Answer,
+    ClientsChanged,
+    Connected,
+    Event,
+    Execute,
+    Finished,
+    Outcome,
+    RosterReceived,
+    Sent,
+    Started,
+)
 from rankserver import frames, protocol
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
-from tests.support import BOUND, RawClient, Server
+from tests.scripted import BANNER, fake, run, take, welcome
+from tests.support import RawClient, Server
 
-BANNER = protocol.info(frames.Info(1, "fake", 65_536, auth=False, capacity=8))
-WELCOME = protocol.welcome(frames.Welcome(0, 1, 0, "me", "s", 30))
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, within the bound."""
-    asyncio.run(asyncio.wait_for(work, BOUND))
+# --- what it is ---
 
 
-@contextlib.asynccontextmanager
-async def fake(script: Script) -> AsyncIterator[str]:
-    """Serve ``script`` to whoever connects, and give the address."""
-    server = await asyncio.start_server(script, "127.0.0.1", 0)
-    async with server:
-        yield "{}:{}".format(*server.sockets[0].getsockname())
-
-
-async def take(client: Client, kind: type[Event]) -> Event:
-    """Return the next event of ``kind``."""
-    async for event in client:
-        if isinstance(event, kind):
-            return event
-    raise AssertionError(f"the connection ended before a {kind}")
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Close with RST instead of FIN."""
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.close()
-
-
-# --- addresses ---
-
-
-@pytest.mark.parametrize(
-    ("text", "address", "written"),
-    [
-        ("web.example:80", Address("web.example", 80), "web.example:80"),
-        ("10.0.0.1", Address("10.0.0.1", 5050), "10.0.0.1:5050"),
-        ("[::1]:80", Address("::1", 80), "[::1]:80"),
-        ("[::1]", Address("::1", 5050), "[::1]:5050"),
-        ("::1", Address("::1", 5050), "[::1]:5050"),
-        ("fe80::1%eth0", Address("fe80::1%eth0", 5050), "[fe80::1%eth0]:5050"),
-        ("unix:/run/a:b", Address("/run/a:b", None), "unix:/run/a:b"),
-    ],
-)
-def test_addresses_are_understood(text: str, address: Address, written: str) -> None:
-    assert parse_address(text) == address
-    assert str(address) == written
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":80", "a:", "a:b", "a:0", "a:65536", "[::1", "[]:80", "unix:", "[a]b:1"]
-)
-def test_what_is_no_address_is_named(text: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_address(text)
-    assert str(caught.value) == f"address {text!r} is not HOST, HOST:PORT, [IPV6]:PORT or unix:PATH"
-
-
-# --- joining ---
-
-
-def test_joining_gives_the_place_and_then_the_events(server: Server) -> None:
+def test_joining_gives_the_place(server: Server) -> None:
     async def main() -> None:
         async with connect(server.where, name="web-1") as client:
-            assert (client.name, client.rank, client.clients, client.max_line) == ("web-1", 0, 1, 65_536)
-            assert str(client.address) == server.where
-            assert await anext(client) == Connected("web-1", 0, 1)
-            with RawClient(server.address) as other:
-                other.hello()
-                assert await anext(client) == ClientsChanged(2)
+            assert (client.name, client.rank, client.clients, client.seq) == ("web-1", 0, 1, 1)
+            assert (client.max_line, client.is_connected, str(client.address)) == (65_536, True, server.where)
+            async with connect(server.where) as other:
+                await take(client, ClientsChanged)
+                assert (client.clients, client.seq) == (2, 2)
+                assert (other.rank, other.clients, other.name[0]) == (1, 2, "c")
 
     run(main())
 
 
-def test_every_kind_of_address_can_be_joined(anywhere: Server) -> None:
+def test_without_an_address_it_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKSERVER", "unix:/run/ranks")
+    assert connect().address == Address("/run/ranks", None)
+    monkeypatch.delenv("RANKSERVER")
+    assert connect().address == Address("127.0.0.1", 5050)
+
+
+def test_arguments_that_cannot_work_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match="jobs is 0, and has to be at least 1"):
+        connect("x", jobs=0)
+    with pytest.raises(ConfigError, match="address 'x:y' is not"):
+        connect("x:y")
+
+
+PROPERTIES = ("name", "rank", "clients", "seq", "max_line")
+
+
+async def all_raise(client: Client, words: str) -> None:
+    """Check that whatever needs the connection raises."""
+    assert not client.is_connected
+    for name in PROPERTIES:
+        with pytest.raises(DisconnectedError, match=words):
+            getattr(client, name)
+    with pytest.raises(DisconnectedError, match=words):
+        client.ask("x")
+    for call in (client.cmd("x"), client.who()):
+        with pytest.raises(DisconnectedError, match=words):
+            await call
+    await client.drain()
+
+
+def test_without_a_connection_all_that_needs_it_raises(server: Server) -> None:
     async def main() -> None:
-        async with connect(anywhere.where) as client:
-            assert str(client.address) == anywhere.where
-            assert client.name.startswith("c")
+        client = connect(server.where)
+        await all_raise(client, "the client has not connected yet")
+        async with client:
+            server.kill()
+            with pytest.raises(DisconnectedError):
+                await take(client, RosterReceived)
+            await all_raise(client, "connection lost")
+        await all_raise(client, "connection lost")
+        client = connect(server.where)
+        with pytest.raises(ConnectError):
+            await client.__aenter__()
+        await all_raise(client, "the client is closed")
 
     run(main())
 
 
-def test_a_tcp_connection_does_not_wait_to_fill_packets(server: Server) -> None:
+def test_each_error_is_a_new_one() -> None:
+    client = connect("x")
+    errors = []
+    for _ in range(2):
+        with pytest.raises(DisconnectedError) as caught:
+            _ = client.rank
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]  # or it would keep the traceback of each time
+
+
+# --- commanding ---
+
+
+def test_a_command_returns_its_number_in_the_log(shared: Server) -> None:
     async def main() -> None:
-        async with connect(server.where) as client:
-            assert client._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        async with connect(shared.where) as top, connect(shared.where) as low:
+            seen = aiter(low)
+            seqs = await asyncio.gather(*(top.cmd(str(number)) for number in range(500)))
+            assert seqs == list(range(seqs[0], seqs[0] + 500))
+            executed = [await take(seen, Execute) for _ in seqs]
+            assert [(event.seq, event.text) for event in executed if isinstance(event, Execute)] == [
+                (seq, str(number)) for number, seq in enumerate(seqs)
+            ]
+            with pytest.raises(LocalProtocolError):
+                await top.cmd("a\nb")
 
     run(main())
 
 
-def test_the_second_address_of_a_host_is_tried_when_the_first_refuses(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        refusing = closed.getsockname()
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (refusing, server.address)]
-
+def test_a_cancelled_command_disturbs_no_other(shared: Server) -> None:
     async def main() -> None:
-        async def both(*_args: object, **_options: object) -> list[object]:
-            return list(found)
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
-        async with connect(f"two.example:{server.port}") as client:
-            assert client.rank == 0
+        async with connect(shared.where) as client:
+            calls: list[asyncio.Task[Any]] = [asyncio.create_task(client.cmd(text)) for text in "abc"]
+            calls += [asyncio.create_task(client.who()) for _ in range(2)]
+            await asyncio.sleep(0)
+            calls[1].cancel()
+            calls[3].cancel()
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(ends[0], int)
+            assert ends[2] == ends[0] + 2  # it was sent all the same
+            assert ends[4] == (frames.Member(0, client.name),)
 
     run(main())
 
 
-def test_a_refused_connection_is_told_with_its_reason(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-
+def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: Server) -> None:
     async def main() -> None:
-        for address, reason in (
-            (f"127.0.0.1:{port}", "Connection refused"),
-            (f"unix:{tmp_path}/none", "No such file or directory"),
-            ("a..b:1", ""),  # Python's words, which vary
-        ):
-            with pytest.raises(ConnectError) as caught:
-                async with connect(address):
-                    pass
-            assert str(caught.value).startswith(f"cannot connect to {address}: {reason}")
+        async with connect(shared.where, name="a") as first, connect(shared.where, name="b") as second:
+            events = aiter(first)
+            members = (frames.Member(0, "a"), frames.Member(1, "b"))
+            assert await first.who() == await second.who() == members
+            assert await take(events, RosterReceived) == RosterReceived(members)
 
     run(main())
 
 
-def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "CONNECT_TIMEOUT", 0.05)
-    gone = asyncio.Event()
-
+def test_a_roster_that_nobody_asked_for_does_no_harm() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert (await reader.readline()).startswith(b"HELLO")
-        assert await reader.read() == b""
-        gone.set()
+        writer.write(BANNER + welcome(0, 1) + b"".join(protocol.roster(["me"], 1_000)))
+        await reader.readuntil(b"CMD x\n")
+        writer.write(b"CMD 1 0 x\n")
+        await reader.readuntil(b"BYE\n")
         writer.close()
 
     async def main() -> None:
-        async with fake(script) as address:
-            with pytest.raises(ConnectError, match=f"cannot connect to {address}: no answer within 0.05 s"):
-                async with connect(address):
-                    pass
-            await gone.wait()
-
-    run(main())
-
-
-def test_a_name_that_is_not_allowed_is_refused_without_connecting() -> None:
-    async def main() -> None:
-        with pytest.raises(LocalProtocolError, match="name 'a b' is not"):
-            async with connect("nowhere.invalid", name="a b"):
-                pass
-
-    run(main())
-
-
-def test_a_full_server_is_told(serve: Callable[..., Server]) -> None:
-    async def main() -> None:
-        server = serve(1)
-        async with connect(server.where):
-            with pytest.raises(DisconnectedError) as caught:
-                async with connect(server.where):
-                    pass
-        assert caught.value.code == "full"
-        assert "1" in caught.value.text
+        async with fake(script) as address, connect(address) as client:
+            assert await client.cmd("x") == 1
 
     run(main())
 
@@ -193,88 +167,70 @@ def test_a_full_server_is_told(serve: Callable[..., Server]) -> None:
 # --- events ---
 
 
-def test_events_do_not_depend_on_how_the_bytes_arrive() -> None:
-    data = BANNER + WELCOME + b"JOIN 1 1\nCMD 2 1 x\nBYE shutdown now\n"
+def test_iterating_begins_with_how_it_is_and_has_all_that_follows(shared: Server) -> None:
+    async def main() -> None:
+        async with connect(shared.where, name="me") as client:
+            early, seq = aiter(client), client.seq
+            assert await anext(early) == Connected("me", 0, 1, seq)
+            async with connect(shared.where):
+                await client.cmd("a")
+                late = aiter(client)
+                assert await anext(late) == Connected("me", 0, 2, seq + 2)
+            await client.cmd("b")
+            followed = [Sent(seq + 2, "a", wants_answer=False, targets=1), ClientsChanged(1, seq + 3)]
+            assert [await anext(early) for _ in range(3)] == [ClientsChanged(2, seq + 1), *followed]
+            assert await anext(late) == followed[1]
+            await client.close()
+            rest: list[Event] = [Sent(seq + 4, "b", wants_answer=False, targets=0)]
+            assert [event async for event in early] == [event async for event in late] == rest
+            assert [event async for event in client] == []
 
+    run(main())
+
+
+def test_iterating_may_begin_before_joining(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where, name="me")
+        events = aiter(client)
+        async with client:
+            assert await anext(events) == Connected("me", 0, 1, client.seq)
+
+    run(main())
+
+
+def test_iterating_raises_when_the_connection_is_lost_after_what_came_before() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        for byte in data:
-            writer.write(bytes([byte]))
-            await writer.drain()
+        writer.write(BANNER + welcome(0, 1) + b"JOIN 1 1\nBYE slow too slow\n")
+        await reader.read()
         writer.close()
 
     async def main() -> None:
-        async with fake(script) as address, connect(address) as client:
-            kinds = [type(event).__name__ async for event in client]
-        assert kinds == ["Connected", "ClientsChanged", "Refused", "Disconnected"]
+        async with fake(script) as address:
+            client = connect(address)
+            events = aiter(client)
+            async with client:
+                assert await anext(events) == Connected("me", 0, 1, 0)
+                assert await anext(events) == ClientsChanged(2, 1)
+                for stream in (events, client):
+                    with pytest.raises(DisconnectedError) as caught:
+                        await anext(aiter(stream))
+                    assert caught.value.code == "slow"
 
     run(main())
 
 
-def test_what_arrived_before_a_reset_is_not_lost_although_sending_fails() -> None:
-    ready = asyncio.Event()
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(BANNER + WELCOME)
-        await reader.readuntil(b"ASK go\n")
-        writer.write(b"JOIN 1 1\nBYE slow too slow\n")
-        await writer.drain()
-        reset(writer)
-        ready.set()
-
+def test_streams_that_nobody_reads_any_more_are_forgotten(shared: Server) -> None:
     async def main() -> None:
-        async with fake(script) as address, connect(address) as client:
-            await client.ask("go")
-            await ready.wait()
-            with contextlib.suppress(DisconnectedError):
-                for _ in range(100):  # the first may be taken by the kernel, the next ones fail
-                    await client.cmd("x" * 1_000)
-                    await asyncio.sleep(0)
-            assert [event async for event in client] == [
-                Connected("me", 0, 1),
-                ClientsChanged(2),
-                Disconnected("slow", "too slow"),
-            ]
-            with pytest.raises(DisconnectedError, match="the connection is over"):
-                await client.ask("x")
+        async with connect(shared.where) as client:
+            for _ in range(100):
+                aiter(client)
+            await client.cmd("x")
+            assert not client._readers
 
     run(main())
 
 
-def test_a_connection_that_ends_without_bye_is_lost() -> None:
-    async def script(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(BANNER + WELCOME + b"JOIN 1")
-        await writer.drain()
-        writer.close()
-
-    async def main() -> None:
-        async with fake(script) as address, connect(address) as client:
-            assert [event async for event in client][1:] == [Disconnected("", "connection lost")]
-
-    run(main())
-
-
-def test_cancelling_a_wait_for_an_event_loses_none(server: Server) -> None:
-    async def main() -> None:
-        async with connect(server.where) as client:
-            await take(client, Connected)
-            for count in range(20):
-                waiting = asyncio.create_task(take(client, Sent))
-                await client.cmd(str(count))
-                await asyncio.sleep(0)
-                waiting.cancel()
-                await asyncio.wait([waiting])
-                if waiting.cancelled():
-                    sent = await take(client, Sent)
-                else:
-                    sent = waiting.result()
-                assert isinstance(sent, Sent)
-                assert sent.text == str(count)
-
-    run(main())
-
-
-def test_a_flood_of_events_leaves_others_their_turn(server: Server) -> None:
+def test_a_flood_of_events_leaves_others_their_turn(shared: Server) -> None:
     async def main() -> None:
         turns = 0
 
@@ -284,85 +240,212 @@ def test_a_flood_of_events_leaves_others_their_turn(server: Server) -> None:
                 await asyncio.sleep(0)
                 turns += 1
 
-        with RawClient(server.address) as top:
+        with RawClient(shared.address) as top:
             top.hello()
-            async with connect(server.where) as client:
+            async with connect(shared.where) as client:
+                last = client.seq + 30_000
+                events = aiter(client)
                 top.send(b"CMD x\n" * 30_000)
-                await asyncio.to_thread(top.lines, 30_001)  # half a megabyte is in the socket
+                top.lines(30_001)  # half a megabyte is on its way, while the loop stands still
                 other = asyncio.create_task(others())
-                while await take(client, Execute) != Execute(30_002, 0, "x", False, 1, client.name):
-                    pass
+                async for event in events:
+                    if isinstance(event, Execute) and event.seq == last:
+                        break
                 assert turns > 3
                 other.cancel()
 
     run(main())
 
 
-def test_ping_is_answered_while_somebody_iterates(serve: Callable[..., Server]) -> None:
+def test_pings_are_answered_whatever_the_program_waits_for(serve: Callable[..., Server]) -> None:
     async def main() -> None:
         async with connect(serve(2, "--heartbeat", "0.1").where) as client:
-            with contextlib.suppress(
-                asyncio.TimeoutError
-            ):  # five heartbeats: two without an answer are the end
-                await asyncio.wait_for(take(client, Disconnected), 0.5)
-                pytest.fail("the server did not hear us")
+            waiting = asyncio.create_task(take(client, RosterReceived))
+            _, still = await asyncio.wait({waiting}, timeout=0.5)  # five heartbeats: two are the end
+            assert still
+            waiting.cancel()
 
     run(main())
 
 
-# --- commands ---
+# --- being commanded ---
 
 
-def test_an_ask_goes_around(server: Server) -> None:
+async def _coroutine(command: Execute) -> object:
+    return _function(command)
+
+
+def _function(command: Execute) -> object:
+    returned: dict[str, object] = {
+        "none": None,
+        "text": "a\nb",
+        "number": 5,
+        "outcome": Outcome("timeout", {"ms": 7}),
+        "status": Outcome("done"),
+        "json": Outcome("ok", {"out": {1}}),
+        "nan": Outcome("ok", {"ms": float("nan")}),
+        "long": "é" * 60_000,
+    }
+    if command.text == "error":
+        raise ValueError("no\nsuch thing")
+    return returned[command.text]
+
+
+@pytest.mark.parametrize("function", [_coroutine, _function])
+def test_what_a_function_makes_of_a_command_is_the_answer(
+    shared: Server, function: Callable[[Execute], object]
+) -> None:
     async def main() -> None:
-        async with connect(server.where) as top, connect(server.where) as low:
-            await top.ask("uptime")
-            execute = await take(low, Execute)
-            assert execute == Execute(3, 0, "uptime", True, 1, low.name)
-            await low.result(3, "ok", {"out": "fine"})
-            done = await take(top, AskDone)
-            assert done == AskDone(3, "uptime", 1, 1, 0, 0, 0, 0, 0)
+        async with connect(shared.where) as top, connect(shared.where, name="low") as low:
+            assert low.executes(function) is function
+
+            async def answer(text: str) -> Answer:
+                (answer,) = await top.ask(text)
+                return answer._replace(seq=0)
+
+            nothing = Answer(0, 1, "low", "ok")
+            assert await answer("none") == nothing
+            assert await answer("text") == nothing._replace(out="a\nb")
+            assert await answer("number") == nothing._replace(out="5")
+            assert await answer("outcome") == nothing._replace(status="timeout", ms=7)
+            assert await answer("error") == nothing._replace(
+                status="fail", reason="ValueError: no such thing"
+            )
+            long = await answer("long")
+            assert (long.status, long.truncated, long.out) == ("ok", True, "é" * len(long.out))
+            for text in ("status", "json", "nan"):
+                bad = await answer(text)
+                assert bad.status == "fail"
+                assert bad.reason.startswith("bad outcome: ")
+            assert await answer("none") == nothing  # it goes on
 
     run(main())
 
 
-def test_the_second_client_sees_a_command_without_answer(server: Server) -> None:
+def test_executing_is_reported_to_whoever_iterates(shared: Server) -> None:
     async def main() -> None:
-        async with connect(server.where) as top, connect(server.where) as low:
-            await top.cmd("df")
-            assert await take(low, Execute) == Execute(3, 0, "df", False, 1, low.name)
+        async with connect(shared.where) as top, connect(shared.where, name="low") as low:
+            low.executes(_function)
+            events = aiter(low)
+            seq = (await top.ask("number")).seq
+            assert seq is not None
+            command = Execute(seq, 0, "number", True, 1, "low")
+            assert [await anext(events) for _ in range(4)][1:] == [
+                command,
+                Started(command),
+                Finished(command, Outcome("ok", {"out": "5"})),
+            ]
 
     run(main())
 
 
-def test_a_sender_waits_for_a_server_that_does_not_read() -> None:
-    go_on = asyncio.Event()
-    taken = 0
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal taken
-        writer.write(BANNER + WELCOME)
-        await go_on.wait()
-        while data := await reader.read(1 << 20):
-            taken += data.count(b"\n")
-            if data.endswith(b"BYE\n"):
-                writer.close()
-
-    async def send(client: Client) -> None:
-        for _ in range(600):  # 36 MB: more than the kernel takes
-            await client.cmd("x" * 60_000)
-
+def test_a_slow_executor_holds_up_nothing_but_what_is_behind_it(shared: Server) -> None:
     async def main() -> None:
-        async with fake(script) as address, connect(address) as client:
-            sending = asyncio.create_task(send(client))
-            # Until the sender waits for room, which nothing announces.
-            while client._session.unsent <= aio.HIGH_WATER or client._room.is_set():  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            assert client._session.unsent < aio.HIGH_WATER + 60_100
-            assert not sending.done()
+        async with connect(shared.where) as top, connect(shared.where, name="low") as low:
+            begun, go_on = asyncio.Event(), asyncio.Event()
+
+            @low.executes
+            async def wait(_command: Execute) -> None:
+                begun.set()
+                await go_on.wait()
+
+            ask = top.ask("x")
+            await begun.wait()
+            assert len(await low.who()) == 2
+            assert (await low.ask("y")).nobody
+            assert await low.cmd("z") > 0
+            assert not ask.is_done
             go_on.set()
-            await sending
-        assert taken == 1 + 600 + 1  # HELLO, the commands, BYE
+            assert (await ask).ok
+
+    run(main())
+
+
+def test_several_jobs_are_executed_at_once(shared: Server) -> None:
+    async def main() -> None:
+        async with connect(shared.where) as top, connect(shared.where, jobs=3) as low:
+            begun, all_here = 0, asyncio.Event()
+
+            @low.executes
+            async def meet(_command: Execute) -> None:
+                nonlocal begun
+                begun += 1
+                if begun == 3:
+                    all_here.set()
+                await all_here.wait()
+
+            await asyncio.gather(*(top.ask(text) for text in "abc"))
+
+    run(main())
+
+
+class Slow:
+    """An executor that takes its time to clean up, and says how far it is."""
+
+    def __init__(self) -> None:
+        self.begun, self.ending, self.may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.log: list[str] = []
+
+    async def execute(self, _command: Execute) -> Outcome:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ending.set()
+            await self.may_end.wait()
+            self.log.append("ended")
+        return Outcome("ok")
+
+    async def close(self) -> None:
+        self.log.append("closed")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_executing_is_ended_before_closing_is(server: Server, *, is_lost: bool) -> None:
+    async def main() -> None:
+        executor = Slow()
+        async with connect(server.where) as top, connect(server.where, executor=executor) as low:
+            top.ask("x")
+            await executor.begun.wait()
+            if is_lost:
+                server.kill()
+                await (
+                    executor.ending.wait()
+                )  # the client cleans up by itself, and closing comes into the middle
+            closing = [asyncio.create_task(low.close()) for _ in range(2)]
+            await executor.ending.wait()
+            closing[0].cancel()  # whoever closes may lose patience
+            await asyncio.wait(closing[:1])
+            assert executor.log == []
+            executor.may_end.set()
+            await closing[1]
+            assert executor.log == ["ended", "closed"]
+
+    run(main())
+
+
+def test_a_function_may_close_its_own_client_and_still_answers(shared: Server) -> None:
+    async def main() -> None:
+        async with connect(shared.where) as top, connect(shared.where) as low:
+
+            @low.executes
+            async def leave(_command: Execute) -> str:
+                await low.close()
+                return "bye"
+
+            assert [answer.out for answer in await top.ask("x")] == ["bye"]
+
+    run(main())
+
+
+def test_to_set_an_executor_on_a_closed_client_starts_nothing(shared: Server) -> None:
+    async def main() -> None:
+        async with connect(shared.where) as client:
+            closing = asyncio.create_task(client.close())
+            await asyncio.sleep(0)
+            client.executes(_function)
+            await closing
+            client.executes(_function)
 
     run(main())
 
@@ -370,61 +453,73 @@ def test_a_sender_waits_for_a_server_that_does_not_read() -> None:
 # --- leaving ---
 
 
-def test_all_that_was_sent_before_leaving_counts(server: Server) -> None:
+def test_closing_ends_all_waits(shared: Server) -> None:
     async def main() -> None:
-        with RawClient(server.address) as other:
-            other.hello()
-            async with connect(server.where) as client:
-                for count in range(5_000):
-                    await client.cmd(f"{count}")
-            other.expect(b"JOIN 2 1")
-            assert [line.split(b" ")[3] for line in other.lines(5_000)] == [b"%d" % i for i in range(5_000)]
-            other.expect(b"LEFT 5003 1")
+        async with connect(shared.where) as client:
+            with shared.paused():
+                waiting = [
+                    asyncio.ensure_future(each) for each in (client.cmd("x"), client.who(), client.ask("y"))
+                ]
+                iterating = asyncio.create_task(take(aiter(client), RosterReceived))
+                await asyncio.sleep(0)
+                closing = asyncio.create_task(client.close())
+                ends = await asyncio.gather(*waiting, return_exceptions=True)
+                assert [str(end) for end in ends] == ["the client is closed"] * 3
+                with pytest.raises(AssertionError, match="the events ended"):
+                    await iterating
+                assert not client.is_connected
+                assert not closing.done()
+            await closing
 
     run(main())
 
 
-def test_all_counts_even_if_the_server_is_slow_and_much_was_received_and_not_read(server: Server) -> None:
+def test_closing_twice_or_at_once_waits_for_the_same_end(shared: Server) -> None:
     async def main() -> None:
-        with RawClient(server.address) as other:
-            other.hello()
-            async with connect(server.where) as client:
-                other.send(b"CMD theirs\n" * 10_000)
-                await asyncio.to_thread(other.lines, 10_001)
-                with server.paused():
-                    await client.cmd("last")
-                    closing = asyncio.create_task(client.close())
-                    await asyncio.wait([client._writer])  # all is sent
-                    assert not closing.done()  # or the 10,000 frames in the socket would make it a reset
-                await closing
-            other.expect(b"CMD 10003 1 last")
-            other.expect(b"LEFT 10004 1")
-
-    run(main())
-
-
-def test_a_server_that_does_not_close_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "LEAVE_TIMEOUT", 0.05)
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(BANNER + WELCOME)
-        await reader.read()
-        writer.close()
-
-    async def main() -> None:
-        async with fake(script) as address, connect(address) as client:
-            await client.ask("x")
-        assert [event async for event in client] == [Connected("me", 0, 1)]
-
-    run(main())
-
-
-def test_closing_again_does_no_harm(server: Server) -> None:
-    async def main() -> None:
-        async with connect(server.where) as client:
+        async with connect(shared.where) as client:
+            assert client._connection is not None
+            sock = client._connection._sock
+            with shared.paused():
+                closing = [asyncio.create_task(client.close()) for _ in range(3)]
+                await asyncio.wait([client._connection._writer])
+                await asyncio.sleep(0)
+                assert not any(each.done() for each in closing)
+            await asyncio.wait(closing, return_when=asyncio.FIRST_COMPLETED)
+            assert sock.fileno() == -1
+            await asyncio.gather(*closing)
             await client.close()
-            await client.close()
-            with pytest.raises(DisconnectedError):
-                await client.cmd("x")
+
+    run(main())
+
+
+async def fail_inside(server: Server) -> None:
+    async with connect(server.where) as client:
+        await client.cmd("x")
+        raise ZeroDivisionError
+
+
+def test_an_error_of_the_program_goes_through_and_the_client_leaves(shared: Server) -> None:
+    async def main() -> None:
+        with RawClient(shared.address) as other:
+            other.hello()
+            with pytest.raises(ZeroDivisionError):
+                await fail_inside(shared)
+            other.lines(2)
+            other.expect(b"LEFT ")
+
+    run(main())
+
+
+def test_a_client_is_entered_once(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where)
+        async with client:
+            pass
+        with pytest.raises(DisconnectedError, match="the client is closed"):
+            await client.__aenter__()
+        early = connect(shared.where)
+        await early.close()
+        with pytest.raises(DisconnectedError, match="the client is closed"):
+            await early.__aenter__()
 
     run(main())

@@ -229,6 +229,25 @@ def test_a_connection_that_ends_without_bye_is_lost(end: Callable[[asyncio.Strea
     run(main())
 
 
+def test_an_end_that_comes_together_with_the_welcome_is_not_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)  # which would be more than the bound
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BANNER + welcome(0, 1) + b"BYE slow too slow\n")
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            assert (await until_over(connection))[-1] == Disconnected("slow", "too slow")
+            await connection.close()
+
+    run(main())
+
+
 # --- sending and leaving ---
 
 
