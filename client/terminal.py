@@ -96,7 +96,6 @@ class Terminal:
         self._prompting.cancel()
         with contextlib.suppress(asyncio.CancelledError, EOFError):
             await self._prompting
-        self._print()
 
     def show(self, lines: Sequence[Line]) -> None:
         """Print lines above the prompt, soon."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.history import InMemoryHistory
-from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import ColorDepth, vt100
 
 from client import history
 from client.plain import Status
-from client.terminal import COLOURS, bottom, complete, sgr
+from client.terminal import COLOURS, Terminal, _output, bottom, complete, sgr
+from client.words import Line
+from tests.support import BOUND
 
 BUSY = Status("127.0.0.1:5050", 0, 41, 2, 12, 40)
 IDLE = Status("127.0.0.1:5050", 0, 3, 0, 0, 0)
@@ -116,3 +121,53 @@ def test_a_command_that_is_no_valid_text_costs_nothing_but_itself(
     kept.append_string("a\udcff")
     kept.append_string("b")
     assert list(history.load().load_history_strings()) == ["b", "a?"]
+
+
+def test_before_the_prompt_lines_are_printed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().show([Line("error", "one"), Line("out", "two")])
+    assert capsys.readouterr().out.endswith("\x1b[0;31mone\x1b[0m\r\ntwo\r\n")
+
+
+def test_a_complaint_is_made_visible(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().complain("\x9b2J")
+    assert capsys.readouterr().out.endswith("\x1b[0;31m\\x9b2J\x1b[0m\r\n")
+
+
+def test_what_is_held_back_is_written_later(capsys: pytest.CaptureFixture[str]) -> None:
+    output = _output()
+    output.is_held = True
+    output.write("half")
+    output.flush()
+    assert not capsys.readouterr().out
+    output.is_held = False
+    output.flush()
+    assert capsys.readouterr().out == "half"
+
+
+def test_a_burst_goes_out_with_the_prompt_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[str] = []
+
+    async def next_write() -> str:
+        has_written = asyncio.Event()
+
+        def write(_stdout: object, data: str) -> None:
+            writes.append(data)
+            has_written.set()
+
+        monkeypatch.setattr(vt100, "flush_stdout", write)
+        writes.clear()
+        await asyncio.wait_for(has_written.wait(), BOUND)
+        (written,) = writes
+        return written
+
+    async def show_a_burst() -> str:
+        async with Terminal() as terminal:
+            assert "-/0> " in await next_write()
+            terminal.refresh(IDLE)
+            for batch in range(100):
+                terminal.show([Line("out", f"line {batch * 10 + count}") for count in range(10)])
+            return await next_write()
+
+    with create_pipe_input() as keys, create_app_session(input=keys):
+        write = asyncio.run(show_a_burst())
+    assert write.index("line 0\r\nline 1\r\n") < write.index("line 999\r\n") < write.index("0/3> ")
