@@ -187,6 +187,17 @@ def test_it_works_where_next_to_nothing_can_be_seen(
         assert console.exit_code() == 0
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_where_rows_are_few_the_prompt_goes_before_the_bottom_line(
+    server: Server, start: Callable[..., Console], rows: int
+) -> None:
+    console = start(server.where, size=(rows, 20))
+    console.see("0/1>")
+    assert not console.bottom()
+    console.resized(3, 20)
+    console.see_bottom("rank 0 of 1")
+
+
 # --- colour ---
 
 
