@@ -218,7 +218,7 @@ class Console:
         wanted = self._plan.wait_for
         if self._client.is_connected and self._client.clients <= wanted:
             here = self._client.clients - 1
-            self._face.show([Line("rank", f"waiting for {wanted} others, {here} here")])
+            self._face.show([Line("rank", f"waiting for others: {here} of {wanted} here")])
         await self._until(self._enough_are_here)
 
     async def _converse(self) -> bool:

@@ -37,6 +37,7 @@ class Puppet:
         self.is_there = False
         self.max_line = 0
         self.calls = 0  # of show
+        self.farewell: Callable[[], Awaitable[None]] | None = None  # what happens while it ends
 
     async def __aenter__(self) -> Puppet:
         self.is_there = True
@@ -44,6 +45,8 @@ class Puppet:
 
     async def __aexit__(self, *exc: object) -> None:
         self.is_there = False
+        if self.farewell:
+            await self.farewell()
 
     def show(self, lines: Sequence[Line]) -> None:
         self.calls += 1
@@ -214,7 +217,7 @@ def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: Server)
 
 def test_the_first_command_waits_for_company(server: Server) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
-        await puppet.sees("waiting for 2 others, 0 here")
+        await puppet.sees("waiting for others: 0 of 2 here")
         with await join(server), RawClient(server.address) as third:
             await puppet.status(lambda status: status.clients == 2)
             assert puppet.shown.empty()
@@ -313,7 +316,7 @@ def test_who_is_interrupted_before_anything_was_sent_hears_that(server: Server) 
         plan = Plan([b"a\x1b", b"b"], wait_for=1)
         script = Console(connect(server.where), puppet, Words(server.where), plan)
         running = asyncio.create_task(script.run())
-        while await puppet.shown.get() != "waiting for 1 others, 0 here":
+        while await puppet.shown.get() != "waiting for others: 0 of 1 here":
             pass
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -368,6 +371,26 @@ def test_every_ask_has_a_summary_also_when_the_server_goes(server: Server) -> No
             "#4: executed by 1 of 2, gone 1",
             "disconnected: connection lost",
         ]
+
+    converse(server, test)
+
+
+def test_a_face_that_ends_is_shown_nothing_more(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        async def farewell() -> None:
+            with await join(server) as other:
+                await asyncio.to_thread(other.settle)
+                other.send(b"ASK are you there\n")
+                while not (await asyncio.to_thread(other.line)).startswith(b"RES "):
+                    pass
+
+        while not puppet.statuses.empty():
+            puppet.statuses.get_nowait()
+        puppet.farewell = farewell
+        puppet.type(b"EOF")
+        assert await running is Exit.OK
+        assert puppet.rest() == []
+        assert puppet.statuses.empty()
 
     converse(server, test)
 

@@ -278,6 +278,20 @@ def test_a_connection_that_is_lost_is_exit_code_4(
     )
 
 
+def test_a_command_that_the_server_rejects_is_exit_code_6(
+    listen: Callable[[Callable[[socket.socket], None]], str],
+) -> None:
+    def script(connection: socket.socket) -> None:
+        connection.sendall(BANNER + WELCOME)
+        while b"ASK" not in connection.recv(1_000):
+            pass
+        connection.sendall(b"ERR bad-frame no\n")
+        assert connection.recv(1_000) == b"BYE\n"
+
+    code, (_, line), err = run(listen(script), stdin=b"x\n")
+    assert (code, line, err) == (6, "the server rejected the command 'x': bad-frame no", "")
+
+
 def test_a_server_that_breaks_the_protocol_is_left_with_exit_code_4(
     listen: Callable[[Callable[[socket.socket], None]], str],
 ) -> None:

@@ -98,7 +98,7 @@ def test_a_command_is_asked_answered_and_left_at_once(
     script: Callable[..., Program], fleet: Callable[..., list[RawClient]]
 ) -> None:
     program = script("-c", "uptime", "--wait-for", "2", "--answer-timeout", LONG)
-    assert program.error() == "waiting for 2 others, 0 here"
+    assert program.error() == "waiting for others: 0 of 2 here"
     web, db = fleet("web", "db")
     answer(web, "uptime", 'ok {"code":0,"out":"up 3 days\\n"}')
     assert program.line() == "#4 rank 1 web | up 3 days"  # as it comes, not at the end
@@ -201,7 +201,7 @@ def test_who_interrupts_a_command_hears_how_far_it_was(
 
 def test_who_is_interrupted_while_waiting_hears_that_nothing_was_sent(script: Callable[..., Program]) -> None:
     program = script("-c", "x", "--wait-for", "1")
-    assert program.error() == "waiting for 1 others, 0 here"
+    assert program.error() == "waiting for others: 0 of 1 here"
     program.signal(signal.SIGTERM)
     assert program.end() == (6, [], "not sent: x\n")
 
@@ -264,7 +264,7 @@ def test_json_is_all_that_is_on_the_output(
     script: Callable[..., Program], fleet: Callable[..., list[RawClient]]
 ) -> None:
     program = script("-c", "x", "--wait-for", "1", "--json")
-    assert program.error() == "waiting for 1 others, 0 here"
+    assert program.error() == "waiting for others: 0 of 1 here"
     (web,) = fleet("web")
     answer(web, "x", f'fail {{"code":1,"out":"{HOSTILE}"}}')
     code, lines, err = program.end()
@@ -431,7 +431,7 @@ def test_the_progress_is_shown_on_a_terminal_only_while_it_lasts(
     )
     written = io.BytesIO()
     child.logfile_read = written
-    child.expect_exact("waiting for 2 others, 0 here")
+    child.expect_exact("waiting for others: 0 of 2 here")
     web, db = fleet("web", "db")
     if term == "xterm":
         child.expect_exact(CLEAR + "0 of 2 answers")
@@ -447,7 +447,7 @@ def test_the_progress_is_shown_on_a_terminal_only_while_it_lasts(
     pyte.ByteStream(screen).feed(written.getvalue())
     assert [row.rstrip() for row in screen.display if row.strip()] == [
         f"connected to {server.where} as me: rank 0 of 1",
-        "waiting for 2 others, 0 here",
+        "waiting for others: 0 of 2 here",
         "sent #4: x",
         "#4 rank 1 web: executed",
         "#4 rank 2 db: executed",
