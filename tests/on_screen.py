@@ -96,10 +96,10 @@ class Console:
         """Return in which of ``rows`` the cursor is, from the end: -1 is the last, and the column from 0."""
         return self._screen.cursor.y - len(self.rows()), self._screen.cursor.x
 
-    def colour(self, text: str) -> str:
-        """Return the colour of the last row that shows ``text``, where that begins."""
+    def colour(self, text: str, column: int = 0) -> str:
+        """Return the colour of the last row that shows ``text``, ``column`` columns after that begins."""
         at = next(row for row in reversed(range(self._screen.lines)) if text in self._screen.display[row])
-        return str(self._screen.buffer[at][self._screen.display[at].index(text)].fg)
+        return str(self._screen.buffer[at][self._screen.display[at].index(text) + column].fg)
 
     def has_colour(self) -> bool:
         """Tell whether anything that it wrote had a colour."""

@@ -214,6 +214,8 @@ def test_each_kind_of_line_has_its_colour(console: Console, other: RawClient) ->
     console.type(":nothing\r")
     console.until(lambda: console.rows()[-2].startswith("unknown"))
     assert console.colour("unknown") == "red"
+    assert console.colour("0/2> :nothing") == "blue"
+    assert console.colour("0/2> :nothing", len("0/2> ")) == "default"
 
 
 def test_what_is_executed_is_green(server: Server, start: Callable[..., Console]) -> None:

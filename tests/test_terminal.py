@@ -123,6 +123,18 @@ def test_a_command_that_is_no_valid_text_costs_nothing_but_itself(
     assert list(history.load().load_history_strings()) == ["b", "a?"]
 
 
+def test_a_history_file_that_can_be_written_no_more_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    kept = history.load()
+    path = tmp_path / "rankserver" / "history"
+    path.unlink()
+    path.mkdir()
+    kept.append_string("uptime")
+    assert history.matches("u", kept) == ["uptime"]
+
+
 def test_before_the_prompt_lines_are_printed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().show([Line("error", "one"), Line("out", "two")])
     assert capsys.readouterr().out.endswith("\x1b[0;31mone\x1b[0m\r\ntwo\r\n")
