@@ -376,8 +376,6 @@ class Client:
                     raise
                 await self._pause(str(error), delay)
             delay = min(2 * delay, LONGEST_DELAY)
-        if self._is_over:  # closed: before Python 3.12 ``wait_for`` prefers a result to being cancelled
-            return
         self._start_worker()
         for event in self._connection.happened:
             self._handle(event)

@@ -400,6 +400,12 @@ class Slow:
         self.log.append("closed")
 
 
+async def turns() -> None:
+    """Let everybody do what can be done without waiting."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_executing_is_ended_before_closing_is(server: Server, *, is_lost: bool) -> None:
     async def main() -> None:
@@ -414,8 +420,10 @@ def test_executing_is_ended_before_closing_is(server: Server, *, is_lost: bool) 
                 )  # the client cleans up by itself, and closing comes into the middle
             closing = [asyncio.create_task(low.close()) for _ in range(2)]
             await executor.ending.wait()
+            await turns()
             closing[0].cancel()  # whoever closes may lose patience
             await asyncio.wait(closing[:1])
+            await turns()
             assert executor.log == []
             executor.may_end.set()
             await closing[1]
@@ -441,9 +449,10 @@ def test_a_function_may_close_its_own_client_and_still_answers(shared: Server) -
 def test_to_set_an_executor_on_a_closed_client_starts_nothing(shared: Server) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
-            closing = asyncio.create_task(client.close())
-            await asyncio.sleep(0)
-            client.executes(_function)
+            with shared.paused():
+                closing = asyncio.create_task(client.close())
+                await turns()  # it waits for the server now
+                client.executes(_function)
             await closing
             client.executes(_function)
 

@@ -329,7 +329,8 @@ class Leader:
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0)
+            for _ in range(100):  # closing waits that long
+                await asyncio.sleep(0)
             self.ended += 1
             self._changed.set()
 

@@ -265,8 +265,14 @@ def test_who_has_not_answered_in_time_counts_as_timeout(shared: Server) -> None:
 
 def test_an_ask_that_is_not_logged_in_time_raises_and_a_late_log_does_no_harm(shared: Server) -> None:
     async def main() -> None:
-        async with pair(shared) as (top, low):
-            low.executes(async_echo)
+        async with connect(shared.where) as top, connect(shared.where, jobs=2) as low:
+
+            @low.executes
+            async def echo(command: Execute) -> str:
+                while command.text == "up":  # which the asker has given up already
+                    await asyncio.Event().wait()
+                return command.text
+
             events = aiter(top)
             with shared.paused():
                 ask = top.ask("up", timeout=0.01)
