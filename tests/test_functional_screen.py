@@ -55,6 +55,10 @@ def test_what_comes_one_by_one_is_shown_one_by_one(console: Console, other: RawC
         console.see(f"cannot execute #{count} from lower-ranked rank 1: a", "0/2>")
 
 
+def test_the_terminal_is_not_asked_where_the_cursor_is(console: Console) -> None:
+    assert b"\x1b[6n" not in console.raw  # not every terminal answers, and one that does not gets a warning
+
+
 # --- text of all kinds ---
 
 HOSTILE = {
