@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -161,19 +162,20 @@ def test_a_command_returns_its_number(server: Server) -> None:
         assert other.lines(2) == [b"CMD 3 0 a", b"CMD 4 0 b"]
 
 
-def test_answers_are_there_as_they_come(server: Server, later: Later) -> None:
-    with connect(server.where) as c, RawClient(server.address) as low, RawClient(server.address) as lowest:
-        low.hello("low")
-        lowest.hello("lowest")
-        later(answer, lowest, b'ok {"out":"first"}')
+def test_answers_are_there_as_they_come(server: Server) -> None:
+    with connect(server.where) as c, ExitStack() as stack:
+        raws = [stack.enter_context(RawClient(server.address)) for _ in range(3)]
+        for raw, name in zip(raws, ("a", "b", "c"), strict=True):
+            raw.hello(name)
         asked = c.ask("x")
         answers = iter(asked)
-        assert next(answers) == Answer(4, 2, "lowest", "ok", out="first")
-        assert not asked.is_done  # the other has not answered
-        answer(low)
-        assert [one.name for one in answers] == ["low"]
+        for raw, expected in ((raws[2], (3, "c")), (raws[0], (1, "a")), (raws[1], (2, "b"))):
+            assert not asked.is_done  # others have not answered
+            answer(raw)
+            assert next(answers)[1:3] == expected
+        assert not list(answers)
         assert asked.is_done
-        assert [one.name for one in asked] == ["lowest", "low"]
+        assert [one.name for one in asked] == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +298,27 @@ def test_closing_while_others_use_it_leaves_nobody_waiting(server: Server, later
             future.result(BOUND)
 
 
+def test_nothing_that_waits_outlives_the_client(server: Server, later: Later) -> None:
+    with connect(server.where) as c:
+        begun = threading.Event()
+
+        async def wait() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        waiting = later(c._loop.run, wait)
+        assert begun.wait(BOUND)
+    with pytest.raises(DisconnectedError, match="the client is closed"):
+        waiting.result(BOUND)
+
+
+def test_a_client_that_nobody_closed_does_not_keep_the_program(server: Server) -> None:
+    program = "from client.sync import connect; print(connect().__enter__().cmd('x'))"
+    environment = {**os.environ, "RANKSERVER": server.where}
+    command = [sys.executable, "-c", program]
+    assert subprocess.check_output(command, cwd=ROOT, env=environment, timeout=BOUND) == b"2\n"
+
+
 # --- interrupts ---
 
 
@@ -347,12 +370,26 @@ def test_after_an_interrupt_the_client_can_be_used(server: Server) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
         asked = c.ask("x")
+        tasks = asyncio.all_tasks(c._loop._loop)
         with interrupted(lambda: low.lines(2)):  # ASK and CMD
             c.cmd("y")
             len(asked)
         low.send(b"RES 3 ok\n")
         assert asked.ok
         assert c.cmd("z") == 5
+        assert asyncio.all_tasks(c._loop._loop) == tasks
+
+
+def test_a_signal_handler_may_use_the_client(server: Server) -> None:
+    seqs = []
+    with connect(server.where) as c:
+        before = signal.signal(signal.SIGUSR1, lambda *_: seqs.append(c.cmd("x")))
+        try:
+            with c._loop._lock:  # at the worst moment
+                signal.raise_signal(signal.SIGUSR1)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert seqs == [2]
 
 
 # --- executing and leading ---
@@ -537,6 +574,28 @@ def test_a_coroutine_function_is_awaited_but_cannot_wait_for_itself(server: Serv
         for text in ("use", "close"):
             assert top.ask(text).by_rank[1].reason.startswith("RuntimeError: a coroutine function cannot use")
         assert low.is_connected
+
+
+def test_what_a_coroutine_function_began_ends_with_the_client(server: Server) -> None:
+    ended = []
+
+    async def begun() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    with connect(server.where) as top, connect(server.where) as low:
+
+        @low.executes
+        async def run(_command: Execute) -> None:
+            tasks.append(asyncio.create_task(begun()))
+            await asyncio.sleep(0)
+
+        tasks: list[asyncio.Task[None]] = []
+        assert top.ask("x").ok
+    assert ended == [True]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
