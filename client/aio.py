@@ -21,7 +21,7 @@ import os
 import random
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from client.ask import Ask
@@ -271,7 +271,7 @@ class Client:
             events.end(None if self._has_left else self._ended())
         elif self.is_connected:
             session = self._joined().session
-            events.put(Connected(session.name, session.rank, session.clients, session.seq))
+            events.put([Connected(session.name, session.rank, session.clients, session.seq)])
         self._readers.append(weakref.ref(events))
         return events
 
@@ -342,8 +342,7 @@ class Client:
 
     async def _receive(self, connection: Connection) -> None:
         while connection.session.state is not State.OVER:
-            for event in await connection.receive():
-                self._handle(event)
+            self._handle(await connection.receive())
             connection.wake()
 
     async def _disconnected(self, connection: Connection) -> None:
@@ -377,13 +376,12 @@ class Client:
                 await self._pause(str(error), delay)
             delay = min(2 * delay, LONGEST_DELAY)
         self._start_worker()
-        for event in self._connection.happened:
-            self._handle(event)
+        self._handle(self._connection.happened)
 
     async def _pause(self, reason: str, delay: float) -> None:
         """Wait before the next try: not all who lost the same server should come back at the same moment."""
         pause = random.uniform(delay / 2, delay)  # noqa: S311 - not secret
-        self._publish(Retrying(reason, pause))
+        self._publish([Retrying(reason, pause)])
         await asyncio.sleep(pause)
 
     def _finish(self, end: DisconnectedError, *, is_wanted: bool = False) -> None:
@@ -400,8 +398,17 @@ class Client:
 
     # --- events ---
 
-    def _handle(self, event: Event) -> None:
-        """Do what an event asks of us, and hand it to those who iterate."""
+    def _handle(self, events: Sequence[Event]) -> None:
+        """Hand events to those who iterate, and do what they ask of us."""
+        self._publish([event for event in events if not isinstance(event, Disconnected)])
+        for event in events:
+            if isinstance(event, Answer):  # the rule where there are many
+                if event.seq in self._asks:
+                    self._asks[event.seq].add(event)
+            else:
+                self._do(event)
+
+    def _do(self, event: Event) -> None:
         match event:
             case Execute():
                 self._execute(event)
@@ -409,17 +416,12 @@ class Client:
                 self._lead.end() if rank else self._lead.begin(seq)
             case Disconnected(code, text):
                 self._over(event, DisconnectedError(code, text))
-                return
             case _:
                 self._answered(event)
-        self._publish(event)
 
     def _answered(self, event: Event) -> None:
-        """Note what the server and others say to what we sent."""
+        """Note what the server says to what we sent."""
         match event:
-            case Answer():
-                if event.seq in self._asks:
-                    self._asks[event.seq].add(event)
             case AskDone():
                 self._done(event)
             case Sent():
@@ -438,7 +440,7 @@ class Client:
     def _over(self, event: Disconnected, end: DisconnectedError) -> None:
         if self._reconnect and end.code not in FINAL:
             self._end = end
-            self._publish(event)
+            self._publish([event])
         else:
             self._finish(end)
 
@@ -449,9 +451,9 @@ class Client:
             self._readers = [weakref.ref(events) for events in streams]
         return streams
 
-    def _publish(self, event: Event) -> None:
+    def _publish(self, happened: Sequence[Event]) -> None:
         for events in self._read():
-            events.put(event)
+            events.put(happened)
 
     def _sent(self, event: Sent) -> None:
         waiting = self._submitted.popleft()
@@ -468,8 +470,7 @@ class Client:
         if ask.seq is None:
             ask.end(TimeoutError(f"the server did not log in time: {ask.text}"))
         elif self._connection is not None and self._asks.get(ask.seq) is ask:
-            for event in self._connection.session.expire(ask.seq):
-                self._handle(event)
+            self._handle(self._connection.session.expire(ask.seq))
 
     # --- executing ---
 
@@ -508,7 +509,7 @@ class Client:
     def _report(self, step: Started | Finished) -> None:
         if isinstance(step, Finished):
             self._answer(step.command, step.outcome)
-        self._publish(step)
+        self._publish([step])
 
     def _failed_to_lead(self, error: BaseException) -> None:
         """Leave: who cannot do the work of rank 0 must not hold up the heir."""

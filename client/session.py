@@ -38,6 +38,7 @@ from rankserver import frames, protocol, ranking
 from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
 
 LONGEST_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK  # from any server, whatever it announces
+KINDS: Final = {"code": int, "out": str, "ms": int, "truncated": bool, "reason": str}  # of an answer's JSON
 TRUNCATED: Final = ',"truncated":true'
 
 
@@ -323,7 +324,12 @@ class Session:
         ask = self._asks.get(frame.seq)
         if ask is None or not ask.waiting >> slot & 1:
             return  # a server need not remember who has answered: the first answer of each counts
-        self._conclude(frame.seq, ask, 1 << slot, frame.status, **_detail(frame.detail))
+        detail: dict[str, Any] = {
+            name: value for name, value in frame.detail.items() if type(value) is KINDS.get(name)
+        }
+        answer = events.Answer(frame.seq, ask.ranks[slot], frame.name, frame.status, **detail)
+        self._events.append(answer)
+        self._count(frame.seq, ask, 1 << slot, frame.status)
 
     def _receive_roster(self, frame: frames.Roster) -> None:
         if frame.start != len(self._roster):
@@ -430,17 +436,17 @@ class Session:
 
     # --- the ends of asks ---
 
-    def _conclude(
-        self, seq: int, ask: _Ask, members: int, outcome: str, reason: str = "", **detail: Any
-    ) -> None:
+    def _conclude(self, seq: int, ask: _Ask, members: int, outcome: str, reason: str = "") -> None:
         """Report that each of ``members``, a set of slots that the ask waits for, came to this outcome."""
         if not members:
             return
         for slot in sorted(_slots_of(members), key=ask.ranks.__getitem__):
             name = self._names.get(slot, "")
-            answer = events.Answer(seq, ask.ranks[slot], name, outcome, reason=reason, **detail)
-            self._events.append(answer)
-        ask.waiting &= ~members
+            self._events.append(events.Answer(seq, ask.ranks[slot], name, outcome, reason=reason))
+        self._count(seq, ask, members, outcome)
+
+    def _count(self, seq: int, ask: _Ask, members: int, outcome: str) -> None:
+        ask.waiting ^= members
         ask.counts[outcome] = ask.counts.get(outcome, 0) + members.bit_count()
         self._settle(seq, ask)
 
@@ -460,18 +466,6 @@ def _slots_of(members: int) -> Iterator[int]:
         lowest = members & -members
         yield lowest.bit_length() - 1
         members ^= lowest
-
-
-def _detail(text: str) -> dict[str, Any]:
-    """Return those fields of an answer's JSON that an ``Answer`` has, if they are of the right kind."""
-    if not text:
-        return {}
-    try:
-        fields = json.loads(text)  # one object: the parser of the frame has seen to that
-    except RecursionError:  # but it was called from less deep
-        return {}
-    kinds = {"code": int, "out": str, "ms": int, "truncated": bool, "reason": str}
-    return {name: fields[name] for name, kind in kinds.items() if type(fields.get(name)) is kind}
 
 
 def _result(seq: int, outcome: events.Outcome) -> bytes:

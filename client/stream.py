@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 from client.events import Event
 
@@ -40,9 +41,9 @@ class Events:
 
     # --- for the client that it belongs to ---
 
-    def put(self, event: Event) -> None:
-        """Add an event."""
-        self._events.append(event)
+    def put(self, happened: Iterable[Event]) -> None:
+        """Add events."""
+        self._events.extend(happened)
         self._changed.set()
 
     def end(self, error: Exception | None) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # --- frames from a client ---------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ class Answer(NamedTuple):
     rank: int
     name: str
     status: str
-    detail: str
+    detail: dict[str, Any]
 
 
 class Member(NamedTuple):

@@ -41,6 +41,7 @@ MIN_MAX_LINE: Final = 256  # a HELLO with a long name, a token and a resume must
 MAX_MAX_LINE: Final = 16 * 1024 * 1024  # a line is kept whole in memory, for each client
 SERVER_SLACK: Final = 256  # a server's line is at most this much longer than max_line
 MAX_NUMBER_DIGITS: Final = 19  # what a signed 64-bit number can have
+MAX_NESTING: Final = 64  # of JSON: Python's own limit depends on who calls its parser, and so on the side
 MAX_CLIENTS: Final = 1_000_000  # far more than one process can serve; a range of ranks is expanded in memory
 SHOWN: Final = 64  # characters that an error message has for what was bad
 
@@ -60,6 +61,8 @@ NOT_A_NAME: Final = "is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -"
 STATUSES: Final = ("ok", "fail", "refused", "denied", "timeout")
 
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[][{}]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # TAB alone is allowed
 
 
@@ -207,9 +210,8 @@ def parse_server_line(line: bytes) -> ServerFrame | None:
     if verb == "RES":
         seq, rank, name, rest = _split(rest, 4)
         status, _, detail = rest.partition(" ")
-        return Answer(
-            _number("seq", seq), _number("rank", rank), _name(name), _status(status), _detail(detail)
-        )
+        fields = _json_object(detail) if detail else {}
+        return Answer(_number("seq", seq), _number("rank", rank), _name(name), _status(status), fields)
     if verb in ("ERR", "BYE"):
         code, _, text = rest.partition(" ")
         return (Rejected if verb == "ERR" else Bye)(code, text)
@@ -315,16 +317,27 @@ def _detail(text: str) -> str:
 
 
 def _json_object(text: str) -> dict[str, Any]:
+    if text.count("{") + text.count("[") > MAX_NESTING and _nesting(text) > MAX_NESTING:
+        raise _bad(f"bad JSON: nested more than {MAX_NESTING} deep")
     try:
         text = text.strip(" \t")  # the white space of JSON that a line can have
         value, end = _DECODER.raw_decode(text)
         if end < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _bad(f"bad JSON: {shown(str(error))}") from None
     if not isinstance(value, dict):
         raise _bad("bad JSON: expected one object")
     return value
+
+
+def _nesting(text: str) -> int:
+    """Return how deep objects and arrays are nested in what may be JSON. O(len(text))."""
+    deepest = depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "{[" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _no_constant(text: str) -> None:

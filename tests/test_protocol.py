@@ -287,7 +287,21 @@ def test_an_answer_comes_through_unchanged(
     seq: int, rank: int, name: str, status: str, detail: dict[str, object] | None
 ) -> None:
     result = Result(seq, status, "" if detail is None else json.dumps(detail))
-    assert from_server(protocol.answer(rank, name, result)) == Answer(seq, rank, name, *result[1:])
+    assert from_server(protocol.answer(rank, name, result)) == Answer(seq, rank, name, status, detail or {})
+
+
+@pytest.mark.parametrize("text", [b"RES 1 ok %s", b"RES 1 0 a ok %s"])
+def test_json_may_be_nested_so_deep_whoever_reads_it_and_however_many_brackets_a_string_has(
+    text: bytes,
+) -> None:
+    parse = protocol.parse_server_line if b" a " in text else protocol.parse_client_line
+    inner = b'"\\"' + b"[{" * 500 + b'"'
+    depth = protocol.MAX_NESTING - 1
+    parse(text % (b'{"a":' + b"[" * depth + inner + b"]" * depth + b"}"))
+    with pytest.raises(RemoteProtocolError, match="nested more than 64 deep"):
+        parse(text % (b'{"a":[' + b"[" * depth + inner + b"]" * depth + b"]}"))
+    with pytest.raises(RemoteProtocolError, match="nested more than 64 deep"):
+        parse(text % (b'{"a":' + b"[" * 20_000))
 
 
 @given(st.sampled_from(["full", "auth", "slow"]), texts)

@@ -15,13 +15,13 @@ ONE, TWO, THREE = (ClientsChanged(number, number) for number in (1, 2, 3))
 def test_events_come_in_order_whether_they_are_there_or_waited_for() -> None:
     async def main() -> None:
         events = Events()
-        events.put(ONE)
-        events.put(TWO)
+        events.put([ONE])
+        events.put([TWO])
         assert [await anext(events), await anext(events)] == [ONE, TWO]
         waiting = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
         assert not waiting.done()
-        events.put(THREE)
+        events.put([THREE])
         assert await waiting == THREE
 
     run(main())
@@ -30,7 +30,7 @@ def test_events_come_in_order_whether_they_are_there_or_waited_for() -> None:
 def test_the_iteration_ends_after_what_is_there() -> None:
     async def main() -> None:
         events = Events()
-        events.put(ONE)
+        events.put([ONE])
         events.end(None)
         assert [event async for event in events] == [ONE]
         assert [event async for event in events] == []
@@ -42,7 +42,7 @@ def test_the_iteration_ends_after_what_is_there() -> None:
 def test_an_error_is_raised_after_what_is_there_and_each_time() -> None:
     async def main() -> None:
         events = Events()
-        events.put(ONE)
+        events.put([ONE])
         events.end(DisconnectedError("slow", "too slow"))
         assert await events.batch() == [ONE]
         for _ in range(2):
@@ -72,10 +72,10 @@ def test_a_batch_is_all_that_is_there_and_waits_for_one() -> None:
         events = Events()
         waiting = asyncio.create_task(events.batch())
         await asyncio.sleep(0)
-        events.put(ONE)
-        events.put(TWO)
+        events.put([ONE])
+        events.put([TWO])
         assert await waiting == [ONE, TWO]
-        events.put(THREE)
+        events.put([THREE])
         assert await events.batch() == [THREE]
 
     run(main())
@@ -87,7 +87,7 @@ def test_cancelling_whoever_waits_loses_nothing() -> None:
         for event in (ONE, TWO, THREE):
             waiting = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0)
-            events.put(event)
+            events.put([event])
             waiting.cancel()  # although there is something now
             await asyncio.wait({waiting})
             assert waiting.cancelled()
