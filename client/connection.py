@@ -74,14 +74,19 @@ class Connection:
         self._wake.set()
         self._room = asyncio.Event()  # something was sent, or nothing will be any more
         self._has_ended = self._is_end(happened)  # the server has closed it, or we have
+        self._has_heard = True  # anything since this was set to False
+        self._end = "connection lost"  # if it ends without a BYE
         self._writer = asyncio.create_task(self._write())
+        self._listener = asyncio.create_task(self._listen_for_life())
 
     async def receive(self) -> list[Event]:
         """Wait for bytes, or for the end of the stream, and return what they mean.
 
         To cancel it can lose what has just arrived: only whoever closes may do that.
         """
-        happened = await _receive(self._sock, self.session)
+        data = await _read(self._sock)
+        self._has_heard = True
+        happened = self.session.receive_data(data) if data else self.session.receive_eof(self._end)
         self._has_ended = self._is_end(happened)
         self.wake()
         return happened
@@ -102,6 +107,7 @@ class Connection:
 
         It takes at most ``LEAVE_TIMEOUT``; a server that has not taken all by then loses the rest.
         """
+        self._listener.cancel()
         has_ended, self._has_ended = self._has_ended, True
         self.session.leave()
         self._wake.set()
@@ -112,7 +118,8 @@ class Connection:
         finally:
             self._writer.cancel()
             try:
-                await asyncio.wait({self._writer})  # or it would let go of the descriptor after it is closed
+                # Or one would let go of the descriptor after it is closed.
+                await asyncio.wait({self._writer, self._listener})
             finally:
                 self._sock.close()
 
@@ -133,6 +140,25 @@ class Connection:
                         await loop.sock_sendall(self._sock, data)
         finally:
             self._room.set()
+
+    async def _listen_for_life(self) -> None:
+        """End the connection when nothing was heard for two heartbeats, though we asked after one.
+
+        The server, or the network before it, is gone without a word then.
+        """
+        while heartbeat := self.session.heartbeat:
+            self._has_heard = False
+            await asyncio.sleep(heartbeat)
+            if self._has_heard or self.session.state is not State.JOINED:
+                continue
+            self.session.ping()
+            self.wake()
+            await asyncio.sleep(heartbeat)
+            if not self._has_heard:
+                self._end = f"nothing heard for {2 * heartbeat:g} seconds"
+                with contextlib.suppress(OSError):  # it has just ended
+                    self._sock.shutdown(socket.SHUT_RDWR)  # whoever reads finds the end
+                return
 
     async def _part(self) -> None:
         """Send the rest and read to the end, both at once, as the server may not take more before we do.

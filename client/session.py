@@ -76,6 +76,7 @@ class Session:
         self._max_line = protocol.DEFAULT_MAX_LINE
         self._name = ""
         self._rank = -1
+        self._heartbeat = 0.0
         self._seq = 0
         self._slots: list[int] = []  # by rank, one for each client
         self._free: list[int] = []  # every slot below len(_slots) + len(_free) is in just one of the two
@@ -114,6 +115,11 @@ class Session:
     def seq(self) -> int:
         """The number of the last log frame that arrived."""
         return self._seq
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds of silence after which the server asks whether we are there; 0 for never."""
+        return self._heartbeat
 
     @property
     def max_line(self) -> int:
@@ -200,6 +206,15 @@ class Session:
         self._check_joined()
         self._who(wanted=True)
 
+    def ping(self) -> None:
+        """Ask whether the server is there; its answer gives no event.
+
+        Raises:
+            LocalProtocolError: the session is not joined.
+        """
+        self._check_joined()
+        self._out += protocol.ping()
+
     def leave(self) -> None:
         """Say goodbye: all that was sent before counts, and no event follows. Again does no harm."""
         if self._state is not State.OVER:
@@ -239,10 +254,10 @@ class Session:
             self._disconnect("", f"the server broke the protocol: {error.text}")
         return self._take_events()
 
-    def receive_eof(self) -> list[events.Event]:
+    def receive_eof(self, reason: str = "connection lost") -> list[events.Event]:
         """Take the end of the stream, whether orderly or not, and return what it means."""
         if self._state is not State.OVER:
-            self._disconnect("", "connection lost")
+            self._disconnect("", reason)
         return self._take_events()
 
     def _take_events(self) -> list[events.Event]:
@@ -296,6 +311,7 @@ class Session:
         self._state = State.JOINED
         self._name, self._rank, self._seq = frame.name, frame.rank, frame.seq
         self._slots = list(range(frame.clients))
+        self._heartbeat = frame.heartbeat
         self._names = {frame.rank: frame.name}
         self._everybody = (1 << frame.clients) - 1
         self._events.append(events.Connected(frame.name, frame.rank, frame.clients, frame.seq))

@@ -25,9 +25,9 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 # --- sessions ---
 
 
-def welcome(rank: int, clients: int, seq: int = 0) -> bytes:
+def welcome(rank: int, clients: int, seq: int = 0, heartbeat: float = 30) -> bytes:
     """Return the WELCOME of a client that is called ``me``."""
-    return protocol.welcome(frames.Welcome(rank, clients, seq, "me", "s", 30))
+    return protocol.welcome(frames.Welcome(rank, clients, seq, "me", "s", heartbeat))
 
 
 def joined(rank: int, clients: int, seq: int = 0) -> Session:

@@ -391,3 +391,36 @@ def test_a_server_that_does_not_close_holds_nobody_up(monkeypatch: pytest.Monkey
             assert connection._sock.fileno() == -1
 
     run(main())
+
+
+def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., Server]) -> None:
+    async def main() -> None:
+        server = serve(1, "--heartbeat", "0.2")
+        connection = await join(parse_address(server.where))
+        with server.paused():
+            assert await connection.receive() == [Disconnected("", "nothing heard for 0.4 seconds")]
+        await connection.close()
+
+    run(main())
+
+
+def test_a_server_that_says_nothing_by_itself_is_asked_and_not_given_up() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BANNER + welcome(0, 1, heartbeat=0.05))
+        for _ in range(5):
+            while await reader.readline() != b"PING\n":
+                pass
+            writer.write(b"PONG\n")
+        writer.write(b"BYE slow enough\n")
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            happened: list[Event] = []
+            while not happened:
+                happened = await connection.receive()
+            assert happened == [Disconnected("slow", "enough")]
+            await connection.close()
+
+    run(main())
