@@ -321,12 +321,47 @@ def test_json_ends_with_the_exit_code_however_it_ends(
     assert ("disconnected" in [event["event"] for event in events]) == (code == 4)
 
 
-def test_json_that_nobody_reads_is_exit_code_1(script: Callable[..., Program]) -> None:
+@pytest.mark.parametrize(
+    ("stdin", "err"), [(b"x\n", "cannot write to standard output: Broken pipe\n"), (b"", "")]
+)
+def test_json_that_nobody_reads_is_exit_code_1(
+    script: Callable[..., Program], stdin: bytes, err: str
+) -> None:
     program = script("--json")
     assert program.process.stdout is not None
     program.process.stdout.close()
     program.process.stdout = None
-    assert program.end(stdin=b"x\n")[::2] == (1, "cannot write to standard output: Broken pipe\n")
+    assert program.end(stdin=stdin)[::2] == (1, err)
+
+
+def test_json_on_a_terminal_has_no_prompt_no_progress_and_no_help(
+    server: Server, fleet: Callable[..., list[RawClient]]
+) -> None:
+    (top,) = fleet("top")
+    child: pexpect.spawn[bytes] = pexpect.spawn(
+        sys.executable,
+        ["-m", "client", server.where, "--json"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm"},
+        timeout=BOUND,
+        echo=False,
+    )
+    written = io.BytesIO()
+    child.logfile_read = written
+    child.sendline("?")
+    answer(top, "?", "refused")
+    child.expect_exact("ask_done")
+    child.sendline("exit")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 5
+    assert [event["event"] for event in parsed(written.getvalue().decode().splitlines())] == [
+        "connected",
+        "sent",
+        "answer",
+        "ask_done",
+        "exit",
+    ]
 
 
 # --- those that stay ---------------------------------------------------------------------------

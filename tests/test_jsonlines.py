@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, get_args
 
 import pytest
 
 from client import events, jsonlines
 from client.words import RESULTS, Happening, Unfinished
+from tests.support import ROOT
 
 COMMAND = events.Execute(18, 0, "df -h", True, 1, "me")
 HOSTILE = 'a"\\\x00\x1b[2J\r\n\x85\u2028\u202e\ud83dü🙂'
@@ -112,3 +114,14 @@ def test_text_of_others_comes_through_as_it_is_and_cannot_end_the_line(
     for key in path:
         value = value[key]
     assert value == HOSTILE
+
+
+def test_the_guide_has_each_event_with_all_its_fields() -> None:
+    guide = (ROOT / "docs" / "scripts.md").read_text()
+    examples = [json.loads(found) for found in re.findall(r"`({\"event\":.*?})` \|", guide)]
+    shown = {example.pop("event"): set(example) for example in examples}
+    kinds = [kind for kind in get_args(Happening) if kind is not events.RosterReceived]  # a person's question
+    names = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower() for kind in kinds]
+    expected = {name: set(kind._fields) for name, kind in zip(names, kinds, strict=True)}
+    expected["ask_done"].add("exit")
+    assert shown == {**expected, "exit": {"code", "error"}}
