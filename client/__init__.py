@@ -6,6 +6,7 @@ Programs begin with ``connect``; ``client.sync`` has the same without asyncio. d
 from client.aio import Client, connect
 from client.ask import Ask
 from client.events import Answer, Counts, Event, Execute, Outcome
+from client.words import visible
 from client.worker import Executor
 from rankserver.exceptions import (
     ConfigError,
@@ -32,4 +33,5 @@ __all__ = [
     "Outcome",
     "RankserverError",
     "connect",
+    "visible",
 ]

@@ -1,11 +1,12 @@
 """The client for asyncio programs; ``client.sync`` has the same without ``async``.
 
-    async with connect("127.0.0.1:5050", name="web-1") as client:
+    client = connect("127.0.0.1:5050", name="web-1")
 
-        @client.executes
-        async def run(command):
-            return f"{command.text} done"
+    @client.executes
+    async def run(command):
+        return f"{command.text} done"
 
+    async with client:
         answers = await client.ask("uptime", timeout=10)
         for answer in answers:
             print(answer.rank, answer.name, answer.status, answer.out)
@@ -232,7 +233,8 @@ class Client:
 
         What it returns is the answer: text is the output, None is none, an ``Outcome`` is taken as it is, and
         an exception is a failure with its name and text. A coroutine function is awaited; any other runs in
-        a thread, so that nothing waits for it. Commands that came before this call were answered ``denied``.
+        a thread, so that nothing waits for it. Commands that came before this call were answered ``denied``:
+        call it before ``async with`` to miss none.
         """
         self.execute_with(Function(function))
         return function
@@ -248,10 +250,11 @@ class Client:
     def on_lead(self, function: L) -> L:
         """Call ``function(seq)`` whenever we become rank 0, and at once if we are; a decorator.
 
-        ``seq`` is the number of the log frame that made us lead: it rises with each new leader, and what
-        guards a shared resource can refuse all but the highest. A coroutine function is cancelled when we
-        lead no more. Any other runs in a thread, which nothing can cancel: it has to look at ``rank`` from
-        time to time. If one fails, the client leaves, so that the next in rank can do better.
+        ``seq`` is the number of the log frame that made us lead: it rises with each new leader in the life of
+        the server, and what guards a shared resource can refuse all but the highest. A coroutine function is
+        cancelled when we lead no more. Any other runs in a thread, which nothing can cancel: it has to look
+        at ``rank`` from time to time. If one fails, the client leaves, so that the next in rank can do it.
+        Commands of the leader before may still wait to be executed when it is called.
         """
         self._lead.add(function)
         return function

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from client.functions import call
+from rankserver.exceptions import DisconnectedError
 
 
 class Lead:
@@ -64,7 +65,10 @@ class Lead:
         self._tasks.discard(task)
         self._ending.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        is_news = is_leading or not isinstance(
+            error, DisconnectedError
+        )  # that is why it ends
+        if error is not None and is_news:
             context = {"message": "a function of on_lead failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
             if is_leading:  # what fails while it ends holds up nobody

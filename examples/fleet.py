@@ -17,7 +17,7 @@ import asyncio
 import sys
 from collections import defaultdict
 
-from client import Answer, Ask, Client, RankserverError, connect
+from client import Answer, Ask, Client, RankserverError, connect, visible
 
 
 async def enough(client: Client, agents: int) -> None:
@@ -27,15 +27,10 @@ async def enough(client: Client, agents: int) -> None:
             return
 
 
-def printable(text: str) -> str:
-    """Return text that a machine sent without what could steer our terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text.expandtabs())
-
-
 def outcome(answer: Answer) -> str:
     """Say in a line what became of the command at one machine."""
     code = f" with exit code {answer.code}" if answer.code else ""
-    reason = f" ({printable(answer.reason)})" if answer.reason else ""
+    reason = f" ({visible(answer.reason)})" if answer.reason else ""
     return f"{answer.status}{code}{reason}"
 
 
@@ -47,7 +42,7 @@ def report(ask: Ask) -> None:
     for (said, out), names in sorted(groups.items(), key=lambda group: -len(group[1])):
         print(f"{len(names)} {said}: {' '.join(names)}")
         for line in out.splitlines():
-            print(f"    {printable(line)}")
+            print(f"    {visible(line)}")
     counts = ", ".join(f"{number} {status}" for status, number in ask.counts._asdict().items())
     print(f"{len(ask)} asked: {counts}", flush=True)
 

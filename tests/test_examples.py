@@ -329,7 +329,7 @@ def test_who_denies_fails_or_dies_is_accounted_for(
     assert lines[6:] == [
         "2 ok: web-1 web-2",
         "    a web server",
-        "    ?[2J",
+        r"    \x1b[2J",
         "1 denied (not allowed here: cat role): denies",
         "1 gone: dies",
         "1 fail with exit code 1: fails",

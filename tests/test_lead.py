@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from client.lead import Lead
+from rankserver.exceptions import DisconnectedError
 from tests.scripted import run
 
 
@@ -160,5 +161,26 @@ def test_a_function_may_end_the_term_itself_and_goes_on() -> None:
         lead.add(abdicate)
         lead.begin(5)
         await done.wait()
+
+    run(main())
+
+
+def test_that_the_connection_is_lost_is_no_failure_of_who_is_told_to_end_for_it() -> None:
+    async def main() -> None:
+        told = collect(asyncio.get_running_loop())
+        lead = Lead(fail_test)
+
+        async def work(_seq: int) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise DisconnectedError("", "connection lost") from None
+
+        lead.add(work)
+        lead.begin(5)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await lead.close()
+        assert told == []
 
     run(main())
