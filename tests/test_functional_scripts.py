@@ -349,6 +349,7 @@ def test_json_on_a_terminal_has_no_prompt_no_progress_and_no_help(
     written = io.BytesIO()
     child.logfile_read = written
     child.sendline("?")
+    child.expect_exact('"sent"')
     answer(top, "?", "refused")
     child.expect_exact("ask_done")
     child.sendline("exit")
@@ -471,6 +472,7 @@ def test_the_progress_is_shown_on_a_terminal_only_while_it_lasts(
     if term == "xterm":
         child.expect_exact(CLEAR + "0 of 2 answers")
     answer(web, "x", "ok")
+    child.expect_exact("#4 rank 1 web: executed")
     if term == "xterm":
         child.expect_exact(CLEAR + "1 of 2 answers")
     answer(db, "x", "ok")
