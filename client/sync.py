@@ -16,7 +16,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from client import aio, ask
 from client.connection import Address
@@ -25,6 +25,8 @@ from client.stream import Events as Stream
 from client.worker import Executor
 from rankserver import frames
 from rankserver.exceptions import DisconnectedError
+
+NOTICE: Final = 1.0  # seconds; a signal just before we begin to wait would not be seen until the wait ends
 
 F = TypeVar("F", bound=Callable[[Execute], object])
 L = TypeVar("L", bound=Callable[[int], object])
@@ -350,6 +352,8 @@ class _Loop:
         if future is None:
             return _result(work)
         try:
+            while not future.done():
+                concurrent.futures.wait([future], NOTICE)
             return future.result()
         except concurrent.futures.CancelledError:
             raise DisconnectedError("", aio.CLOSED) from None

@@ -374,10 +374,10 @@ def test_after_an_interrupt_the_client_can_be_used(server: Server) -> None:
         with interrupted(lambda: low.lines(2)):  # ASK and CMD
             c.cmd("y")
             len(asked)
+        assert c.cmd("z") == 5
+        assert asyncio.all_tasks(c._loop._loop) == tasks  # nobody waits for what the program gave up
         low.send(b"RES 3 ok\n")
         assert asked.ok
-        assert c.cmd("z") == 5
-        assert asyncio.all_tasks(c._loop._loop) == tasks
 
 
 def test_a_signal_handler_may_use_the_client(server: Server) -> None:
@@ -482,6 +482,7 @@ def test_functions_that_run_long_do_not_keep_others_waiting(server: Server) -> N
         assert all(asked.ok for asked in asks)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_leader_works_for_as_long_as_it_leads(server: Server) -> None:
     ended: Future[Exception] = Future()
     with RawClient(server.address) as top, RawClient(server.address) as low:
@@ -515,6 +516,7 @@ def test_a_leader_that_fails_leaves(server: Server, caplog: pytest.LogCaptureFix
         assert "on_lead" in caplog.text
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_closing_does_not_wait_for_a_function_that_runs_long(server: Server) -> None:
     go_on = threading.Event()
     with connect(server.where) as top, connect(server.where) as low:
