@@ -26,6 +26,7 @@ from client import (
     RankserverError,
     connect,
     sync,
+    visible,
 )
 from client.events import Connected, Sent
 
@@ -162,6 +163,7 @@ def check(asked: Ask | sync.Ask, answers: list[Answer]) -> None:
     assert_type(answers[0].ms, int | None)
     assert_type(answers[0].truncated, bool)
     assert_type(answers[0].reason, str)
+    assert_type(visible(answers[0].out), str)
 
 
 def errors(address: str) -> None:

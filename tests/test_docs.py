@@ -134,6 +134,10 @@ def test_the_reference_lists_the_fields_of_values() -> None:
     assert words >= {*Answer._fields, *Execute._fields, *Counts._fields}
 
 
+def test_the_page_names_all_that_is_public() -> None:
+    assert set(re.findall(r"\w+", API.read_text())) >= set(client.__all__)
+
+
 def test_what_the_page_imports_is_public() -> None:
     names = re.findall(r"^from client import (.+)$", API.read_text(), re.MULTILINE)
     assert {name for line in names for name in line.split(", ")} <= set(client.__all__)
