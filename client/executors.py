@@ -310,6 +310,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._received = b""
+        self._receiving: asyncio.Task[bytes] | None = None
         self._group: int | None = None  # the process group of the command that it executes
         try:
             self._sock, theirs = socket.socketpair()
@@ -345,9 +346,7 @@ class Supervisor:
         """
         with contextlib.suppress(OSError):  # it is gone: reading says so
             await asyncio.get_running_loop().sock_sendall(self._sock, json.dumps(request).encode() + b"\n")
-        reply = await self._line()
-        self._group = reply.get("pid")
-        return reply
+        return await self._line()
 
     async def result(self) -> dict[str, Any]:
         """Return what became of the command that was begun.
@@ -355,9 +354,7 @@ class Supervisor:
         Raises:
             SupervisorError: the supervisor ended.
         """
-        reply = await self._line()
-        self._group = None
-        return reply
+        return await self._line()
 
     async def _line(self) -> dict[str, Any]:
         """Return the next line that it says.
@@ -365,14 +362,19 @@ class Supervisor:
         Raises:
             SupervisorError: the supervisor ended.
         """
-        parts = [self._received]
-        while b"\n" not in parts[-1]:
-            parts.append(await self._receive())
-            if not parts[-1]:
+        while (reply := self._next()) is None:
+            if not await self._receive():
                 raise SupervisorError("the supervisor of the command ended before it")
-        line, _, self._received = b"".join(parts).partition(b"\n")
-        reply = json.loads(line)
-        assert isinstance(reply, dict)  # noqa: S101 - we wrote both sides
+        return reply
+
+    def _next(self) -> dict[str, Any] | None:
+        """Take the first whole line of what was received; it says what is being executed, if anything."""
+        line, end, rest = self._received.partition(b"\n")
+        if not end:
+            return None
+        self._received = rest
+        reply: dict[str, Any] = json.loads(line)
+        self._group = reply.get("pid")
         return reply
 
     async def end(self) -> None:
@@ -390,7 +392,11 @@ class Supervisor:
 
         If it did not end by itself, then it has not ended its command either: do what we can from here.
         """
+        if self._receiving is not None:
+            self._receiving.cancel()
         self._sock.close()
+        while self._next() is not None:  # it may have begun when we were told to end it
+            pass
         if self._process.wait() and self._group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, signal.SIGKILL)
@@ -400,7 +406,17 @@ class Supervisor:
             pass
 
     async def _receive(self) -> bytes:
+        """Receive once; what arrives while we are cancelled is there for the next call."""
+        if self._receiving is None:
+            self._receiving = asyncio.create_task(self._recv())
+        data = await asyncio.shield(self._receiving)
+        self._receiving = None
+        return data
+
+    async def _recv(self) -> bytes:
         try:
-            return await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
+            data = await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
         except ConnectionResetError:  # it left something unread: an end as well
             return b""
+        self._received += data
+        return data

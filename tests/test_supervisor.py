@@ -16,6 +16,7 @@ import pytest
 
 from client import supervisor
 from client.events import Outcome
+from client.executors import Supervisor
 from tests.executing import (
     Tether,
     closing,
@@ -287,6 +288,25 @@ def test_a_supervisor_that_hangs_is_killed_with_its_command(
         executing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await executing
+        await told(tether.until_free)
+
+    run(main())
+
+
+def test_a_command_that_was_begun_unheard_is_killed_with_a_supervisor_that_hangs(
+    tether: Tether, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+
+    async def main() -> None:
+        kept = Supervisor()
+        text = f"exec 9>{tether.path}; kill -STOP $PPID; echo up >&9; sleep 1000; sleep 1000"
+        executor = shell()
+        beginning = asyncio.create_task(kept.begin(executor._request(command(text), executor._argv(text))))
+        await asyncio.sleep(0)
+        beginning.cancel()  # before it has read anything
+        assert await told(tether.line) == "up"
+        await kept.end()
         await told(tether.until_free)
 
     run(main())
