@@ -318,7 +318,7 @@ class Client:
             await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        await _cancelled(self._running)
+        await cancelled(self._running)
         try:
             await self._stop_calling()
             if self._executor is not None:
@@ -549,7 +549,7 @@ def _fail(waiting: Ask | asyncio.Future[Any], error: Exception) -> None:
         waiting.set_exception(error)
 
 
-async def _cancelled(task: asyncio.Task[Any] | None) -> None:
+async def cancelled(task: asyncio.Task[Any] | None) -> None:
     """Cancel a task and wait until it has ended, however it does."""
     if task is not None:
         task.cancel()

@@ -29,10 +29,10 @@ from client.worker import Executor
 from rankserver import arguments, protocol
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
-DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
 DUMB_TERMINALS: Final = ("", "dumb", "unknown")  # values of TERM that promise no cursor movement
 EXECUTORS: Final = ("simulate", "program", "shell", "handler")
 FOR_REAL: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir")  # not for simulate
+PATIENCE_WITH_READERS: Final = 1.0  # seconds that a write may hold up our leaving
 SIMULATED_DELAY: Final = 1.0  # seconds
 
 
@@ -92,13 +92,17 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - we are in one
     told: list[Exit] = []
+    face = _face(options)
 
-    def leave(code: Exit) -> None:
-        told.append(code)
-        task.cancel()
+    def leave(number: int, _frame: object) -> None:
+        told.append(Exit.INTERRUPTED if number == signal.SIGINT else Exit.OK)
+        loop.call_soon_threadsafe(task.cancel)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_WITH_READERS, PATIENCE_WITH_READERS)
 
-    loop.add_signal_handler(signal.SIGINT, leave, Exit.INTERRUPTED)
-    loop.add_signal_handler(signal.SIGTERM, leave, Exit.OK)
+    # Not by the loop: its handlers wait for a write, and that may wait for a reader for ever.
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGALRM, lambda *_: face.give_up())
     plan = Plan(
         None if options.commands is None else [os.fsencode(command) for command in options.commands],
         wait_for=options.wait_for,
@@ -106,13 +110,17 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
         stays=options.stay,
         is_interactive=_is_typed(options) and not options.json,
     )
-    console = Console(client, _face(options), _describe(options, client), plan)
+    if options.executor in ("program", "shell") and not (options.allow or options.allow_all):
+        face.complain("nothing is executed here: --allow FILE or --allow-all says what may be")
+    console = Console(client, face, _describe(options, client), plan)
     try:
         return await console.run()
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, StreamError):
         if not told:
             raise
         return max(told[0], console.code)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _face(options: argparse.Namespace) -> Face:
@@ -162,7 +170,8 @@ def _check(options: argparse.Namespace) -> None:
     for_real = [name for name in FOR_REAL if getattr(options, name) is not None]
     if kind == "simulate" and for_real:
         option = for_real[0].replace("_", "-")
-        raise ConfigError(f"--{option} needs --exec program, --exec shell or --exec handler PATH")
+        kinds = "--exec program or" if option == "allow" else "--exec program, --exec shell or"
+        raise ConfigError(f"--{option} needs {kinds} --exec handler PATH")
     if kind != "simulate" and options.delay is not None:
         raise ConfigError("--delay is for --exec simulate")
     if kind == "shell" and options.allow:
@@ -185,7 +194,6 @@ def _parser() -> arguments.Parser:
         "address",
         nargs="?",
         metavar="HOST[:PORT]",
-        default=os.environ.get("RANKSERVER") or DEFAULT_ADDRESS,
         help="where the server listens (default: the environment's RANKSERVER, else 127.0.0.1:5050)",
     )
     add = parser.add_argument
@@ -213,7 +221,7 @@ def _add_asking(add: Callable[..., object]) -> None:
         help="who has not answered after S seconds counts as timed out (default: wait for all)",
     )
     add("-b", "--group", action="store_true", help="show equal answers once, under all who gave them")
-    add("--diff", action="store_true", help="with -b, show how outputs differ from the most common one")
+    add("--diff", action="store_true", help="as -b, and show how outputs differ from the most common one")
     add("--json", action="store_true", help="write each event as a JSON object on a line, and nothing else")
 
 

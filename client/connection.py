@@ -13,9 +13,11 @@ import os
 import re
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from client.events import Disconnected, Event
+from client.functions import in_thread
 from client.session import Session, State
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError
 
@@ -211,11 +213,12 @@ async def _join(where: Address, session: Session) -> Connection:
 
 
 async def _open(where: Address) -> socket.socket:
-    loop = asyncio.get_running_loop()
     try:
         if where.port is None:
             return await _connect_socket(socket.AF_UNIX, where.host)
-        found = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+        # Not the loop's own threads: at its end the program would wait for a name that takes long.
+        lookup = partial(socket.getaddrinfo, where.host, where.port, type=socket.SOCK_STREAM)
+        found = await in_thread(lookup, name="getaddrinfo")
         for family, _, _, _, socket_address in found[:-1]:
             with contextlib.suppress(OSError):
                 return await _connect_socket(family, socket_address)

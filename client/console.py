@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from client import events, words
-from client.aio import Client
+from client.aio import Client, cancelled
 from client.ask import Ask
 from client.plain import Status
 from client.stream import Events
@@ -23,6 +23,7 @@ from rankserver import protocol
 from rankserver.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
+QUIT_COMMAND: Final = b"quit"  # a person's other word for it: no fleet should have to look it up
 WHO_COMMANDS: Final = (b"?", b":who")
 HELP_COMMAND: Final = b":help"
 MAX_OPEN: Final = 65_536  # asks without an outcome, before input waits: each costs memory, here and there
@@ -65,6 +66,9 @@ class Face(Protocol):
 
     def refresh(self, status: Status) -> None:
         """Show how things stand now."""
+
+    def give_up(self) -> None:
+        """Stop a write that waits for whoever reads it; for a signal handler."""
 
     def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:
         """Yield what the person types, line by line, without line ends, until they are done.
@@ -123,27 +127,35 @@ class Console:
             DisconnectedError: the server refused us.
             StreamError: the face's input or output fails.
         """
-        receiving = asyncio.create_task(self._receive(aiter(self._client)))
         try:
-            async with self._client, self._face:
-                code = await self._end(receiving)
+            async with self._face:
+                code = await self._first_end()
         except asyncio.CancelledError:
             self._tell_unfinished()
             raise
-        finally:
-            await _cancelled(receiving)
         self._tell_unfinished()
         return code
 
-    async def _end(self, receiving: asyncio.Task[Exit]) -> Exit:
+    async def _first_end(self) -> Exit:
         """Return what the first end makes of the exit code; of two at once, that of the connection."""
+        receiving = asyncio.create_task(self._receive(aiter(self._client)))
+        joining = asyncio.create_task(self._stay_joined())
         sending = asyncio.create_task(self._send())
+        ends = (joining, receiving, sending)
         try:
-            await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
-            return (receiving if receiving.done() else sending).result()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return next(end.result() for end in ends if end.done())
         finally:
-            await _cancelled(sending)
-            await _cancelled(receiving)  # before the face ends, which shows nothing more
+            for task in (
+                sending,
+                joining,
+                receiving,
+            ):  # and so before the face ends, which shows nothing more
+                await cancelled(task)
+
+    async def _stay_joined(self) -> Exit:
+        async with self._client:
+            return await asyncio.Event().wait() and Exit.OK
 
     def _tell_unfinished(self) -> None:
         """Say how far everything is that has no end: silence must not look like success."""
@@ -163,7 +175,8 @@ class Console:
                 self._refresh()
         except DisconnectedError as error:
             self._show(events.Disconnected(error.code, error.text))
-        return Exit.DISCONNECTED
+            return Exit.DISCONNECTED
+        return await asyncio.Event().wait() and Exit.OK  # it is we who end it
 
     def _show(self, *happened: Happening) -> None:
         lines = [line for event in happened for line in self._describe(event)]
@@ -214,22 +227,29 @@ class Console:
         return self.code
 
     async def _gather_company(self) -> None:
-        """Wait until enough others are here, and say so if they are not."""
+        """Wait until enough others are here, and say so if they are not; a person does not wait."""
+        if self._plan.is_interactive:
+            return
+        await self._until(lambda: self._client.is_connected)
         wanted = self._plan.wait_for
-        if self._client.is_connected and self._client.clients <= wanted:
+        if self._client.clients <= wanted:
             here = self._client.clients - 1
             self._face.show([Line("rank", f"waiting for others: {here} of {wanted} here")])
         await self._until(self._enough_are_here)
 
     async def _converse(self) -> bool:
         """Do what is typed until there is no more; return whether the person said that they leave."""
-        async with contextlib.aclosing(self._face.lines(self._client.max_line)) as lines:
+        is_person = self._plan.is_interactive
+        longest = self._client.max_line if self._client.is_connected else protocol.DEFAULT_MAX_LINE
+        async with contextlib.aclosing(self._face.lines(longest)) as lines:
             async for line in lines:
                 if line is None:
                     self._cannot_send("the line is longer than the server takes")
-                elif line.strip() == EXIT_COMMAND:
+                elif line.strip() == EXIT_COMMAND or (
+                    self._plan.is_interactive and line.strip() == QUIT_COMMAND
+                ):
                     return True
-                elif self._plan.is_interactive and line.startswith((b"?", b":")):
+                elif is_person and line.startswith((b"?", b":")):
                     await self._help(line.strip())
                 elif line.strip():
                     self._held.append(line)
@@ -238,8 +258,10 @@ class Console:
 
     async def _help(self, line: bytes) -> None:
         if line in WHO_COMMANDS:
-            with contextlib.suppress(DisconnectedError):
+            try:
                 self._face.show(words.roster(await self._client.who(), self._client.rank))
+            except DisconnectedError as error:
+                self._face.complain(f"cannot ask who is here: {words.visible(error.text)}")
         elif line == HELP_COMMAND:
             self._face.show([Line("roster", text) for text in words.HELP])
         else:
@@ -252,8 +274,11 @@ class Console:
             line = self._held.popleft()
             try:
                 ask = self._client.ask(protocol.decode_line(line), timeout=self._plan.patience)
-            except (ProtocolError, DisconnectedError) as error:
+            except ProtocolError as error:
                 self._cannot_send(error.text)
+                continue
+            except DisconnectedError as error:
+                self._cannot_send(f"not connected ({error.text})")
                 continue
             self._submitted.append(ask)
             if self._plan.patience is not None:  # a server that hangs logs nothing: look again by then
@@ -261,7 +286,7 @@ class Console:
             await self._client.drain()
 
     def _cannot_send(self, why: str) -> None:
-        self._face.complain(f"cannot send: {why}")
+        self._face.complain(f"cannot send: {words.visible(why)}")
         self._worsen(Exit.NOT_ALL)
 
     def _may_ask(self) -> bool:
@@ -280,9 +305,3 @@ class Console:
         while not is_so():
             self._changed.clear()
             await self._changed.wait()
-
-
-async def _cancelled(task: asyncio.Task[Exit]) -> None:
-    """Cancel a task and wait for its end."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

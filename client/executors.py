@@ -46,9 +46,9 @@ class Simulated:
         self._delay = delay
 
     async def execute(self, _command: Execute) -> Outcome:
-        """Let the time pass that executing takes."""
+        """Let the time pass that executing takes, and tell whoever asked that it was no more than that."""
         await asyncio.sleep(self._delay)
-        return Outcome("ok")
+        return Outcome("ok", {"reason": "simulated"})
 
     async def close(self) -> None:
         """Do nothing: nothing was kept."""
@@ -112,6 +112,8 @@ class Supervised(abc.ABC):
     def __init__(self, terms: Terms) -> None:
         self._policy = terms.policy or policy.NOTHING
         self._timeout = terms.timeout
+        # A command can stop its supervisor, as it can any process of its user.
+        self._patience = None if terms.timeout is None else terms.timeout + ENDING_BOUND
         self._output_limit = terms.output_limit
         self._workdir = os.path.abspath(terms.workdir or ".")
         if not os.path.isdir(self._workdir):
@@ -130,6 +132,8 @@ class Supervised(abc.ABC):
             return Outcome("denied", {"reason": str(error)})
         try:
             reply = await self._run(self._request(command, argv))
+        except asyncio.TimeoutError:
+            return Outcome("timeout", {"reason": "ended, as its supervisor does not answer"})
         except SupervisorError as error:
             return Outcome("fail", {"reason": str(error)})
         return self._outcome(argv, reply)
@@ -175,7 +179,7 @@ class Supervised(abc.ABC):
                 chosen = self._take()
                 reply = await chosen.begin(request)
             if "pid" in reply:
-                reply = await chosen.result()
+                reply = await asyncio.wait_for(chosen.result(), self._patience)
         except BaseException:
             if chosen:
                 await chosen.end()

@@ -8,8 +8,11 @@ import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeVar
 
 from client.events import Execute, Outcome
+
+T = TypeVar("T")
 
 
 async def call(function: Callable[..., object], *arguments: object) -> object:
@@ -20,29 +23,28 @@ async def call(function: Callable[..., object], *arguments: object) -> object:
     """
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
-    value = await _in_thread(function, *arguments)
+    value = await in_thread(lambda: function(*arguments), name=getattr(function, "__name__", repr(function)))
     return await value if inspect.isawaitable(value) else value
 
 
-async def _in_thread(function: Callable[..., object], *arguments: object) -> object:
-    """Return ``function(*arguments)``, called in a new thread.
+async def in_thread(function: Callable[[], T], *, name: str) -> T:
+    """Return ``function()``, called in a new thread of this name.
 
     asyncio's own executor would not do: it has few threads, which functions that run long would keep from
     all others, and the end of ``asyncio.run`` and of the program waits for them.
     """
-    future: Future[object] = Future()
+    future: Future[T] = Future()
     context = contextvars.copy_context()
 
     def run() -> None:
         try:
-            future.set_result(context.run(function, *arguments))
+            future.set_result(context.run(function))
         except (StopIteration, SystemExit, KeyboardInterrupt) as error:  # they mean something else to asyncio
             future.set_exception(RuntimeError(repr(error)))
         except BaseException as error:  # noqa: BLE001 - whoever awaits it is told
             future.set_exception(error)
 
     future.set_running_or_notify_cancel()  # from here on, to cancel is to wait no longer
-    name = getattr(function, "__name__", repr(function))
     threading.Thread(target=run, name=f"client: {name}", daemon=True).start()
     return await asyncio.wrap_future(future)
 

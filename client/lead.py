@@ -65,9 +65,7 @@ class Lead:
         self._tasks.discard(task)
         self._ending.discard(task)
         error = None if task.cancelled() else task.exception()
-        is_news = is_leading or not isinstance(
-            error, DisconnectedError
-        )  # that is why it ends
+        is_news = is_leading or not isinstance(error, DisconnectedError)  # that is why it ends
         if error is not None and is_news:
             context = {"message": "a function of on_lead failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)

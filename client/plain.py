@@ -53,6 +53,7 @@ class Plain:
         self._chatter = chatter
         self._shows_progress = shows_progress
         self._progress = ""  # what stands in the last row, if it is not whole
+        self._writing: TextIO | None = None
 
     async def __aenter__(self) -> Plain:
         return self
@@ -71,11 +72,25 @@ class Plain:
         for stream, same in itertools.groupby(lines, self._stream):
             text = "".join(f"{line.text}\n" for line in same)
             try:
+                self._writing = stream
                 stream.write(text)
                 stream.flush()
             except OSError as error:
                 name = "output" if stream is self._out else "error"
                 raise StreamError(f"cannot write to standard {name}: {error.strerror}") from error
+            finally:
+                self._writing = None
+
+    def give_up(self) -> None:
+        """Stop a write that is under way, for a signal handler: nobody may be reading, for ever.
+
+        Raises:
+            StreamError: there is one. What is written to that stream from now on goes nowhere.
+        """
+        if self._writing is not None:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self._writing.fileno())
+            raise StreamError("what was to be written is not read")
 
     def _stream(self, line: Line) -> TextIO:
         return self._out if line.kind in RESULTS else self._chatter

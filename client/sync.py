@@ -347,18 +347,21 @@ class _Loop:
         """Run ``function(...)`` in the loop, and wait for what it returns or raises."""
         self._check_thread()
         work = function(*args, **kwargs)
-        with self._lock:
-            future = asyncio.run_coroutine_threadsafe(work, self._loop) if self._is_running else None
-        if future is None:
-            return _result(work)
+        future = None
         try:
+            with self._lock:
+                if self._is_running:
+                    future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            if future is None:
+                return _result(work)
             while not future.done():
                 concurrent.futures.wait([future], NOTICE)
             return future.result()
         except concurrent.futures.CancelledError:
             raise DisconnectedError("", aio.CLOSED) from None
         finally:
-            future.cancel()  # if a signal interrupted us
+            if future is not None:
+                future.cancel()  # if a signal interrupted us
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``function(...)``, called in the loop."""

@@ -122,7 +122,7 @@ class Words:
 
 def _finished(command: events.Execute, outcome: events.Outcome) -> Line:
     what = _STATUS.get(outcome.status, outcome.status)
-    reason = (outcome.detail or {}).get("reason")
+    reason = outcome.status != "ok" and (outcome.detail or {}).get("reason")
     return Line("execute", f"{what} #{command.seq}: {command.text}" + (f" ({reason})" if reason else ""))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -109,3 +110,10 @@ def console(server: Server, start: Callable[..., Console]) -> Console:
     started = start(server.where, "--name", "me", "--delay", "0")
     started.see(f"connected to {server.where} as me: rank 0 of 1", "0/1>")
     return started
+
+
+@pytest.fixture
+def closed() -> str:
+    """Return an address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return "{}:{}".format(*listener.getsockname())

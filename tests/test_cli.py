@@ -84,8 +84,9 @@ def test_a_bad_value_is_one_line(
     [
         *(
             (option.split(), f"{option.split()[0]} needs --exec program, --exec shell or --exec handler PATH")
-            for option in ("--allow f", "--allow-all", "--timeout 0", "--output-limit 0", "--workdir .")
+            for option in ("--allow-all", "--timeout 0", "--output-limit 0", "--workdir .")
         ),
+        (["--allow", "f"], "--allow needs --exec program or --exec handler PATH"),
         (["--exec", "shell", "--delay", "0"], "--delay is for --exec simulate"),
         (
             ["--exec", "program", "--allow", "f", "--allow-all"],

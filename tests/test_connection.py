@@ -73,10 +73,7 @@ def test_the_second_address_of_a_host_is_tried_when_the_first_refuses(
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (refusing, shared.address)]
 
     async def main() -> None:
-        async def both(*_args: object, **_options: object) -> list[object]:
-            return list(found)
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: list(found))
         connection = await join(Address("two.example", shared.port))
         assert connection.session.rank == 0
         await connection.close()

@@ -53,7 +53,7 @@ def test_simulating_succeeds_after_the_delay() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        assert await Simulated(0.05).execute(FIRST) == Outcome("ok")
+        assert await Simulated(0.05).execute(FIRST) == Outcome("ok", {"reason": "simulated"})
         assert loop.time() - begin >= 0.05
 
     run(main())
@@ -294,7 +294,7 @@ def test_a_handler_need_not_read_a_long_command(tmp_path: Path) -> None:
 
 def test_each_kind_can_be_made(tmp_path: Path) -> None:
     terms = Terms(policy.ALL)
-    assert outcome(make("simulate", terms, delay=0), "echo $0") == Outcome("ok")
+    assert outcome(make("simulate", terms, delay=0), "echo $0") == Outcome("ok", {"reason": "simulated"})
     assert detail(outcome(make("program", terms), "echo $0"), "ok")["out"] == "$0\n"
     assert detail(outcome(make("shell", terms), "echo $0"), "ok")["out"] == "/bin/sh\n"
     handler = script(tmp_path, "cat")

@@ -20,13 +20,6 @@ from tests.support import BOUND, ROOT, RawClient, Server
 
 
 @pytest.fixture
-def closed() -> str:
-    """Return an address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return "{}:{}".format(*listener.getsockname())
-
-
-@pytest.fixture
 def listen() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
     """Return a function that serves a script to the first who connects, and gives the address."""
     with contextlib.ExitStack() as stack:
@@ -72,7 +65,7 @@ def test_what_three_clients_see_word_by_word(server: Server) -> None:
             assert top.line() == "sent #5: df -h"
             assert middle.line() == "executing #5 from rank 0: df -h"
             assert middle.line() == "executed #5: df -h"
-            assert top.line() == "#5 rank 1 web-1: executed"
+            assert top.line() == "#5 rank 1 web-1: executed (simulated)"
             low.send(b'RES 5 fail {"code":1,"out":"df: not found\\n"}\n')
             assert top.lines(3) == [
                 "#5 rank 2 low | df: not found",
@@ -134,7 +127,7 @@ def test_commands_are_executed_one_after_another_in_order(server: Server) -> Non
             assert program.line() == f"executing #{count + 3} from rank 0: {count}"
             assert program.line() == f"executed #{count + 3}: {count}"
         answers = [line for line in top.lines(41) if line.startswith(b"RES")]
-        assert answers == [b"RES %d 1 c2 ok" % (count + 3) for count in range(20)]
+        assert answers == [b'RES %d 1 c2 ok {"reason":"simulated"}' % (count + 3) for count in range(20)]
 
 
 # --- where and under what name ---

@@ -490,3 +490,29 @@ def test_the_progress_is_shown_on_a_terminal_only_while_it_lasts(
         "#4 rank 2 db: executed",
         "#4: executed by 2 of 2",
     ]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_even_if_nobody_reads_what_it_writes(server: Server, signum: int, code: int) -> None:
+    with RawClient(server.address) as top, Program(server.where, "--stay", "--delay", "0") as agent:
+        top.hello()
+        top.expect(b"JOIN ")
+        top.send(b"ASK %s\n" % (b"x" * 60_000) * 20)  # twice in its output: no pipe takes so much
+        answers = 0
+        while answers == 0:
+            answers = top.line().startswith(b"RES ")
+        agent.process.send_signal(signum)
+        assert agent.process.wait(BOUND) == code
+
+
+def test_a_client_that_may_execute_nothing_says_so_at_the_start(server: Server) -> None:
+    for kind in ("program", "shell"):
+        _, _, err = run(server.where, "--exec", kind)
+        assert err == "nothing is executed here: --allow FILE or --allow-all says what may be\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_output_that_fails_ends_also_who_only_tries_to_connect(closed: str, options: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, _, err = run("--reconnect", closed, *options, stdout=full)
+    assert (code, err.splitlines()[-1:]) == (1, ["cannot write to standard output: No space left on device"])

@@ -390,3 +390,14 @@ def test_a_dumb_terminal_gets_plain_lines(server: Server, start: Callable[..., C
     console.type(CTRL_C)
     assert console.exit_code() == 130
     assert b"\x1b" not in console.raw
+
+
+def test_the_console_is_there_before_the_server_is(start: Callable[..., Console], closed: str) -> None:
+    console = start(closed, "--reconnect")
+    console.see("-/0>")
+    console.type("uptime\r")
+    console.until(lambda: any("cannot send: not connected" in row for row in console.rows()))
+    console.type("?\r")
+    console.until(lambda: any("cannot ask who is here" in row for row in console.rows()))
+    console.type("quit\r")
+    assert console.exit_code() == 0
