@@ -411,8 +411,15 @@ void cl_hold(cl_log *log, int on_hold) {
     log->on_hold = on_hold;
 }
 
-/* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM, which
- * is rare: a spare block is kept for it. The caller has checked that the line
+/* Make sure that the next cl_append of at most `len` bytes of text finds room;
+ * a spare block is kept for it. Returns CL_OK, or CL_NOMEM. O(1). */
+int cl_reserve(cl_log *log, size_t len) {
+    if (len + CL_STAMP_BYTES > log->block_size)
+        return CL_NOMEM;
+    return reserve(log, len + CL_STAMP_BYTES, 0) ? CL_OK : CL_NOMEM;
+}
+
+/* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM. The caller has checked that the line
  * is at most max_line + 256 bytes. O(len). */
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
     char stamp[CL_STAMP_BYTES];
@@ -705,6 +712,17 @@ uint64_t cl_queued(const cl_client *client) {
 /* Tell whether the last flush could not send all. */
 int cl_is_blocked(const cl_client *client) {
     return client->blocked;
+}
+
+/* Write the descriptors of the ranked clients for whom more than `most` bytes
+ * of the log wait. Returns how many, at most `room`. O(n). */
+size_t cl_behind(const cl_log *log, uint64_t most, int *fds, size_t room) {
+    size_t n = 0;
+
+    for (const cl_client *c = log->ranked.head; c && n < room; c = c->next)
+        if (log_end(log) - c->pos > most)
+            fds[n++] = c->fd;
+    return n;
 }
 
 /* Write the descriptors of all ranked clients, by rank. Returns how many, at

@@ -102,6 +102,7 @@ void cl_resume(cl_log *log, cl_client *client);
 void cl_ignore(cl_log *log, cl_client *client);
 
 void cl_hold(cl_log *log, int on_hold);
+int cl_reserve(cl_log *log, size_t len);
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
 int cl_private(cl_log *log, cl_client *client, const char *data, size_t len);
 
@@ -119,6 +120,7 @@ int64_t cl_rank(cl_log *log, cl_client *client);
 uint64_t cl_lag(const cl_log *log, const cl_client *client);
 uint64_t cl_queued(const cl_client *client);
 int cl_is_blocked(const cl_client *client);
+size_t cl_behind(const cl_log *log, uint64_t most, int *fds, size_t room);
 size_t cl_fds(const cl_log *log, int *fds, size_t room);
 int cl_text_ok(const char *data, size_t len);
 int cl_check(cl_log *log);

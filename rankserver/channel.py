@@ -1,15 +1,19 @@
 """One connection: how far its handshake is, which of its lines are for the server now, what it waits for.
 
-It decides nothing about ranks, and reads and writes no socket: the C core does, when the server says so.
+It decides nothing about ranks. The C core reads and writes its socket, or where that cannot, ``tls`` does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import socket
+import ssl
 from typing import Final
 
-from rankserver.clist import Client, Log
+from rankserver import frames
+from rankserver.clist import Client, Flushed, Log
+from rankserver.tls import TlsTransport
 
 
 class State(enum.Enum):
@@ -38,6 +42,10 @@ class Channel:
         cut: it goes because it is too slow: it is not sent what it has not begun to get.
         ended: the peer has closed its sending side.
         paused: it has had its share of this turn; what else it sent waits, see ``resume``.
+        held: a frame of it that cannot be handled until somebody has caught up; what else it sent waits.
+        refusal: why its HELLO is not accepted, if it is told that after a while.
+        rank_class: its class, once its HELLO is accepted.
+        host: the peer's address without the port, empty for a Unix socket.
         interest: the selector events that it is registered for.
     """
 
@@ -48,25 +56,37 @@ class Channel:
         "ended",
         "farewell",
         "fd",
+        "held",
+        "host",
         "interest",
         "name",
         "paused",
         "peer",
+        "rank_class",
+        "refusal",
         "sock",
         "state",
+        "tls",
     )
 
-    def __init__(self, sock: socket.socket, peer: str, log: Log) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str, log: Log, host: str = "", context: ssl.SSLContext | None = None
+    ) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.peer = peer
-        self.client: Client = log.open(self.fd)
+        self.host = host
+        self.client: Client = log.open(self.fd, external=context is not None)
+        self.tls = TlsTransport(sock, context, log, self.client) if context else None
         self.state = State.HANDSHAKE
         self.name = ""
         self.farewell = b""
         self.cut = False
         self.ended = False
         self.paused = False
+        self.held: frames.ClientFrame | None = None
+        self.refusal = ""
+        self.rank_class = 0
         self.interest = 0
         self._log = log
 
@@ -78,12 +98,31 @@ class Channel:
     @property
     def wants_read(self) -> bool:
         """Whether to be told of bytes from the peer; a pause is too short to ask for anything else."""
-        return not self.ended and self.state is not State.JOINING
+        return not self.ended and self.state is not State.JOINING and self.held is None
 
     @property
     def wants_write(self) -> bool:
         """Whether something waits until the socket takes more."""
-        return self._log.is_blocked(self.client)
+        return self.tls.is_blocked if self.tls else self._log.is_blocked(self.client)
+
+    def receive(self, most: int) -> int:
+        """Receive once, at most ``most`` bytes, for ``next_line``; as ``Log.read``."""
+        if self.tls is None:
+            return self._log.read(self.client, most)
+        data = self.tls.receive(most)
+        self._log.take(self.client, data)
+        return len(data)
+
+    def flush(self) -> Flushed:
+        """Send what waits, in a bounded number of system calls; as ``Log.flush``."""
+        return self.tls.flush() if self.tls else self._log.flush(self.client)
+
+    def shut_down(self) -> None:
+        """Tell the peer that it was sent all."""
+        if self.tls:
+            self.tls.shut_down()
+        with contextlib.suppress(OSError):  # it is gone already
+            self.sock.shutdown(socket.SHUT_WR)
 
     def next_line(self) -> bytes | None:
         """Go through what was read last, up to the next line for the server; None when there is none for now.

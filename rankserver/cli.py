@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from typing import Final
 
 from rankserver import __version__, arguments, listeners, logs, protocol
+from rankserver.config import Config
 from rankserver.exceptions import ConfigError, ListenError
-from rankserver.server import Config, Server
+from rankserver.server import Server
 
 SPARE_DESCRIPTORS: Final = 64  # beside the clients: listeners, standard streams, those who only shake hands
 
@@ -118,6 +119,8 @@ def _config(options: argparse.Namespace) -> Config:
         heartbeat=options.heartbeat,
         max_line=options.max_line,
         max_backlog=options.max_backlog,
+        slow_timeout=options.slow_timeout,
+        max_per_address=options.max_per_address,
     )
 
 
@@ -158,7 +161,21 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="B",
         type=arguments.whole(1),
         default=Config.max_backlog,
-        help="drop a client that is more bytes behind",
+        help="take no commands while a client is more bytes behind",
+    )
+    add(
+        "--slow-timeout",
+        metavar="S",
+        type=arguments.seconds(0.001),
+        default=Config.slow_timeout,
+        help="drop a client that stays so far behind for S seconds",
+    )
+    add(
+        "--max-per-address",
+        metavar="N",
+        type=arguments.whole(0),
+        default=Config.max_per_address,
+        help="connections from one address; 0: any number",
     )
     add("--insecure", action="store_true", help="serve addresses that are not loopback")
     add("--log-level", choices=logs.LEVELS, default="info", help="what is logged to standard error")

@@ -177,6 +177,14 @@ class Log:
         """Let ``next_line`` return commands rather than log them, or log them again. O(1)."""
         lib.cl_hold(self._log, on_hold)
 
+    def reserve(self, size: int) -> None:
+        """Make sure that the next ``append`` of at most ``size`` bytes does not fail. O(1).
+
+        Raises:
+            MemoryError: there is no room for it.
+        """
+        _check(lib.cl_reserve(self._log, size))
+
     def append(self, verb: bytes, text: bytes) -> int:
         """Log ``<verb> <seq> <text>`` and return its seq.
 
@@ -275,6 +283,10 @@ class Log:
         if self._log is None:  # C would not see it, and read a client that is freed
             raise TypeError("the log is closed")
         return bool(lib.cl_is_blocked(client._handle))
+
+    def behind(self, most: int) -> list[int]:
+        """Return the descriptors of the ranked clients that are more than ``most`` bytes behind. O(n)."""
+        return list(ffi.unpack(self._fds, lib.cl_behind(self._log, most, self._fds, len(self._fds))))
 
     def ranked_fds(self) -> Sequence[int]:
         """Return the descriptors of the ranked clients, by rank. O(n)."""

@@ -61,8 +61,10 @@ class Acceptor:
         self.resume()
         return [peer_name(listener.family, listener.getsockname()) for listener in self._listeners]
 
-    def accept(self) -> Iterator[tuple[socket.socket, str]]:
-        """Yield the connections that have arrived, non-blocking, each with its peer's name.
+    def accept(self) -> Iterator[tuple[socket.socket, str, str]]:
+        """Yield the connections that have arrived, non-blocking, each with its peer's name and host.
+
+        The host of a Unix socket is empty.
 
         A connection that was gone before it was accepted is passed over. After any other error, such as too
         few descriptors, all listeners are left alone: they would be ready all the time, and the loop spin.
@@ -82,7 +84,8 @@ class Acceptor:
                     self._pause()
                     return
                 sock.setblocking(False)
-                yield sock, peer_name(sock.family, address)
+                host = "" if sock.family == socket.AF_UNIX else str(address[0])
+                yield sock, peer_name(sock.family, address), host
 
     def resume(self) -> None:
         """Watch the listeners, for the first time or again."""
