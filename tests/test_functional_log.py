@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 
 from rankserver import frames, protocol, ranking
-from rankserver.server import JOIN_WAIT
+from rankserver.loop import JOIN_WAIT
 from tests.support import RawClient, Server, fields_of
 
 Connect = Callable[[Server], RawClient]

@@ -7,7 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from rankserver.server import UNSENT, Config, Server
+from rankserver.config import Config
+from rankserver.loop import UNSENT
+from rankserver.server import Server
 from tests.support import BOUND
 
 
