@@ -77,7 +77,11 @@ class Channel:
         self.peer = peer
         self.host = host
         self.client: Client = log.open(self.fd, external=context is not None)
-        self.tls = TlsTransport(sock, context, log, self.client) if context else None
+        try:
+            self.tls = TlsTransport(sock, context, log, self.client) if context else None
+        except (MemoryError, ssl.SSLError):
+            log.discard(self.client)
+            raise MemoryError from None
         self.state = State.HANDSHAKE
         self.name = ""
         self.farewell = b""
@@ -117,12 +121,14 @@ class Channel:
         """Send what waits, in a bounded number of system calls; as ``Log.flush``."""
         return self.tls.flush() if self.tls else self._log.flush(self.client)
 
-    def shut_down(self) -> None:
-        """Tell the peer that it was sent all."""
-        if self.tls:
-            self.tls.shut_down()
-        with contextlib.suppress(OSError):  # it is gone already
-            self.sock.shutdown(socket.SHUT_WR)
+    def shut_down(self) -> bool:
+        """Tell the peer that it was sent all; return whether it could be told: else flush, and try again."""
+        if self.tls and not self.tls.shut_down():
+            return False
+        if not self.ended:
+            with contextlib.suppress(OSError):  # it is gone already
+                self.sock.shutdown(socket.SHUT_WR)
+        return True
 
     def next_line(self) -> bytes | None:
         """Go through what was read last, up to the next line for the server; None when there is none for now.

@@ -203,14 +203,15 @@ class Loop(abc.ABC):
             return 0
         finally:
             if channel.tls:
-                self._unsent.setdefault(channel, 0)  # the handshake may have let something out
+                self._unsent.setdefault(channel, 0)  # the handshake may have let something out, ...
+                self._watch(channel)  # ... and have something to say
         if not count:
             self._on_end(channel, "connection closed")
             return 0
         self._heard(channel)
         self._handle(channel)
-        if channel.tls and channel.tls.ended:
-            self._on_end(channel, "connection closed")
+        if channel.tls and channel.tls.ended:  # there is no event for it; what came before it counts
+            self._broken.setdefault(channel, BROKEN_BYTES)
         return count
 
     def _drain_broken(self, share: int) -> None:
@@ -335,9 +336,7 @@ class Loop(abc.ABC):
 
     def _has_taken_leave(self, channel: Channel) -> bool:
         """Close our side of a connection that was sent all; return whether the other side is closed, too."""
-        if not channel.ended:
-            channel.shut_down()
-        return channel.ended
+        return channel.shut_down() and channel.ended
 
     def _watch(self, channel: Channel) -> None:
         """Register for what the channel waits for; a system call only where that has changed."""
@@ -364,6 +363,7 @@ class Loop(abc.ABC):
         finished, self._finished = self._finished, []
         for channel in finished:
             self._linger.stop(channel)
+            self._broken.pop(channel, None)
             self._on_closed(channel)
             if channel.interest:
                 self._selector.unregister(channel.sock)

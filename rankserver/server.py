@@ -93,6 +93,23 @@ class Server(Loop):
         for channel in self._channels.values():
             self._dismiss(channel, protocol.SHUTDOWN, "the server is stopping")
 
+    def reload(self, tokens: Tokens | None, context: ssl.SSLContext | None) -> None:
+        """Use other tokens and another certificate from now on; who has joined stays.
+
+        Args:
+            tokens: who may join. Whether any are needed cannot change: clients were told.
+            context: the TLS context for connections that come from now on; likewise.
+        """
+        self._door.tokens = tokens
+        self._context = context
+        event(logging.INFO, "reloaded", tokens=len(tokens) if tokens else 0, tls=context is not None)
+
+    def report(self) -> None:
+        """Log how things are, for the operator."""
+        event(
+            logging.INFO, "report", clients=self._log.clients, waiting=self._door.waiting, seq=self._log.seq
+        )
+
     # --- frames -------------------------------------------------------------------------------
 
     def _heard(self, channel: Channel) -> None:
@@ -291,7 +308,9 @@ class Server(Loop):
 
     def _let_in(self, channels: Sequence[Channel]) -> None:
         """Log that these have joined, in ascending order of their classes, and welcome them."""
-        before = sorted(member.rank_class for member in self._ranked()) if self._door.tokens else []
+        before = (
+            sorted(member.rank_class for member in self._ranked()) if self._door.tokens is not None else []
+        )
         first = self._log.clients
         ranks = [
             (bisect_right(before, channel.rank_class) if before else first) + place

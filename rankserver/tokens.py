@@ -21,7 +21,10 @@ MAX_CLASS: Final = 0xFFFF_FFFF
 TOKEN_BYTES: Final = 32  # of randomness in a new token
 BARE: Final = "-"  # the name of a token that stands in the file without one
 
-_LINE: Final = re.compile(r"(?P<name>\S+?)(?::(?P<rank_class>[0-9]{1,10}))?\s+(?P<digest>[0-9A-Fa-f]{64})")
+# A name here has no colon: what stands behind one is a class, or the line is refused. If it were taken for a
+# part of the name, a class that is mistyped would become 0, the highest.
+_HOLDER: Final = re.compile(r"(?P<name>[^\s:]+)(?::(?P<rank_class>[0-9]{1,10}))?")
+_DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class Holder(NamedTuple):
@@ -82,33 +85,40 @@ def load(path: str) -> Tokens:
     return Tokens(digests)
 
 
-def new(name: str) -> tuple[str, str]:
+def new(text: str) -> tuple[str, str]:
     """Return a new token and its line for the file.
 
     Args:
-        name: of the holder, with ``:`` and a class behind it if that is not 0.
+        text: the name of its holder, with ``:`` and a class behind it if that is not 0.
 
     Raises:
         ConfigError: it is no ``name[:class]``.
     """
+    _parse_holder(text, f"argument --new-token: {protocol.shown(text)}")
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    line = f"{name} {_digest(token).hex()}"
-    _parse(line, "--new-token")
-    return token, line
+    return token, f"{text} {_digest(token).hex()}"
 
 
 def _parse(line: str, where: str) -> tuple[bytes, Holder]:
-    if len(line.split()) == 1:
+    """Parse one line; what it says is not in the message of an error, as it may be a token."""
+    words = line.split()
+    if len(words) == 1:
         return _digest(line), Holder(BARE, 0)
-    match = _LINE.fullmatch(line)
-    if not match:
+    if len(words) != 2 or not _DIGEST.fullmatch(words[1]):
         raise ConfigError(f"{where} is neither one token nor name[:class] and 64 hexadecimal digits")
+    return bytes.fromhex(words[1]), _parse_holder(words[0], where)
+
+
+def _parse_holder(text: str, where: str) -> Holder:
+    match = _HOLDER.fullmatch(text)
+    if not (match and protocol.is_name(match["name"])):
+        raise ConfigError(
+            f"{where} is no name[:class]: 1 to 64 characters of A-Z a-z 0-9 . _ @ -, and a whole number"
+        )
     rank_class = int(match["rank_class"] or 0)
-    if not protocol.is_name(match["name"]):
-        raise ConfigError(f"{where}: name {protocol.shown(match['name'])} {protocol.NOT_A_NAME}")
     if rank_class > MAX_CLASS:
-        raise ConfigError(f"{where}: class {rank_class} is not from 0 to {MAX_CLASS}")
-    return bytes.fromhex(match["digest"]), Holder(match["name"], rank_class)
+        raise ConfigError(f"{where} has class {rank_class}, which is not from 0 to {MAX_CLASS}")
+    return Holder(match["name"], rank_class)
 
 
 def _digest(token: str) -> bytes:
