@@ -11,7 +11,6 @@ import socket
 import ssl
 from typing import Final
 
-from rankserver import frames
 from rankserver.clist import Client, Flushed, Log
 from rankserver.tls import TlsTransport
 
@@ -42,7 +41,7 @@ class Channel:
         cut: it goes because it is too slow: it is not sent what it has not begun to get.
         ended: the peer has closed its sending side.
         paused: it has had its share of this turn; what else it sent waits, see ``resume``.
-        held: a frame of it that cannot be handled until somebody has caught up; what else it sent waits.
+        held: its next line cannot be handled until somebody has caught up; what it sent waits from there on.
         refusal: why its HELLO is not accepted, if it is told that after a while.
         rank_class: its class, once its HELLO is accepted.
         host: the peer's address without the port, empty for a Unix socket.
@@ -88,7 +87,7 @@ class Channel:
         self.cut = False
         self.ended = False
         self.paused = False
-        self.held: frames.ClientFrame | None = None
+        self.held = False
         self.refusal = ""
         self.rank_class = 0
         self.interest = 0
@@ -102,7 +101,7 @@ class Channel:
     @property
     def wants_read(self) -> bool:
         """Whether to be told of bytes from the peer; a pause is too short to ask for anything else."""
-        return not self.ended and self.state is not State.JOINING and self.held is None
+        return not (self.ended or self.held or self.state is State.JOINING)
 
     @property
     def wants_write(self) -> bool:
@@ -145,7 +144,12 @@ class Channel:
             return None
         return self._log.next_line(self.client)
 
+    def hold(self) -> None:
+        """Let the line that ``next_line`` has just returned wait until ``resume``, and all behind it."""
+        self._log.unread()
+        self.paused = self.held = True
+
     def resume(self) -> None:
-        """Let ``next_line`` go on with what was set aside: before the join, or by a pause."""
-        self.paused = False
+        """Let ``next_line`` go on with what was set aside: before the join, by a pause or when held."""
+        self.paused = self.held = False
         self._log.resume(self.client)

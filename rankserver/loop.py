@@ -17,14 +17,13 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from rankserver import frames
 from rankserver.channel import Channel, State
 from rankserver.clist import READ_BYTES, Flushed, Log
 from rankserver.config import Config
 from rankserver.exceptions import RemoteProtocolError
 from rankserver.listeners import Acceptor
 from rankserver.logs import event
-from rankserver.pace import Pace
+from rankserver.pace import PRIVATE_BYTES, Pace
 from rankserver.timers import Timers
 
 TURN_BYTES: Final = READ_BYTES // 2  # read in a turn, shared by the channels that are ready: much, as ...
@@ -38,7 +37,7 @@ ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descr
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
 LINGER: Final = 2.0  # seconds for a peer that is to go to take what it is owed, and close
-LATE: Final = 1.0  # seconds more than select was to take: the process was stopped, and time with it
+LATE: Final = 1.0  # seconds more than a select was to take, or in one turn: the process was stopped
 STARVED_WAIT: Final = 0.05  # seconds until a LEFT is tried again that there was no memory for
 LONGEST_WAIT: Final = 3600.0  # seconds in one select, which cannot take any number
 NO_MEMORY: Final = "out of memory"
@@ -73,6 +72,7 @@ class Loop(abc.ABC):
         self._finished: list[Channel] = []
         self._external: dict[Channel, None] = {}  # ranked, and not sent to by the core itself
         self._starved = False  # a LEFT could not be logged, for want of memory
+        self._went_on = False  # with what was held
         self._lazy_joins = 0  # JOINs that may wait, of those that were not flushed yet
         self._timers = Timers()
         self._slow = self._timers.timeout(config.slow_timeout, self._on_slow)
@@ -93,15 +93,11 @@ class Loop(abc.ABC):
 
     @abc.abstractmethod
     def _handle_line(self, channel: Channel, line: bytes) -> None:
-        """Do what a line asks for; one that cannot be handled now is held, see ``pace``.
+        """Do what a line asks for; one that cannot be handled now is held, see ``_hold``.
 
         Raises:
             MemoryError: nothing of it was done.
         """
-
-    @abc.abstractmethod
-    def _on_frame(self, channel: Channel, frame: frames.ClientFrame) -> None:
-        """Do what a frame asks for that was held."""
 
     @abc.abstractmethod
     def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
@@ -123,6 +119,7 @@ class Loop(abc.ABC):
 
     def run(self) -> None:
         """Serve until ``stop`` was called and everybody has been told, or has not listened for ``LINGER``."""
+        self._now = self._clock()
         while self._channels or not self._stopping:
             self._turn()
 
@@ -143,7 +140,7 @@ class Loop(abc.ABC):
 
     def _turn(self) -> None:
         ready = self._wait()
-        budget = 0 if self._pace.is_holding else self._turn_bytes  # what is held has to be kept
+        budget = 0 if self._pace.is_holding else self._turn_bytes  # what has to wait has to be kept
         share = max(budget // (len(ready) or 1), READ_LEAST)
         self._work_share = max(LINES // (len(ready) + len(self._paused) or 1), LINES_LEAST)
         if self._paused:
@@ -163,27 +160,36 @@ class Loop(abc.ABC):
             self._accept()
         self._change_members()
         self._flush_all()
-        self._go_on()
         if self._finished or self._stopping:
             self._close_finished()
+        self._go_on()
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for what is next; time in which this process was stopped counts for no timeout."""
+        """Wait for what is next; time in which this process was stopped counts for no timeout.
+
+        A turn itself counts for ``LATE`` at most: it may have been stopped in the middle of one; but if there
+        is that much to do in each, time must go on.
+        """
         patience = self._patience()
         begin = self._clock()
         ready = self._selector.select(patience)
-        self._now = self._clock()
-        late = self._now - begin - (patience or 0)
-        if late > LATE and (patience is not None or not ready):
-            event(logging.WARNING, "was not running", seconds=round(late, 1))
-            self._timers.delay(late)
+        now = self._clock()
+        lost = max(begin - self._now - LATE, 0)
+        if patience is not None and now - begin - patience > LATE:
+            lost += now - begin
+        if lost:
+            event(logging.WARNING, "was not running", seconds=round(lost, 1))
+            self._timers.delay(lost)
+        self._now = now
         return ready
 
     def _patience(self) -> float | None:
         """Return how many seconds select may wait, None for ever."""
         if self._starved:
             return STARVED_WAIT
-        if self._leaving or self._paused or any(channel.held is None for channel in self._broken):
+        if self._leaving or self._paused or self._finished or self._went_on:
+            return 0
+        if any(not channel.held for channel in self._broken):
             return 0
         nearest = self._timers.nearest
         if nearest == math.inf:
@@ -218,7 +224,7 @@ class Loop(abc.ABC):
         """Go on reading what clients had sent before their connection broke; they are gone after that."""
         broken, self._broken = self._broken, {}
         for channel, left in broken.items():
-            if channel.paused or channel.held is not None or channel.state is State.JOINING:
+            if channel.paused or channel.state is State.JOINING:
                 self._broken[channel] = left
                 continue
             count = 0 if channel.is_going else self._read(channel, share)
@@ -242,28 +248,32 @@ class Loop(abc.ABC):
             while (line := channel.next_line()) is not None:
                 self._work += 1
                 self._handle_line(channel, line)
-                channel.paused = self._work >= self._work_share and channel.state is State.JOINED
+                if self._work >= self._work_share and channel.state is State.JOINED:
+                    channel.paused = True
         except RemoteProtocolError as error:
             self._dismiss(channel, error.code, error.text)
         except MemoryError:
             self._dismiss(channel, reason=NO_MEMORY)
-        if channel.paused and channel.held is None:
+        if channel.paused and not channel.held:
             self._paused.append(channel)
 
     def _resume(self, channel: Channel) -> None:
         channel.resume()
         self._handle(channel)
 
+    def _hold(self, channel: Channel, full: Channel | None) -> None:
+        """Let the line that is being handled wait until ``full``, or with None the slowest, has caught up."""
+        channel.hold()
+        self._pace.hold(channel, full)
+        self._watch(channel)
+
     def _go_on(self) -> None:
-        """Handle the frames that had to wait and need not any more, and what is behind them."""
+        """Handle what had to wait and need not any more; the next turn sees whom that lets wait."""
         released = self._pace.update(self._channels, self._now)
         for channel in released:
-            frame, channel.held = channel.held, None
-            if frame is not None and not channel.is_going:
-                self._on_frame(channel, frame)
-                if channel.held is None and not channel.is_going:
-                    self._resume(channel)
-                self._watch(channel)
+            self._resume(channel)
+            self._watch(channel)
+        self._went_on = bool(released)
         if released:
             self._flush_all()
 
@@ -278,10 +288,12 @@ class Loop(abc.ABC):
     def _send(self, channel: Channel, frame: bytes) -> None:
         """Queue a private frame, to be flushed at the end of the turn, or before if there are many."""
         try:
-            self._log.private(channel.client, frame)
+            queued = self._log.private(channel.client, frame)
         except MemoryError:
             self._dismiss(channel, reason=NO_MEMORY)
             return
+        if queued > PRIVATE_BYTES and channel.state is State.JOINED:
+            self._pace.fill(channel, self._now)
         waiting = self._unsent.get(channel, 0) + 1
         self._unsent[channel] = waiting % UNSENT
         if waiting == UNSENT and not self._log.is_blocked(channel.client):
@@ -325,6 +337,8 @@ class Loop(abc.ABC):
         self._after_flush(channel, channel.flush())
 
     def _after_flush(self, channel: Channel, status: Flushed) -> None:
+        if status is Flushed.BROKEN:
+            self._log.mute(channel.client)  # nobody has to wait for one who reads no more
         if status is Flushed.BROKEN and not channel.is_going:
             self._broken.setdefault(channel, BROKEN_BYTES)
         elif channel.state is State.CLOSING and (

@@ -117,6 +117,9 @@ class Server(Loop):
             self._silence.start(channel, self._now)
 
     def _handle_line(self, channel: Channel, line: bytes) -> None:
+        if self._pace.is_full(channel):
+            self._hold(channel, channel)
+            return
         try:
             frame = protocol.parse_client_line(line)
         except RemoteProtocolError as error:
@@ -155,9 +158,7 @@ class Server(Loop):
 
     def _on_frame(self, channel: Channel, frame: frames.ClientFrame) -> None:
         """Do what a ranked client's frame asks for, or let it wait for those who cannot keep up."""
-        if self._pace.is_full(channel):
-            self._hold(channel, frame, channel)
-        elif isinstance(frame, frames.Submit):
+        if isinstance(frame, frames.Submit):
             self._on_submit(channel, frame)
         elif isinstance(frame, frames.Result):
             self._on_result(channel, frame)
@@ -176,14 +177,9 @@ class Server(Loop):
         elif isinstance(frame, frames.Hello):
             self._dismiss(channel, protocol.PROTO, "a second HELLO")
 
-    def _hold(self, channel: Channel, frame: frames.ClientFrame, full: Channel | None) -> None:
-        channel.paused = True
-        self._pace.hold(channel, frame, full, self._now)
-        self._watch(channel)
-
     def _on_submit(self, channel: Channel, frame: frames.Submit) -> None:
         if self._pace.is_holding:
-            self._hold(channel, frame, None)
+            self._hold(channel, None)
             return
         rank = self._log.rank(channel.client)
         verb = b"ASK" if frame.wants_answer else b"CMD"
@@ -194,7 +190,7 @@ class Server(Loop):
     def _on_result(self, channel: Channel, frame: frames.Result) -> None:
         asker = self._asks.asker(frame.seq)
         if asker is not None and self._pace.is_full(asker):
-            self._hold(channel, frame, asker)
+            self._hold(channel, asker)
             return
         try:
             asker = self._asks.answer(frame.seq, channel)
@@ -241,7 +237,7 @@ class Server(Loop):
             return
         was = channel.state
         channel.state = State.LEAVING
-        channel.paused = False
+        channel.paused = channel.held = False
         self._door.pass_on(channel)
         self._pace.forget(channel)
         self._log.ignore(channel.client)
@@ -366,6 +362,9 @@ class Server(Loop):
         self._dismiss(channel, protocol.AUTH, channel.refusal)
 
     def _on_slow(self, channel: Channel) -> None:
+        if channel.state is State.CLOSING:  # it goes anyway, and lets others wait for what it is still owed
+            self._finish(channel)
+            return
         seconds = self.config.slow_timeout
         self._dismiss(channel, protocol.SLOW, f"read too slowly for {seconds:g} seconds")
 
@@ -376,7 +375,7 @@ class Server(Loop):
     def _on_no_pong(self, channel: Channel) -> None:
         if channel in self._silence:  # started again since the PING: something was heard
             return
-        if channel.held is not None:  # it is we who do not listen
+        if channel.held:  # it is we who do not listen
             self._silence.start(channel, self._now)
             return
         seconds = 2 * self.config.heartbeat
