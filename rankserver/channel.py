@@ -38,7 +38,7 @@ class Channel:
         peer: the address for the log, such as ``127.0.0.1:40112``.
         name: the client's name, once its HELLO is accepted.
         farewell: the BYE frame that it is to get when it goes, if any.
-        cut: it goes because it is too slow: it is not sent what it has not begun to get.
+        cut: it goes because it is too slow, or for want of memory: it is sent no frame that is not begun.
         ended: the peer has closed its sending side.
         paused: it has had its share of this turn; what else it sent waits, see ``resume``.
         held: its next line cannot be handled until somebody has caught up; what it sent waits from there on.

@@ -286,7 +286,12 @@ class Loop(abc.ABC):
     # --- out ----------------------------------------------------------------------------------
 
     def _send(self, channel: Channel, frame: bytes) -> None:
-        """Queue a private frame, to be flushed at the end of the turn, or before if there are many."""
+        """Queue a private frame, to be flushed at the end of the turn, or before if there are many.
+
+        A channel that goes gets none: one that there was no memory for may be missing before it.
+        """
+        if channel.is_going:
+            return
         try:
             queued = self._log.private(channel.client, frame)
         except MemoryError:

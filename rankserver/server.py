@@ -242,7 +242,7 @@ class Server(Loop):
         self._pace.forget(channel)
         self._log.ignore(channel.client)
         channel.farewell = protocol.bye(code, text) if code else b""
-        channel.cut = code == protocol.SLOW
+        channel.cut = code == protocol.SLOW or reason == NO_MEMORY  # what it is owed would have a hole
         for timeout in (self._handshake, self._penalty, self._silence, self._pinged):
             timeout.stop(channel)
         if was is State.JOINED:
@@ -335,6 +335,7 @@ class Server(Loop):
             self._welcome(channel, rank)
         for channel in channels:
             self._resume(channel)
+            self._watch(channel)  # it was not listened to while it was joining
 
     def _welcome(self, channel: Channel, rank: int) -> None:
         session = secrets.token_urlsafe(16)
