@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from rankserver import __version__, arguments, listeners, logs, protocol, tls, tokens
+from rankserver import __version__, arguments, door, listeners, logs, protocol, tls, tokens
 from rankserver.config import Config
 from rankserver.exceptions import ConfigError, ListenError
 from rankserver.loop import NO_MEMORY
 from rankserver.server import Server
 
-SPARE_DESCRIPTORS: Final = 64  # beside the clients: listeners, standard streams, those who only shake hands
+SPARE_DESCRIPTORS: Final = 64  # beside clients and strangers: listeners, standard streams, who has just left
 SIGNALS: Final = 64  # handled at a time
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: Config, accepted: tokens.Tokens | None, context: ssl.SSLContext | None) -> int:
-    _raise_descriptor_limit(config.capacity + SPARE_DESCRIPTORS)
+    _raise_descriptor_limit(config.capacity + door.most_strangers(config.capacity) + SPARE_DESCRIPTORS)
     server = Server(config, accepted, context)
     try:
         with _signals(server):

@@ -298,7 +298,7 @@ class Loop(abc.ABC):
             self._dismiss(channel, reason=NO_MEMORY)
             return
         if queued > PRIVATE_BYTES and channel.state is State.JOINED:
-            self._pace.fill(channel, self._now)
+            self._pace.fill(channel)
         waiting = self._unsent.get(channel, 0) + 1
         self._unsent[channel] = waiting % UNSENT
         if waiting == UNSENT and not self._log.is_blocked(channel.client):

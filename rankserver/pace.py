@@ -45,10 +45,9 @@ class Pace:
         """Tell whether no more should be queued for this client alone. O(1)."""
         return channel in self._full
 
-    def fill(self, channel: Channel, now: float) -> None:
+    def fill(self, channel: Channel) -> None:
         """Note that more than ``PRIVATE_BYTES`` wait for this client, which has a rank. O(1)."""
         self._full[channel] = None
-        self._slow.start_once(channel, now)
 
     def hold(self, channel: Channel, full: Channel | None) -> None:
         """Let the channel wait until ``full``, or with None the slowest client, has caught up. O(1)."""

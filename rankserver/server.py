@@ -11,6 +11,7 @@ import selectors
 import ssl
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -22,11 +23,12 @@ from rankserver.clist import READ_BYTES
 from rankserver.config import Config
 from rankserver.door import Door
 from rankserver.exceptions import NoSuchAskError, RemoteProtocolError
-from rankserver.logs import event
+from rankserver.logs import Strangers, event
 from rankserver.loop import JOIN_WAIT, JOIN_WAIT_EACH, MANY, NO_MEMORY, READ_LEAST, TURN_BYTES, Loop
 from rankserver.tokens import Tokens
 
 PENALTY: Final = 1.0  # seconds that a wrong token waits for its answer
+LOG_RENEWAL: Final = 1.0  # seconds for which events that strangers cause are counted, see ``logs``
 RANK_BYTES: Final = 8  # of a rank in a list, comma included, at most
 WHO_SHARE: Final = 8  # clients in a roster that cost as much as one other line that is handled in Python
 
@@ -57,12 +59,18 @@ class Server(Loop):
         self._context = context
         self._asks: AskTable[Channel] = AskTable()
         self._door = Door(config.capacity, config.max_per_address, tokens)
-        self._members = 0  # that ever joined
+        self._strangers = Strangers()
+        self._accepted = 0  # connections, of which ...
+        self._members = 0  # ... so many ever joined
+        self._refused: Counter[str] = Counter()  # those that were told BYE before they joined, by code, ...
+        self._dropped: Counter[str] = Counter()  # ... and after
+        self._changes = 0  # JOIN and LEFT frames
         self._joining: list[Channel] = []  # at the end of the turn
         self._handshake = self._timers.timeout(config.handshake_timeout, self._on_no_hello)
         self._penalty = self._timers.timeout(PENALTY, self._on_penalty)
         self._silence = self._timers.timeout(config.heartbeat, self._on_silence)
         self._pinged = self._timers.timeout(config.heartbeat, self._on_no_pong)
+        self._log_renewal = self._timers.timeout(LOG_RENEWAL, self._on_log_renewal)
         self._info = protocol.info(
             frames.Info(
                 protocol.VERSION,
@@ -81,7 +89,9 @@ class Server(Loop):
         Raises:
             ListenError: names the address that cannot be had.
         """
-        return self._acceptor.listen(self.config.host, self.config.port, self.config.unix)
+        return self._acceptor.listen(
+            self.config.host, self.config.port, self.config.unix, self.config.heartbeat
+        )
 
     def stop(self) -> None:
         """Accept nobody any more, and tell everybody ``BYE shutdown`` behind what is logged so far."""
@@ -105,10 +115,36 @@ class Server(Loop):
         event(logging.INFO, "reloaded", tokens=len(tokens) if tokens else 0, tls=context is not None)
 
     def report(self) -> None:
-        """Log how things are, for the operator."""
+        """Log how things are, for the operator: a line with the counters, then one for each client."""
         event(
-            logging.INFO, "report", clients=self._log.clients, waiting=self._door.waiting, seq=self._log.seq
+            logging.INFO,
+            "report",
+            clients=self._log.clients,
+            strangers=self._door.strangers,
+            accepted=self._accepted,
+            joined=self._members,
+            refused=self._refused.total(),
+            **{f"refused_{code}": count for code, count in sorted(self._refused.items())},
+            dropped=self._dropped.total(),
+            **{f"dropped_{code}": count for code, count in sorted(self._dropped.items())},
+            seq=self._log.seq,
+            commands=self._log.seq - self._changes,
+            log_bytes=self._log.held,
+            holding=self._pace.is_holding,
+            held=len(self._pace),
+            asks=len(self._asks),
         )
+        for rank, channel in enumerate(self._ranked()):
+            event(
+                logging.INFO,
+                "client",
+                name=channel.name,
+                peer=channel.peer,
+                rank=rank,
+                rank_class=channel.rank_class,
+                lag=self._log.lag(channel.client),
+                held=channel.held,
+            )
 
     # --- frames -------------------------------------------------------------------------------
 
@@ -146,6 +182,7 @@ class Server(Loop):
             channel.name = frame.name or ""
             channel.rank_class = holder.rank_class
             channel.state = State.JOINING
+            self._door.pass_on(channel)
             self._handshake.stop(channel)
             self._joining.append(channel)
 
@@ -209,14 +246,15 @@ class Server(Loop):
             try:
                 channel = Channel(sock, peer, self._log, host, self._context if host else None)
             except MemoryError:
-                event(logging.ERROR, "cannot accept", peer=peer, reason=NO_MEMORY)
+                self._note(logging.ERROR, "cannot accept", peer=peer, reason=NO_MEMORY)
                 sock.close()
                 continue
+            self._accepted += 1
             self._channels[channel.fd] = channel
             self._door.enter(channel)
             self._handshake.start(channel, self._now)
             self._send(channel, self._info)
-            event(logging.DEBUG, "connected", peer=peer)
+            self._note(logging.DEBUG, "connected", peer=peer)
             self._admit(channel)
         if self._acceptor.paused:
             self._accept_pause.start_once("", self._now)
@@ -230,6 +268,15 @@ class Server(Loop):
             self._watch(channel)
         if oldest := self._door.one_too_many():
             self._dismiss(oldest, protocol.TIMEOUT, "too many connections wait, and this one for the longest")
+            self._flush(oldest)
+            if not oldest.wants_write:  # else it has got a part of its BYE, and may linger
+                self._finish(oldest)
+            self._door.pass_on(oldest)
+
+    def _note(self, level: int, message: str, **fields: object) -> None:
+        """Log an event that strangers can cause as often as they like."""
+        self._strangers.event(level, message, **fields)
+        self._log_renewal.start_once("", self._now)
 
     def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
         """Let a connection go, with ``BYE code text`` if there is a code; its rank is free after the turn."""
@@ -238,20 +285,24 @@ class Server(Loop):
         was = channel.state
         channel.state = State.LEAVING
         channel.paused = channel.held = False
-        self._door.pass_on(channel)
         self._pace.forget(channel)
         self._log.ignore(channel.client)
         channel.farewell = protocol.bye(code, text) if code else b""
         channel.cut = code == protocol.SLOW or reason == NO_MEMORY  # what it is owed would have a hole
         for timeout in (self._handshake, self._penalty, self._silence, self._pinged):
             timeout.stop(channel)
+        reason = reason or f"{code} {text}"
         if was is State.JOINED:
+            rank = self._log.rank(channel.client)
+            event(logging.INFO, "left", name=channel.name, peer=channel.peer, rank=rank, reason=reason)
+            self._dropped.update([code] if code else [])
             self._leaving.append(channel)
-        else:
-            self._say_farewell(channel)
-        what = "left" if was is State.JOINED else "refused" if code else "closed"
-        level = logging.DEBUG if what == "closed" else logging.INFO
-        event(level, what, name=channel.name, peer=channel.peer, reason=reason or f"{code} {text}")
+            return
+        level, what = (logging.INFO, "refused") if code else (logging.DEBUG, "closed")
+        self._note(level, what, name=channel.name, peer=channel.peer, reason=reason)
+        self._refused.update([code] if code else [])
+        self._door.refuse(channel)
+        self._say_farewell(channel)
 
     def _change_members(self) -> None:
         """Log who has left and who has joined, and let it be so."""
@@ -286,6 +337,7 @@ class Server(Loop):
                 self._log.retire(channel.client)
         self._asks.leave(channels)
         self._log.append(b"LEFT", protocol.rank_lists(ranks, self.config.max_line)[0])
+        self._changes += 1
         for channel in channels:
             self._external.pop(channel, None)
             self._say_farewell(channel)
@@ -318,13 +370,13 @@ class Server(Loop):
             for channel in channels:
                 self._dismiss(channel, reason=NO_MEMORY)
             return
+        self._changes += 1
         self._lazy_joins += 1
         self._join_wait.seconds = max(JOIN_WAIT, first * JOIN_WAIT_EACH)
         self._join_wait.start_once("", self._now)
         for channel in channels:
             self._log.join(channel.client, channel.rank_class)
             self._asks.enter(channel)
-            self._door.pass_on(channel)
             if channel.tls:
                 self._external[channel] = None
             self._members += 1
@@ -368,6 +420,9 @@ class Server(Loop):
             return
         seconds = self.config.slow_timeout
         self._dismiss(channel, protocol.SLOW, f"read too slowly for {seconds:g} seconds")
+
+    def _on_log_renewal(self, _: str) -> None:
+        self._strangers.renew()
 
     def _on_silence(self, channel: Channel) -> None:
         self._pinged.start(channel, self._now)

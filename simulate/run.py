@@ -59,7 +59,7 @@ BOUNDS: Final = {
     "UNSENT": (0, 2, 3),
     "PRIVATE_BYTES": (0, 200, 2000),
     "ACCEPTS": (0, 1, 2),
-    "LEAST_WAITING": (0, 2, 4),
+    "LEAST_STRANGERS": (0, 2, 4),
     "MANY": (0, 2),
 }
 
