@@ -2,11 +2,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+SEEDS ?= 5000
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
 
-.PHONY: run test lint format sanitize bench bench-smoke microbench wheel clean
+.PHONY: run test lint format sanitize simulate bench bench-smoke microbench wheel clean
 
 run: $(READY)
 	@$(BIN)/python -m rankserver 8
@@ -26,6 +27,12 @@ format: $(READY)
 # The C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
+
+# The server's loop under simulated clock, sockets and kernel, and broken servers that this must catch: all
+# that a seed does is the same each time. `python -m simulate --replay SEED` prints it.
+simulate: $(READY)
+	$(BIN)/python -m simulate --seeds $(SEEDS)
+	$(BIN)/python -m simulate --mutants
 
 # rankserver beside other servers, which are installed if they are missing, and the ceiling of the machine; then
 # from Enter to the other screen, and the answers on the way back. It takes about 40 minutes. benchmarks/load.py,

@@ -54,7 +54,7 @@ def _run(seeds: range, steps: int) -> int:
 
 
 def _sites() -> list[str]:
-    names = []
+    names: list[str] = []
     while site := lib.sim_site(len(names)):
         names.append(ffi.string(site).decode())
     return names or ["none"]

@@ -64,6 +64,7 @@ class SimClient:
     Attributes:
         place: what ranks are ordered by: its class, and when its HELLO was there.
         rank, count: what it derives; -1 before its WELCOME.
+        first_seq: that of its WELCOME.
         reason: why the server let it go, as the server says; None while it has not.
         left_seq: of the LEFT that took its rank.
     """
@@ -76,7 +77,7 @@ class SimClient:
         self.truth = truth
         self.name = ""
         self.rank = self.count = -1
-        self.seq = 0
+        self.seq = self.first_seq = 0
         self.roster: tuple[SimClient, ...] = ()
         self.reason: str | None = None
         self.code = ""
@@ -282,7 +283,11 @@ class SimClient:
 
     def check_derived(self) -> None:
         """Hold what it derives against the truth at its place of the log."""
-        if self.count != len(self.roster) or not 0 <= self.rank < self.count or self.roster[self.rank] is not self:
+        if (
+            self.count != len(self.roster)
+            or not 0 <= self.rank < self.count
+            or self.roster[self.rank] is not self
+        ):
             raise Violation(f"{self} at {self.seq} derives {self.rank} of {self.count}; it is {self.roster}")
 
     # --- private frames ---
@@ -304,7 +309,11 @@ class SimClient:
         elif verb == b"PING":
             if self.manner is not Manner.MUTE and not self.has_left:
                 self.say(b"PONG")
-        elif verb == b"RES":
+        else:
+            self._reply(line, verb, rest)
+
+    def _reply(self, line: bytes, verb: bytes, rest: bytes) -> None:
+        if verb == b"RES":
             self._res(rest)
         elif verb == b"ROSTER":
             self._roster(json.loads(rest))
@@ -328,6 +337,7 @@ class SimClient:
             raise Violation(f"{self} gets a second WELCOME")
         self.rank, self.count, self.seq = fields["rank"], fields["clients"], fields["seq"]
         self.name = fields["name"]
+        self.first_seq = self.seq
         if fields["class"] != self.rank_class:
             raise Violation(f"{self} of class {self.rank_class} is welcomed to {fields['class']}")
         meaning = self.truth.meaning[self.seq]
@@ -341,7 +351,12 @@ class SimClient:
         by = json.loads(detail[0])["by"] if detail else -1
         waiting = self.asked.get(int(seq), {})
         answerer = self.roster[int(rank)] if int(rank) < len(self.roster) else None
-        if status != b"ok" or answerer is None or answerer.number != by or name.decode() != (answerer.name or name.decode()):
+        if (
+            status != b"ok"
+            or answerer is None
+            or answerer.number != by
+            or name.decode() != (answerer.name or name.decode())
+        ):
             raise Violation(f"{self} gets RES {rest!r}, and rank {int(rank)} is {answerer}")
         if waiting.get(by) is not False:
             raise Violation(f"{self} gets RES {rest!r}, and waits for {waiting}")

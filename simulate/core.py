@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Final
 from cffi import FFI
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-BUILD: Final = ROOT / "build" / "simulate"
+BUILD_VARIABLE: Final = "SIMULATE_BUILD"
+BUILD: Final = Path(os.environ.get(BUILD_VARIABLE) or ROOT / "build" / "simulate")
 MODULE: Final = "_clist_simulated"
 
 # Small ones, so that a few hundred steps come to the ends of blocks, pieces and lists of spans.

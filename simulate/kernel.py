@@ -43,7 +43,7 @@ class SimSocket:
         """Return the descriptor, -1 once it is closed."""
         return self._fd
 
-    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - it is socket's
+    def setblocking(self, flag: bool) -> None:
         """Refuse to block."""
         if flag:
             raise Violation("a connection is to block")
@@ -138,7 +138,9 @@ class SimSelector:
         """Add a socket that is not there yet."""
         fd = fileobj.fileno()
         if fd < 0 or fd in self.keys or not events:
-            raise Violation(f"register({fd}, {events}) of what is closed, or registered already, or for nothing")
+            raise Violation(
+                f"register({fd}, {events}) of what is closed, or registered already, or for nothing"
+            )
         self.keys[fd] = key = Key(fileobj, fd, events, data)
         return key
 

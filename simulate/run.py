@@ -36,6 +36,7 @@ STEPS: Final = 300  # what clients do in the first part of a run
 CALM_SECONDS: Final = 9.0  # longer than any timeout that lets somebody go
 CALM_TURNS: Final = 3000
 END_TURNS: Final = 500
+WAIT_SLACK: Final = 1.1  # seconds that the server may not have noticed as lost
 TICK: Final = 1e-4  # seconds that a turn takes
 PACES: Final = (0.001, 0.01, 0.03, 0.06, 0.5, 3.0)  # seconds in which nobody does anything
 MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
@@ -110,7 +111,7 @@ def _scenario(rng: random.Random, steps: int) -> Scenario:
 
 
 def _digest(token: str) -> bytes:
-    return rankserver.tokens._digest(token)  # noqa: SLF001 - a file would be slower, and no better
+    return rankserver.tokens._digest(token)
 
 
 class _Quiet(Exception):  # noqa: N818 - it is no error
@@ -140,7 +141,6 @@ class SimServer(Server):
     def _flush_ranked(self) -> None:
         self.run_of.capture()
         super()._flush_ranked()
-
 
 
 def _client(channel: Channel) -> SimClient:
@@ -174,6 +174,9 @@ class Run:
         self.done = 0
         self.calm_since: float | None = None
         self.is_over = False
+        self.lazy_since: float | None = None  # JOINs wait for company
+        self.held_at: int | None = None  # commands in the log, if they have to wait now
+        self.behind_since: dict[SimClient, float] = {}  # others wait for these
         self.clients: list[SimClient] = []
         self.live: list[SimClient] = []
         lib.sim_begin(seed, traced)
@@ -186,9 +189,9 @@ class Run:
             selector=cast("selectors.BaseSelector", self.selector),
             clock=lambda: self.now,
         )
-        self.server._acceptor._listeners = [cast("Any", self.listener)]  # noqa: SLF001 - opened by nobody
-        self.server._acceptor.resume()  # noqa: SLF001
-        self.server._asks.limit = self.scenario.max_asks  # noqa: SLF001
+        self.server._acceptor._listeners = [cast("Any", self.listener)]
+        self.server._acceptor.resume()
+        self.server._asks.limit = self.scenario.max_asks
 
     # --- a run --------------------------------------------------------------------------------
 
@@ -204,10 +207,10 @@ class Run:
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
         self.listener.faults = scenario.accept_faults
         with contextlib.suppress(_Quiet):
-            while self.done < self.steps and (server._channels or not server._stopping):  # noqa: SLF001
+            while self.done < self.steps and (server._channels or not server._stopping):
                 self._turn()
         self._be_calm()
-        if not server._stopping:  # noqa: SLF001
+        if not server._stopping:
             with contextlib.suppress(_Quiet):
                 for _ in range(CALM_TURNS):
                     self._turn()
@@ -217,7 +220,7 @@ class Run:
             server.stop()
         self.is_over = True
         for _ in range(END_TURNS):
-            if not server._channels:  # noqa: SLF001
+            if not server._channels:
                 break
             self._turn()
         self._turn_is_over()
@@ -226,7 +229,7 @@ class Run:
 
     def _turn(self) -> None:
         self.turns += 1
-        self.server._turn()  # noqa: SLF001 - as run does
+        self.server._turn()
 
     def _be_calm(self) -> None:
         self.say("calm")
@@ -333,7 +336,9 @@ class Run:
             self.say("stop")
             self.server.stop()
         listening = not self.listener.is_closed
-        if listening and (not self.live or (len(self.live) < self.scenario.most_clients and rng.random() < 0.15)):
+        if listening and (
+            not self.live or (len(self.live) < self.scenario.most_clients and rng.random() < 0.15)
+        ):
             self._connect()
             return
         if self.live:
@@ -380,17 +385,21 @@ class Run:
         elif client.has_left or client.manner in (Manner.SILENT, Manner.STRANGE):
             if client.manner is Manner.STRANGE and chance < 0.3:
                 client.say(b"z" * rng.randrange(900))
-        elif client.outbox and len(client.outbox) > 3000:
-            pass
-        elif chance < 0.4:
+        elif len(client.outbox) < 3000:
+            self._compose(client)
+
+    def _compose(self, client: SimClient) -> None:
+        rng = self.rng
+        chance = rng.random()
+        if chance < 0.4:
             for _ in range(rng.choice((1, 1, 3, 20))):
                 client.command(rng.choice((0, 3, 30, 200)), wants_answer=rng.random() < 0.25)
-        elif chance < 0.6 and client.open_asks:
+        elif chance < 0.6:
             for seq in client.open_asks[-rng.randrange(1, 6) :]:
                 client.answer(seq, b' {"by":%d}' % client.number)
         elif chance < 0.65:
-            seq = rng.choice([*client.answered, 10**6]) if rng.random() < 0.5 else 10**6
-            client.answer(seq, b"")
+            early = range(max(client.first_seq - 5, 1), client.first_seq)  # asked before it came
+            client.answer(rng.choice([*[*client.answered][-3:], *early, 10**6]), b"")
         elif chance < 0.75:
             client.who()
         elif chance < 0.85:
@@ -417,7 +426,7 @@ class Run:
 
     def capture(self) -> None:
         """Read what was logged."""
-        handle = self.server._log._log  # noqa: SLF001 - it is in no Python object
+        handle = self.server._log._log
         if count := lib.sim_read_log(handle, _where):
             self.truth.grow(ffi.buffer(_where[0], count)[:])
 
@@ -455,12 +464,12 @@ class Run:
 
     def _turn_is_over(self) -> None:
         """Check what must hold between any two turns."""
-        server, log, truth = self.server, self.server._log, self.truth  # noqa: SLF001 - nothing else can tell
+        server, log, truth = self.server, self.server._log, self.truth
         self.capture()
         if wrong := lib.sim_misuse():
             raise Violation(ffi.string(wrong).decode())
         log.check()
-        channels = server._channels  # noqa: SLF001
+        channels = server._channels
         members = [_client(channels[fd]) for fd in log.ranked_fds()]
         if members != list(truth.roster) or log.seq != len(truth.frames) - 1:
             raise Violation(f"the core ranks {members} at {log.seq}; by the log it is {truth.roster}")
@@ -470,8 +479,8 @@ class Run:
             if key.fileobj.fileno() != key.fd:
                 raise Violation(f"descriptor {key.fd} is closed and registered")
         self._check_channels(channels, log)
-        config = self.scenario.config
-        self._check_bounds(log, config)
+        self._check_bounds(log)
+        self._check_waiting()
 
     def _check_channels(self, channels: dict[int, Channel], log: Log) -> None:
         registered = self.selector.keys
@@ -487,18 +496,47 @@ class Run:
                 self._check_all_sent(channel, log)
 
     def _check_waits_for_input(self, channel: Channel) -> None:
-        broken = self.server._broken  # noqa: SLF001
+        broken = self.server._broken
         if not channel.interest and channel not in broken:
             raise Violation(f"nothing that {_client(channel)} sends is heard")
 
     def _check_all_sent(self, channel: Channel, log: Log) -> None:
         """Nothing waits for who would take it but JOINs, and those not long."""
-        lazy = self.server._lazy_joins  # noqa: SLF001
+        lazy = self.server._lazy_joins
         if log.lag(channel.client) and not lazy:
             raise Violation(f"{log.lag(channel.client)} bytes for {_client(channel)} wait for nothing")
 
-    def _check_bounds(self, log: Log, config: Config) -> None:
-        most = config.max_backlog + 3 * self.scenario.block_bytes + self._growth()
+    def _check_waiting(self) -> None:
+        """Nobody waits for longer than the server says: for JOINs, and for who is slow."""
+        server, now = self.server, self.running
+        if not server._lazy_joins:
+            self.lazy_since = None
+        elif self.lazy_since is None:
+            self.lazy_since = now
+        elif now > self.lazy_since + rankserver.loop.JOIN_WAIT + WAIT_SLACK:
+            raise Violation("a JOIN waits, and is not sent")
+        held, self.held_at = self.held_at, self.truth.commands if server._pace.is_holding else None
+        if self.held_at is None:
+            self.behind_since.clear()
+            return
+        if held not in (None, self.held_at):
+            raise Violation(f"{self.held_at - (held or 0)} commands are logged, while all wait")
+        config = self.scenario.config
+        behind = [_client(server._channels[fd]) for fd in server._log.behind(config.max_backlog)]
+        self.behind_since = {client: self.behind_since.get(client, now) for client in behind}
+        for client, since in self.behind_since.items():
+            if now > since + max(config.slow_timeout, rankserver.loop.LINGER) + WAIT_SLACK:
+                raise Violation(f"all wait for {client}, since {now - since:g} seconds")
+
+    def _check_timers(self) -> None:
+        """No timeout is left of who is gone."""
+        for timeout in self.server._timers._timeouts:
+            for item in timeout:
+                if isinstance(item, Channel) and self.server._channels.get(item.fd) is not item:
+                    raise Violation(f"a timeout of {_client(item)} goes on, which is gone")
+
+    def _check_bounds(self, log: Log) -> None:
+        most = self.scenario.config.max_backlog + 3 * self.scenario.block_bytes + self._growth()
         if log.held > most:
             raise Violation(f"{log.held} bytes of the log are held, more than {most}")
 
@@ -522,6 +560,7 @@ class Run:
                 raise Violation(f"{client} did not get {client.expected[0]}")
         for client in self.clients:
             self._check_client(client)
+        self._check_timers()
 
     def _check_client(self, client: SimClient) -> None:
         is_here = client.reason is None
@@ -542,14 +581,15 @@ class Run:
 
     def _check_end(self) -> None:
         server = self.server
-        if server._channels:  # noqa: SLF001
-            raise Violation(f"{len(server._channels)} connections are left in the end")  # noqa: SLF001
+        if server._channels:
+            raise Violation(f"{len(server._channels)} connections are left in the end")
         for client in self.clients:
             if not client.has_ended and client.conn.closed:
                 client.read(1 << 22)
                 client.read(1)
         for client in self.clients:
-            if client.code == "shutdown" and not client.may_be_cut and client.bye != "shutdown":
+            was_told = client.bye == "shutdown" or client.may_be_cut or self.scenario.memory_faults
+            if client.code == "shutdown" and not was_told:
                 raise Violation(f"{client} was not told that the server stops")
             if not (client.conn.closed or client in self.listener.waiting):
                 raise Violation(f"the connection of {client} is open in the end")

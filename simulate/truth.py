@@ -69,7 +69,7 @@ class Truth:
             self.frames.append(line)
             self.meaning.append(meaning)
 
-    def _change(self, joins: bool, rest: bytes) -> Change:  # noqa: FBT001 - one of two
+    def _change(self, joins: bool, rest: bytes) -> Change:
         seq = len(self.frames)
         ranks = protocol.parse_ranks(rest.decode())
         roster = list(self.roster)
@@ -90,7 +90,7 @@ class Truth:
         self.roster = tuple(roster)
         return Change(joins, ranks, self.roster)
 
-    def _sent(self, wants_answer: bool, rest: bytes) -> Sent:  # noqa: FBT001 - one of two
+    def _sent(self, wants_answer: bool, rest: bytes) -> Sent:
         seq = len(self.frames)
         number, _, text = rest.partition(b" ")
         rank = int(number)
