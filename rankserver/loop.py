@@ -311,6 +311,7 @@ class Loop(abc.ABC):
                 self._log.private(channel.client, channel.farewell)
         self._linger.start(channel, self._now)
         self._unsent.setdefault(channel, 0)
+        self._watch(channel)  # it may have been held: now it is read again, so that it reads its farewell
 
     def _flush_all(self) -> None:
         """Send what this turn has logged and queued."""
