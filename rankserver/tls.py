@@ -203,6 +203,6 @@ def _reason(error: Exception) -> str:
     """Return what OpenSSL or the system says, in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
+    if reason := getattr(error, "reason", None):
+        return str(reason).replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error)
