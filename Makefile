@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 SEEDS ?= 5000
+FUZZ_INPUTS ?= 5000000
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
 
-.PHONY: run test lint format sanitize simulate bench bench-smoke microbench wheel clean
+.PHONY: run test lint format sanitize simulate fuzz bench bench-smoke microbench wheel clean
 
 run: $(READY)
 	@$(BIN)/python -m rankserver 8
@@ -33,6 +34,10 @@ sanitize: $(READY)
 simulate: $(READY)
 	$(BIN)/python -m simulate --seeds $(SEEDS)
 	$(BIN)/python -m simulate --mutants
+
+# All that reads what others sent: the core's input under the sanitizers, the parser, the client's session.
+fuzz: $(READY)
+	$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
 
 # rankserver beside other servers, which are installed if they are missing, and the ceiling of the machine; then
 # from Enter to the other screen, and the answers on the way back. It takes about 40 minutes. benchmarks/load.py,
