@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
 
-.PHONY: run test lint format sanitize simulate fuzz bench bench-smoke microbench wheel clean
+.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench wheel clean
 
 run: $(READY)
 	@$(BIN)/python -m rankserver 8
@@ -28,6 +28,13 @@ format: $(READY)
 # The C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
+
+# The functional tests, with the servers that they start under the sanitizers, and under Valgrind.
+sanitize-functional: $(READY)
+	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh "tests/test_functional_*.py"
+
+valgrind: $(READY)
+	$(BIN)/python -m tests.valgrind
 
 # The server's loop under simulated clock, sockets and kernel, and broken servers that this must catch: all
 # that a seed does is the same each time. `python -m simulate --replay SEED` prints it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shlex
 import signal
 import socket
 import struct
@@ -25,7 +26,11 @@ from rankserver import protocol
 from tests.tls_peer import Certificates, TlsAddress, TlsSocket
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-BOUND: Final = 10.0  # seconds; generous, because a loaded machine is slow and a pass never waits for it
+# Seconds; generous, because a loaded machine is slow and a pass never waits for it. Valgrind is slower still.
+BOUND: Final = 10.0 * float(os.environ.get("TEST_SLOWNESS", "1"))
+UNDER: Final = shlex.split(
+    os.environ.get("TEST_SERVER_UNDER", "")
+)  # what the server runs under, such as Valgrind
 READ_SIZE: Final = 65_536
 
 Address = tuple[str, int] | TlsAddress | str  # host and port, or the path of a Unix socket
@@ -51,7 +56,7 @@ class Server:
         cwd: Path = ROOT,
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
-        command = [sys.executable, "-m", "rankserver", str(capacity), "--port", "0", *options]
+        command = [*UNDER, sys.executable, "-m", "rankserver", str(capacity), "--port", "0", *options]
         if unix is not None:
             command += ["--unix", str(unix)]
         if tls is not None:
