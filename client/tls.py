@@ -1,7 +1,7 @@
 """TLS on a connection's socket, for asyncio: what ``sock_recv`` and ``sock_sendall`` are for a plain one.
 
-The TLS layer works on memory. So a task that receives and one that sends may wait at the same time, and
-either may be cancelled without a record being lost or torn. Source: Python's ssl module, "Memory BIO Support".
+The TLS layer works on memory. So one task may receive while another one sends, and either may be cancelled
+without a record being lost or torn. Source: Python's ssl module, "Memory BIO Support".
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pytest
 from client import events
 from client.session import Session
 from rankserver import cli, protocol, tokens
+from rankserver.config import Config
 from rankserver.server import PENALTY
 from tests.support import READ_SIZE, RawClient, Server, fields_of
 from tests.test_functional_server import check_failure, run
@@ -432,9 +433,15 @@ def test_an_address_that_others_reach_needs_tokens_and_tls(
 
 
 def test_an_address_that_others_reach_is_served_with_tokens_and_tls(
-    serve: Serve, connect: Connect, tmp_path: Path, certificates: Certificates
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = write_private(tmp_path / "tokens", "token\n")
-    server = serve(1, "--host", "0.0.0.0", "--token-file", str(file), tls=certificates)
-    server.host = "127.0.0.1"
-    assert connect(server).hello(token="token")["class"] == 0  # noqa: S106 - of a test
+    file = str(write_private(tmp_path / "tokens", "token\n"))
+    served: list[str] = []
+
+    def serve(config: Config, *_: object) -> int:
+        served.append(config.host)
+        return 0
+
+    monkeypatch.setattr(cli, "_serve", serve)
+    assert cli.main(["1", "--host", "0.0.0.0", "--token-file", file, *certificates.options]) == 0
+    assert served == ["0.0.0.0"]
