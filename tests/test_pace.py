@@ -1,4 +1,4 @@
-"""Who waits for whom: the bookkeeping over a real log, with a clock that is a number that the test passes in."""
+"""Who waits for whom: the bookkeeping over a real log; the clock is a number that the test passes in."""
 
 from __future__ import annotations
 
