@@ -209,8 +209,7 @@ class Loop(abc.ABC):
             return 0
         finally:
             if channel.tls:
-                self._unsent.setdefault(channel, 0)  # the handshake may have let something out, ...
-                self._watch(channel)  # ... and have something to say
+                self._unsent.setdefault(channel, 0)  # the handshake may have something to say, or be over
         if not count:
             self._on_end(channel, "connection closed")
             return 0

@@ -79,7 +79,8 @@ class TlsTransport:
     def receive(self, most: int) -> bytes:
         """Receive at most ``most`` bytes, and return all that can be decrypted, nothing at the end.
 
-        With the last bytes, ``ended`` is true already: the socket need not become readable again.
+        With the last bytes, ``ended`` is true already: the socket need not become readable again. Flush after
+        it, whatever comes of it: the handshake may have something to say.
 
         Raises:
             OSError: the connection is lost, there is no memory, or the peer does not speak TLS as we do.
@@ -94,8 +95,6 @@ class TlsTransport:
                 data = self._decrypt(received)
             except MemoryError:
                 raise OSError(errno.ENOMEM, "out of memory") from None
-            finally:
-                self._send()  # what the handshake has to say, also when it fails
             if self._outgoing.pending > OWED_BYTES:
                 raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
             if data:
