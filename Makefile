@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
 
-.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench wheel clean
+.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability wheel clean
 
 run: $(READY)
 	@$(BIN)/python -m rankserver 8
@@ -63,6 +63,11 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
+
+# What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
+# takes some ten minutes; the tests do the same in small.
+reliability: $(READY)
+	$(BIN)/python benchmarks/reliability.py
 
 # What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
 microbench: $(READY)
