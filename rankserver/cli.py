@@ -24,7 +24,7 @@ from rankserver.exceptions import ConfigError, ListenError
 from rankserver.loop import NO_MEMORY
 from rankserver.server import Server
 
-SPARE_DESCRIPTORS: Final = 64  # beside clients and strangers: listeners, standard streams, who has just left
+SPARE_DESCRIPTORS: Final = 512  # beside clients and strangers: those of one turn, who has left, and our own
 SIGNALS: Final = 64  # handled at a time
 
 

@@ -266,12 +266,6 @@ class Server(Loop):
         else:
             self._read(channel, READ_LEAST)  # most say HELLO at once: it is here, and saves a turn
             self._watch(channel)
-        if oldest := self._door.one_too_many():
-            self._dismiss(oldest, protocol.TIMEOUT, "too many connections wait, and this one for the longest")
-            self._flush(oldest)
-            if not oldest.wants_write:  # else it has got a part of its BYE, and may linger
-                self._finish(oldest)
-            self._door.pass_on(oldest)
 
     def _note(self, level: int, message: str, **fields: object) -> None:
         """Log an event that strangers can cause as often as they like."""
@@ -305,12 +299,22 @@ class Server(Loop):
         self._say_farewell(channel)
 
     def _change_members(self) -> None:
-        """Log who has left and who has joined, and let it be so."""
+        """Log who has left and who has joined, let it be so, and see that strangers are not too many."""
         self._starved = False
         while (self._leaving or self._joining) and not self._starved:
             self._apply_departures()
             self._apply_arrivals()
             self._turn_bytes = TURN_BYTES if self._log.clients < MANY else READ_BYTES
+        while oldest := self._door.one_too_many():
+            self._turn_away(oldest)
+
+    def _turn_away(self, oldest: Channel) -> None:
+        """Close the connection of a stranger, of whom there are too many."""
+        self._dismiss(oldest, protocol.TIMEOUT, "too many connections wait, and this one for the longest")
+        self._door.pass_on(oldest)
+        self._flush(oldest)
+        if not oldest.wants_write:  # else it has got a part of its BYE, and may linger
+            self._finish(oldest)
 
     def _apply_departures(self) -> None:
         """Log who has left, the lowest ranks first: then no frame renumbers those of the next."""
