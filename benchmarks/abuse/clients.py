@@ -35,6 +35,7 @@ READ: Final = 262_144  # bytes in one read
 BATCH: Final = 250  # clients that connect before they are asked whether they have joined
 ROUND: Final = 0.05  # seconds between two looks at whether all is done
 RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with a RST
+SMALL_SEGMENT: Final = 536  # bytes; the sender's buffer grows with it, and is 2 MiB for those of the loopback
 SMALL_BUFFER: Final = 4096  # bytes that the system receives for a client that does not read, about
 
 
@@ -45,7 +46,8 @@ class Client:
         subject: which server it is.
         address: where it listens.
         hello: what to say first; by default what lets it get commands.
-        receive_buffer: bytes that the system is to keep for it, 0 for what is usual.
+        receive_buffer: bytes that the system is to keep for it, 0 for what is usual; little is kept for it
+            on the server's side, too.
         tls: the context, if TLS is spoken.
 
     Attributes:
@@ -68,6 +70,7 @@ class Client:
         self.sock.settimeout(BOUND)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
         self.sock.connect(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
@@ -175,6 +178,7 @@ class Follower(Client):
     def __init__(self, address: Address, name: str = "", **options: Any) -> None:
         hello = protocol.hello(name=name) if name else b"HELLO\n"
         super().__init__(RANK, address, hello=options.pop("hello", hello), **options)
+        self.name = name
         self.me = self.clients = self.seq = 0
         self.commands: list[tuple[int, int, bytes]] = []
         self.private: list[bytes] = []

@@ -117,6 +117,7 @@ def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> Ou
     ):
         sender.join()
         with crowd(clients, make) as members:
+            before = members[0].roster() if isinstance(members[0], Follower) else []
             sender.send(b"".join(data[: commands // 2]))
             begin = time.perf_counter()
             for member in members[1::2]:
@@ -127,7 +128,7 @@ def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> Ou
             seconds = time.perf_counter() - begin
             right = sum(_texts(member) == expected for member in rest)
             outcome.check(right == len(rest), f"{len(rest) - right} of {len(rest)} did not get all")
-            ranks = _ranks(rest, outcome) if subject is RANK else ""
+            ranks = _ranks(rest, before, outcome) if subject is RANK else ""
     outcome.figure = f"{right} of {len(rest)} got all {commands:,} in order, {milliseconds(seconds)}{ranks}"
     return outcome
 
@@ -140,13 +141,14 @@ def _texts(member: Client) -> list[bytes]:
     return [text for _, _, text in member.commands] if isinstance(member, Follower) else member.texts
 
 
-def _ranks(members: list[Client], outcome: Outcome) -> str:
-    """Check that each knows its rank as the server does, in the order of joining."""
+def _ranks(members: list[Client], before: list[str], outcome: Outcome) -> str:
+    """Check that those who stay keep their order, and that each knows its rank as the server does."""
     followers = [member for member in members if isinstance(member, Follower)]
     read_all(followers, lambda: all(follower.clients == len(followers) + 1 for follower in followers))
-    roster = followers[0].roster()[1:]
-    outcome.check(roster == [f"n{2 * place}" for place in range(len(followers))], "the roster is another")
-    right = sum(follower.me == place for place, follower in enumerate(followers, start=1))
+    roster = followers[0].roster()
+    names = {follower.name for follower in followers}
+    outcome.check(roster[1:] == [name for name in before if name in names], "the order is another")
+    right = sum(roster[follower.me] == follower.name for follower in followers)
     outcome.check(right == len(followers), f"{len(followers) - right} have another rank than they think")
     wrong = [what for follower in followers for what in follower.wrong]
     outcome.check(not wrong, f"a gap in the log: {wrong[:1]}")

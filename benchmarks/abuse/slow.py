@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import selectors
 import time
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -26,12 +27,13 @@ from abuse.probe import probing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from harness import Server
+    from harness import Address, Server
 
     from abuse.subjects import Subject
 
 BACKLOG: Final = 64 * MIB  # that may wait for the slowest client, by default
 SLACK: Final = 16 * MIB  # for all that is not the backlog
+CATCH_UP: Final = 120.0  # seconds for slow readers to get what was kept for them, in small segments
 LOOK: Final = 0.05  # seconds between two looks
 SAMPLE: Final = 0.1  # seconds between two looks at memory
 PART: Final = 16_384  # bytes that are read or sent at a time
@@ -66,7 +68,7 @@ def slow_readers(
             if number % 100 == 0:
                 _catch_up(sender)
         growth = subjects.memory(server.pid) - before
-        read_all([sender, *slow], lambda: all(member.got >= commands for member in slow), 20)
+        read_all([sender, *slow], lambda: all(member.got >= commands for member in slow), CATCH_UP)
         lost = sum(commands - member.got for member in slow)
         wrong = any(member.wrong for member in (fast, *slow))
         gone = sum(member.ended for member in slow)
@@ -223,9 +225,9 @@ def _flow(
     with Pump([sender], [reader]) as pump:
         while (now := time.monotonic()) < begin + seconds and not is_over and not reader.ended:
             pump.turn()
+            longest = max(longest, now - last)
             if reader.counts[0] > count:
                 count, last = reader.counts[0], now
-            longest = max(longest, now - last)
             if now - looked > LOOK:
                 looked, is_over = now, over()
                 most = max(most, subjects.memory(server.pid))
@@ -238,20 +240,25 @@ class _Executor(Follower):
 
     answer = b""
 
+    def __init__(self, address: Address, name: str) -> None:
+        super().__init__(address, name)
+        self._waiting: deque[bytes] = deque()
+
     def take(self, lines: list[bytes]) -> None:
         for line in lines:
             if line.startswith(b"ASK "):
-                self._queue += b"RES %s ok %s\n" % (line.split(b" ", 2)[1], self.answer)
+                self._waiting.append(b"RES %s ok %s\n" % (line.split(b" ", 2)[1], self.answer))
         super().take(lines)
         self.push()
-
-    _queue = b""
 
     def push(self) -> None:
         """Send what answers the server takes."""
         with suppress(BlockingIOError):
-            while self._queue:
-                self._queue = self._queue[self.sock.send(self._queue[:PART]) :]
+            while self._waiting:
+                sent = self.sock.send(self._waiting[0])
+                rest = self._waiting.popleft()[sent:]
+                if rest:
+                    self._waiting.appendleft(rest)
 
 
 def asker(  # noqa: PLR0913, PLR0917 - each is a number of the row
