@@ -46,8 +46,8 @@ def _run(seeds: range, steps: int) -> int:
         traces = (traces * 31 + result.trace) & 0xFFFF_FFFF_FFFF_FFFF
     seconds = time.process_time() - begin
     print(
-        f"{len(seeds)} seeds, {turns} turns, {done} steps, {commands} commands in {seconds:.1f} seconds of CPU"
-        f" ({len(seeds) / seconds:.0f} seeds/s); trace {traces:016x}"
+        f"{len(seeds)} seeds, {turns} turns, {done} steps, {commands} commands"
+        f" in {seconds:.1f} seconds of CPU ({len(seeds) / seconds:.0f} seeds/s); trace {traces:016x}"
     )
     print(f"functions that got no memory: {', '.join(_sites())}")
     return 0

@@ -28,7 +28,7 @@ $compiler $strict -O1 -c rankserver/_clist.c -o /dev/null
 
 rm -rf "$build"
 mkdir -p "$build"
-cp -R rankserver client tests build_ext.py "$build"
+cp -R rankserver client benchmarks tests build_ext.py "$build"
 cd "$build"
 rm -f rankserver/*.so
 
