@@ -269,13 +269,13 @@ def test_a_server_that_was_stopped_for_long_gives_the_slow_as_much_time_as_befor
 ) -> None:
     server = serve(8, "--max-backlog", ALLOWED, "--slow-timeout", "1")
     first, second = join(server, "producer", "slow")
-    producer, slow = Peer(first, commands(10_000)), Peer(small(second), reads=0)
+    producer, slow = Peer(first, commands(20_000)), Peer(small(second), reads=0)
     hold(producer, slow)
     with server.paused():
         assert not select.select([first.sock], [], [], 2.5)[0]
     slow.reads = 1 << 40
     pump(slow, producer)
-    assert numbers(slow.received, 0) == list(range(10_000))
+    assert numbers(slow.received, 0) == list(range(20_000))
 
 
 # --- who is gone while it waits ---------------------------------------------------------------
