@@ -2,11 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
+SEEDS ?= 5000
+FUZZ_INPUTS ?= 5000000
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
 
-.PHONY: run test lint format sanitize bench bench-smoke microbench wheel clean
+.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability wheel clean
 
 run: $(READY)
 	@$(BIN)/python -m rankserver 8
@@ -27,6 +29,23 @@ format: $(READY)
 sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
 
+# The functional tests, with the servers that they start under the sanitizers, and under Valgrind.
+sanitize-functional: $(READY)
+	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh "tests/test_functional_*.py"
+
+valgrind: $(READY)
+	$(BIN)/python -m tests.valgrind
+
+# The server's loop under simulated clock, sockets and kernel, and broken servers that this must catch: all
+# that a seed does is the same each time. `python -m simulate --replay SEED` prints it.
+simulate: $(READY)
+	$(BIN)/python -m simulate --seeds $(SEEDS)
+	$(BIN)/python -m simulate --mutants
+
+# All that reads what others sent: the core's input under the sanitizers, the parser, the client's session.
+fuzz: $(READY)
+	$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
+
 # rankserver beside other servers, which are installed if they are missing, and the ceiling of the machine; then
 # from Enter to the other screen, and the answers on the way back. It takes about 40 minutes. benchmarks/load.py,
 # benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow.
@@ -44,6 +63,11 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
+
+# What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
+# takes some ten minutes; the tests do the same in small.
+reliability: $(READY)
+	$(BIN)/python benchmarks/reliability.py
 
 # What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
 microbench: $(READY)

@@ -134,18 +134,28 @@ class Program:
     """A program that is started, asked line by line, and ended with the block that it is used in."""
 
     def __init__(
-        self, name: str, command: Sequence[str], cpu: int | None = None, output: IO[bytes] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        cpu: int | None = None,
+        output: IO[bytes] | None = None,
+        errors: IO[bytes] | None = None,
     ) -> None:
         """Start ``command``, on one CPU if it is given; ``name`` is what errors call it.
 
-        All that it prints goes to ``output`` if that is given, and cannot be read by ``line`` then.
+        All that it prints goes to ``output`` if that is given, and cannot be read by ``line`` then; what it
+        prints to standard error goes to ``errors`` if that is.
         """
         self.name = name
         self._lines: deque[bytes] = deque()
         self._begun = b""  # of the line behind them
         with _pinned(cpu):
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output or subprocess.PIPE, stderr=output, cwd=ROOT
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output or subprocess.PIPE,
+                stderr=errors or output,
+                cwd=ROOT,
             )
 
     @property
@@ -173,6 +183,21 @@ class Program:
             self._process.wait()
         if self._stdout:
             self._stdout.close()
+
+    def wait(self, seconds: float = EXIT_SECONDS) -> int:
+        """Wait until it has ended by itself, and return its exit code, negative for a signal.
+
+        Raises:
+            BenchmarkError: if it has not after ``seconds``.
+        """
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"{self.name} does not end within {seconds:g} s") from None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
 
     def line(self, seconds: float = ANSWER_SECONDS) -> str:
         """Return the next line of its output.

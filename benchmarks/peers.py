@@ -176,7 +176,7 @@ class Script(Server):
             raise
 
 
-def _daemon(name: str, command: Sequence[str], config: str) -> Callable[[Load, int | None], Server]:
+def daemon(name: str, command: Sequence[str], config: str) -> Callable[[Load, int | None], Server]:
     """Return a function that starts a server of others; ``config`` has places for what differs.
 
     They cannot let the system choose a port, so one is chosen here, and another if it is taken meanwhile.
@@ -279,7 +279,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         " (maxclients, tcp-backlog 4096), so that none is closed or refused.",
         install="apt-get install redis-server",
         version=_printed_version("redis-server", "--version", r"v=(\S+)"),
-        start=_daemon("Redis", ["redis-server"], REDIS),
+        start=daemon("Redis", ["redis-server"], REDIS),
     ),
     Peer(
         key="nats",
@@ -291,7 +291,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         " hour (ping_interval), so that none is closed for being silent.",
         install="apt-get install nats-server",
         version=_printed_version("nats-server", "--version", r"v(\d\S*)"),
-        start=_daemon("NATS", ["nats-server", "-c"], NATS),
+        start=daemon("NATS", ["nats-server", "-c"], NATS),
     ),
     Peer(
         key="zeromq",
@@ -317,7 +317,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         " memory can be read (user root).",
         install="apt-get install mosquitto",
         version=_printed_version("mosquitto", "-h", r"version (\S+)"),
-        start=_daemon("Mosquitto", ["mosquitto", "-c"], MOSQUITTO),
+        start=daemon("Mosquitto", ["mosquitto", "-c"], MOSQUITTO),
     ),
     Peer(
         key="asyncio",

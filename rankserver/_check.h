@@ -54,7 +54,9 @@ static int check_client(const cl_log *log, const cl_client *c) {
     uint64_t end = client_end(log, c), due = c->pos;
     size_t bytes = 0;
 
-    if (c->pos > end || (c->block == NULL) != (!c->ranked && c->pos == end))
+    if (c->pos > end || (c->block == NULL) != (c->pos == c->limit))
+        return 6;
+    if (c->muted ? c->block || c->first : c->ranked && !c->block)
         return 6;
     if (c->block && (c->pos < c->block->start || c->pos > block_end(c->block)))
         return 6;

@@ -66,6 +66,7 @@ struct cl_client {
     unsigned char ranked;
     unsigned char joined; /* is ranked, or was: never again */
     unsigned char blocked;
+    unsigned char muted;    /* the connection is gone for writing */
     unsigned char external; /* the caller sends, by cl_peek and cl_advance */
     unsigned char aside; /* ... all that cl_set_aside found */
     unsigned char ignored;
@@ -81,6 +82,7 @@ struct cl_log {
     int on_hold;  /* no command is logged: all are for the caller */
     const cl_client *reader; /* whose input it is; NULL for nobody's */
     size_t at, to;           /* what is left of it */
+    size_t line_at;          /* where the line began that came last */
     size_t input_size;       /* of one read, at most */
     char *input;             /* max_line bytes, and those of a read */
 };
@@ -138,7 +140,9 @@ static uint64_t log_end(const cl_log *log) {
 
 /* Where this client's part of the log ends for now. */
 static uint64_t client_end(const cl_log *log, const cl_client *client) {
-    return client->ranked ? log_end(log) : client->limit;
+    uint64_t end = log_end(log);
+
+    return client->limit < end ? client->limit : end;
 }
 
 /* Free blocks that nobody is going to read. O(1) for each. Cannot fail. */
@@ -296,7 +300,9 @@ int cl_join(cl_log *log, cl_client *client, uint32_t rank_class) {
     client->rank_class = rank_class;
     client->ranked = client->joined = 1;
     client->rank = (int64_t)log->ranked.len - 1;
-    client->pos = log_end(log);
+    client->pos = client->limit = log_end(log);
+    if (client->muted)
+        return CL_OK;
     client->limit = UINT64_MAX;
     set_block(client, log->last);
     for (cl_frame *f = client->first; f; f = f->next)
@@ -304,7 +310,8 @@ int cl_join(cl_log *log, cl_client *client, uint32_t rank_class) {
     return CL_OK;
 }
 
-/* Take a client out of the ranks; its part of the log ends at `limit`. */
+/* Take a client out of the ranks; its part of the log ends at `limit`, if it
+ * has not ended before. */
 static void unrank(cl_log *log, cl_client *client, uint64_t limit) {
     if (client != log->ranked.tail)
         log->numbered = 0;
@@ -312,7 +319,8 @@ static void unrank(cl_log *log, cl_client *client, uint64_t limit) {
     list_insert(&log->unranked, log->unranked.tail, client);
     client->ranked = 0;
     client->rank = -1;
-    client->limit = limit;
+    if (!client->muted)
+        client->limit = limit;
 }
 
 /* Take a client out of the ranks. What is in the log so far is still its to
@@ -378,8 +386,8 @@ int cl_cut(cl_log *log, cl_client *client) {
     const char *data;
     size_t at, rest = 0;
 
-    if (!client->ranked)
-        return CL_MISUSE;
+    if (!client->ranked || client->muted)
+        return cl_retire(log, client);
     at = (size_t)(client->pos - block->start);
     data = block->data + at;
     drop_frames_not_begun(client);
@@ -390,6 +398,19 @@ int cl_cut(cl_log *log, cl_client *client) {
         client->limit += rest;
     release_if_done(log, client);
     return CL_OK;
+}
+
+/* Send no more to a client whose connection is gone for writing: nothing of
+ * the log is kept for it. What it has sent still counts, and it keeps its rank
+ * until it is retired. O(private frames). Cannot fail. */
+void cl_mute(cl_log *log, cl_client *client) {
+    client->muted = 1;
+    client->blocked = 0;
+    client->limit = client->pos;
+    drop_frames(client, NULL);
+    client->first_sent = client->private_bytes = 0;
+    set_block(client, NULL);
+    trim(log);
 }
 
 /* Free a client, ranked or not. O(private frames). Cannot fail. */
@@ -411,9 +432,16 @@ void cl_hold(cl_log *log, int on_hold) {
     log->on_hold = on_hold;
 }
 
-/* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM, which
- * is rare: a spare block is kept for it. The caller has checked that the line
- * is at most max_line + 256 bytes. O(len). */
+/* Make sure that the next cl_append of at most `len` bytes of text finds room;
+ * a spare block is kept for it. Returns CL_OK, or CL_NOMEM. O(1). */
+int cl_reserve(cl_log *log, size_t len) {
+    if (len + CL_STAMP_BYTES > log->block_size)
+        return CL_NOMEM;
+    return reserve(log, len + CL_STAMP_BYTES, 0) ? CL_OK : CL_NOMEM;
+}
+
+/* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM. The
+ * caller has checked that the line is at most max_line + 256 bytes. O(len). */
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
     char stamp[CL_STAMP_BYTES];
     size_t n = (size_t)snprintf(stamp, sizeof stamp, "%.15s %llu ", verb,
@@ -452,14 +480,18 @@ static cl_frame *add_frame(cl_client *client, uint64_t due, size_t len) {
     return frame;
 }
 
-/* Queue one private frame, LF included, after what is in the log now.
- * Returns CL_OK, CL_NOMEM, or CL_MISUSE for an empty one. O(len). */
-int cl_private(cl_log *log, cl_client *client, const char *data, size_t len) {
+/* Queue one private frame, LF included, after what is in the log now; none
+ * for a client that is muted. Returns how many bytes of private frames wait
+ * for the client now, CL_NOMEM, or CL_MISUSE for an empty frame. O(len). */
+int64_t cl_private(cl_log *log, cl_client *client, const char *data,
+                   size_t len) {
     uint64_t due = client_end(log, client);
     cl_frame *frame = client->last;
 
     if (len == 0)
         return CL_MISUSE;
+    if (client->muted)
+        return 0;
     if (!frame || frame->due != due || frame->room - frame->len < len) {
         frame = add_frame(client, due, len);
         if (!frame)
@@ -468,7 +500,7 @@ int cl_private(cl_log *log, cl_client *client, const char *data, size_t len) {
     memcpy(frame->data + frame->len, data, len);
     frame->len += len;
     client->private_bytes += len;
-    return CL_OK;
+    return (int64_t)client->private_bytes;
 }
 
 /* --- what goes out ------------------------------------------------------- */
@@ -603,6 +635,8 @@ static int send_once(cl_log *log, cl_client *client) {
  * when the socket is writable), and CL_BROKEN when the connection is gone for
  * writing; it may still be readable. */
 int cl_flush(cl_log *log, cl_client *client) {
+    if (client->muted)
+        return CL_BROKEN;
     client->blocked = 0;
     for (int i = 0; i < CL_FLUSH_SENDS; i++) {
         int status;
@@ -633,11 +667,11 @@ static void rewind_last(cl_log *log) {
 }
 
 /* Send to every ranked client, in rank order, all that the log holds for it,
- * leaving out those that are blocked or external. All get one piece of the log before any
- * gets the next: it is copied while it is in the cache. Writes into fds the
- * descriptor of each client that is blocked from now on, and the complement
- * (~fd) of one whose connection is gone for writing. Returns how many; each
- * client is named at most once. Stops early when fds is full. */
+ * leaving out those that are blocked or external. All get one piece of the log
+ * before any gets the next: it is copied while it is in the cache. Writes into
+ * fds the descriptor of each client that is blocked from now on, and the
+ * complement (~fd) of one whose connection is gone for writing. Returns how
+ * many; each client is named at most once. Stops early when fds is full. */
 size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
     size_t named = 0;
     int more = 1;
@@ -705,6 +739,20 @@ uint64_t cl_queued(const cl_client *client) {
 /* Tell whether the last flush could not send all. */
 int cl_is_blocked(const cl_client *client) {
     return client->blocked;
+}
+
+/* Write the descriptors of the clients for whom more than `most` bytes of the
+ * log are kept, the ranked ones first. Returns how many, at most `room`. O(n),
+ * for all clients. */
+size_t cl_behind(const cl_log *log, uint64_t most, int *fds, size_t room) {
+    const cl_list *lists[] = {&log->ranked, &log->unranked};
+    size_t n = 0;
+
+    for (int i = 0; i < 2; i++)
+        for (const cl_client *c = lists[i]->head; c && n < room; c = c->next)
+            if (c->block && log_end(log) - c->pos > most)
+                fds[n++] = c->fd;
+    return n;
 }
 
 /* Write the descriptors of all ranked clients, by rank. Returns how many, at

@@ -20,7 +20,8 @@
  *
  * Positions count bytes since the log began, so they never repeat. A frame
  * lies whole in one block. The log can be sent up to `end`; a client's part
- * of it ends at its `limit`, which is UINT64_MAX while the client is ranked.
+ * of it ends at its `limit`, which is UINT64_MAX while the client is ranked,
+ * unless it is muted: then nothing more is sent to it, whatever it is owed.
  *
  * Input. The log has one input buffer, which holds what the client that was
  * read last has sent, and which the next read writes over:
@@ -91,19 +92,23 @@ cl_client *cl_open(cl_log *log, int fd, int external);
 int cl_join(cl_log *log, cl_client *client, uint32_t rank_class);
 int cl_retire(cl_log *log, cl_client *client);
 int cl_cut(cl_log *log, cl_client *client);
+void cl_mute(cl_log *log, cl_client *client);
 void cl_close(cl_log *log, cl_client *client);
 
 int64_t cl_read(cl_log *log, cl_client *client, size_t most);
 int cl_take(cl_log *log, cl_client *client, const char *data, size_t len);
 int cl_line(cl_log *log, cl_client *client, cl_span *line);
 size_t cl_longest_line(const cl_log *log, const cl_client *client);
+void cl_unread(cl_log *log);
 int cl_set_aside(cl_log *log, cl_client *client);
 void cl_resume(cl_log *log, cl_client *client);
 void cl_ignore(cl_log *log, cl_client *client);
 
 void cl_hold(cl_log *log, int on_hold);
+int cl_reserve(cl_log *log, size_t len);
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
-int cl_private(cl_log *log, cl_client *client, const char *data, size_t len);
+int64_t cl_private(cl_log *log, cl_client *client, const char *data,
+                   size_t len);
 
 int cl_flush(cl_log *log, cl_client *client);
 size_t cl_flush_all(cl_log *log, int *fds, size_t room);
@@ -119,6 +124,7 @@ int64_t cl_rank(cl_log *log, cl_client *client);
 uint64_t cl_lag(const cl_log *log, const cl_client *client);
 uint64_t cl_queued(const cl_client *client);
 int cl_is_blocked(const cl_client *client);
+size_t cl_behind(const cl_log *log, uint64_t most, int *fds, size_t room);
 size_t cl_fds(const cl_log *log, int *fds, size_t room);
 int cl_text_ok(const char *data, size_t len);
 int cl_check(cl_log *log);

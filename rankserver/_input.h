@@ -85,8 +85,9 @@ static int is_command(text_scan *scan, const char *p, size_t n) {
 }
 
 /* Go through the input, up to the first line that is for the caller, and log
- * the commands of a ranked client, unless they are on hold. Lines may have less than `most` bytes
- * before their LF. Returns as cl_line; log->at is behind what is done. */
+ * the commands of a ranked client, unless they are on hold. Lines may have
+ * less than `most` bytes before their LF. Returns as cl_line; log->at is
+ * behind what is done. */
 static int feed(cl_log *log, cl_client *client, size_t most, cl_span *line) {
     const char *p = log->input + log->at, *lf;
     text_scan scan = {log->input + log->to, p, p};
@@ -110,6 +111,7 @@ static int feed(cl_log *log, cl_client *client, size_t most, cl_span *line) {
             stamp_next(&s, log->seq + 1, rank);
         } else if (n > 0) {
             *line = (cl_span){p, n};
+            log->line_at = log->at;
             log->at += (size_t)(lf - p) + 1;
             return CL_LINE;
         }
@@ -209,11 +211,11 @@ int cl_take(cl_log *log, cl_client *client, const char *data, size_t len) {
 
 /* Go through the input of the client that was read last. The valid CMD lines
  * of a ranked client are logged as frames of its rank, unless commands are on
- * hold; empty lines are skipped. Returns CL_LINE with the first other line, without its CR and LF:
- * valid until the next call, which goes on behind it; CL_OK at the end, where
- * the beginning of a line is kept for the next read; CL_LONG at a line that
- * is too long, after which the client is to be ignored; and CL_NOMEM, after
- * which the same call may be tried again. O(bytes). */
+ * hold; empty lines are skipped. Returns CL_LINE with the first other line,
+ * without its CR and LF: valid until the next call, which goes on behind it;
+ * CL_OK at the end, where the beginning of a line is kept for the next read;
+ * CL_LONG at a line that is too long, after which the client is to be ignored;
+ * and CL_NOMEM, after which the same call may be tried again. O(bytes). */
 int cl_line(cl_log *log, cl_client *client, cl_span *line) {
     size_t most = cl_longest_line(log, client);
     int status;
@@ -229,6 +231,12 @@ int cl_line(cl_log *log, cl_client *client, cl_span *line) {
     if (status == CL_OK && client->kept_len >= most)
         return CL_LONG;
     return status;
+}
+
+/* Let the line that cl_line returned last, which must be its last answer, be
+ * the next again. O(1). Cannot fail. */
+void cl_unread(cl_log *log) {
+    log->at = log->line_at;
 }
 
 /* Keep what is left of the input until cl_resume. Returns CL_OK, or CL_NOMEM.

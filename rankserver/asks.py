@@ -66,6 +66,11 @@ class AskTable(Generic[M]):
             if len(self._asks) > self.limit:
                 del self._asks[next(iter(self._asks))]
 
+    def asker(self, seq: int) -> M | None:
+        """Return who asked this, None if it is not open or the asker has left. O(1)."""
+        ask = self._asks.get(seq)
+        return ask.asker if ask else None
+
     def answer(self, seq: int, member: M) -> M | None:
         """Take note that ``member`` answers; return who asked, or None if that one has left.
 

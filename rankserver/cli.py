@@ -1,6 +1,7 @@
 """The command line of the server: arguments to ``Config``, signals, exit codes.
 
 Exit codes: 0 stopped by a signal; 1 failed, with one line on standard error; 2 usage; 130 interrupted twice.
+SIGHUP reads the tokens and certificates again, SIGUSR1 logs who is there.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
-from rankserver import __version__, arguments, listeners, logs, protocol
+from rankserver import __version__, arguments, door, listeners, logs, protocol, tls, tokens
+from rankserver.config import Config
 from rankserver.exceptions import ConfigError, ListenError
-from rankserver.server import Config, Server
+from rankserver.loop import NO_MEMORY
+from rankserver.server import Server
 
-SPARE_DESCRIPTORS: Final = 64  # beside the clients: listeners, standard streams, those who only shake hands
+SPARE_DESCRIPTORS: Final = 512  # beside clients and strangers: those of one turn, who has left, and our own
+SIGNALS: Final = 64  # handled at a time
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(options.log_level, options.log_format)
     try:
         config = _config(options)
+        secrets = _load(config)
     except ConfigError as error:
         parser.error(str(error))
     try:
-        return _serve(config)
+        return _serve(config, *secrets)
     except (ListenError, OSError) as error:  # OSError: such as standard output that cannot be written
         print(f"{parser.prog}: {error}", file=sys.stderr)
     except MemoryError:
@@ -41,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _serve(config: Config) -> int:
-    _raise_descriptor_limit(config.capacity + SPARE_DESCRIPTORS)
-    server = Server(config)
+def _serve(config: Config, accepted: tokens.Tokens | None, context: ssl.SSLContext | None) -> int:
+    _raise_descriptor_limit(config.capacity + door.most_strangers(config.capacity) + SPARE_DESCRIPTORS)
+    server = Server(config, accepted, context)
     try:
         with _signals(server):
             for address in server.listen():
@@ -54,24 +60,53 @@ def _serve(config: Config) -> int:
     return 0
 
 
+def _load(config: Config) -> tuple[tokens.Tokens | None, ssl.SSLContext | None]:
+    """Read the files that say who may join, and who we are.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    accepted = tokens.load(config.token_file) if config.token_file else None
+    if not (config.tls_cert and config.tls_key):
+        return accepted, None
+    return accepted, tls.context(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+
+def _reload(server: Server) -> None:
+    """Read those files again; if one cannot be used, all stays as it is."""
+    try:
+        server.reload(*_load(server.config))
+    except ConfigError as error:
+        logs.event(logging.ERROR, "not reloaded", reason=str(error))
+    except MemoryError:
+        logs.event(logging.ERROR, "not reloaded", reason=NO_MEMORY)
+
+
 @contextmanager
 def _signals(server: Server) -> Iterator[None]:
     """Let SIGINT and SIGTERM stop the server, and the second one of them end the program at once.
 
-    The handlers do nothing themselves: a signal arrives in the loop as a byte in a socket, so that it
-    never comes between two steps of a turn. Afterwards they are blocked: one that comes while the
+    The handlers do nothing themselves: a signal arrives in the loop as a byte in a socket, its number, so
+    that it never comes between two steps of a turn. Afterwards they are blocked: one that comes while the
     interpreter ends must not turn a clean exit into another.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    enders = (signal.SIGINT, signal.SIGTERM)
+    numbers = (*enders, signal.SIGHUP, signal.SIGUSR1)
     reader, writer = socket.socketpair()
     received = 0
 
     def on_signal() -> None:
         nonlocal received
-        received += len(reader.recv(64))
+        new = reader.recv(SIGNALS)
+        received += sum(map(new.count, enders))
         if received > 1:
             os._exit(130)
-        server.stop()
+        if received:
+            server.stop()
+        if signal.SIGHUP in new:
+            _reload(server)
+        if signal.SIGUSR1 in new:
+            server.report()
 
     with reader, writer:
         reader.setblocking(False)
@@ -97,16 +132,9 @@ def _raise_descriptor_limit(needed: int) -> None:
 
 
 def _config(options: argparse.Namespace) -> Config:
+    _check_tls(options)
     if not options.insecure:
-        try:
-            loopback = listeners.is_loopback(options.host)
-        except ListenError as error:
-            raise ConfigError(f"argument --host: {error}") from None
-        if not loopback:
-            raise ConfigError(
-                f"argument --host: {options.host} is not a loopback address, and commands would travel in "
-                "the clear, for anybody to send: add --insecure to serve it nevertheless"
-            )
+        _check_exposure(options)
     if options.max_backlog < 2 * options.max_line:
         raise ConfigError(f"argument --max-backlog: {options.max_backlog} is less than two times --max-line")
     return Config(
@@ -118,7 +146,47 @@ def _config(options: argparse.Namespace) -> Config:
         heartbeat=options.heartbeat,
         max_line=options.max_line,
         max_backlog=options.max_backlog,
+        slow_timeout=options.slow_timeout,
+        max_per_address=options.max_per_address,
+        token_file=options.token_file,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        tls_client_ca=options.tls_client_ca,
     )
+
+
+def _check_tls(options: argparse.Namespace) -> None:
+    if options.tls_cert and not options.tls_key:
+        raise ConfigError("argument --tls-cert: the certificate needs its private key, --tls-key")
+    if options.tls_key and not options.tls_cert:
+        raise ConfigError("argument --tls-key: the key needs its certificate, --tls-cert")
+    if options.tls_client_ca and not options.tls_cert:
+        raise ConfigError("argument --tls-client-ca: there is no TLS without --tls-cert and --tls-key")
+
+
+def _check_exposure(options: argparse.Namespace) -> None:
+    """Check that an address that others can reach has tokens and TLS.
+
+    Raises:
+        ConfigError: it lacks one of them.
+    """
+    try:
+        loopback = listeners.is_loopback(options.host)
+    except ListenError as error:
+        raise ConfigError(f"argument --host: {error}") from None
+    lacking = [
+        f"{what} ({option})"
+        for what, option, value in (
+            ("tokens", "--token-file", options.token_file),
+            ("TLS", "--tls-cert and --tls-key", options.tls_cert),
+        )
+        if not value
+    ]
+    if lacking and not loopback:
+        raise ConfigError(
+            f"argument --host: {options.host} is not a loopback address, and needs {' and '.join(lacking)}: "
+            "anybody could command or listen; add --insecure to serve it nevertheless"
+        )
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -158,13 +226,59 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="B",
         type=arguments.whole(1),
         default=Config.max_backlog,
-        help="drop a client that is more bytes behind",
+        help="take no commands while a client is more bytes behind",
     )
-    add("--insecure", action="store_true", help="serve addresses that are not loopback")
+    add(
+        "--slow-timeout",
+        metavar="S",
+        type=arguments.seconds(0.001),
+        default=Config.slow_timeout,
+        help="drop a client that stays so far behind for S seconds",
+    )
+    add(
+        "--max-per-address",
+        metavar="N",
+        type=arguments.whole(0),
+        default=Config.max_per_address,
+        help="connections from one address; 0: any number",
+    )
+    add("--token-file", metavar="F", type=_path, help="only who has one of these tokens may join")
+    add(
+        "--new-token",
+        metavar="NAME[:CLASS]",
+        action=_NewToken,
+        help="print a new token and its line for the token file, and exit",
+    )
+    add("--tls-cert", metavar="F", type=_path, help="speak TLS on TCP, with this certificate")
+    add("--tls-key", metavar="F", type=_path, help="its private key")
+    add("--tls-client-ca", metavar="F", type=_path, help="clients need a certificate of this authority")
+    add(
+        "--insecure",
+        action="store_true",
+        help="serve addresses that are not loopback without tokens and TLS",
+    )
     add("--log-level", choices=logs.LEVELS, default="info", help="what is logged to standard error")
     add("--log-format", choices=logs.FORMATS, default="text", help="how")
     add("--version", action="version", version=f"rankserver {__version__}")
     return parser
+
+
+class _NewToken(argparse.Action):
+    """Prints a new token, and ends the program as ``--version`` does: no other argument is needed."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,  # noqa: ARG002 - argparse calls it
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        try:
+            token, line = tokens.new(values)
+        except ConfigError as error:
+            parser.error(str(error))
+        print(f"token {token}\n{line}")
+        parser.exit()
 
 
 def _path(text: str) -> str:

@@ -105,6 +105,10 @@ class Log:
         """
         _check(lib.cl_cut(self._log, client._handle))
 
+    def mute(self, client: Client) -> None:
+        """Send no more to the client, whose connection is gone for writing; what it has sent still counts."""
+        lib.cl_mute(self._log, client._handle)
+
     def discard(self, client: Client) -> None:
         """Free the client, ranked or not. The caller closes its socket."""
         lib.cl_close(self._log, client._handle)
@@ -159,6 +163,10 @@ class Log:
             raise RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {most} bytes")
         raise _error(status)
 
+    def unread(self) -> None:
+        """Let the line that ``next_line`` has just returned be the next again. O(1)."""
+        lib.cl_unread(self._log)
+
     def set_aside(self, client: Client) -> None:
         """Keep what ``next_line`` has not come to, until ``resume``. O(bytes)."""
         _check(lib.cl_set_aside(self._log, client._handle))
@@ -177,6 +185,14 @@ class Log:
         """Let ``next_line`` return commands rather than log them, or log them again. O(1)."""
         lib.cl_hold(self._log, on_hold)
 
+    def reserve(self, size: int) -> None:
+        """Make sure that the next ``append`` of at most ``size`` bytes does not fail. O(1).
+
+        Raises:
+            MemoryError: there is no room for it.
+        """
+        _check(lib.cl_reserve(self._log, size))
+
     def append(self, verb: bytes, text: bytes) -> int:
         """Log ``<verb> <seq> <text>`` and return its seq.
 
@@ -187,14 +203,19 @@ class Log:
         _check(min(seq, 0))
         return seq
 
-    def private(self, client: Client, frame: bytes) -> None:
+    def private(self, client: Client, frame: bytes) -> int:
         """Queue a frame for this client alone, LF included, behind what is logged so far.
+
+        Returns:
+            How many bytes of private frames wait to be sent to the client now.
 
         Raises:
             ValueError: the frame is empty.
             MemoryError: it was not queued.
         """
-        _check(lib.cl_private(self._log, client._handle, frame, len(frame)))
+        queued: int = lib.cl_private(self._log, client._handle, frame, len(frame))
+        _check(queued)
+        return queued
 
     # --- out to the sockets ---
 
@@ -275,6 +296,13 @@ class Log:
         if self._log is None:  # C would not see it, and read a client that is freed
             raise TypeError("the log is closed")
         return bool(lib.cl_is_blocked(client._handle))
+
+    def behind(self, most: int) -> list[int]:
+        """Return the descriptors of the clients for whom more than ``most`` bytes of the log are kept.
+
+        Those who have left and are still sent what they are owed count, and come last. O(n), for all clients.
+        """
+        return list(ffi.unpack(self._fds, lib.cl_behind(self._log, most, self._fds, len(self._fds))))
 
     def ranked_fds(self) -> Sequence[int]:
         """Return the descriptors of the ranked clients, by rank. O(n)."""

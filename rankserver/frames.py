@@ -78,7 +78,10 @@ class Info(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """``WELCOME {json}``: joined; log frames from ``seq`` + 1 on follow. ``heartbeat`` is in seconds."""
+    """``WELCOME {json}``: joined; log frames from ``seq`` + 1 on follow. ``heartbeat`` is in seconds.
+
+    ``rank_class`` is ``class`` in the frame: lower ones rank above.
+    """
 
     rank: int
     clients: int
@@ -86,6 +89,7 @@ class Welcome(NamedTuple):
     name: str
     session: str
     heartbeat: float
+    rank_class: int = 0
 
 
 class Join(NamedTuple):
@@ -126,6 +130,7 @@ class Member(NamedTuple):
 
     rank: int
     name: str
+    rank_class: int = 0
 
 
 class Roster(NamedTuple):

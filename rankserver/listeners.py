@@ -6,6 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import math
 import os
 import selectors
 import socket
@@ -21,6 +22,11 @@ BACKLOG: Final = 4096  # connections that wait for accept: a fleet that comes ba
 PROBE_SECONDS: Final = 1.0  # to find out whether somebody listens on a Unix socket
 LOOPBACK_CONGESTION: Final = b"reno"  # see _do_not_pace
 ACCEPTS: Final = 128  # connections accepted from one listener in one turn
+# The kernel probes a silent peer as often as the heartbeat, and gives a connection up that has acknowledged
+# nothing for so many of them, also one that is closed: two is when we do, who know what the peer has said.
+DEAD_HEARTBEATS: Final = 3
+ALIVE_LEAST: Final = 10  # seconds between two probes, for however short a heartbeat, ...
+ALIVE_MOST: Final = 600  # ... and for a long one, or none
 
 _GONE_BEFORE: Final = (
     errno.ECONNABORTED,
@@ -49,20 +55,28 @@ class Acceptor:
         self._listeners: list[socket.socket] = []
         self.ready: list[socket.socket] = []
 
-    def listen(self, host: str, port: int, unix: str | None) -> list[str]:
+    def listen(self, host: str, port: int, unix: str | None, heartbeat: float) -> list[str]:
         """Open the sockets, and return where they can be reached as text, TCP first.
+
+        Args:
+            host: name or address; all of its addresses are listened on.
+            port: TCP port; 0 picks one.
+            unix: path of a Unix socket, if any.
+            heartbeat: seconds of silence after which a client is asked whether it is there, 0 for never.
 
         Raises:
             ListenError: names the address that cannot be had.
         """
-        self._listeners = open_tcp(host, port)
+        self._listeners = open_tcp(host, port, heartbeat)
         if unix is not None:
             self._listeners.append(open_unix(unix))
         self.resume()
         return [peer_name(listener.family, listener.getsockname()) for listener in self._listeners]
 
-    def accept(self) -> Iterator[tuple[socket.socket, str]]:
-        """Yield the connections that have arrived, non-blocking, each with its peer's name.
+    def accept(self) -> Iterator[tuple[socket.socket, str, str]]:
+        """Yield the connections that have arrived, non-blocking, each with its peer's name and host.
+
+        The host of a Unix socket is empty.
 
         A connection that was gone before it was accepted is passed over. After any other error, such as too
         few descriptors, all listeners are left alone: they would be ready all the time, and the loop spin.
@@ -82,7 +96,8 @@ class Acceptor:
                     self._pause()
                     return
                 sock.setblocking(False)
-                yield sock, peer_name(sock.family, address)
+                host = "" if sock.family == socket.AF_UNIX else str(address[0])
+                yield sock, peer_name(sock.family, address), host
 
     def resume(self) -> None:
         """Watch the listeners, for the first time or again."""
@@ -113,8 +128,10 @@ def is_loopback(host: str) -> bool:
     return all(_is_loopback_address(str(info[4][0])) for info in _resolve(host, 0))
 
 
-def open_tcp(host: str, port: int) -> list[socket.socket]:
+def open_tcp(host: str, port: int, heartbeat: float = 0) -> list[socket.socket]:
     """Listen on every address of ``host``, IPv4 and IPv6; all get the port that the first one got.
+
+    Connections are given up by the kernel when the peer is dead, see ``DEAD_HEARTBEATS``.
 
     Raises:
         ListenError: names the address and says why.
@@ -124,7 +141,7 @@ def open_tcp(host: str, port: int) -> list[socket.socket]:
         found = _resolve(host, port)
         for number, (family, _, _, _, address) in enumerate(found, 1):
             try:
-                opened.append(_listen(family, (address[0], port, *address[2:])))
+                opened.append(_listen(family, (address[0], port, *address[2:]), heartbeat))
             except OSError as error:
                 # A name may have an address of a family that this machine does not use.
                 if error.errno not in _NO_SUCH_ADDRESS or (number == len(found) and not opened):
@@ -179,12 +196,14 @@ def _resolve(host: str, port: int) -> list[Any]:
         raise ListenError(f"cannot listen on {join_address(host, port)}: {_reason(error)}") from None
 
 
-def _listen(family: int, address: Any) -> socket.socket:
+def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
+    """Open a listener; accepted sockets inherit its options (Linux: socket(7), tcp(7))."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family != socket.AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _find_the_dead(listener, heartbeat)
             if _is_loopback_address(address[0]):
                 _do_not_pace(listener)
         if family == socket.AF_INET6:
@@ -196,6 +215,19 @@ def _listen(family: int, address: Any) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _find_the_dead(listener: socket.socket, heartbeat: float) -> None:
+    """Let the kernel give up connections whose peer is gone without a word, also those that it closes for us.
+
+    TCP_USER_TIMEOUT counts for a peer, too, that acknowledges but takes nothing: hence it is no short time.
+    """
+    seconds = max(math.ceil(min(heartbeat or ALIVE_MOST, ALIVE_MOST)), ALIVE_LEAST)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux, where it also says when keepalive gives up
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_HEARTBEATS * seconds * 1000)
 
 
 def _is_loopback_address(address: str) -> bool:

@@ -1,16 +1,24 @@
-"""What the operator reads on standard error: one line per event, as text or as JSON."""
+"""What the operator reads on standard error: one line per event, as text or as JSON.
+
+Whatever a value holds, it can neither end a line nor move a cursor; and what strangers can cause as often as
+they like is written so often, and then counted.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from typing import Final
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 
+STRANGER_LINES: Final = 100  # written a second of what strangers cause
+
 _logger = logging.getLogger("rankserver")
+_WORD: Final = re.compile(r"[!#-\[\]-~]+")  # visible ASCII; not what is quoted with, or escaped
 
 
 def configure(level: str, line_format: str) -> None:
@@ -23,9 +31,33 @@ def configure(level: str, line_format: str) -> None:
 
 
 def event(level: int, message: str, **fields: object) -> None:
-    """Log one event; ``fields`` are shown behind the message. Text from a peer must have been checked."""
+    """Log one event; ``fields`` are shown behind the message, and may be text from a peer."""
     if _logger.isEnabledFor(level):
         _logger.log(level, message, extra={"fields": fields})
+
+
+class Strangers:
+    """Events that anybody can cause; ``renew`` is to be called each second in which there was one."""
+
+    def __init__(self) -> None:
+        self._written = 0
+        self._left_out = 0
+
+    def event(self, level: int, message: str, **fields: object) -> None:
+        """Do as the function of that name, up to ``STRANGER_LINES`` times until ``renew``."""
+        if not _logger.isEnabledFor(level):
+            return
+        if self._written == STRANGER_LINES:
+            self._left_out += 1
+            return
+        self._written += 1
+        event(level, message, **fields)
+
+    def renew(self) -> None:
+        """Say how many events were left out, if any, and begin to count anew."""
+        if self._left_out:
+            event(logging.WARNING, "left out", events=self._left_out)
+        self._written = self._left_out = 0
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -48,9 +80,14 @@ class _TextFormatter(logging.Formatter):
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         head = {"time": _timestamp(record), "level": record.levelname.lower(), "event": record.getMessage()}
-        return json.dumps(head | _fields(record))
+        return _json(head | _fields(record))
 
 
 def _word(value: object) -> str:
     text = str(value)
-    return json.dumps(text) if not text or " " in text or '"' in text else text
+    return text if _WORD.fullmatch(text) else _json(text)
+
+
+def _json(value: object) -> str:
+    """Return JSON in visible ASCII: DEL is the one control character that JSON leaves as it is."""
+    return json.dumps(value).replace("\x7f", "\\u007f")

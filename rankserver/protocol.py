@@ -47,6 +47,7 @@ SHOWN: Final = 64  # characters that an error message has for what was bad
 
 # Codes on BYE.
 FULL: Final = "full"
+AUTH: Final = "auth"
 PROTO: Final = "proto"
 TIMEOUT: Final = "timeout"
 TOO_LONG: Final = "too-long"
@@ -251,12 +252,18 @@ def _parse_welcome(fields: dict[str, Any]) -> Welcome:
         name=_name(fields["name"]),
         session=str(fields["session"]),
         heartbeat=float(fields["heartbeat"]),
+        rank_class=_count(fields, "class") if "class" in fields else 0,
     )
 
 
 def _parse_roster(fields: dict[str, Any]) -> Roster:
-    members = [Member(_count(member, "rank"), _name(member["name"])) for member in fields["clients"]]
+    members = [_parse_member(member) for member in fields["clients"]]
     return Roster(_count(fields, "total"), _count(fields, "from"), members)
+
+
+def _parse_member(fields: dict[str, Any]) -> Member:
+    rank_class = _count(fields, "class") if "class" in fields else 0
+    return Member(_count(fields, "rank"), _name(fields["name"]), rank_class)
 
 
 def _count(fields: dict[str, Any], field: str) -> int:
@@ -427,7 +434,7 @@ def info(frame: Info) -> bytes:
 
 def welcome(frame: Welcome) -> bytes:
     """Build ``WELCOME``."""
-    return _json_frame("WELCOME", frame._asdict())
+    return _json_frame("WELCOME", _with_class(frame._asdict()))
 
 
 def answer(rank: int, name: str, result: Result) -> bytes:
@@ -436,18 +443,19 @@ def answer(rank: int, name: str, result: Result) -> bytes:
     return f"RES {seq} {rank} {name} {status}{' ' if detail else ''}{detail}\n".encode()
 
 
-def roster(names: Sequence[str], max_line: int) -> Iterator[bytes]:
-    """Build the ``ROSTER`` frames for clients given by name in the order of their ranks. O(len(names))."""
-    total = len(names)
+def roster(members: Sequence[Member], max_line: int) -> Iterator[bytes]:
+    """Build the ``ROSTER`` frames for all clients, in the order of their ranks. O(len(members))."""
+    total = len(members)
     room = max_line - len(_json_frame("ROSTER", {"total": total, "from": total, "clients": []}))
     start = used = 0
     entries: list[dict[str, object]] = []
-    for rank, name in enumerate(names):
-        size = len(name) + len(str(rank)) + len('{"rank":,"name":""},')
+    for member in members:
+        rank, name, rank_class = member
+        size = len(name) + len(f"{rank}{rank_class}") + len('{"rank":,"name":"","class":},')
         if entries and used + size > room:
             yield _json_frame("ROSTER", {"total": total, "from": start, "clients": entries})
             start, used, entries = rank, 0, []
-        entries.append({"rank": rank, "name": name})
+        entries.append(_with_class(member._asdict()))
         used += size
     yield _json_frame("ROSTER", {"total": total, "from": start, "clients": entries})
 
@@ -485,6 +493,12 @@ def _ranges(ranks: Iterable[int]) -> Iterator[tuple[int, int]]:
         high = rank
     if low >= 0:
         yield low, high
+
+
+def _with_class(fields: dict[str, object]) -> dict[str, object]:
+    """Put ``rank_class`` under its name in the protocol, which is no name in Python."""
+    fields["class"] = fields.pop("rank_class")
+    return fields
 
 
 def _json(fields: Mapping[str, object]) -> bytes:

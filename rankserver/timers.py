@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -29,6 +29,12 @@ class Timers:
         timeout = Timeout(self, seconds, on_expiry)
         self._timeouts.append(timeout)
         return timeout
+
+    def delay(self, seconds: float) -> None:
+        """Let all expire so much later: for time in which nothing could be done. O(n)."""
+        for timeout in self._timeouts:
+            timeout.delay(seconds)
+        self.nearest += seconds
 
     def expire(self, now: float) -> None:
         """Call what is due. O(1) if nothing is."""
@@ -65,8 +71,19 @@ class Timeout(Generic[T]):
         """Forget ``item``; it need not be there."""
         self._deadlines.pop(item, None)
 
+    def delay(self, seconds: float) -> None:
+        """Let all items expire so much later. O(n)."""
+        for item in self._deadlines:
+            self._deadlines[item] += seconds
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
     def __contains__(self, item: T) -> bool:
         return item in self._deadlines
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(list(self._deadlines))
 
     @property
     def deadline(self) -> float:

@@ -40,6 +40,8 @@ class ModelClient:
         self.has_joined = False
         self.is_set_aside = False
         self.is_ignored = False
+        self.is_muted = False
+        self.last_line = b""  # that was handed over, as it came
 
     @property
     def stream(self) -> bytes:
@@ -79,13 +81,19 @@ class ModelLog:
                 break
             begins += len(frame)
 
+    def mute(self, client: ModelClient, sent: int) -> None:
+        """Send no more to a client that got ``sent`` bytes so far."""
+        client.frames = [client.stream[:sent]]
+        client.is_muted = True
+
     def private(self, client: ModelClient, frame: bytes) -> None:
-        client.frames.append(frame)
+        if not client.is_muted:
+            client.frames.append(frame)
 
     def append(self, verb: bytes, text: bytes) -> int:
         self.seq += 1
         for client in self.ranked:
-            client.frames.append(b"%s %d %s\n" % (verb, self.seq, text))
+            self.private(client, b"%s %d %s\n" % (verb, self.seq, text))
         return self.seq
 
     # --- what clients send ---
@@ -103,6 +111,7 @@ class ModelLog:
         while (end := client.input.find(b"\n")) >= 0:
             if end + 1 > self.longest_line(client):
                 raise self._too_long(client)
+            client.last_line = client.input[: end + 1]
             line = client.input[:end].removesuffix(b"\r")
             client.input = client.input[end + 1 :]
             if client in self.ranked and not self.on_hold and is_command(line):
@@ -112,6 +121,9 @@ class ModelLog:
         if len(client.input) >= self.longest_line(client):
             raise self._too_long(client)
         return None
+
+    def unread(self, client: ModelClient) -> None:
+        client.input = client.last_line + client.input
 
     def longest_line(self, client: ModelClient) -> int:
         return self.max_line if client.has_joined else min(self.max_line, UNRANKED_BYTES)

@@ -13,20 +13,50 @@ import pytest
 
 from tests.on_screen import Console, terminal_environment
 from tests.support import BOUND, RawClient, Server
+from tests.tls_peer import Certificates
+
+# What these modules check is to hold on every transport. The others start a client that speaks no TLS yet.
+CONFORMANCE = ("log", "asks", "handshake", "limits")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let the tests of the protocol run on TLS as well."""
+    conforms = metafunc.module.__name__.removeprefix("tests.test_functional_") in CONFORMANCE
+    tls = ["tls"] if conforms else []
+    if "anywhere" in metafunc.fixturenames:
+        metafunc.parametrize("anywhere", ["ipv4", "ipv6", "unix", *tls], indirect=True)
+    if conforms and "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", ["tcp", "tls"], indirect=True)
+    if conforms and "long_running" in metafunc.fixturenames:
+        metafunc.parametrize("long_running", ["tcp", "tls"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Make certificates for all tests that do not change them."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Start a server for eight clients."""
-    with Server(8) as running:
+    with Server(8, tls=_tls(request)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def long_running() -> Iterator[Server]:
+def long_running(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Start the server behind ``shared``."""
-    with Server(64) as running:
+    with Server(64, tls=_tls(request)) as running:
         yield running
+
+
+def _tls(request: pytest.FixtureRequest) -> Certificates | None:
+    """Return the certificates if it is TLS that the fixture is to use."""
+    if getattr(request, "param", "") != "tls":
+        return None
+    certificates: Certificates = request.getfixturevalue("certificates")
+    return certificates
 
 
 @pytest.fixture
@@ -42,12 +72,12 @@ def shared(long_running: Server) -> Iterator[Server]:
         last.eof()
 
 
-@pytest.fixture(params=["ipv4", "ipv6", "unix"])
+@pytest.fixture
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """Start a server for eight clients whose address is of each kind in turn."""
     host = "::1" if request.param == "ipv6" else "127.0.0.1"
     unix = tmp_path / "socket" if request.param == "unix" else None
-    with Server(8, "--host", host, unix=unix) as running:
+    with Server(8, "--host", host, unix=unix, tls=_tls(request)) as running:
         yield running
 
 

@@ -1,13 +1,17 @@
 #!/bin/sh
-# Run the C core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+# Run the C core's tests, or others, under AddressSanitizer and UndefinedBehaviorSanitizer.
 #
-#   tests/sanitize.sh [PYTHON]     the Python of an environment with the tests' needs; or $PYTHON
+#   tests/sanitize.sh [TEST...]     with $PYTHON, of an environment that has what the tests need
+#
+# Processes that a test starts, such as the server of test_functional_*, run under them as well; a report of
+# one is a file build/sanitize/report.*, and an error.
 #
 # It works on a copy in build/sanitize, so that the core which is in use stays as it is. What it prints on
 # a finding is the sanitizer's report, and its exit code is then not 0.
 set -eu
 
-python=${1:-${PYTHON:-python3}}
+python=${PYTHON:-python3}
+[ $# -gt 0 ] || set -- "tests/test_clist*.py" tests/test_channel.py
 compiler=${CC:-cc}
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build/sanitize
@@ -24,7 +28,7 @@ $compiler $strict -O1 -c rankserver/_clist.c -o /dev/null
 
 rm -rf "$build"
 mkdir -p "$build"
-cp -R rankserver tests build_ext.py "$build"
+cp -R rankserver client benchmarks tests build_ext.py "$build"
 cd "$build"
 rm -f rankserver/*.so
 
@@ -44,5 +48,12 @@ cp "$root/pyproject.toml" . # for pytest; setuptools would look for more files t
 # Reports go to descriptor 2, which pytest must not take. Python frees little when it ends, so that leaks are
 # left to test_clist_fault.py.
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
-LD_PRELOAD=$asan exec "$python" -m pytest -p no:cacheprovider --capture=sys \
-    tests/sanitized.py tests/test_clist*.py tests/test_channel.py
+export LD_PRELOAD="$asan"
+"$python" -m pytest -p no:cacheprovider --capture=sys tests/sanitized.py
+# shellcheck disable=SC2048,SC2086 # the arguments are patterns
+ASAN_OPTIONS=$ASAN_OPTIONS:log_path=$build/report UBSAN_OPTIONS=$UBSAN_OPTIONS:log_path=$build/report \
+    "$python" -m pytest -p no:cacheprovider --capture=sys --timeout 300 $* || failed=1
+for report in report.*; do
+    [ ! -e "$report" ] || { cat "$report"; failed=1; }
+done
+exit ${failed:-0}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shlex
 import signal
 import socket
 import struct
@@ -22,12 +23,17 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from rankserver import protocol
+from tests.tls_peer import Certificates, TlsAddress, TlsSocket
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-BOUND: Final = 10.0  # seconds; generous, because a loaded machine is slow and a pass never waits for it
+# Seconds; generous, because a loaded machine is slow and a pass never waits for it. Valgrind is slower still.
+BOUND: Final = 10.0 * float(os.environ.get("TEST_SLOWNESS", "1"))
+UNDER: Final = shlex.split(
+    os.environ.get("TEST_SERVER_UNDER", "")
+)  # what the server runs under, such as Valgrind
 READ_SIZE: Final = 65_536
 
-Address = tuple[str, int] | str  # host and port, or the path of a Unix socket
+Address = tuple[str, int] | TlsAddress | str  # host and port, or the path of a Unix socket
 
 
 class Server:
@@ -37,15 +43,26 @@ class Server:
         capacity: how many clients it accepts.
         options: further command-line options, such as ``"--heartbeat", "1"``.
         unix: the path of a Unix socket to listen on as well; it is then the ``address``.
+        tls: the certificates that it is to use, if it is to speak TLS; they are part of the ``address``.
         cwd: the directory to run in.
     """
 
-    def __init__(self, capacity: int, *options: str, unix: Path | None = None, cwd: Path = ROOT) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        *options: str,
+        unix: Path | None = None,
+        tls: Certificates | None = None,
+        cwd: Path = ROOT,
+    ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
-        command = [sys.executable, "-m", "rankserver", str(capacity), "--port", "0", *options]
+        command = [*UNDER, sys.executable, "-m", "rankserver", str(capacity), "--port", "0", *options]
         if unix is not None:
             command += ["--unix", str(unix)]
+        if tls is not None:
+            command += tls.options
         self.unix = unix
+        self.tls = tls
         self.process = subprocess.Popen(
             command, cwd=cwd, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
         )
@@ -71,6 +88,8 @@ class Server:
     @property
     def address(self) -> Address:
         """Where it listens."""
+        if self.tls is not None:
+            return TlsAddress(self.host, self.port, self.tls.client)
         return (self.host, self.port) if self.unix is None else str(self.unix)
 
     @property
@@ -130,15 +149,20 @@ class RawClient:
     """
 
     def __init__(self, address: Address, *, bound: float = BOUND) -> None:
+        self.sock: Any  # a socket, or what speaks TLS on one
         if isinstance(address, str):
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(bound)
             self.sock.connect(address)
         else:
-            self.sock = socket.create_connection(address, bound)
+            self.sock = socket.create_connection(address[:2], bound)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(address, TlsAddress):
+            self.sock = TlsSocket(self.sock, address.context)
+            self.sock.handshake()
         self._lines: deque[bytes] = deque()  # complete, and not asked for yet
         self._partial = b""
+        self._was_reset = False
 
     def __enter__(self) -> RawClient:
         return self
@@ -175,9 +199,9 @@ class RawClient:
         assert line.startswith(prefix), f"expected {prefix!r}, got {line!r}"
         return line
 
-    def hello(self, name: str | None = None) -> dict[str, Any]:
+    def hello(self, name: str | None = None, *, token: str | None = None) -> dict[str, Any]:
         """Join, and return the fields of WELCOME; the banner may have been read before."""
-        self.send(protocol.hello(name=name))
+        self.send(protocol.hello(name=name, token=token))
         line = self.line()
         if line.startswith(b"INFO "):
             line = self.line()
@@ -209,9 +233,14 @@ class RawClient:
             line = self.expect(b"ROSTER ")
 
     def rest(self) -> list[bytes]:
-        """Return the lines until the server closes the connection, which must end with a whole one."""
+        """Return the lines until the server closes the connection, which must end with a whole one.
+
+        With TLS, the server must have announced that end, too.
+        """
         while self._receive():
             pass
+        if isinstance(self.sock, TlsSocket) and not self._was_reset:
+            assert self.sock.said_goodbye, "the server closed without a close_notify"
         assert not self._partial, f"the stream ends in the middle of a line: {self._partial!r}"
         lines, self._lines = self._lines, deque()
         return list(lines)
@@ -225,6 +254,7 @@ class RawClient:
         try:
             data = self.sock.recv(READ_SIZE)
         except ConnectionResetError:  # an end as well: we had sent what it never read
+            self._was_reset = True
             return False
         *lines, self._partial = (self._partial + data).split(b"\n")
         self._lines.extend(lines)

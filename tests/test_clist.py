@@ -376,6 +376,66 @@ def test_a_farewell_follows_the_frame_that_a_cut_client_has_begun(peers: Peers) 
     assert peers.rest(client) == logged_commands(2)[150:] + b"BYE slow\n"
 
 
+# --- muted ------------------------------------------------------------------------------------
+
+
+def test_who_is_muted_keeps_its_rank_and_gets_nothing_more(peers: Peers) -> None:
+    muted, below = peers.join(), peers.join()
+    peers.log.append(b"JOIN", b"1")
+    assert peers.log.private(muted, b"PONG\n") == 5
+    peers.log.advance(muted, 3)
+    peers.log.mute(muted)
+    peers.log.check()
+    assert peers.log.private(muted, b"PONG\n") == 0
+    peers.feed(muted, commands(1))
+    assert [peers.log.rank(client) for client in (muted, below)] == [0, 1]
+    assert peers.log.flush(muted) is Flushed.BROKEN
+    assert peers.log.flush_all() == ([], [])
+    assert (peers.log.lag(muted), peers.log.queued(muted), peers.log.peek(muted)) == (0, 0, [])
+    assert not peers.log.is_blocked(muted)
+    assert peers.read(muted) == b""
+    assert peers.read(below).endswith(b"CMD 2 0 %s\n" % commands(1)[4:-1])
+
+
+@pytest.mark.parametrize("leave", [Log.retire, Log.cut, Log.discard])
+def test_nothing_is_kept_for_who_is_muted_and_it_leaves_like_any_other(
+    leave: Callable[[Log, Client], None], peers: Peers
+) -> None:
+    muted, below = peers.join(), peers.join()
+    peers.log.mute(muted)
+    peers.feed(below, commands(200))
+    peers.rest(below)
+    assert peers.log.held <= MAX_LINE + 256
+    leave(peers.log, muted)
+    peers.log.check()
+    assert peers.log.rank(below) == 0
+
+
+def test_who_is_muted_before_it_joins_has_a_rank_and_gets_nothing(peers: Peers) -> None:
+    client = peers.open()
+    peers.log.private(client, b"INFO\n")
+    peers.log.mute(client)
+    peers.log.join(client)
+    peers.log.append(b"JOIN", b"0")
+    peers.log.check()
+    assert peers.log.rank(client) == 0
+    assert peers.log.lag(client) == 0
+
+
+def test_behind_are_those_for_whom_more_is_kept_also_after_they_have_left(peers: Peers) -> None:
+    slow, left, muted, fast, stranger = (*(peers.join() for _ in range(4)), peers.open())
+    peers.log.mute(muted)
+    peers.log.append(b"JOIN", b"0")
+    peers.log.retire(left)
+    peers.log.private(stranger, b"x" * 200)
+    peers.log.append(b"JOIN", b"1")
+    peers.rest(fast)
+    assert peers.log.behind(17) == [peers.fd(slow), peers.fd(left)]
+    assert peers.log.behind(18) == []
+    peers.rest(left)
+    assert peers.log.behind(17) == [peers.fd(slow)]
+
+
 # --- what is kept -----------------------------------------------------------------------------
 
 

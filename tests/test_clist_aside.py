@@ -182,6 +182,38 @@ def test_a_client_can_be_discarded_with_something_set_aside(resumes: bool, peers
     assert peers.log.seq == 0
 
 
+# --- unread -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_line_that_is_taken_back_comes_again_and_all_behind_it(goes_on: bool, peers: Peers) -> None:
+    client, other = peers.join(), peers.join()
+    assert peers.feed(client, b"CMD a\nPI") == []
+    peers.log.take(client, b"NG\r\nCMD b\nWHO\n")
+    for _ in range(3):
+        assert peers.log.next_line(client) == b"PING"
+        peers.log.unread()
+    if not goes_on:
+        peers.log.set_aside(client)
+        peers.log.check()
+        assert peers.feed(other, b"WHO\n") == [b"WHO"]
+        peers.log.resume(client)
+    assert peers.lines(client) == [b"PING", b"WHO"]
+    assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
+
+
+def test_a_command_that_was_on_hold_and_taken_back_is_logged_when_it_is_not(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.hold(on_hold=True)
+    peers.log.take(client, b"CMD a\nCMD b\n")
+    assert peers.log.next_line(client) == b"CMD a"
+    peers.log.unread()
+    assert peers.log.seq == 0
+    peers.log.hold(on_hold=False)
+    assert peers.log.next_line(client) is None
+    assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
+
+
 # --- ignored ----------------------------------------------------------------------------------
 
 

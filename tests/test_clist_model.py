@@ -146,6 +146,15 @@ class LogMachine(RuleBasedStateMachine):
             self._expect_misuse(lambda: self.log.cut(peer.client))
 
     @precondition(lambda self: self.peers)
+    @rule(which=WHICH, part=st.floats(0, 1))
+    def mute(self, which: int, part: float) -> None:
+        self.take(which, part)
+        peer = self._pick(self.peers, which)
+        self.model.mute(peer.model, peer.sent)
+        self.log.mute(peer.client)
+        peer.is_blocked = False
+
+    @precondition(lambda self: self.peers)
     @rule(which=WHICH)
     def discard(self, which: int) -> None:
         peer = self._pick(self.peers, which)
@@ -224,12 +233,16 @@ class LogMachine(RuleBasedStateMachine):
             self.flush_all()
 
     @precondition(lambda self: self.reader)
-    @rule(most=st.integers(1, 5))
-    def go_through(self, most: int) -> None:
-        """Go through what was read last, but not to the end if that is far."""
+    @rule(most=st.integers(1, 5), unreads=st.booleans())
+    def go_through(self, most: int, unreads: bool) -> None:
+        """Go through what was read last, not to the end if that is far; maybe take each line back once."""
         for _ in range(most):
             if not self.reader or self._next_line(self.reader) is None:
                 break
+            if unreads:
+                self.log.unread()
+                self.model.unread(self.reader.model)
+                self._next_line(self.reader)
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH)
@@ -272,6 +285,9 @@ class LogMachine(RuleBasedStateMachine):
         peer = self._pick(self.peers, which)
         lag = peer.lag
         status = self.log.flush(peer.client)
+        if peer.model.is_muted:
+            assert status is Flushed.BROKEN
+            return
         if not lag:
             assert status is Flushed.DONE
         elif peer.has_hung_up:
@@ -347,7 +363,8 @@ class LogMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let everybody read to the end: nothing is lost, doubled or out of order."""
         for peer in self.peers:
-            while not peer.has_hung_up and self.log.flush(peer.client) is not Flushed.DONE:
+            gone = peer.has_hung_up or peer.model.is_muted
+            while not gone and self.log.flush(peer.client) is not Flushed.DONE:
                 assert peer.sent > len(peer.received)
                 peer.read(READ_SIZE)
             peer.read(READ_SIZE)

@@ -35,7 +35,7 @@ def test_welcome_tells_rank_clients_seq_name_session_and_heartbeat(serve: Serve,
     server = serve(3, "--heartbeat", "7.5")
     first, second = connect(server), connect(server)
     one, two = first.hello("web-1"), second.hello("web-2")
-    assert one.keys() == {"rank", "clients", "seq", "name", "session", "heartbeat"}
+    assert one.keys() == {"rank", "clients", "seq", "name", "session", "heartbeat", "class"}
     assert (one["rank"], one["clients"], one["name"], one["heartbeat"]) == (0, 1, "web-1", 7.5)
     assert (two["rank"], two["clients"], two["name"]) == (1, 2, "web-2")
     assert two["seq"] == one["seq"] + 1

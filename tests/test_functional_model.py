@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import socket
 import struct
@@ -25,7 +26,9 @@ from hypothesis import strategies as st
 from rankserver import frames, protocol, ranking
 from rankserver.frames import Answer, Command, Info, Join, Left, Pong, Submit, Welcome
 from tests.support import BOUND, READ_SIZE, RawClient, Server
+from tests.tls_peer import Certificates, write_private
 
+CLASSES: Final = 3  # that clients of a server with tokens have; who has token "c" is in class c
 SMALL: Final = 32_768  # bytes of a receive buffer that is soon full
 
 
@@ -35,13 +38,15 @@ class Peer:
     Attributes:
         sent: the frames that the server has got whole, in order.
         frames: what it has received, in order.
+        token: what it joins with, if the server has tokens.
     """
 
-    def __init__(self, server: Server, name: str, *, small: bool = False) -> None:
+    def __init__(self, server: Server, name: str, *, small: bool = False, token: str | None = None) -> None:
         self.raw = RawClient(server.address)
         if small:
             self.raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
         self.name = name
+        self.token = token
         self.here = True
         self.greeted = False
         self.sent: list[frames.ClientFrame] = []
@@ -56,7 +61,7 @@ class Peer:
 
     def hello(self) -> None:
         self.greeted = True
-        self._outbox += protocol.hello(name=self.name)
+        self._outbox += protocol.hello(name=self.name, token=self.token)
 
     def command(self, *, wants_answer: bool, padding: int) -> None:
         text = f"{self.name} {next(self._commands)} {'x' * padding}"
@@ -136,7 +141,11 @@ class Peer:
 
     @property
     def has_joined(self) -> bool:
-        return self.sent[:1] == [frames.Hello(name=self.name)]  # and there is a place
+        return self.sent[:1] == [frames.Hello(name=self.name, token=self.token)]  # and there is a place
+
+    @property
+    def rank_class(self) -> int:
+        return int(self.token or 0)
 
     @property
     def welcome(self) -> Welcome | None:
@@ -207,8 +216,10 @@ class Replay:
 
     def _apply(self, frame: LogFrame, names: list[str]) -> list[str]:
         if isinstance(frame, Join):
-            assert frame.ranks == list(range(len(names), len(names) + len(frame.ranks)))
-            return names + [self._welcomed.get((frame.seq, rank), "") for rank in frame.ranks]
+            for rank in frame.ranks:
+                assert rank <= len(names)
+                names.insert(rank, self._welcomed.get((frame.seq, rank), ""))
+            return names
         if isinstance(frame, Left):
             for rank in reversed(frame.ranks):
                 self.left_at[names.pop(rank)] = frame.seq
@@ -313,18 +324,25 @@ class Example:
     def __init__(self, server: Server, number: int, previous: Peer, early: int) -> None:
         self._server = server
         self._number = number
+        self._has_tokens = previous.token is not None
         self.peers: list[Peer] = []
         for _ in range(early + 1):
             self.observer = self._connect()
             self.observer.hello()
             self.observer.write_all()
             self.observer.read_until(lambda: self.observer.welcome is not None)
-        self._names = [previous.name, *(peer.name for peer in self.peers)]
+        there = sorted([previous, *self.peers], key=lambda peer: peer.rank_class)
+        self._names = [peer.name for peer in there]
         previous.leave("close")
 
     def _connect(self, *, small: bool = False) -> Peer:
-        self.peers.append(Peer(self._server, f"e{self._number}-{len(self.peers)}", small=small))
+        name = f"e{self._number}-{len(self.peers)}"
+        token = str(self._class_of(len(self.peers))) if self._has_tokens else None
+        self.peers.append(Peer(self._server, name, small=small, token=token))
         return self.peers[-1]
+
+    def _class_of(self, number: int) -> int:
+        return (self._number + number * number) % CLASSES
 
     def step(self, step: Step) -> None:
         others = [peer for peer in self.peers if peer.here and peer is not self.observer]
@@ -368,11 +386,11 @@ class Example:
         leavers = [peer for peer in others if peer.unsent < SMALL][step.who : step.who + 3]
         for peer in leavers:
             peer.wait_until_received()  # so that there is room for the rest
-        with self._server.paused():
+        early = [self._connect() for _ in range(step.times % 4)] if self._server.tls else []
+        with self._server.paused():  # and cannot shake hands
             for peer in leavers:
                 peer.leave(step.how)
-            for _ in range(step.times % 4):
-                peer = self._connect()
+            for peer in early or [self._connect() for _ in range(step.times % 4)]:
                 peer.hello()
                 peer.command(wants_answer=False, padding=0)
                 peer.write_all()
@@ -409,9 +427,11 @@ class Example:
             )
             assert peer.raw.roster() == names
         arrivals = [
-            peer.welcome[2::-2] for peer in sorted(here, key=lambda p: names.index(p.name)) if peer.welcome
+            (peer.rank_class, peer.welcome.seq, peer.welcome.rank)
+            for peer in sorted(here, key=lambda peer: names.index(peer.name))
+            if peer.welcome
         ]
-        assert arrivals == sorted(arrivals), "ranks are in order of arrival"
+        assert arrivals == sorted(arrivals), "ranks are in order of class and arrival"
         for peer in self.peers:
             if peer.has_joined and peer.raw.sock.fileno() >= 0 and not peer.here:
                 check_departure(peer, replay)
@@ -432,14 +452,17 @@ def departures(peer: Peer) -> int:
 class Arena:
     """A server, and who is alone in it between two examples. A failure replaces both."""
 
-    def __init__(self, unix: Path | None) -> None:
+    def __init__(self, *options: str, unix: Path | None = None, tls: Certificates | None = None) -> None:
+        self._options = options
         self._unix = unix
+        self._tls = tls
         self._stack = contextlib.ExitStack()
         self._examples = itertools.count(1)
 
     def __enter__(self) -> Arena:
-        self._server = self._stack.enter_context(Server(1_000, "--log-level", "error", unix=self._unix))
-        self._previous = Peer(self._server, "first")
+        options = ("--log-level", "error", *self._options)
+        self._server = self._stack.enter_context(Server(1_000, *options, unix=self._unix, tls=self._tls))
+        self._previous = Peer(self._server, "first", token="0" if self._options else None)
         self._previous.hello()
         self._previous.settle("here")
         return self
@@ -466,11 +489,20 @@ class Arena:
             raise
 
 
-@pytest.fixture(scope="module", params=["tcp", "unix"])
+@pytest.fixture(scope="module", params=["tcp", "unix with classes", "tls with classes"])
 def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    unix = tmp_path_factory.mktemp("arena") / "socket" if request.param == "unix" else None
-    with Arena(unix) as started:
+    directory = tmp_path_factory.mktemp("arena")
+    tokens = write_private(directory / "tokens", "".join(line_of(c) for c in range(CLASSES)))
+    options = ("--token-file", str(tokens)) if "classes" in request.param else ()
+    unix = directory / "socket" if "unix" in request.param else None
+    tls = Certificates(directory) if "tls" in request.param else None
+    with Arena(*options, unix=unix, tls=tls) as started:
         yield started
+
+
+def line_of(rank_class: int) -> str:
+    """Return the line of a token file that puts who has the class as a token into that class."""
+    return f"c:{rank_class} {hashlib.sha256(str(rank_class).encode()).hexdigest()}\n"
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))

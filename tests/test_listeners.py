@@ -19,6 +19,8 @@ from rankserver.exceptions import ListenError
 from rankserver.listeners import ACCEPTS, Acceptor
 from tests.support import BOUND
 
+HEARTBEAT = 30.0
+
 
 def has_ipv6() -> bool:
     try:
@@ -252,7 +254,7 @@ class Turns:
         self.selector = stack.enter_context(selectors.DefaultSelector())
         self.acceptor = Acceptor(self.selector)
         stack.callback(self.acceptor.close)
-        self.addresses = self.acceptor.listen("127.0.0.1", 0, str(unix))
+        self.addresses = self.acceptor.listen("127.0.0.1", 0, str(unix), HEARTBEAT)
         self.address = ("127.0.0.1", int(self.addresses[0].rpartition(":")[2]))
         self.unix = str(unix)
 
@@ -262,12 +264,12 @@ class Turns:
         client.connect(self.address if family == socket.AF_INET else self.unix)
         return client
 
-    def turn(self) -> list[tuple[socket.socket, str]]:
+    def turn(self) -> list[tuple[socket.socket, str, str]]:
         """Return the connections of one turn, which waits if nothing has arrived."""
         for key, _ in self.selector.select(BOUND):
             key.data()
         accepted = list(self.acceptor.accept())
-        for sock, _ in accepted:
+        for sock, _, _ in accepted:
             self.stack.callback(sock.close)
         return accepted
 
@@ -297,10 +299,38 @@ def test_it_tells_where_it_listens_tcp_first(turns: Turns) -> None:
 
 def test_a_tcp_connection_is_named_never_blocks_and_is_not_delayed(turns: Turns) -> None:
     client = turns.connect()
-    ((sock, peer),) = turns.turn()
+    ((sock, peer, host),) = turns.turn()
     assert peer == f"127.0.0.1:{client.getsockname()[1]}"
+    assert host == "127.0.0.1"
     assert not sock.getblocking()
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_connection_is_given_up_by_the_kernel_when_the_peer_is_dead(turns: Turns) -> None:
+    turns.connect()
+    ((sock, _, _),) = turns.turn()
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == HEARTBEAT
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == HEARTBEAT
+    longest = listeners.DEAD_HEARTBEATS * HEARTBEAT * 1000
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == longest
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "seconds"),
+    [
+        (0, listeners.ALIVE_MOST),
+        (0.3, listeners.ALIVE_LEAST),
+        (30.5, 31),
+        (3e6, listeners.ALIVE_MOST),
+        (1e300, listeners.ALIVE_MOST),
+    ],
+)
+def test_a_dead_peer_is_looked_for_as_often_as_the_heartbeat_within_limits(
+    heartbeat: float, seconds: int, opened: list[socket.socket]
+) -> None:
+    opened += listeners.open_tcp("127.0.0.1", 0, heartbeat)
+    assert opened[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == seconds
 
 
 def congestion_control(sock: socket.socket) -> bytes:
@@ -309,7 +339,7 @@ def congestion_control(sock: socket.socket) -> bytes:
 
 def test_a_connection_on_the_loopback_is_not_paced_whatever_the_system_does(turns: Turns) -> None:
     turns.connect()
-    ((sock, _),) = turns.turn()
+    ((sock, _, _),) = turns.turn()
     assert congestion_control(sock) == listeners.LOOPBACK_CONGESTION
 
 
@@ -330,8 +360,9 @@ def test_a_system_that_allows_no_other_congestion_control_is_listened_on(
 
 def test_a_unix_connection_never_blocks(turns: Turns) -> None:
     turns.connect(socket.AF_UNIX)
-    ((sock, peer),) = turns.turn()
+    ((sock, peer, host),) = turns.turn()
     assert peer == "unix:"
+    assert host == ""
     assert not sock.getblocking()
 
 
@@ -384,7 +415,7 @@ def test_a_connection_that_was_gone_before_is_passed_over(turns: Turns) -> None:
     turns.stack.enter_context(ours)
     turns.stack.enter_context(theirs)
     turns.acceptor.ready.append(Aborting(ours))  # type: ignore[arg-type]
-    assert [sock for sock, _ in turns.acceptor.accept()] == [ours]
+    assert [sock for sock, _, _ in turns.acceptor.accept()] == [ours]
     assert not turns.acceptor.paused
 
 
@@ -435,7 +466,7 @@ def test_when_the_unix_socket_cannot_be_had_closing_gives_the_port_back(tmp_path
         probe.close()
         acceptor = Acceptor(selector)
         with pytest.raises(ListenError, match="precious"):
-            acceptor.listen("127.0.0.1", port, str(path))
+            acceptor.listen("127.0.0.1", port, str(path), HEARTBEAT)
         acceptor.close()
         listeners.close_all(listeners.open_tcp("127.0.0.1", port))
     assert path.exists()

@@ -120,3 +120,65 @@ def test_the_root_logger_does_not_write_it_a_second_time(capsys: pytest.CaptureF
     finally:
         root.removeHandler(handler)
     assert len(written(capsys)) == 1
+
+
+# --- what peers and strangers can do --------------------------------------------------------------
+
+
+HOSTILE = [
+    "\n2026-01-01T00:00:00.000Z ERROR forged",
+    "\r",
+    "a\x1b[2Jb",
+    "\x7f",
+    "\x9b2J",
+    "\u2028",
+    "\u202eltr",
+    "a\\nb",
+    "\ud800",
+    "x\x00y",
+]
+
+
+@pytest.mark.parametrize("line_format", logs.FORMATS)
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_value_ends_a_line_moves_a_cursor_or_is_taken_for_another(
+    text: str, line_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("info", line_format)
+    logs.event(logging.INFO, "refused", reason=text, peer="192.0.2.1:1")
+    output = capsys.readouterr().err
+    assert output.endswith("\n")
+    assert re.fullmatch("[ -~]+", output[:-1]), "visible ASCII on one line"
+    if line_format == "json":
+        assert json.loads(output)["reason"] == text
+    else:
+        quoted = re.fullmatch(TIME + r' INFO refused reason=(".*") peer=192\.0\.2\.1:1', output[:-1])
+        assert quoted
+        assert json.loads(quoted[1]) == text
+
+
+def test_what_strangers_cause_is_written_so_often_and_then_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "text")
+    strangers = logs.Strangers()
+    for number in range(logs.STRANGER_LINES + 7):
+        strangers.event(logging.INFO, "refused", number=number)
+    assert len(written(capsys)) == logs.STRANGER_LINES
+    strangers.renew()
+    (line,) = written(capsys)
+    assert line.endswith(" WARNING left out events=7")
+    strangers.event(logging.INFO, "refused")
+    assert len(written(capsys)) == 1
+    strangers.renew()
+    assert written(capsys) == []
+
+
+def test_what_the_level_hides_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "text")
+    strangers = logs.Strangers()
+    for _ in range(2 * logs.STRANGER_LINES):
+        strangers.event(logging.DEBUG, "connected")
+    strangers.event(logging.INFO, "refused")
+    strangers.renew()
+    assert len(written(capsys)) == 1

@@ -277,7 +277,7 @@ def test_info_comes_through_unchanged(frame: Info) -> None:
     assert from_server(protocol.info(frame)) == frame
 
 
-@given(st.builds(Welcome, numbers, numbers, numbers, names, texts, st.floats(0, 1e6)))
+@given(st.builds(Welcome, numbers, numbers, numbers, names, texts, st.floats(0, 1e6), numbers))
 def test_welcome_comes_through_unchanged(frame: Welcome) -> None:
     assert from_server(protocol.welcome(frame)) == frame
 
@@ -418,19 +418,21 @@ def test_no_ranks_make_no_frame() -> None:
 # --- the roster ---
 
 
-@given(st.lists(names, max_size=60), st.integers(protocol.MIN_MAX_LINE, 2_000))
-def test_a_split_roster_fits_and_joins_to_the_whole(roster: list[str], max_line: int) -> None:
+@given(st.lists(st.tuples(names, numbers), max_size=60), st.integers(protocol.MIN_MAX_LINE, 2_000))
+def test_a_split_roster_fits_and_joins_to_the_whole(roster: list[tuple[str, int]], max_line: int) -> None:
+    everybody = [Member(rank, *member) for rank, member in enumerate(roster)]
     members: list[Member] = []
-    for line in protocol.roster(roster, max_line):
+    for line in protocol.roster(everybody, max_line):
         assert len(line) <= max_line
         frame = protocol.parse_server_line(line[:-1])
         assert isinstance(frame, Roster)
         assert (frame.total, frame.start) == (len(roster), len(members))
         members += frame.members
-    assert members == [Member(rank, name) for rank, name in enumerate(roster)]
+    assert members == everybody
 
 
 def test_a_roster_of_a_few_is_one_frame() -> None:
-    assert list(protocol.roster(["a", "b"], 256)) == [
-        b'ROSTER {"total":2,"from":0,"clients":[{"rank":0,"name":"a"},{"rank":1,"name":"b"}]}\n'
-    ]
+    assert b"".join(protocol.roster([Member(0, "a"), Member(1, "b", 3)], 256)) == (
+        b'ROSTER {"total":2,"from":0,"clients":'
+        b'[{"rank":0,"name":"a","class":0},{"rank":1,"name":"b","class":3}]}\n'
+    )

@@ -1,0 +1,270 @@
+"""Do to rankserver what it must stand, and to Redis and NATS what can be compared, and write it down.
+
+Each row is a function in ``abuse/``; the tests run the same ones in small. What was measured goes into the
+table of docs/reliability.md, between two marks; what stands around it is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import harness
+from abuse import crowds, ends, liars, slow, strangers
+from abuse.clients import raise_descriptor_limit
+from abuse.outcome import MIB, Outcome
+from abuse.subjects import RANK, SUBJECTS, Subject
+from harness import BenchmarkError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAGE: Final = harness.ROOT / "docs" / "reliability.md"
+BEGIN: Final = "<!-- make reliability: begin -->"
+END: Final = "<!-- make reliability: end -->"
+NONE: Final = "–"  # noqa: RUF001 - a dash
+ALL: Final = tuple(subject.key for subject in SUBJECTS)
+ALONE: Final = (RANK.key,)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that is done to a server.
+
+    Attributes:
+        key: its name on the command line and among the tests.
+        deed: what is done.
+        must: what has to hold.
+        do: does it.
+        small: arguments with which it takes a second or two.
+        subjects: the servers that it can be done to.
+        possible: whether this machine has what it needs.
+    """
+
+    key: str
+    deed: str
+    must: str
+    do: Callable[..., Outcome]
+    small: dict[str, Any] = field(default_factory=dict)
+    subjects: tuple[str, ...] = ALL
+    possible: Callable[[], bool] = lambda: True
+
+
+ROWS: Final = (
+    Row(
+        "hold",
+        "10,000 connections are held, and 1,000 commands of 64 bytes sent to all",
+        "all arrive, in order",
+        crowds.hold,
+        {"clients": 300, "commands": 100},
+    ),
+    Row(
+        "churn",
+        "50,000 times connect and go: with FIN or RST, before joining or after",
+        "descriptors as before, memory within 2 MiB, ranks and log of who stays right",
+        crowds.churn,
+        {"cycles": 1000},
+    ),
+    Row(
+        "reset-half",
+        "200 of 400 clients are reset in the middle of a broadcast of 4,000 commands",
+        "the others get all in order, and know their ranks",
+        crowds.reset_half,
+        {"clients": 40, "commands": 1000},
+    ),
+    Row(
+        "slow-readers",
+        "1,000 clients read a few bytes now and then, one reads all; 1,000 commands of 1 KB, 70 a second",
+        "its p99 within 100 ms; later the slow ones get all; memory grows by less than 16 MiB",
+        slow.slow_readers,
+        {"readers": 100, "commands": 100, "pause": 0.002, "p99": 1.0},
+    ),
+    Row(
+        "producers",
+        "3 clients send 1,000 bytes each time as fast as they can for a minute, 3 read 2 MiB/s each",
+        "every byte arrives, in order; memory stays below backlog (64 MiB) + 16 MiB, and is flat",
+        slow.producers,
+        {"seconds": 1, "backlog": 2 * MIB, "pace": 8 * MIB},
+    ),
+    Row(
+        "never-reads",
+        "1 client never reads while another sends as fast as it can to a third",
+        "it is dropped; the third waits no longer than `--slow-timeout` (5 s) + 1 s, loses nothing, and is "
+        "served at full speed after",
+        slow.never_reads,
+        {"timeout": 0.5, "backlog": 2 * MIB, "after": 0.2, "patience": 10},
+    ),
+    Row(
+        "asker",
+        "1 client asks 400 times and never reads the answers of 8, 30 KB each",
+        "it is dropped; memory grows by less than 16 MiB; others' p99 within 100 ms",
+        slow.asker,
+        {"timeout": 0.5, "asks": 100, "p99": 1.0},
+        ALONE,
+    ),
+    Row(
+        "strangers",
+        "10 connections each that say nothing, drip a byte now and then, speak HTTP, TLS, noise",
+        "closed within `--handshake-timeout` (5 s) + 1 s; others' p99 within 100 ms",
+        strangers.strangers,
+        {"each": 2, "timeout": 0.5, "patience": 10, "p99": 1.0},
+    ),
+    Row(
+        "plain-to-tls",
+        "the same to a port that speaks TLS, in plain text",
+        "as above",
+        strangers.plain_to_tls,
+        {"each": 2, "timeout": 0.5, "patience": 10, "p99": 1.0},
+        ALONE,
+        strangers.has_openssl,
+    ),
+    Row(
+        "tokens",
+        "50 connections guess tokens all the time; one sends none, one 60,000 bytes",
+        "none gets in; each guess costs a second; others' p99 within 100 ms",
+        strangers.tokens,
+        {"guessers": 10, "seconds": 1.1, "p99": 1.0},
+    ),
+    Row(
+        "descriptors",
+        "100 clients too many connect: the server has no descriptor for them; then 100 others leave",
+        "at most 5 % of a CPU meanwhile, members are served; who waited is served within 3 s",
+        strangers.descriptors,
+        {"clients": 20, "too_many": 20, "seconds": 1},
+    ),
+    Row(
+        "sigterm",
+        "SIGTERM while commands of 4 KB flow to 50 clients as fast as they can (`--max-backlog` 2 MiB)",
+        "all get the same whole commands, then BYE; exit 0 within 3 s",
+        ends.sigterm,
+        {"receivers": 10, "seconds": 0.5},
+    ),
+    Row("kill", "kill -9 of the server", "clients know within a second", ends.kill),
+    Row(
+        "stop",
+        "SIGSTOP of the server for 5 s with 200 clients and a heartbeat of 1 s",
+        "nobody is evicted, and all go on at once",
+        ends.stop,
+        {"clients": 20, "heartbeat": 0.2, "stopped": 0.6},
+    ),
+    Row(
+        "forging",
+        "a lower rank sends 5,600 frames: the server's own, answers to be another's, controls in text",
+        "nothing but text under its own rank reaches others",
+        liars.forging,
+        {"rounds": 5},
+        ALONE,
+    ),
+    Row(
+        "escapes",
+        "terminal escapes in all that others, the operator or the log could show",
+        "only printable text in the log and in what the client shows",
+        liars.escapes,
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the rows; return the exit code: 1 if something did not hold for rankserver."""
+    options = _parser().parse_args(argv)
+    return harness.run("reliability.py", options, _measure, _show)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add, keys = parser.add_argument, [row.key for row in ROWS]
+    add("--rows", nargs="+", choices=keys, default=keys, metavar="ROW", help=f"of {', '.join(keys)}")
+    add("--subjects", nargs="+", choices=ALL, default=list(ALL), metavar="KEY", help=f"of {', '.join(ALL)}")
+    add("--small", action="store_true", help="show that it works, in seconds; the page stays as it is")
+    add("--json", action="store_true", help="print the whole result as one JSON document")
+    return parser
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    raise_descriptor_limit()
+    titles = {subject.key: subject.title() for subject in SUBJECTS if subject.key in options.subjects}
+    measured: dict[str, dict[str, Any]] = {}
+    unmet: list[str] = []
+    for row in ROWS:
+        if row.key not in options.rows:
+            continue
+        cells = measured[row.key] = {}
+        for subject in SUBJECTS:
+            if titles.get(subject.key) and subject.key in row.subjects and row.possible():
+                cells[subject.key] = outcome = _outcome(row, subject, row.small if options.small else {})
+                if subject is RANK:
+                    unmet += [f"{row.key}: {what}" for what in outcome["unmet"]]
+    result = {"titles": titles, "rows": measured, "unmet": unmet}
+    is_whole = len(measured) == len(ROWS) and len(titles) == len(ALL)
+    if is_whole and not options.small:
+        write(PAGE, result)
+    return result
+
+
+def _outcome(row: Row, subject: Subject, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Carry out a row; what goes wrong in it is its outcome."""
+    begin = time.monotonic()
+    try:
+        outcome = row.do(subject, **arguments)
+    except (BenchmarkError, OSError) as error:
+        outcome = Outcome(f"could not be measured: {error}", [str(error)])
+    seconds = round(time.monotonic() - begin, 1)
+    print(f"{row.key} {subject.key} ({seconds} s): {outcome.figure}", file=sys.stderr, flush=True)
+    return {"figure": outcome.figure, "unmet": outcome.unmet, "seconds": seconds}
+
+
+def _show(result: dict[str, Any]) -> None:
+    print("\n".join(table(result)))
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """Return the lines of the table."""
+    titles = {key: title for key, title in result["titles"].items() if title}
+    lines = [
+        f"| test | what is done | what must hold | {' | '.join(titles.values())} |",
+        f"| --- | --- | --- |{' --- |' * len(titles)}",
+    ]
+    for row in ROWS:
+        if row.key in result["rows"]:
+            cells = [_cell(key, result["rows"][row.key].get(key)) for key in titles]
+            lines.append(f"| `{row.key}` | {row.deed} | {row.must} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(key: str, outcome: dict[str, Any] | None) -> str:
+    if outcome is None:
+        return NONE
+    if key != RANK.key:
+        return str(outcome["figure"])
+    if outcome["unmet"]:
+        return f"**does not hold**: {'; '.join(outcome['unmet'])}. {outcome['figure']}"
+    return f"**holds.** {outcome['figure']}"
+
+
+def write(page: Path, result: dict[str, Any]) -> None:
+    """Put the table between the marks of the page.
+
+    Raises:
+        BenchmarkError: it has no such marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise BenchmarkError(f"{page} has no lines {BEGIN} and {END} to write between")
+    new = "\n".join([before + begin, "", *table(result), "", end + after])
+    fresh = page.with_suffix(".new")
+    fresh.write_text(new, encoding="utf-8")
+    fresh.replace(page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Run all fuzzers: ``python -m fuzz --help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from fuzz import python
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+BUILD: Final = ROOT / "build" / "fuzz"
+FLAGS: Final = (
+    *("-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
+)
+SESSION_SHARE: Final = 20  # of all inputs, one in so many is the session's: it takes the longest
+PARSE_SHARE: Final = 5
+
+
+def main() -> int:
+    """Do what the command line says; return the exit code, 1 if an input failed."""
+    parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000, help="in all (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same one gives the same inputs (%(default)s)"
+    )
+    parser.add_argument(
+        "--core", type=int, metavar="NUMBER", help="feed this input to the core again, and show it"
+    )
+    arguments = parser.parse_args()
+    core = _built()
+    if arguments.core is not None:
+        return _call([core, "1", str(arguments.seed), str(arguments.core)])
+    sessions, parses = arguments.inputs // SESSION_SHARE, arguments.inputs // PARSE_SHARE
+    inputs = arguments.inputs - sessions - parses
+    went_well = _call([core, str(inputs), str(arguments.seed)]) == 0
+    went_well = python.run("parser", python.parse, parses, arguments.seed) and went_well
+    went_well = python.run("client's session", python.session, sessions, arguments.seed) and went_well
+    print(f"{arguments.inputs} inputs in all" if went_well else "an input failed")
+    return not went_well
+
+
+def _built() -> str:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    program = str(BUILD / "input")
+    source = str(Path(__file__).parent / "input.c")
+    command = [os.environ.get("CC", "cc"), *FLAGS, f"-I{ROOT / 'rankserver'}", "-o", program, source]
+    subprocess.run(command, check=True)
+    return program
+
+
+def _call(command: list[str]) -> int:
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Lines that look like the protocol's, more or less."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+CLIENT_VERBS: Final = (b"CMD", b"ASK", b"RES", b"HELLO", b"WHO", b"PING", b"PONG", b"BYE", b"cmd", b"RE", b"")
+SERVER_VERBS: Final = (
+    b"JOIN",
+    b"LEFT",
+    b"CMD",
+    b"ASK",
+    b"RES",
+    b"ROSTER",
+    b"PING",
+    b"ERR",
+    b"WELCOME",
+    b"INFO",
+    b"NEW",
+)
+NUMBERS: Final = (b"0", b"1", b"2", b"7", b"007", b"-1", b"9" * 19, b"9" * 20, b"1.5", b"", b"\xd9\xa1", b"x")
+STATUSES: Final = (b"ok", b"fail", b"refused", b"denied", b"timeout", b"OK", b"")
+JSON: Final = (
+    b"{}",
+    b'{"code":1,"out":"x","ms":3,"truncated":true,"reason":"r"}',
+    b'{"name":"a","token":"t","proto":1}',
+    b'{"name":"a b"}',
+    b'{"proto":2}',
+    b'{"proto":true}',
+    b'{"resume":{"session":"s","seq":3}}',
+    b'{"resume":{"session":"s","seq":-3}}',
+    b'{"total":1,"from":0,"clients":[{"rank":0,"name":"a"}]}',
+    b'{"total":2,"from":0,"clients":[{"rank":0,"name":"a","class":1}]}',
+    b'{"total":1e999,"from":null,"clients":3}',
+    b'{"out":"\\ud800"}',
+    b'{"a":NaN}',
+    b'{"a":' + b"[" * 2000,
+    b"[" * 30 + b"]" * 30,
+    b'{"a":1}{',
+    b"{",
+    b"null",
+    b'{"code":' + b"9" * 5000 + b"}",
+)
+ODD: Final = (
+    b"\xc3\xa4",
+    b"\xe2\x82\xac",
+    b"\xf0\x9f\x98\x80",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xc0\xaf",
+    b"\xc2\x85",
+)
+ODD_TOO: Final = (b"\x1b[2J", b"\x00", b"\t", b"\r", b" ", b"\x7f", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc3")
+
+
+def text(rng: random.Random) -> bytes:
+    """Return a text, mostly a good one."""
+    parts = [
+        rng.choice((b"ls", b"a b", b"x" * rng.randrange(40), b"{}", b'"', b"0"))
+        for _ in range(rng.randrange(3))
+    ]
+    if rng.random() < 0.2:
+        parts.append(rng.choice(ODD + ODD_TOO))
+    return b"".join(parts)
+
+
+def client_line(rng: random.Random) -> bytes:
+    """Return a line as from a client, without its end."""
+    verb = rng.choice(CLIENT_VERBS)
+    gap = b" " if rng.random() < 0.9 else rng.choice((b"", b"\t", b"  "))
+    if verb == b"RES":
+        rest = b" ".join((rng.choice(NUMBERS), rng.choice(STATUSES), rng.choice(JSON)))
+    elif verb == b"HELLO" or rng.random() < 0.05:
+        rest = rng.choice(JSON)
+    else:
+        rest = text(rng)
+    line = verb + gap + rest
+    return line if rng.random() < 0.9 else line[: rng.randrange(len(line) + 1)] + text(rng)
+
+
+def server_line(rng: random.Random, seq: int, clients: int) -> bytes:
+    """Return a line as from a server whose next log frame is ``seq``, mostly a good one."""
+    verb = rng.choice(SERVER_VERBS[:9] if rng.random() < 0.97 else (*SERVER_VERBS, b"BYE"))
+    number = b"%d" % seq if rng.random() < 0.97 else rng.choice(NUMBERS)
+    rank = b"%d" % rng.randrange(clients + 1) if rng.random() < 0.95 else rng.choice(NUMBERS)
+    if verb in (b"JOIN", b"LEFT"):
+        ranks = (
+            rank if rng.random() < 0.8 else rng.choice((b"0-1", b"1,2", b"2-1", b"0,0", b"0-9999999", b","))
+        )
+        return b" ".join((verb, number, ranks))
+    if verb in (b"CMD", b"ASK"):
+        return b" ".join((verb, number, rank, text(rng)))
+    if verb == b"RES":
+        asked = b"%d" % max(seq - rng.randrange(4), 0)
+        return b" ".join((verb, asked, rank, b"n" + rank, rng.choice(STATUSES), rng.choice(JSON[:2] + JSON)))
+    if verb in (b"ROSTER", b"INFO", b"WELCOME"):
+        return verb + b" " + rng.choice(JSON)
+    return verb + b" " + text(rng)

@@ -1,0 +1,80 @@
+"""Builds the C core on the simulated kernel, once for each state of its sources."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from cffi import FFI
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+BUILD_VARIABLE: Final = "SIMULATE_BUILD"
+BUILD: Final = Path(os.environ.get(BUILD_VARIABLE) or ROOT / "build" / "simulate")
+MODULE: Final = "_clist_simulated"
+
+# Small ones, so that a few hundred steps come to the ends of blocks, pieces and lists of spans.
+CONSTANTS: Final = {
+    "CL_SEND_BYTES": "700",
+    "CL_SEND_SPANS": "4",
+    "CL_FRAME_ROOM": "128",
+    "CL_SPARE_BLOCKS": "2",
+    "CL_UNJOINED_BYTES": "600",
+}
+
+
+# Where blocks of the log are freed: what is in them is read before, see sim_read_log.
+TRIM: Final = "static void trim(cl_log *log) {\n"
+TRIM_READ: Final = f"static void sim_keep_log(const cl_log *log);\n{TRIM}    sim_keep_log(log);\n"
+
+
+def load() -> ModuleType:
+    """Return the module with ``ffi`` and ``lib``, built if this state of the sources was not built before."""
+    sources = {path.name: path.read_text() for path in sorted((ROOT / "rankserver").glob("_*.[ch]"))}
+    sources["_clist.c"] = _adapted(sources["_clist.c"])
+    for name in ("kernel.c", "kernel.h"):
+        sources[name] = (Path(__file__).parent / name).read_text()
+    declared = (ROOT / "rankserver" / "_clist.cdef.txt").read_text()
+    declared += sources["kernel.h"].partition("/* --- cffi --- */")[2].partition("/* --- end --- */")[0]
+    state = hashlib.sha256(repr((sources, declared, sys.version)).encode()).hexdigest()[:16]
+    place = BUILD / state
+    built = next(place.glob(f"{MODULE}*.so"), None)
+    if built is None:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, text in sources.items():
+            (place / name).write_text(text)
+        built = _build(place, declared)
+    spec = importlib.util.spec_from_file_location(MODULE, built)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {built}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _build(place: Path, declared: str) -> Path:
+    builder = FFI()
+    builder.cdef(declared)
+    builder.set_source(
+        MODULE,
+        '#include "kernel.h"',
+        sources=[str(place / "kernel.c")],
+        include_dirs=[str(place)],
+        extra_compile_args=["-O2", "-g", "-Wno-unused-function"],
+    )
+    return Path(builder.compile(tmpdir=str(place)))
+
+
+def _adapted(source: str) -> str:
+    for name, value in CONSTANTS.items():
+        source, found = re.subn(rf"(?m)^#define {name} .*$", f"#define {name} {value}", source)
+        if found != 1:
+            raise LookupError(f"_clist.c defines {name} {found} times: see CONSTANTS in simulate/core.py")
+    if source.count(TRIM) != 1:
+        raise LookupError(f"_clist.c has not one {TRIM!r}: see simulate/core.py")
+    return source.replace(TRIM, TRIM_READ)

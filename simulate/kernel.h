@@ -1,0 +1,51 @@
+/* The simulated kernel, as Python and the core see it: see kernel.c. Read by
+ * the compiler and, below the mark, by cffi. */
+#ifndef SIM_KERNEL_H
+#define SIM_KERNEL_H
+#include <stddef.h>
+#include <stdint.h>
+#include "_clist.h"
+/* --- cffi --- */
+
+typedef struct sim_queue {
+    char *data;
+    size_t at, len, room;
+} sim_queue;
+
+/* One connection, from a client's connect on. */
+typedef struct sim_conn {
+    sim_queue in, out; /* to the server, and from it */
+    size_t room;       /* bytes that wait for the client at most */
+    uint64_t received; /* bytes that the server has got */
+    uint64_t mark, mark_tick; /* when it had got so many, in calls of recv */
+    int fd;
+    unsigned char fin;    /* the client sends no more */
+    unsigned char deaf;   /* ... and reads no more: it has closed */
+    unsigned char reset;  /* and is gone */
+    unsigned char shut;   /* the server sends no more */
+    unsigned char closed; /* ... and has closed */
+    unsigned char unread; /* ... with input that it did not receive */
+} sim_conn;
+
+void sim_begin(uint64_t seed, int traced);
+void sim_faults(unsigned io, unsigned memory);
+void sim_note(uint64_t word);
+uint64_t sim_trace_hash(void);
+size_t sim_trace_text(const char **text);
+const char *sim_misuse(void);
+long sim_live(void);
+const char *sim_site(size_t number);
+
+sim_conn *sim_connect(size_t room);
+void sim_drop(sim_conn *conn);
+int sim_accept(sim_conn *conn);
+void sim_close(int fd);
+int sim_shutdown(int fd);
+int sim_ready(int fd);
+size_t sim_feed(sim_conn *conn, const char *data, size_t len, size_t room);
+size_t sim_drain(sim_conn *conn, char *to, size_t most);
+void sim_forget_input(sim_conn *conn);
+/* What was logged since the last time, in memory that is valid until then. */
+size_t sim_read_log(const cl_log *log, const char **data);
+/* --- end --- */
+#endif

@@ -1,0 +1,171 @@
+"""What the loop sees of the simulated kernel: sockets, a listener, a selector and a clock."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from simulate import core
+from simulate.truth import Violation
+
+MODULE: Final = core.load()
+ffi: Final[Any] = MODULE.ffi
+lib: Final[Any] = MODULE.lib
+
+PEER: Final = ("192.0.2.1", 4000)
+_ACCEPT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR, errno.ENOBUFS)
+_DRAIN_BYTES: Final = 65_536
+_drained: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
+
+
+def drain(conn: Any, most: int = _DRAIN_BYTES) -> bytes:
+    """Take what waits for the client, at most so many bytes."""
+    count = lib.sim_drain(conn, _drained, min(most, _DRAIN_BYTES))
+    return bytes(ffi.buffer(_drained, count)) if count else b""
+
+
+class SimSocket:
+    """An accepted connection, as much of ``socket.socket`` as the server uses."""
+
+    family = socket.AF_INET
+
+    def __init__(self, client: Any, fd: int) -> None:
+        self.client = client
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once it is closed."""
+        return self._fd
+
+    def setblocking(self, flag: bool) -> None:
+        """Refuse to block."""
+        if flag:
+            raise Violation("a connection is to block")
+
+    def setsockopt(self, *_option: object) -> None:
+        """Take any option."""
+
+    def shutdown(self, how: int) -> None:
+        """Close our direction."""
+        if how != socket.SHUT_WR:
+            raise Violation(f"shutdown({how})")
+        if lib.sim_shutdown(self._fd):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    def close(self) -> None:
+        """Close the descriptor, whose number may be used again at once."""
+        if self._fd >= 0:
+            lib.sim_close(self._fd)
+            self._fd = -1
+
+
+class SimListener:
+    """A listening socket, whose connections the world makes.
+
+    Attributes:
+        waiting: the clients whose connections were not accepted yet.
+        faults: per mille of the accepts that fail.
+        is_closed: nobody listens any more.
+    """
+
+    family = socket.AF_INET
+
+    def __init__(self, rng: random.Random) -> None:
+        self.waiting: deque[Any] = deque()
+        self.faults = 0
+        self.is_closed = False
+        self._rng = rng
+
+    def fileno(self) -> int:
+        """Return a descriptor of its own."""
+        return 1
+
+    def accept(self) -> tuple[SimSocket, tuple[str, int]]:
+        """Accept one connection.
+
+        Raises:
+            OSError: there is none, or by chance.
+        """
+        if self.faults and self._rng.random() * 1000 < self.faults:
+            error = self._rng.choice(_ACCEPT_ERRORS)
+            if error == errno.ECONNABORTED and self.waiting:
+                _refuse(self.waiting.popleft())
+            raise OSError(error, os.strerror(error))
+        if not self.waiting:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        client = self.waiting.popleft()
+        return SimSocket(client, lib.sim_accept(client.conn)), PEER
+
+    def getsockname(self) -> tuple[str, int]:
+        """Return its address."""
+        return ("192.0.2.1", 1)
+
+    def close(self) -> None:
+        """Refuse those who wait."""
+        self.is_closed = True
+        while self.waiting:
+            _refuse(self.waiting.popleft())
+
+
+@dataclass
+class Key:
+    """What ``selectors.SelectorKey`` has of use to the loop; ``events`` is what it is registered for."""
+
+    fileobj: Any
+    fd: int
+    events: int
+    data: Any
+
+
+class SimSelector:
+    """A selector in which the world goes on while the loop waits.
+
+    Args:
+        wait: called by ``select`` with its timeout; returns what is ready.
+    """
+
+    def __init__(self, wait: Callable[[float | None], list[tuple[Key, int]]]) -> None:
+        self.keys: dict[int, Key] = {}
+        self.select = wait
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Key:
+        """Add a socket that is not there yet."""
+        fd = fileobj.fileno()
+        if fd < 0 or fd in self.keys or not events:
+            raise Violation(
+                f"register({fd}, {events}) of what is closed, or registered already, or for nothing"
+            )
+        self.keys[fd] = key = Key(fileobj, fd, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> Key:
+        """Remove a socket that is there and open."""
+        return self._pop(fileobj.fileno())
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> Key:
+        """Change what a socket is registered for."""
+        self._pop(fileobj.fileno())
+        return self.register(fileobj, events, data)
+
+    def get_map(self) -> Mapping[int, Key]:
+        """Return what is registered."""
+        return self.keys
+
+    def close(self) -> None:
+        """Forget all."""
+        self.keys.clear()
+
+    def _pop(self, fd: int) -> Key:
+        if fd not in self.keys:
+            raise Violation(f"descriptor {fd} is not registered")
+        return self.keys.pop(fd)
+
+
+def _refuse(client: Any) -> None:
+    client.conn.reset = client.conn.closed = 1

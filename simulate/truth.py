@@ -1,0 +1,102 @@
+"""What is true in a run: the log as it was written, and who held which rank at each place of it.
+
+It is taken from the core's memory whenever the log may have grown, before anything of it can be freed, and
+each frame is held against what its sender sent. What clients receive is then compared with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from rankserver import protocol
+
+if TYPE_CHECKING:
+    from simulate.client import SimClient
+
+
+class Violation(AssertionError):  # noqa: N818 - it names what happened
+    """An invariant does not hold; the message says which."""
+
+
+class Change(NamedTuple):
+    """What a JOIN or LEFT did."""
+
+    joins: bool
+    ranks: list[int]
+    roster: tuple[SimClient, ...]  # behind the frame
+
+
+class Sent(NamedTuple):
+    """A command in the log."""
+
+    sender: SimClient
+    rank: int
+    wants_answer: bool
+    roster: tuple[SimClient, ...]
+
+
+class Truth:
+    """The log of one run.
+
+    Attributes:
+        frames: by seq; the first is none.
+        meaning: what each of them says.
+        roster: the clients by rank behind the last frame.
+        joining: who is let in by the next JOINs, in the order of its ranks; noted when the server decides it.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = [b""]
+        self.meaning: list[Change | Sent | None] = [None]
+        self.roster: tuple[SimClient, ...] = ()
+        self.joining: deque[list[SimClient]] = deque()
+        self.commands = 0
+
+    def grow(self, data: bytes) -> None:
+        """Add frames that were logged."""
+        lines = data.split(b"\n")
+        if lines.pop():
+            raise Violation(f"the log ends inside a frame: {data[-80:]!r}")
+        for line in lines:
+            verb, seq, rest = line.split(b" ", 2)
+            if int(seq) != len(self.frames):
+                raise Violation(f"frame {line!r} is logged where {len(self.frames)} was due")
+            if verb in (b"JOIN", b"LEFT"):
+                meaning: Change | Sent = self._change(verb == b"JOIN", rest)
+            else:
+                meaning = self._sent(verb == b"ASK", rest)
+            self.frames.append(line)
+            self.meaning.append(meaning)
+
+    def _change(self, joins: bool, rest: bytes) -> Change:
+        seq = len(self.frames)
+        ranks = protocol.parse_ranks(rest.decode())
+        roster = list(self.roster)
+        if joins:
+            joining = self.joining.popleft() if self.joining else []
+            if len(joining) != len(ranks):
+                raise Violation(f"JOIN {seq} gives {ranks}, and {joining} are let in")
+            for rank, client in zip(ranks, joining, strict=True):
+                roster.insert(rank, client)
+            places = [client.place for client in roster]
+            if places != sorted(places):
+                raise Violation(f"JOIN {seq}: ranks are not in order of (class, arrival): {places}")
+        else:
+            for rank in reversed(ranks):
+                if rank >= len(roster):
+                    raise Violation(f"LEFT {seq} of rank {rank} of {len(roster)}")
+                roster.pop(rank).leaves(seq)
+        self.roster = tuple(roster)
+        return Change(joins, ranks, self.roster)
+
+    def _sent(self, wants_answer: bool, rest: bytes) -> Sent:
+        seq = len(self.frames)
+        number, _, text = rest.partition(b" ")
+        rank = int(number)
+        if rank >= len(self.roster):
+            raise Violation(f"frame {seq} is from rank {rank} of {len(self.roster)}")
+        sender = self.roster[rank]
+        sender.is_logged(seq, text, wants_answer=wants_answer)
+        self.commands += 1
+        return Sent(sender, rank, wants_answer, self.roster)

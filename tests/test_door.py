@@ -1,0 +1,91 @@
+"""Who may come in: the bookkeeping, with names in place of connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+from rankserver.channel import Channel
+from rankserver.door import LEAST_STRANGERS, Door, most_strangers
+
+
+@dataclass(frozen=True)
+class Connection:
+    """All that a door looks at."""
+
+    number: int
+    host: str = "192.0.2.1"
+
+
+def enter(door: Door, number: int, host: str = "192.0.2.1") -> Channel:
+    channel = cast("Channel", Connection(number, host))
+    door.enter(channel)
+    return channel
+
+
+@pytest.mark.parametrize("capacity", [1, LEAST_STRANGERS, LEAST_STRANGERS + 1, 1000])
+def test_as_many_strangers_as_clients_are_let_in_and_some_at_least(capacity: int) -> None:
+    door = Door(capacity, 0, None)
+    most = most_strangers(capacity)
+    assert most == max(capacity, LEAST_STRANGERS)
+    for number in range(most):
+        enter(door, number)
+        assert door.one_too_many() is None
+    enter(door, most)
+    assert door.one_too_many() == Connection(0)
+    assert door.strangers == most + 1
+
+
+def full_door() -> tuple[Door, list[Channel]]:
+    door = Door(1, 0, None)
+    return door, [enter(door, number) for number in range(LEAST_STRANGERS + 1)]
+
+
+def test_who_has_joined_is_no_stranger() -> None:
+    door, channels = full_door()
+    door.pass_on(channels[0])
+    assert door.strangers == LEAST_STRANGERS
+    assert door.one_too_many() is None
+    enter(door, 99)
+    assert door.one_too_many() == channels[1]
+
+
+def test_who_is_refused_stays_one_until_it_is_closed_and_goes_first() -> None:
+    door, channels = full_door()
+    door.refuse(channels[5])
+    assert door.strangers == LEAST_STRANGERS + 1
+    assert door.one_too_many() == channels[5]
+    door.leave(channels[5])
+    assert door.one_too_many() is None
+
+
+def test_who_is_refused_after_its_hello_was_accepted_is_a_stranger_again() -> None:
+    door, channels = full_door()
+    door.pass_on(channels[7])
+    door.refuse(channels[7])
+    assert door.one_too_many() == channels[7]
+
+
+def test_an_address_is_crowded_by_one_more_than_it_may_have_until_one_is_closed() -> None:
+    door = Door(8, 2, None)
+    first, second, third = (enter(door, number) for number in range(3))
+    other = enter(door, 3, "192.0.2.2")
+    assert door.is_crowded(third)
+    assert not door.is_crowded(other)
+    door.pass_on(first)
+    assert door.is_crowded(third), "who has joined counts"
+    door.refuse(third)
+    door.leave(third)
+    assert not door.is_crowded(first)
+    for channel in (first, second, other):
+        door.leave(channel)
+    assert not door._hosts, "nothing is kept of who is gone"
+
+
+@pytest.mark.parametrize(("most", "host"), [(0, "192.0.2.1"), (1, "")])
+def test_any_number_may_come_without_a_limit_and_through_a_unix_socket(most: int, host: str) -> None:
+    door = Door(8, most, None)
+    channels = [enter(door, number, host) for number in range(10)]
+    assert not any(door.is_crowded(channel) for channel in channels)

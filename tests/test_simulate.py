@@ -1,0 +1,50 @@
+"""The simulation: it is deterministic, the server holds under it, and it catches servers that are broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulate import mutants
+from simulate.mutants import MUTANTS, Mutant
+from simulate.run import simulate, trace
+
+SEEDS = 60
+# Each found a bug once: joined and not listened to; half a roster; no WELCOME, for want of memory.
+FOUND = (143, 68, 509)
+QUICK = (
+    "a LEFT names the ranks after it",
+    "classes are ignored",
+    "the answer goes to the one who answers",
+    "nobody waits for who reads slowly",
+    "a closed descriptor stays registered",
+    "what had to wait is forgotten",
+)
+
+
+def test_a_seed_has_the_same_trace_each_time_and_another_seed_has_another() -> None:
+    assert simulate(7) == simulate(7)
+    assert trace(7) == trace(7)
+    assert simulate(7).trace != simulate(8).trace
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, 20))
+def test_every_invariant_holds_at_each_turn(first: int) -> None:
+    for seed in range(first, first + 20):
+        assert simulate(seed).turns
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_once_is_mended(seed: int) -> None:
+    assert simulate(seed).turns
+
+
+@pytest.mark.parametrize(
+    "mutant", [mutant for mutant in MUTANTS if mutant.name in QUICK], ids=lambda m: m.name
+)
+def test_a_broken_server_is_caught(mutant: Mutant) -> None:
+    assert mutants.caught(mutant, 60)
+
+
+def test_a_mutant_whose_text_is_gone_is_an_error() -> None:
+    with pytest.raises(LookupError, match="0 times"):
+        mutants.caught(Mutant("stale", "server.py", "no such text", ""))

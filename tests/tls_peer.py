@@ -1,0 +1,166 @@
+"""TLS for tests: certificates that are made for them, and the client's side of a connection.
+
+The client's side is not ``ssl.SSLSocket``, because that one cannot close its sending side alone, and does not
+tell an end that the peer announced (close_notify) from one that an attacker may have made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import trustme
+
+HOST: Final = "127.0.0.1"
+RECORD: Final = 16_384
+
+
+class TlsAddress(NamedTuple):
+    """Where a server listens that speaks TLS, and what a client needs for that."""
+
+    host: str
+    port: int
+    context: ssl.SSLContext
+
+
+class Certificates:
+    """An authority, and a certificate of it for the server, in files of this directory.
+
+    Attributes:
+        options: what the server's command line needs for them.
+        client: the context of a client that trusts the authority.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._authority = trustme.CA()
+        self.ca = directory / "ca.pem"
+        self.cert = directory / "server.pem"
+        self.key = directory / "server.key"
+        self._authority.cert_pem.write_to_path(str(self.ca))
+        self.renew()
+        self.options = ("--tls-cert", str(self.cert), "--tls-key", str(self.key))
+        self.client = self.context()
+
+    def renew(self, *others: str) -> None:
+        """Put another certificate in the place of the server's, for these names as well."""
+        made = self._authority.issue_cert(HOST, "localhost", *others)
+        self.key.unlink(missing_ok=True)
+        self.key.touch(mode=0o600)
+        made.private_key_pem.write_to_path(str(self.key))
+        made.cert_chain_pems[0].write_to_path(str(self.cert))
+
+    def context(self, *, identity: str | None = None) -> ssl.SSLContext:
+        """Return the context of a client that trusts the authority; its own certificate has this name."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        if identity is not None:
+            self._authority.issue_cert(identity).configure_cert(context)
+        return context
+
+
+class TlsSocket:
+    """A socket, as far as tests use one, whose bytes travel in TLS; what is not here is the plain socket's.
+
+    Attributes:
+        plain: the socket below.
+        said_goodbye: the peer has announced the end of what it sends.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str = HOST) -> None:
+        self.plain = sock
+        self.said_goodbye = False
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._received = b""  # decrypted, and not asked for yet
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+    def handshake(self) -> None:
+        """Shake hands, as long as the socket's time-out allows."""
+        while not self._shakes_hands():
+            data = self.plain.recv(RECORD)
+            if not data:
+                raise ConnectionResetError("the server closed in the handshake")
+            self._incoming.write(data)
+
+    def _shakes_hands(self) -> bool:
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self._flush()
+        return True
+
+    def sendall(self, data: bytes) -> None:
+        self.plain.sendall(self.encrypted(data))
+
+    def encrypted(self, data: bytes) -> bytes:
+        """Return the records that ``sendall`` would send."""
+        with memoryview(data) as view:
+            done = 0
+            while done < len(data):
+                done += self.tls.write(view[done : done + RECORD])
+        return self._outgoing.read()
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        while not self._received and not self.said_goodbye:
+            data = self.plain.recv(max(size, RECORD))
+            if not data:
+                return b""
+            self._incoming.write(data)
+            self._decrypt()
+        data = self._received[:size]
+        if not flags & socket.MSG_PEEK:
+            self._received = self._received[size:]
+        return data
+
+    def shutdown(self, how: int) -> None:
+        """Announce the end of what we send, and close that side."""
+        if how == socket.SHUT_WR:
+            self.plain.sendall(self.goodbye())
+        self.plain.shutdown(how)
+
+    def goodbye(self) -> bytes:
+        """Return the record (close_notify) that announces the end of what we send."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        return self._outgoing.read()
+
+    def _decrypt(self) -> None:
+        try:
+            while part := self.tls.read(RECORD):
+                self._received += part
+            self.said_goodbye = True
+        except ssl.SSLWantReadError:
+            self._flush()
+        except ssl.SSLZeroReturnError:
+            self.said_goodbye = True
+
+    def _flush(self) -> None:
+        if data := self._outgoing.read():
+            self.plain.sendall(data)
+
+
+def old_version(version: ssl.TLSVersion) -> ssl.SSLContext:
+    """Return the context of a client that speaks this version of TLS and no other, and trusts everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = version
+    return context
+
+
+def write_private(path: Path, text: str) -> Path:
+    """Write a file that nobody else may read."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        file.write(text)
+    return path

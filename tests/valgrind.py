@@ -1,0 +1,78 @@
+"""Run tests with each server that they start under Valgrind's memcheck: ``make valgrind``.
+
+Only what the C core does counts: an error, or a block that is definitely lost, with a place of its source in
+the stack. Valgrind's own suppressions for Python are used, and Python's allocator is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.support import ROOT
+
+LOGS: Final = ROOT / "build" / "valgrind"
+OPTIONS: Final = (
+    "--leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --num-callers=30"
+)
+SLOWNESS: Final = 6  # the tests wait so many times as long for a thing to happen
+TIMEOUT: Final = 600  # seconds for one test
+OF_THE_CORE: Final = re.compile(r"\((?:_clist\.c|_input\.h|_text\.h|_check\.h):\d+\)")
+BUG: Final = """
+from rankserver._clist_cffi import ffi, lib
+data = ffi.new("char[100]", b"a" * 100)
+lib.cl_text_ok(data, 101)
+log = lib.cl_new(1000, 1000, 1000)
+log = None
+"""
+
+
+def main() -> int:
+    """Run the tests that the command line names; return 1 if one fails or the core has an error."""
+    if not shutil.which("valgrind"):
+        print("valgrind: it is not installed", file=sys.stderr)
+        return 1
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
+    under = f"valgrind -q {OPTIONS} --log-file={LOGS}"
+    if not _finds_a_bug(under):
+        print("valgrind: it does not find a bug that is there", file=sys.stderr)
+        return 1
+    tests = sys.argv[1:] or [str(path) for path in sorted((ROOT / "tests").glob("test_functional_*.py"))]
+    settings = {
+        "TEST_SERVER_UNDER": f"{under}/%p.log",
+        "TEST_SLOWNESS": str(SLOWNESS),
+        "PYTHONMALLOC": "malloc",
+    }
+    command = [sys.executable, "-m", "pytest", "--timeout", str(TIMEOUT), *tests]
+    failed = subprocess.run(command, cwd=ROOT, env=os.environ | settings, check=False).returncode
+    logs = sorted(LOGS.glob("[0-9]*.log"))
+    found = [record for log in logs for record in _records(log)]
+    print("\n\n".join(found))
+    print(f"{len(logs)} servers ran under Valgrind; the core has {len(found)} errors")
+    return int(failed != 0 or bool(found) or not logs)
+
+
+def _finds_a_bug(under: str) -> bool:
+    command = [*f"{under}/bug.log".split(), sys.executable, "-c", BUG]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONMALLOC": "malloc"}, check=False)
+    found = "\n".join(_records(LOGS / "bug.log"))
+    return "Invalid read" in found and "definitely lost" in found
+
+
+def _records(log: Path) -> Iterator[str]:
+    """Yield what Valgrind reports about the core."""
+    lines = [re.sub(r"^==\d+== ?", "", line) for line in log.read_text(errors="replace").splitlines()]
+    for record in "\n".join(lines).split("\n\n"):
+        if OF_THE_CORE.search(record):
+            yield record
+
+
+if __name__ == "__main__":
+    sys.exit(main())
