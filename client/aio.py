@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from client.ask import Ask
@@ -54,7 +56,7 @@ from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, 
 DEFAULT_ADDRESS: Final = "127.0.0.1:5050"
 FIRST_DELAY: Final = 0.5  # seconds, at most, before we connect again; it doubles with each further try
 LONGEST_DELAY: Final = 30.0  # seconds
-FINAL: Final = (protocol.PROTO, "auth")  # codes of BYE that another try would only meet again
+FINAL: Final = (protocol.PROTO, protocol.AUTH)  # codes of BYE that another try would only meet again
 LONGEST_REASON: Final = (
     100  # characters, for an outcome that cannot be told; any server's lines have room for it
 )
@@ -67,10 +69,12 @@ L = TypeVar("L", bound=Callable[[int], object])
 T = TypeVar("T")
 
 
-def connect(
+def connect(  # noqa: PLR0913 - keywords that most leave out
     address: str | None = None,
     *,
     name: str | None = None,
+    token: str | None = None,
+    tls: ssl.SSLContext | None = None,
     reconnect: bool = False,
     executor: Executor | None = None,
     jobs: int = 1,
@@ -81,6 +85,8 @@ def connect(
         address: ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the port is 5050 if none is given.
             Without an address, it is the environment's ``RANKSERVER``, else 127.0.0.1:5050.
         name: our name; without one, the server gives one.
+        token: what shows the server that we may join, if it wants to see that.
+        tls: how to recognize the server, such as ``client.tls.context()``; None for no TLS.
         reconnect: whether to connect again, and to go on trying, when the connection fails, also at first.
         executor: what to do with commands from the moment on that we join; ``Client.executes`` sets it later.
         jobs: how many commands are executed at once; they are begun in the order of the log.
@@ -92,7 +98,9 @@ def connect(
         raise ConfigError(f"jobs is {jobs}, and has to be at least 1")
     if address is None:
         address = os.environ.get("RANKSERVER") or DEFAULT_ADDRESS
-    return Client(parse_address(address), name=name, reconnect=reconnect, executor=executor, jobs=jobs)
+    where = parse_address(address)
+    joining = partial(join, where, name=name, token=token, tls=tls)
+    return Client(where, joining, reconnect=reconnect, executor=executor, jobs=jobs)
 
 
 class Client:
@@ -106,14 +114,14 @@ class Client:
     def __init__(
         self,
         address: Address,
+        joining: Callable[[], Awaitable[Connection]],
         *,
-        name: str | None = None,
         reconnect: bool = False,
         executor: Executor | None = None,
         jobs: int = 1,
     ) -> None:
         self.address = address
-        self._wanted_name = name
+        self._join = joining
         self._reconnect = reconnect
         self._executor = executor
         self._jobs = jobs
@@ -274,7 +282,7 @@ class Client:
             events.end(None if self._has_left else self._ended())
         elif self.is_connected:
             session = self._joined().session
-            events.put([Connected(session.name, session.rank, session.clients, session.seq)])
+            events.put([session.place])
         self._readers.append(weakref.ref(events))
         return events
 
@@ -370,7 +378,7 @@ class Client:
         delay = FIRST_DELAY
         while True:
             try:
-                self._connection = await join(self.address, name=self._wanted_name)
+                self._connection = await self._join()
                 break
             except (ConnectError, DisconnectedError) as error:
                 is_final = isinstance(error, DisconnectedError) and error.code in FINAL

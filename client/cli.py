@@ -14,12 +14,14 @@ import contextlib
 import io
 import os
 import signal
+import ssl
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
-from client import executors, jsonlines, policy
+from client import executors, jsonlines, policy, tls
 from client.aio import Client, connect
 from client.console import Console, Exit, Face, Plan
 from client.gather import Gathered
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = connect(
             options.address,
             name=options.name,
+            token=_token(options),
+            tls=_tls(options),
             reconnect=options.reconnect,
             executor=executor,
             jobs=options.jobs,
@@ -160,6 +164,30 @@ def _executor(options: argparse.Namespace) -> Executor:
     return executors.make(kind, terms, delay=delay, handler=path)
 
 
+def _token(options: argparse.Namespace) -> str | None:
+    """Return the token in the file that is named, if one is: a command line can be read by others."""
+    if not options.token_file:
+        return None
+    try:
+        token = Path(options.token_file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"cannot read the token file {options.token_file}: {why}") from None
+    if len(token.split()) != 1:
+        raise ConfigError(f"the token file {options.token_file} does not hold one token and nothing else")
+    return token
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.tls:
+        if options.tls_ca or options.tls_cert or options.tls_key:
+            raise ConfigError("--tls-ca, --tls-cert and --tls-key need --tls")
+        return None
+    if options.tls_key and not options.tls_cert:
+        raise ConfigError("--tls-key needs --tls-cert")
+    return tls.context(options.tls_ca, options.tls_cert, options.tls_key)
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse what contradicts itself, or would have no effect.
 
@@ -198,6 +226,20 @@ def _parser() -> arguments.Parser:
     )
     add = parser.add_argument
     add("--name", type=_name, help="what others see of us (default: the server gives a name)")
+    add(
+        "--token-file",
+        metavar="FILE",
+        default=os.environ.get("RANKSERVER_TOKEN_FILE"),
+        help="a file with the token that the server wants (default: the environment's RANKSERVER_TOKEN_FILE)",
+    )
+    add("--tls", action="store_true", help="speak TLS, and only with a server that can prove its name")
+    add(
+        "--tls-ca",
+        metavar="FILE",
+        help="the authorities that vouch for servers (default: the system's)",
+    )
+    add("--tls-cert", metavar="FILE", help="our certificate, if the server wants one")
+    add("--tls-key", metavar="FILE", help="its key (default: in the same file)")
     add("--reconnect", action="store_true", help="connect again, at the tail, when the connection fails")
     _add_asking(parser.add_argument_group("asking").add_argument)
     _add_executing(parser.add_argument_group("executing"))

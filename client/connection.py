@@ -12,13 +12,15 @@ import contextlib
 import os
 import re
 import socket
+import ssl
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from client.events import Disconnected, Event
 from client.functions import in_thread
 from client.session import Session, State
+from client.tls import Tls, reason
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError
 
 DEFAULT_PORT: Final = 5050
@@ -68,10 +70,13 @@ class Connection:
         happened: what the server said while we joined, ``Connected`` first.
     """
 
-    def __init__(self, sock: socket.socket, session: Session, happened: Sequence[Event]) -> None:
+    def __init__(
+        self, sock: socket.socket, stream: Stream, session: Session, happened: Sequence[Event]
+    ) -> None:
         self.session = session
         self.happened = happened
         self._sock = sock
+        self._stream = stream
         self._wake = asyncio.Event()  # there is something to send
         self._wake.set()
         self._room = asyncio.Event()  # something was sent, or nothing will be any more
@@ -86,7 +91,7 @@ class Connection:
 
         To cancel it can lose what has just arrived: only whoever closes may do that.
         """
-        data = await _read(self._sock)
+        data = await self._read()
         self._has_heard = True
         happened = self.session.receive_data(data) if data else self.session.receive_eof(self._end)
         self._has_ended = self._is_end(happened)
@@ -131,7 +136,6 @@ class Connection:
 
     async def _write(self) -> None:
         """Send what the session wants sent, until it is over. If that fails, the reader notices the end."""
-        loop = asyncio.get_running_loop()
         try:
             with contextlib.suppress(OSError):
                 while self.session.state is not State.OVER or self.session.unsent:
@@ -139,7 +143,8 @@ class Connection:
                     self._wake.clear()
                     while data := self.session.data_to_send():
                         self._room.set()
-                        await loop.sock_sendall(self._sock, data)
+                        await self._stream.send_all(data)
+                await self._stream.shut_down()
         finally:
             self._room.set()
 
@@ -170,16 +175,59 @@ class Connection:
         await asyncio.gather(self._writer, self._read_to_end())
 
     async def _read_to_end(self) -> None:
-        while await _read(self._sock):
+        while await self._read():
             pass
 
+    async def _read(self) -> bytes:
+        """Return what arrives next, nothing at the end of the stream."""
+        await asyncio.sleep(0)  # others want their turn: receiving does not wait if there is something
+        try:
+            return await self._stream.receive(READ_SIZE)
+        except OSError:  # such as a reset: an end like any other, now that all before it has been read
+            return b""
 
-async def join(where: Address, *, name: str | None = None) -> Connection:
+
+class Stream(Protocol):
+    """What moves a connection's bytes: ``Plain`` here, or ``tls.Tls``."""
+
+    async def receive(self, size: int) -> bytes:
+        """Return what comes next, about ``size`` bytes at most; nothing at the end."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Send ``data``."""
+
+    async def shut_down(self) -> None:
+        """Say that nothing more comes, if there is a way to say it."""
+
+
+class Plain:
+    """A connected, non-blocking socket as it is."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def receive(self, size: int) -> bytes:
+        """Return what comes next, ``size`` bytes at most; nothing at the end."""
+        return await asyncio.get_running_loop().sock_recv(self._sock, size)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send ``data``."""
+        await asyncio.get_running_loop().sock_sendall(self._sock, data)
+
+    async def shut_down(self) -> None:
+        """Do nothing: the protocol has its own farewell."""
+
+
+async def join(
+    where: Address, *, name: str | None = None, token: str | None = None, tls: ssl.SSLContext | None = None
+) -> Connection:
     """Connect to the server at ``where`` and join it.
 
     Args:
         where: the server's address.
         name: our name; without one, the server gives one.
+        token: what shows the server that we may join, if it wants to see that.
+        tls: how to recognize the server; None for a connection without TLS. A Unix socket has none.
 
     Raises:
         LocalProtocolError: the protocol does not allow ``name``.
@@ -187,29 +235,45 @@ async def join(where: Address, *, name: str | None = None) -> Connection:
         DisconnectedError: the server refused us, or it is no rankserver.
     """
     session = Session()
-    session.hello(name=name)
+    session.hello(name=name, token=token)
     try:
-        return await asyncio.wait_for(_join(where, session), CONNECT_TIMEOUT)
+        return await asyncio.wait_for(_join(where, session, tls), CONNECT_TIMEOUT)
     except asyncio.TimeoutError:
         raise ConnectError(f"cannot connect to {where}: no answer within {CONNECT_TIMEOUT:g} s") from None
 
 
-async def _join(where: Address, session: Session) -> Connection:
-    loop = asyncio.get_running_loop()
+async def _join(where: Address, session: Session, tls: ssl.SSLContext | None) -> Connection:
     sock = await _open(where)
     try:
+        stream = await _secured(sock, where, tls)
         with contextlib.suppress(OSError):  # closed already: what it said before is still to be read
-            await loop.sock_sendall(sock, session.data_to_send())
+            await stream.send_all(session.data_to_send())
         happened: list[Event] = []
         while not happened:
-            happened = await _receive(sock, session)
+            happened = await _first(stream, session)
+    except ssl.SSLError as error:
+        sock.close()
+        raise ConnectError(f"cannot connect to {where}: {reason(error)}") from error
     except BaseException:
         sock.close()
         raise
     if isinstance(happened[0], Disconnected):
         sock.close()
         raise DisconnectedError(happened[0].code, happened[0].text)
-    return Connection(sock, session, happened)
+    return Connection(sock, stream, session, happened)
+
+
+async def _secured(sock: socket.socket, where: Address, tls: ssl.SSLContext | None) -> Stream:
+    if tls is None or where.port is None:
+        return Plain(sock)
+    stream = Tls(sock, tls, where.host)
+    try:
+        await stream.shake_hands()
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        raise ConnectError(f"cannot connect to {where}: {reason(error)}") from error
+    return stream
 
 
 async def _open(where: Address) -> socket.socket:
@@ -247,16 +311,16 @@ def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-async def _receive(sock: socket.socket, session: Session) -> list[Event]:
-    """Wait for bytes, or for the end of the stream, and return what they mean."""
-    data = await _read(sock)
-    return session.receive_data(data) if data else session.receive_eof()
+async def _first(stream: Stream, session: Session) -> list[Event]:
+    """Wait for bytes before we have joined, or for the end of the stream, and return what they mean.
 
-
-async def _read(sock: socket.socket) -> bytes:
-    """Return what arrives next, nothing at the end of the stream."""
-    await asyncio.sleep(0)  # others want their turn: sock_recv does not wait if there is something to read
+    Raises:
+        ssl.SSLError: what the TLS layer has against us, which with TLS 1.3 comes only now.
+    """
     try:
-        return await asyncio.get_running_loop().sock_recv(sock, READ_SIZE)
-    except OSError:  # such as a reset: an end like any other, now that all before it has been read
-        return b""
+        data = await stream.receive(READ_SIZE)
+    except ssl.SSLError:
+        raise
+    except OSError:  # such as a reset: an end like any other
+        data = b""
+    return session.receive_data(data) if data else session.receive_eof()

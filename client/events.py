@@ -22,6 +22,7 @@ class Connected(NamedTuple):
     rank: int
     clients: int
     seq: int  # the log frames after this one follow
+    rank_class: int = 0  # ours: within one it is first come, first served, and lower ones rank above
 
 
 class Sent(NamedTuple):

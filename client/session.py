@@ -76,6 +76,7 @@ class Session:
         self._max_line = protocol.DEFAULT_MAX_LINE
         self._name = ""
         self._rank = -1
+        self._rank_class = 0
         self._heartbeat = 0.0
         self._seq = 0
         self._slots: list[int] = []  # by rank, one for each client
@@ -117,6 +118,11 @@ class Session:
         return self._seq
 
     @property
+    def place(self) -> events.Connected:
+        """How things stand now, as if we had just joined."""
+        return events.Connected(self._name, self._rank, len(self._slots), self._seq, self._rank_class)
+
+    @property
     def heartbeat(self) -> float:
         """Seconds of silence after which the server asks whether we are there; 0 for never."""
         return self._heartbeat
@@ -144,15 +150,19 @@ class Session:
 
     # --- to the server ---
 
-    def hello(self, *, name: str | None = None) -> None:
+    def hello(self, *, name: str | None = None, token: str | None = None) -> None:
         """Join, under ``name`` or under one that the server gives. Once, before anything else.
+
+        Args:
+            name: our name.
+            token: what the server wants to see, if it wants one.
 
         Raises:
             LocalProtocolError: the protocol does not allow this name, or the session has joined or is over.
         """
         if self._state not in (State.GREETING, State.JOINING):
             raise LocalProtocolError(protocol.PROTO, f"cannot join: the session is {self._state.value}")
-        self._out += protocol.hello(name=name)
+        self._out += protocol.hello(name=name, token=token)
 
     def ask(self, text: str) -> None:
         """Broadcast a command whose outcome we want to know: ``Sent``, ``Answer`` ... ``AskDone`` follow.
@@ -314,7 +324,8 @@ class Session:
         self._heartbeat = frame.heartbeat
         self._names = {frame.rank: frame.name}
         self._everybody = (1 << frame.clients) - 1
-        self._events.append(events.Connected(frame.name, frame.rank, frame.clients, frame.seq))
+        self._rank_class = frame.rank_class
+        self._events.append(self.place)
 
     # --- private frames ---
 

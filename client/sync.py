@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import ssl
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -34,10 +35,12 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def connect(
+def connect(  # noqa: PLR0913 - keywords that most leave out
     address: str | None = None,
     *,
     name: str | None = None,
+    token: str | None = None,
+    tls: ssl.SSLContext | None = None,
     reconnect: bool = False,
     executor: Executor | None = None,
     jobs: int = 1,
@@ -49,7 +52,10 @@ def connect(
     Raises:
         ConfigError: ``address`` is none.
     """
-    return Client(aio.connect(address, name=name, reconnect=reconnect, executor=executor, jobs=jobs))
+    made = aio.connect(
+        address, name=name, token=token, tls=tls, reconnect=reconnect, executor=executor, jobs=jobs
+    )
+    return Client(made)
 
 
 class Client:

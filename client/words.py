@@ -167,10 +167,13 @@ def outcome(given: events.Answer) -> str:
 
 def roster(members: tuple[frames.Member, ...], own_rank: int | None) -> list[Line]:
     """Return who is here as a table, by rank, with the own place marked."""
-    width = max([len("rank"), *(len(str(member.rank)) for member in members)])
-    rows = [f"  {'rank':>{width}}  name"]
-    rows += [
-        f"{'*' if member.rank == own_rank else ' '} {member.rank:>{width}}  {visible(member.name)}"
-        for member in members
-    ]
+    has_classes = any(member.rank_class for member in members)
+    cells = [("rank", "class", "name")]
+    cells += [(str(member.rank), str(member.rank_class), visible(member.name)) for member in members]
+    ranks, classes = (max(len(row[column]) for row in cells) for column in (0, 1))
+    rows = []
+    for (rank, rank_class, name), member in zip(cells, (None, *members), strict=True):
+        mark = "*" if member is not None and member.rank == own_rank else " "
+        middle = f"  {rank_class:>{classes}}" if has_classes else ""
+        rows.append(f"{mark} {rank:>{ranks}}{middle}  {name}")
     return [Line("roster", row) for row in rows]

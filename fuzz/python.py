@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def parse(rng: random.Random) -> bytes:
     elif isinstance(frame, frames.Result):
         relayed = protocol.parse_server_line(protocol.answer(3, "name", frame)[:-1])
         _check(
-            relayed == frames.Answer(frame.seq, 3, "name", frame.status, frame.detail),
+            relayed == frames.Answer(frame.seq, 3, "name", frame.status, json.loads(frame.detail or "{}")),
             line,
             f"it is {relayed}",
         )

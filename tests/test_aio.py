@@ -151,7 +151,7 @@ def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: Server) -> None
 
 def test_a_roster_that_nobody_asked_for_does_no_harm() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(BANNER + welcome(0, 1) + b"".join(protocol.roster(["me"], 1_000)))
+        writer.write(BANNER + welcome(0, 1) + b"".join(protocol.roster([frames.Member(0, "me")], 1_000)))
         await reader.readuntil(b"CMD x\n")
         writer.write(b"CMD 1 0 x\n")
         await reader.readuntil(b"BYE\n")

@@ -29,7 +29,7 @@ def described(happened: Happening) -> dict[str, Any]:
     [
         (
             events.Connected("me", 1, 3, 9),
-            {"event": "connected", "name": "me", "rank": 1, "clients": 3, "seq": 9},
+            {"event": "connected", "name": "me", "rank": 1, "clients": 3, "seq": 9, "rank_class": 0},
         ),
         (
             events.Sent(17, "uptime", True, 2),

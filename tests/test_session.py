@@ -210,15 +210,15 @@ def test_a_rejected_answer_is_not_taken_for_a_command() -> None:
 
 
 def test_a_roster_is_reported_when_it_is_complete() -> None:
-    names = [f"web-{i}" for i in range(50)]
+    members = [frames.Member(i, f"web-{i}", i // 20) for i in range(50)]
     for receive in (Session.receive_data, bytewise):
         session = joined(0, 50)
         session.who()
         assert session.data_to_send() == b"WHO\n"
-        first, *rest = list(protocol.roster(names, 300))
+        first, *rest = list(protocol.roster(members, 300))
         assert receive(session, first) == []
         (received,) = receive(session, b"".join(rest))
-        assert received == RosterReceived(tuple(frames.Member(*pair) for pair in enumerate(names)))
+        assert received == RosterReceived(tuple(members))
 
 
 # --- what may not be sent ---

@@ -140,7 +140,7 @@ def test_what_a_client_is_can_be_read(server: Server) -> None:
         assert str(c.address) == server.where
         with RawClient(server.address) as other:
             other.hello("web-2")
-            assert c.who() == ((0, "web-1"), (1, "web-2"))
+            assert c.who() == (frames.Member(0, "web-1"), frames.Member(1, "web-2"))
             assert (c.clients, c.seq) == (2, 2)
     assert not c.is_connected
 
