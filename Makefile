@@ -65,7 +65,7 @@ bench-smoke: $(READY)
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 
 # What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
-# takes some ten minutes; the tests do the same in small.
+# takes some fifteen minutes; the tests do the same in small.
 reliability: $(READY)
 	$(BIN)/python benchmarks/reliability.py
 
