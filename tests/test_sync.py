@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -324,11 +325,15 @@ def test_a_client_that_nobody_closed_does_not_keep_the_program(server: Server) -
 
 @contextmanager
 def interrupted(when: Callable[[], object]) -> Iterator[None]:
-    """Send SIGINT to the main thread after ``when``, which waits for something that the body does first."""
+    """Send SIGINT to the main thread when it waits, after ``when``, for which the body does something."""
+    main = threading.main_thread().ident or 0
 
     def interrupt() -> None:
         when()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        deadline = time.monotonic() + BOUND
+        while sys._current_frames()[main].f_code.co_name != "wait" and time.monotonic() < deadline:
+            pass
+        signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
