@@ -731,6 +731,11 @@ uint64_t cl_lag(const cl_log *log, const cl_client *client) {
     return client_end(log, client) - client->pos + client->private_bytes;
 }
 
+/* The position in the log up to which this client was sent it. O(1). */
+uint64_t cl_position(const cl_client *client) {
+    return client->pos;
+}
+
 /* Bytes of private frames that wait to be sent to this client. O(1). */
 uint64_t cl_queued(const cl_client *client) {
     return client->private_bytes;

@@ -45,6 +45,8 @@ class Channel:
         refusal: why its HELLO is not accepted, if it is told that after a while.
         rank_class: its class, once its HELLO is accepted.
         host: the peer's address without the port, empty for a Unix socket.
+        pinged_at: the position in the log behind which its last PING is sent.
+        read_to: the position up to which it had been sent the log when we last looked for its answer.
         interest: the selector events that it is registered for.
     """
 
@@ -61,7 +63,9 @@ class Channel:
         "name",
         "paused",
         "peer",
+        "pinged_at",
         "rank_class",
+        "read_to",
         "refusal",
         "sock",
         "state",
@@ -90,6 +94,8 @@ class Channel:
         self.held = False
         self.refusal = ""
         self.rank_class = 0
+        self.pinged_at = 0
+        self.read_to = 0
         self.interest = 0
         self._log = log
 

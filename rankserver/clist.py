@@ -284,6 +284,13 @@ class Log:
         lag: int = lib.cl_lag(self._log, client._handle)
         return lag
 
+    def position(self, client: Client) -> int:
+        """Return up to which byte of the log, counted from its beginning, the client was sent it."""
+        if self._log is None:  # C would not see it, and read a client that is freed
+            raise TypeError("the log is closed")
+        position: int = lib.cl_position(client._handle)
+        return position
+
     def queued(self, client: Client) -> int:
         """Return how many bytes of private frames wait to be sent to the client."""
         if self._log is None:  # C would not see it, and read a client that is freed

@@ -429,6 +429,9 @@ class Server(Loop):
         self._strangers.renew()
 
     def _on_silence(self, channel: Channel) -> None:
+        waiting = self._log.lag(channel.client) - self._log.queued(channel.client)
+        channel.read_to = self._log.position(channel.client)
+        channel.pinged_at = channel.read_to + waiting
         self._pinged.start(channel, self._now)
         self._send(channel, protocol.ping())
 
@@ -437,6 +440,11 @@ class Server(Loop):
             return
         if channel.held:  # it is we who do not listen
             self._silence.start(channel, self._now)
+            return
+        position = self._log.position(channel.client)
+        if channel.read_to < min(position, channel.pinged_at):  # the PING came behind what it has read since
+            channel.read_to = position
+            self._pinged.start(channel, self._now)
             return
         seconds = 2 * self.config.heartbeat
         self._dismiss(channel, protocol.TIMEOUT, f"nothing heard for {seconds:g} seconds")

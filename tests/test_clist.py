@@ -598,9 +598,9 @@ def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"0")
     peers.log.private(client, b"PONG\n")
-    assert (peers.log.queued(client), peers.log.lag(client)) == (5, 14)
+    assert (peers.log.queued(client), peers.log.lag(client), peers.log.position(client)) == (5, 14, 0)
     peers.log.flush(client)
-    assert peers.log.queued(client) == 0
+    assert (peers.log.queued(client), peers.log.position(client)) == (0, 9)
 
 
 def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:

@@ -467,3 +467,40 @@ def test_of_two_who_answer_each_other_without_reading_one_goes_and_the_other_goe
     pump(left)
     assert not left.to_send
     assert left.client.settle() == []
+
+
+def test_who_reads_slowly_but_steadily_is_not_taken_for_dead(
+    serve: Serve, join: Join, connect: Connect
+) -> None:
+    server = serve(2, "--heartbeat", "0.4", "--max-backlog", str(16 * MIB))
+    producer = join(server, "producer")[0]
+    consumer = connect(server)
+    consumer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+    consumer.hello("consumer")
+    lines = 8 * MIB // LINE
+    producer.send(b"".join(b"CMD %d\n" % number + b"CMD %s\n" % (b"x" * LINE) for number in range(lines)))
+    begin = time.monotonic()
+    received = bytearray()
+    last = b" %d\n" % (lines - 1)
+    while last not in received[-80 * KIB :] or b"\nPING\n" not in received:
+        select.select([], [], [], 0.01)  # its pace: a second and a half for all
+        received += consumer.sock.recv(64 * KIB)
+        producer.send(b"PONG\n")
+        if b"\nPING\n" in received[-65 * KIB :]:
+            consumer.send(b"PONG\n")
+    assert time.monotonic() - begin > 3 * 0.4
+    consumer.send(b"PING here\n")
+    while b"\nPONG here\n" not in received[-80 * KIB :]:
+        received += consumer.sock.recv(64 * KIB)
+    assert b"\nBYE " not in received
+
+
+def test_who_reads_and_does_not_answer_a_ping_is_given_up(serve: Serve, join: Join) -> None:
+    talker, mute = join(serve(2, "--heartbeat", "0.2"), "talker", "mute")
+    mute.sock.setblocking(False)
+    received = b""
+    while b"\nBYE timeout " not in received:
+        talker.send(b"CMD x\n")
+        if select.select([mute.sock], [], [], BOUND)[0]:
+            received += mute.sock.recv(64 * KIB)
+    assert b"\nPING\n" in received
