@@ -438,7 +438,7 @@ class Server(Loop):
     def _on_no_pong(self, channel: Channel) -> None:
         if channel in self._silence:  # started again since the PING: something was heard
             return
-        if channel.held:  # it is we who do not listen
+        if channel.paused:  # or held: it is we who do not listen
             self._silence.start(channel, self._now)
             return
         position = self._log.position(channel.client)

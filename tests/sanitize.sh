@@ -50,6 +50,9 @@ cp "$root/pyproject.toml" . # for pytest; setuptools would look for more files t
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
 export LD_PRELOAD="$asan"
 "$python" -m pytest -p no:cacheprovider --capture=sys tests/sanitized.py
+# Freed memory is kept for a little only: some tests look at how much a server has.
+ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=1:thread_local_quarantine_size_kb=64
+export TEST_SLOWNESS=3
 # shellcheck disable=SC2048,SC2086 # the arguments are patterns
 ASAN_OPTIONS=$ASAN_OPTIONS:log_path=$build/report UBSAN_OPTIONS=$UBSAN_OPTIONS:log_path=$build/report \
     "$python" -m pytest -p no:cacheprovider --capture=sys --timeout 300 $* || failed=1

@@ -303,6 +303,21 @@ def test_a_producer_that_goes_while_it_waits_loses_no_line_that_was_taken(
     assert consumer.received.splitlines()[-1].startswith(b"LEFT "), "it has its rank until all is logged"
 
 
+def test_who_waits_for_itself_and_is_gone_loses_no_line_and_lets_nobody_wait(
+    serve: Serve, join: Join, tmp_path: Path
+) -> None:
+    server = serve(8, "--max-backlog", ALLOWED, "--slow-timeout", str(NEVER), unix=tmp_path / "socket")
+    first, second = join(server, "producer", "consumer")
+    producer, consumer = Peer(first, commands(20_000), reads=0), Peer(second)
+    hold(consumer, producer)
+    sent = (20_000 * LINE - len(producer.to_send)) // LINE
+    producer.client.close()
+    pump(consumer, quiet=SLACK, until=b" 0 %06d " % (sent - 1))
+    pump(consumer)
+    assert numbers(consumer.received, 0) == list(range(sent))
+    assert consumer.received.splitlines()[-1].startswith(b"LEFT ")
+
+
 def test_a_connection_that_is_gone_lets_nobody_wait_though_it_reads_nothing_more(
     serve: Serve, join: Join
 ) -> None:
@@ -428,11 +443,13 @@ def test_an_asker_that_does_not_read_is_dropped_and_who_answers_it_goes_on(serve
     ids=["who", "ping", "err"],
 )
 def test_a_flood_of_whoever_does_not_read_the_answers_costs_it_its_place_and_nobody_memory(
-    serve: Serve, join: Join, line: bytes
+    serve: Serve, join: Join, tmp_path: Path, line: bytes
 ) -> None:
-    server = serve(8, "--slow-timeout", str(SLOW))
+    server = serve(
+        8, "--slow-timeout", str(SLOW), unix=tmp_path / "socket"
+    )  # it takes 200 KiB, and never more
     sender, other, third = join(server, "x" * 60 + "a", "x" * 60 + "b", "x" * 60 + "c")
-    flood = Peer(small(third), line * 100_000, reads=0)
+    flood = Peer(third, line * 40_000, reads=0)
     with bounded(server, ROOM):
         pump(flood)
         sender.send(b"CMD meanwhile\n")

@@ -214,6 +214,31 @@ def test_a_clock_that_goes_back_harms_nobody() -> None:
 # --- memory -----------------------------------------------------------------------------------
 
 
+def test_who_goes_waits_no_more_and_lets_nobody_wait() -> None:
+    with Talk() as talk:
+        channel, other = talk.join(), talk.join()
+        pace = talk.server._pace
+        pace.fill(channel)
+        pace.hold(channel, other)
+        pace.hold(other, channel)
+        assert len(pace) == 2
+        talk.server._dismiss(channel, reason="it is a test")
+        assert len(pace) == 1
+        assert not pace.is_full(channel)
+        assert pace.update(talk.server._channels, 0) == [other]
+
+
+def test_a_turn_that_lets_somebody_go_on_is_followed_by_one_that_sees_whom_that_has_freed() -> None:
+    with Talk() as talk:
+        channel = talk.join()
+        talk.server._pace.hold(channel, None)
+        talk.server._turn()
+        assert len(talk.server._pace) == 0
+        assert talk.server._patience() == 0
+        talk.server._turn()
+        assert talk.server._patience() != 0
+
+
 def test_who_waits_when_there_is_no_memory_for_it_to_go_on_is_gone_and_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
