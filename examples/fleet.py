@@ -1,4 +1,4 @@
-"""Gather what a command says on each machine of a fleet, and account for those that it does not run on.
+"""Gather what a command says on each machine of a fleet, and account for those that do not execute it.
 
 First the operator, as who comes first ranks highest, and then on each machine an agent:
 
@@ -6,8 +6,8 @@ First the operator, as who comes first ranks highest, and then on each machine a
     python -m client --name web-1 --exec program --allow examples/fleet.allow --reconnect --stay </dev/null
 
 The operator waits for three agents and prints each answer as it comes, and at the end who said the same, and
-who did not run it, and why. Exit code: 0 all ran it; 1 no connection, or lost; 5 nobody may; 6 not all did.
-docs/fleet.md says more.
+who did not execute it, and why. Exit code: 0 all executed it; 1 no connection, or lost; 5 nobody may; 6 not
+all did. docs/fleet.md says more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import sys
 from collections import defaultdict
 
 from client import Answer, Ask, Client, RankserverError, connect, visible
+
+WORDS = {"ok": "executed", "fail": "failed", "timeout": "timed out"}  # the others are words already
 
 
 async def enough(client: Client, agents: int) -> None:
@@ -31,7 +33,7 @@ def outcome(answer: Answer) -> str:
     """Say in a line what became of the command at one machine."""
     code = f" with exit code {answer.code}" if answer.code else ""
     reason = f" ({visible(answer.reason)})" if answer.reason else ""
-    return f"{answer.status}{code}{reason}"
+    return f"{WORDS.get(answer.status, answer.status)}{code}{reason}"
 
 
 def report(ask: Ask) -> None:
@@ -43,11 +45,11 @@ def report(ask: Ask) -> None:
         print(f"{len(names)} {said}: {' '.join(names)}")
         for line in out.splitlines():
             print(f"    {visible(line)}")
-    counts = ", ".join(f"{number} {status}" for status, number in ask.counts._asdict().items())
-    print(f"{len(ask)} asked: {counts}", flush=True)
+    counts = (f"{number} {WORDS.get(field, field)}" for field, number in ask.counts._asdict().items())
+    print(f"{len(ask)} asked: {', '.join(counts)}", flush=True)
 
 
-async def gather(address: str, agents: int, commands: list[str], timeout: float) -> int:
+async def gather(address: str, agents: int, commands: list[str], patience: float) -> int:
     """Ask all agents each command; return the exit code."""
     worst = 0
     async with connect(address, name="operator") as client:
@@ -57,7 +59,7 @@ async def gather(address: str, agents: int, commands: list[str], timeout: float)
         await enough(client, agents)
         for command in commands:
             print(f"{command}: asking {client.clients - 1}", flush=True)
-            ask = client.ask(command, timeout=timeout)
+            ask = client.ask(command, timeout=patience)
             async for answer in ask:
                 print(f"  {answer.name or answer.rank}: {outcome(answer)}", flush=True)
             report(ask)
@@ -71,10 +73,12 @@ def main() -> int:
     parser.add_argument("agents", type=int, help="how many must be there before we ask")
     parser.add_argument("commands", nargs="*", default=["uname -a"])
     parser.add_argument("--server", default="127.0.0.1:5050", metavar="HOST:PORT")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="for all answers to each")
+    parser.add_argument(
+        "--answer-timeout", type=float, default=10.0, metavar="S", help="for all answers to each command"
+    )
     options = parser.parse_intermixed_args()
     try:
-        return asyncio.run(gather(options.server, options.agents, options.commands, options.timeout))
+        return asyncio.run(gather(options.server, options.agents, options.commands, options.answer_timeout))
     except RankserverError as error:
         print(f"operator: {error}", file=sys.stderr)
         return 1

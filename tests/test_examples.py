@@ -294,12 +294,12 @@ def test_a_fleet_is_gathered_from_once_all_are_there(
     agents = [agent(f"web-{number}") for number in (1, 2, 3)]
     code, lines, error = operator.end()
     assert (code, lines[0], error) == (0, "uname -a: asking 3", "")
-    assert sorted(lines[1:4]) == ["  web-1: ok", "  web-2: ok", "  web-3: ok"]
+    assert sorted(lines[1:4]) == ["  web-1: executed", "  web-2: executed", "  web-3: executed"]
     uname = subprocess.check_output(["uname", "-a"], text=True)  # noqa: S607 - that of PATH, as the agents'
     assert lines[4:] == [
-        "3 ok: web-1 web-2 web-3",
+        "3 executed: web-1 web-2 web-3",
         f"    {uname.rstrip()}",
-        "3 asked: 3 ok, 0 failed, 0 refused, 0 denied, 0 timeout, 0 gone",
+        "3 asked: 3 executed, 0 failed, 0 refused, 0 denied, 0 timed out, 0 gone",
     ]
     assert agents[0].until("executed #")[-1].endswith(": uname -a")
 
@@ -322,31 +322,31 @@ def test_who_denies_fails_or_dies_is_accounted_for(
     assert sorted(lines[1:6]) == [
         "  denies: denied (not allowed here: cat role)",
         "  dies: gone",
-        "  fails: fail with exit code 1",
-        "  web-1: ok",
-        "  web-2: ok",
+        "  fails: failed with exit code 1",
+        "  web-1: executed",
+        "  web-2: executed",
     ]
     assert lines[6:] == [
-        "2 ok: web-1 web-2",
+        "2 executed: web-1 web-2",
         "    a web server",
         r"    \x1b[2J",
         "1 denied (not allowed here: cat role): denies",
         "1 gone: dies",
-        "1 fail with exit code 1: fails",
+        "1 failed with exit code 1: fails",
         "    cat: role: No such file or directory",
-        "5 asked: 2 ok, 1 failed, 0 refused, 1 denied, 0 timeout, 1 gone",
+        "5 asked: 2 executed, 1 failed, 0 refused, 1 denied, 0 timed out, 1 gone",
     ]
 
 
 def test_who_takes_too_long_is_not_waited_for(
     operate: Callable[..., Program], agent: Callable[..., Program], tmp_path: Path
 ) -> None:
-    operator = operate(1, "cat role", "--timeout", "0.1")
+    operator = operate(1, "cat role", "--answer-timeout", "0.1")
     agent("slow", "cat role")
     os.mkfifo(tmp_path / "slow" / "role")
     code, lines, _ = operator.end()
     assert code == 6
-    assert lines[-1] == "1 asked: 0 ok, 0 failed, 0 refused, 0 denied, 1 timeout, 0 gone"
+    assert lines[-1] == "1 asked: 0 executed, 0 failed, 0 refused, 0 denied, 1 timed out, 0 gone"
 
 
 def test_an_operator_that_comes_last_is_told_to_come_first(
