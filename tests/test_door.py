@@ -34,7 +34,8 @@ def test_as_many_strangers_as_clients_are_let_in_and_some_at_least(capacity: int
         enter(door, number)
         assert door.one_too_many() is None
     enter(door, most)
-    assert door.one_too_many() == Connection(0)
+    oldest: object = door.one_too_many()
+    assert oldest == Connection(0)
     assert door.strangers == most + 1
 
 
