@@ -14,7 +14,7 @@ run: $(READY)
 	@$(BIN)/python -m rankserver 8
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 lint: $(READY)
 	$(BIN)/ruff check

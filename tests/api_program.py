@@ -132,12 +132,14 @@ def without(address: str) -> None:
         assert boss.ask("four").by_rank[1].code == 4
         web.execute_with(Upper())
 
+        events = iter(boss)  # before it leads: what it commands then is to be among them
+
         @boss.on_lead
         def lead(seq: int) -> None:
             boss.cmd(f"led since {seq}")
 
         assert_type(lead.__name__, str)
-        for event in boss:
+        for event in events:
             assert_type(event, Event)
             if isinstance(event, Connected):
                 assert_type(event.rank, int)
