@@ -118,9 +118,10 @@ def kill(subject: Subject) -> Outcome:
             while "ank" not in console.line(BOUND):
                 pass
             seconds, told = asyncio.run(_killed(server, client, console, where))
+            code = console.wait()  # before it is told to end
     for who, after in (("a bare socket", seconds[0]), ("the API", seconds[1]), ("the console", seconds[2])):
         outcome.check(after <= NOTICE, f"{who} knew after {after:.1f} s")
-    outcome.check(console.wait() != 0, "the console ended with 0")
+    outcome.check(code != 0, "the console ended with 0")
     outcome.figure = (
         f"a bare socket after {milliseconds(seconds[0])}, the API {milliseconds(seconds[1])}, the console "
         f"{milliseconds(seconds[2])} ({told})"
