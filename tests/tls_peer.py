@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import ssl
+import threading
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -76,6 +77,7 @@ class TlsSocket:
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._received = b""  # decrypted, and not asked for yet
+        self._lock = threading.Lock()  # one thread may send while another one receives
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
@@ -102,19 +104,20 @@ class TlsSocket:
 
     def encrypted(self, data: bytes) -> bytes:
         """Return the records that ``sendall`` would send."""
-        with memoryview(data) as view:
+        with memoryview(data) as view, self._lock:
             done = 0
             while done < len(data):
                 done += self.tls.write(view[done : done + RECORD])
-        return self._outgoing.read()
+            return self._outgoing.read()
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         while not self._received and not self.said_goodbye:
             data = self.plain.recv(max(size, RECORD))
             if not data:
                 return b""
-            self._incoming.write(data)
-            self._decrypt()
+            with self._lock:
+                self._incoming.write(data)
+                self._decrypt()
         data = self._received[:size]
         if not flags & socket.MSG_PEEK:
             self._received = self._received[size:]
