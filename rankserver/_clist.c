@@ -653,15 +653,22 @@ int cl_flush(cl_log *log, cl_client *client) {
 
 /* If all cursors are at the end of the log, write the last block from its
  * start again: the memory that was just sent from is warm. The list is walked
- * only where the block could be one that nobody is behind in. O(n). */
+ * only where the block could be one that nobody is behind in: who has left and
+ * is still owed something has a cursor as well, and who is muted has none.
+ * O(n). */
 static void rewind_last(cl_log *log) {
     cl_block *block = log->last;
+    size_t at_end = 0;
 
-    if (log->first != block || block->refs != log->ranked.len)
+    if (log->first != block || block->refs > log->ranked.len)
         return;
-    for (const cl_client *c = log->ranked.head; c; c = c->next)
-        if (c->pos != block_end(block))
+    for (const cl_client *c = log->ranked.head; c; c = c->next) {
+        if (c->block && c->pos != block_end(block))
             return;
+        at_end += c->block != NULL;
+    }
+    if (at_end != block->refs)
+        return;
     block->start += block->used;
     block->used = 0;
 }

@@ -37,6 +37,7 @@ CALM_SECONDS: Final = 9.0  # longer than any timeout that lets somebody go
 CALM_TURNS: Final = 3000
 END_TURNS: Final = 500
 WAIT_SLACK: Final = 1.1  # seconds that the server may not have noticed as lost
+JUST_NOW: Final = 0.01  # seconds: readiness may be told a few turns late
 TICK: Final = 1e-4  # seconds that a turn takes
 PACES: Final = (0.001, 0.01, 0.03, 0.06, 0.5, 3.0)  # seconds in which nobody does anything
 MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
@@ -244,6 +245,7 @@ class Run:
     def _select(self, timeout: float | None) -> list[tuple[Key, int]]:
         self._turn_is_over()
         rng = self.rng
+        begin = self.now
         for _ in range(rng.choice((0, 1, 1, 2, 3))):
             self._act()
         self._read_all()
@@ -268,14 +270,15 @@ class Run:
                 self._be_calm()
         self.now += TICK
         if self.calm_since is None and rng.random() < 0.01:
-            self._stop_process(timeout or 0)
+            self._stop_process(timeout or 0, begin)
         return self._told(ready)
 
-    def _stop_process(self, patience: float) -> None:
+    def _stop_process(self, patience: float, begin: float) -> None:
+        """Let time pass; the server cannot tell what of it, since this select began, it would have waited."""
         seconds = patience + self.rng.choice((2.0, 40.0, 4000.0))
         self.say(f"the process is stopped for {seconds} seconds")
         self.now += seconds
-        self.stopped += seconds
+        self.stopped += self.now - begin
 
     def _ready(self) -> list[tuple[Key, int]]:
         ready = []
@@ -448,7 +451,7 @@ class Run:
                 raise Violation(f"{client} keeps to the protocol, and is let go: {code} {why}")
         elif code == "timeout" and channel.state is State.JOINED:
             silent = self.running - client.heard
-            if silent < self.scenario.config.heartbeat:
+            if JUST_NOW < silent < self.scenario.config.heartbeat:
                 raise Violation(f"{client} was silent for {silent:g} seconds, and is let go: {why}")
 
     def _judge_end(self, client: SimClient, why: str) -> None:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Run the C core's tests, or others, under AddressSanitizer and UndefinedBehaviorSanitizer.
+# Run the C core's tests and some of the simulation, or other tests, under AddressSanitizer and
+# UndefinedBehaviorSanitizer.
 #
 #   tests/sanitize.sh [TEST...]     with $PYTHON, of an environment that has what the tests need
 #
@@ -11,7 +12,8 @@
 set -eu
 
 python=${PYTHON:-python3}
-[ $# -gt 0 ] || set -- "tests/test_clist*.py" tests/test_channel.py
+seeds=0
+[ $# -gt 0 ] || { set -- "tests/test_clist*.py" tests/test_channel.py; seeds=${SEEDS:-300}; }
 compiler=${CC:-cc}
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build/sanitize
@@ -28,7 +30,7 @@ $compiler $strict -O1 -c rankserver/_clist.c -o /dev/null
 
 rm -rf "$build"
 mkdir -p "$build"
-cp -R rankserver client benchmarks tests build_ext.py "$build"
+cp -R rankserver client benchmarks simulate tests build_ext.py "$build"
 cd "$build"
 rm -f rankserver/*.so
 
@@ -50,6 +52,7 @@ cp "$root/pyproject.toml" . # for pytest; setuptools would look for more files t
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
 export LD_PRELOAD="$asan"
 "$python" -m pytest -p no:cacheprovider --capture=sys tests/sanitized.py
+[ "$seeds" -eq 0 ] || "$python" -m simulate --seeds "$seeds"
 # Freed memory is kept for a little only: some tests look at how much a server has.
 ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=1:thread_local_quarantine_size_kb=64
 export TEST_SLOWNESS=3

@@ -422,6 +422,21 @@ def test_who_is_muted_before_it_joins_has_a_rank_and_gets_nothing(peers: Peers) 
     assert peers.log.lag(client) == 0
 
 
+def test_what_is_owed_to_who_has_left_is_not_written_over_though_as_many_cursors_as_ranks_are_left(
+    peers: Peers,
+) -> None:
+    left, muted, below = (peers.join() for _ in range(3))
+    peers.log.append(b"JOIN", b"1")
+    peers.log.advance(muted, peers.log.lag(muted))
+    peers.log.mute(muted)
+    peers.log.retire(left)
+    assert peers.log.flush_all() == ([], [])
+    peers.log.check()
+    peers.log.append(b"LEFT", b"0")
+    assert peers.rest(left) == b"JOIN 1 1\n"
+    assert peers.rest(below) == b"JOIN 1 1\nLEFT 2 0\n"
+
+
 def test_behind_are_those_for_whom_more_is_kept_also_after_they_have_left(peers: Peers) -> None:
     slow, left, muted, fast, stranger = (*(peers.join() for _ in range(4)), peers.open())
     peers.log.mute(muted)

@@ -173,7 +173,7 @@ def test_producers_wait_for_a_slow_consumer_and_nothing_is_lost_or_kept(
     unix = tmp_path / "socket" if transport == "unix" else None
     server = serve(8, "--max-backlog", ALLOWED, "--slow-timeout", str(NEVER), unix=unix)
     clients = join(server, "a", "b", "slow")
-    count = 16_000
+    count = 24_000
     one, other = (Peer(client, commands(count)) for client in clients[:2])
     slow = Peer(small(clients[2]), reads=0)
     rounds = 0
