@@ -528,7 +528,7 @@ class Run:
         behind = [_client(server._channels[fd]) for fd in server._log.behind(config.max_backlog)]
         self.behind_since = {client: self.behind_since.get(client, now) for client in behind}
         for client, since in self.behind_since.items():
-            if now > since + max(config.slow_timeout, rankserver.loop.LINGER) + WAIT_SLACK:
+            if now > since + config.slow_timeout + rankserver.loop.LINGER + WAIT_SLACK:
                 raise Violation(f"all wait for {client}, since {now - since:g} seconds")
 
     def _check_timers(self) -> None:
