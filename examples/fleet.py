@@ -79,6 +79,8 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     try:
         return asyncio.run(gather(options.server, options.agents, options.commands, options.answer_timeout))
+    except KeyboardInterrupt:
+        return 130
     except RankserverError as error:
         print(f"operator: {error}", file=sys.stderr)
         return 1

@@ -312,6 +312,22 @@ def test_a_command_that_was_begun_unheard_is_killed_with_a_supervisor_that_hangs
     run(main())
 
 
+def test_a_command_that_stops_its_supervisor_costs_its_time_and_not_the_next_one(
+    tether: Tether, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+
+    async def main() -> None:
+        async with closing(shell(timeout=0.1)) as executor:
+            text = f"exec 9>{tether.path}; kill -STOP $PPID; sleep 1000"
+            stopped = await executor.execute(command(text))
+            assert stopped.status == "timeout"
+            await told(tether.until_free)
+            assert (await executor.execute(command("echo next"))).status == "ok"
+
+    run(main())
+
+
 def test_closing_ends_the_supervisors_and_may_be_done_again(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
