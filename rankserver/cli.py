@@ -14,7 +14,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -200,6 +200,15 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--host", default=Config.host, help="address or name to listen on")
     add("--port", type=arguments.whole(0, 65_535), default=Config.port, help="TCP port; 0 picks one")
     add("--unix", metavar="PATH", type=_path, help="listen on this Unix socket as well")
+    _add_limits(add)
+    _add_trust(add)
+    add("--log-level", choices=logs.LEVELS, default="info", help="what is logged to standard error")
+    add("--log-format", choices=logs.FORMATS, default="text", help="how")
+    add("--version", action="version", version=f"rankserver {__version__}")
+    return parser
+
+
+def _add_limits(add: Callable[..., object]) -> None:
     add(
         "--handshake-timeout",
         metavar="S",
@@ -242,6 +251,9 @@ def _build_parser() -> argparse.ArgumentParser:
         default=Config.max_per_address,
         help="connections from one address; 0: any number",
     )
+
+
+def _add_trust(add: Callable[..., object]) -> None:
     add("--token-file", metavar="F", type=_path, help="only who has one of these tokens may join")
     add(
         "--new-token",
@@ -257,10 +269,6 @@ def _build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="serve addresses that are not loopback without tokens and TLS",
     )
-    add("--log-level", choices=logs.LEVELS, default="info", help="what is logged to standard error")
-    add("--log-format", choices=logs.FORMATS, default="text", help="how")
-    add("--version", action="version", version=f"rankserver {__version__}")
-    return parser
 
 
 class _NewToken(argparse.Action):
