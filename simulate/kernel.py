@@ -18,6 +18,8 @@ MODULE: Final = core.load()
 ffi: Final[Any] = MODULE.ffi
 lib: Final[Any] = MODULE.lib
 
+LISTENER: Final = 1  # descriptors of those that are no connections
+SIGNALS: Final = 2
 PEER: Final = ("192.0.2.1", 4000)
 _ACCEPT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR, errno.ENOBUFS)
 _DRAIN_BYTES: Final = 65_536
@@ -84,7 +86,7 @@ class SimListener:
 
     def fileno(self) -> int:
         """Return a descriptor of its own."""
-        return 1
+        return LISTENER
 
     def accept(self) -> tuple[SimSocket, tuple[str, int]]:
         """Accept one connection.
@@ -111,6 +113,14 @@ class SimListener:
         self.is_closed = True
         while self.waiting:
             _refuse(self.waiting.popleft())
+
+
+class Signals:
+    """What a signal wakes the loop with."""
+
+    def fileno(self) -> int:
+        """Return a descriptor of its own."""
+        return SIGNALS
 
 
 @dataclass

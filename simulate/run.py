@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import selectors
+import socket
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
@@ -29,7 +30,7 @@ from rankserver.config import Config
 from rankserver.server import Server
 from rankserver.tokens import Holder, Tokens
 from simulate.client import Manner, SimClient
-from simulate.kernel import Key, SimListener, SimSelector, ffi, lib
+from simulate.kernel import LISTENER, SIGNALS, Key, Signals, SimListener, SimSelector, ffi, lib
 from simulate.truth import Truth, Violation
 
 STEPS: Final = 300  # what clients do in the first part of a run
@@ -190,6 +191,8 @@ class Run:
             selector=cast("selectors.BaseSelector", self.selector),
             clock=lambda: self.now,
         )
+        self.wants_stop = False
+        self.server.on_readable(cast("socket.socket", Signals()), self._stop)
         self.server._acceptor._listeners = [cast("Any", self.listener)]
         self.server._acceptor.resume()
         self.server._asks.limit = self.scenario.max_asks
@@ -217,11 +220,10 @@ class Run:
                     self._turn()
                 raise Violation(f"it does not come to rest in {CALM_TURNS} turns")
             self._check_rest()
-            self.say("stop")
-            server.stop()
+            self.wants_stop = True
         self.is_over = True
         for _ in range(END_TURNS):
-            if not server._channels:
+            if not server._channels and server._stopping:
                 break
             self._turn()
         self._turn_is_over()
@@ -239,6 +241,12 @@ class Run:
         self.calm_since = self.now
         for client in self.live:
             client.conn.room = max(client.conn.room, 1 << 16)
+
+    def _stop(self) -> None:
+        """Stop the server, in its turn, as a signal does."""
+        if self.wants_stop:
+            self.say("stop")
+            self.server.stop()
 
     # --- what the loop waits in ---------------------------------------------------------------
 
@@ -284,7 +292,9 @@ class Run:
         ready = []
         sim_ready = lib.sim_ready
         for fd, key in self.selector.keys.items():
-            if fd == 1:
+            if fd == SIGNALS:
+                events = selectors.EVENT_READ if self.wants_stop and not self.server._stopping else 0
+            elif fd == LISTENER:
                 events = selectors.EVENT_READ if self.listener.waiting else 0
             else:
                 events = sim_ready(fd) & key.events
@@ -336,8 +346,7 @@ class Run:
         rng = self.rng
         self.done += 1
         if self.done == self.scenario.stop_at:
-            self.say("stop")
-            self.server.stop()
+            self.wants_stop = True
         listening = not self.listener.is_closed
         if listening and (
             not self.live or (len(self.live) < self.scenario.most_clients and rng.random() < 0.15)
@@ -596,7 +605,7 @@ class Run:
                 raise Violation(f"{client} was not told that the server stops")
             if not (client.conn.closed or client in self.listener.waiting):
                 raise Violation(f"the connection of {client} is open in the end")
-        registered = [fd for fd in self.selector.keys if fd != 1]
+        registered = [fd for fd in self.selector.keys if fd not in (LISTENER, SIGNALS)]
         if registered:
             raise Violation(f"{registered} are registered in the end")
         server.close()
