@@ -191,6 +191,24 @@ MUTANTS: Final = (
         "    int logs = client->ranked && !log->on_hold;",
         "    int logs = client->ranked;",
     ),
+    Mutant(
+        "who joins while it is blocked is not listened to",
+        "server.py",
+        "            self._resume(channel)\n            self._watch(channel)",
+        "            self._resume(channel)",
+    ),
+    Mutant(
+        "the log is sent behind a frame that there was no memory for",
+        "server.py",
+        "channel.cut = code == protocol.SLOW or reason == NO_MEMORY",
+        "channel.cut = code == protocol.SLOW",
+    ),
+    Mutant(
+        "a block is rewound under who has left",
+        "_clist.c",
+        "    if (at_end != block->refs)\n        return;\n",
+        "",
+    ),
 )
 
 

@@ -509,7 +509,7 @@ class Run:
 
     def _check_waits_for_input(self, channel: Channel) -> None:
         broken = self.server._broken
-        if not channel.interest and channel not in broken:
+        if not channel.interest & selectors.EVENT_READ and not channel.ended and channel not in broken:
             raise Violation(f"nothing that {_client(channel)} sends is heard")
 
     def _check_all_sent(self, channel: Channel, log: Log) -> None:

@@ -9,9 +9,6 @@ from simulate.mutants import MUTANTS, Mutant
 from simulate.run import simulate, trace
 
 SEEDS = 60
-# Each found a bug once: joined and not listened to; half a roster; no WELCOME, for want of memory; let go as
-# silent while we did not listen; memory before a block sent to one who had left.
-FOUND = (143, 68, 509, 5299, 7035)
 QUICK = (
     "a LEFT names the ranks after it",
     "classes are ignored",
@@ -19,6 +16,10 @@ QUICK = (
     "nobody waits for who reads slowly",
     "a closed descriptor stays registered",
     "what had to wait is forgotten",
+    # Once these were there without anybody's purpose.
+    "who joins while it is blocked is not listened to",
+    "the log is sent behind a frame that there was no memory for",
+    "a block is rewound under who has left",
 )
 
 
@@ -34,16 +35,11 @@ def test_every_invariant_holds_at_each_turn(first: int) -> None:
         assert simulate(seed).turns
 
 
-@pytest.mark.parametrize("seed", FOUND)
-def test_what_was_found_once_is_mended(seed: int) -> None:
-    assert simulate(seed).turns
-
-
 @pytest.mark.parametrize(
     "mutant", [mutant for mutant in MUTANTS if mutant.name in QUICK], ids=lambda m: m.name
 )
 def test_a_broken_server_is_caught(mutant: Mutant) -> None:
-    assert mutants.caught(mutant, 60)
+    assert mutants.caught(mutant)
 
 
 def test_a_mutant_whose_text_is_gone_is_an_error() -> None:
