@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -43,12 +44,14 @@ def load() -> ModuleType:
     declared += sources["kernel.h"].partition("/* --- cffi --- */")[2].partition("/* --- end --- */")[0]
     state = hashlib.sha256(repr((sources, declared, sys.version)).encode()).hexdigest()[:16]
     place = BUILD / state
-    built = next(place.glob(f"{MODULE}*.so"), None)
-    if built is None:
-        place.mkdir(parents=True, exist_ok=True)
-        for name, text in sources.items():
-            (place / name).write_text(text)
-        built = _build(place, declared)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:  # others may be about to build the same
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = next(place.glob(f"{MODULE}*.so"), None)
+        if built is None:
+            for name, text in sources.items():
+                (place / name).write_text(text)
+            built = _build(place, declared)
     spec = importlib.util.spec_from_file_location(MODULE, built)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot load {built}")
