@@ -207,7 +207,7 @@ class Run:
             Exception: the server has failed.
         """
         server, scenario = self.server, self.scenario
-        self.say(f"seed {self.seed}: {scenario}")
+        self.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")  # their text has an address
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
         self.listener.faults = scenario.accept_faults
         with contextlib.suppress(_Quiet):

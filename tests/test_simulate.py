@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from simulate import mutants
 from simulate.mutants import MUTANTS, Mutant
 from simulate.run import simulate, trace
+from tests.support import ROOT
 
 SEEDS = 60
 QUICK = (
@@ -27,6 +32,14 @@ def test_a_seed_has_the_same_trace_each_time_and_another_seed_has_another() -> N
     assert simulate(7) == simulate(7)
     assert trace(7) == trace(7)
     assert simulate(7).trace != simulate(8).trace
+
+
+def test_seeds_have_the_same_trace_in_another_process() -> None:
+    command = [sys.executable, "-m", "simulate", "--seeds", "20"]
+    said = [subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout for _ in range(2)]
+    first, second = (re.findall(rb"trace [0-9a-f]{16}", one) for one in said)
+    assert first == second
+    assert first
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 20))
