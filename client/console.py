@@ -146,11 +146,8 @@ class Console:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return next(end.result() for end in ends if end.done())
         finally:
-            for task in (
-                sending,
-                joining,
-                receiving,
-            ):  # and so before the face ends, which shows nothing more
+            # Before the face ends, which shows nothing more.
+            for task in (sending, joining, receiving):
                 await cancelled(task)
 
     async def _stay_joined(self) -> Exit:
