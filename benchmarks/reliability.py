@@ -150,7 +150,7 @@ ROWS: Final = (
         "SIGSTOP of the server for 5 s with 200 clients and a heartbeat of 1 s",
         "nobody is evicted, and all go on at once",
         ends.stop,
-        {"clients": 20, "heartbeat": 0.2, "stopped": 0.6},
+        {"clients": 20, "heartbeat": 0.5, "stopped": 1.5},
     ),
     Row(
         "forging",

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -741,6 +742,15 @@ uint64_t cl_lag(const cl_log *log, const cl_client *client) {
 /* The position in the log up to which this client was sent it. O(1). */
 uint64_t cl_position(const cl_client *client) {
     return client->pos;
+}
+
+/* Bytes sent to this client that its system has not acknowledged, as far as
+ * ours can tell: tcp(7), SIOCOUTQ; on a Unix socket what was not read, and
+ * some more. A system call. */
+size_t cl_in_flight(const cl_client *client) {
+    int bytes = 0;
+
+    return ioctl(client->fd, TIOCOUTQ, &bytes) || bytes < 0 ? 0 : (size_t)bytes;
 }
 
 /* Bytes of private frames that wait to be sent to this client. O(1). */

@@ -123,6 +123,7 @@ size_t cl_clients(const cl_log *log);
 int64_t cl_rank(cl_log *log, cl_client *client);
 uint64_t cl_lag(const cl_log *log, const cl_client *client);
 uint64_t cl_position(const cl_client *client);
+size_t cl_in_flight(const cl_client *client);
 uint64_t cl_queued(const cl_client *client);
 int cl_is_blocked(const cl_client *client);
 size_t cl_behind(const cl_log *log, uint64_t most, int *fds, size_t room);

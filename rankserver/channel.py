@@ -46,7 +46,7 @@ class Channel:
         rank_class: its class, once its HELLO is accepted.
         host: the peer's address without the port, empty for a Unix socket.
         pinged_at: the position in the log behind which its last PING is sent.
-        read_to: the position up to which it had been sent the log when we last looked for its answer.
+        read_to: the position up to which it had taken the log when we last looked for its answer.
         interest: the selector events that it is registered for.
     """
 

@@ -291,6 +291,17 @@ class Log:
         position: int = lib.cl_position(client._handle)
         return position
 
+    def in_flight(self, client: Client) -> int:
+        """Return how many bytes of those sent the client's system has not acknowledged, if ours can tell.
+
+        Raises:
+            TypeError: the log is closed.
+        """
+        if self._log is None:  # C would not see it, and read a client that is freed
+            raise TypeError("the log is closed")
+        in_flight: int = lib.cl_in_flight(client._handle)
+        return in_flight
+
     def queued(self, client: Client) -> int:
         """Return how many bytes of private frames wait to be sent to the client."""
         if self._log is None:  # C would not see it, and read a client that is freed

@@ -37,7 +37,8 @@ ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descr
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
 LINGER: Final = 2.0  # seconds for a peer that is to go to take what it is owed, and close
-LATE: Final = 1.0  # seconds more than a select was to take, or in one turn: the process was stopped
+LATE: Final = 1.0  # seconds more than a select was to take, or in one turn: the process was stopped; ...
+LATE_SHARE: Final = 0.5  # ... of the heartbeat, if that is less: a PING sent before that is not answered yet
 STARVED_WAIT: Final = 0.05  # seconds until a LEFT is tried again that there was no memory for
 LONGEST_WAIT: Final = 3600.0  # seconds in one select, which cannot take any number
 NO_MEMORY: Final = "out of memory"
@@ -59,6 +60,7 @@ class Loop(abc.ABC):
         self._selector = selector
         self._acceptor = Acceptor(selector)
         self._channels: dict[int, Channel] = {}  # by descriptor, from accept to close
+        self._late = min(LATE, config.heartbeat * LATE_SHARE or LATE)
         self._now = clock()
         self._stopping = False
         # What the events of a turn leave to its end.
@@ -167,15 +169,15 @@ class Loop(abc.ABC):
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for what is next; time in which this process was stopped counts for no timeout.
 
-        A turn itself counts for ``LATE`` at most: it may have been stopped in the middle of one; but if there
-        is that much to do in each, time must go on.
+        A turn itself counts for ``_late`` at most: it may have been stopped in the middle of one; but if
+        there is that much to do in each, time must go on.
         """
         patience = self._patience()
         begin = self._clock()
         ready = self._selector.select(patience)
         now = self._clock()
-        lost = max(begin - self._now - LATE, 0)
-        if patience is not None and now - begin - patience > LATE:
+        lost = max(begin - self._now - self._late, 0)
+        if patience is not None and now - begin - patience > self._late:
             lost += now - begin
         if lost:
             event(logging.WARNING, "was not running", seconds=round(lost, 1))

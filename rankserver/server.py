@@ -430,10 +430,14 @@ class Server(Loop):
 
     def _on_silence(self, channel: Channel) -> None:
         waiting = self._log.lag(channel.client) - self._log.queued(channel.client)
-        channel.read_to = self._log.position(channel.client)
-        channel.pinged_at = channel.read_to + waiting
+        channel.read_to = self._taken(channel)
+        channel.pinged_at = self._log.position(channel.client) + waiting
         self._pinged.start(channel, self._now)
         self._send(channel, protocol.ping())
+
+    def _taken(self, channel: Channel) -> int:
+        """Return up to which byte of the log the client's system has taken it."""
+        return self._log.position(channel.client) - self._log.in_flight(channel.client)
 
     def _on_no_pong(self, channel: Channel) -> None:
         if channel in self._silence:  # started again since the PING: something was heard
@@ -441,9 +445,9 @@ class Server(Loop):
         if channel.paused:  # or held: it is we who do not listen
             self._silence.start(channel, self._now)
             return
-        position = self._log.position(channel.client)
-        if channel.read_to < min(position, channel.pinged_at):  # the PING came behind what it has read since
-            channel.read_to = position
+        taken = self._taken(channel)
+        if channel.read_to < min(taken, channel.pinged_at):  # the PING came behind what it has read since
+            channel.read_to = taken
             self._pinged.start(channel, self._now)
             return
         seconds = 2 * self.config.heartbeat

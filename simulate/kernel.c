@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -243,6 +244,18 @@ static ssize_t sim_sendmsg(int fd, const struct msghdr *msg, int flags) {
     return sim_put(fd, msg->msg_iov, msg->msg_iovlen);
 }
 
+/* TIOCOUTQ alone: what the client has not read. */
+static int sim_ioctl(int fd, unsigned long request, int *bytes) {
+    sim_conn *conn = sim_find(fd, "ioctl");
+
+    if (request != TIOCOUTQ)
+        sim_wrong = "an ioctl that is not TIOCOUTQ";
+    if (!conn)
+        return -1;
+    *bytes = (int)(conn->out.len - conn->out.at);
+    return 0;
+}
+
 /* --- for Python ---------------------------------------------------------- */
 
 void sim_begin(uint64_t seed, int traced) {
@@ -389,6 +402,7 @@ void sim_forget_input(sim_conn *conn) {
 #define recv sim_recv
 #define send sim_send
 #define sendmsg sim_sendmsg
+#define ioctl sim_ioctl
 #include "_clist.c"
 
 static void sim_keep_log(const cl_log *log) {

@@ -618,6 +618,16 @@ def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
     assert (peers.log.queued(client), peers.log.position(client)) == (0, 9)
 
 
+def test_what_is_in_flight_is_sent_and_not_read(peers: Peers) -> None:
+    client = peers.join()
+    peers.log.append(b"JOIN", b"0")
+    assert peers.log.in_flight(client) == 0
+    peers.log.flush(client)
+    assert peers.log.in_flight(client) >= 9  # the system counts what it needs itself, too
+    assert peers.read(client) == b"JOIN 1 0\n"
+    assert peers.log.in_flight(client) == 0
+
+
 def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:
     client = peers.join()
     peers.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)

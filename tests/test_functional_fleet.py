@@ -123,6 +123,10 @@ def test_a_fleet_of_which_half_is_killed_answers_two_hundred_asks(
                     if number % (ASKS // KILLED) == 0:
                         agents.kill(victims.pop())
                     check(await asyncio.wait_for(ask, 2 * BOUND), roster)
+                    # Who had answered before it was killed may go later, and the roster would be out of date.
+                    await asyncio.wait_for(
+                        until(c, lambda: c.clients == AGENTS + 1 - KILLED + len(victims)), BOUND
+                    )
                     assert seq == ask.seq
                 assert not victims
             await asyncio.wait_for(until(c, lambda: c.clients == 1), BOUND)

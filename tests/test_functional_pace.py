@@ -489,13 +489,13 @@ def test_of_two_who_answer_each_other_without_reading_one_goes_and_the_other_goe
 def test_who_reads_slowly_but_steadily_is_not_taken_for_dead(
     serve: Serve, join: Join, connect: Connect
 ) -> None:
-    heartbeat = 0.8
+    heartbeat = 0.5
     server = serve(2, "--heartbeat", str(heartbeat), "--max-backlog", str(32 * MIB))
     producer = join(server, "producer")[0]
     consumer = connect(server)
     consumer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
     consumer.hello("consumer")
-    lines = 16 * MIB // LINE
+    lines = 4 * MIB // LINE
     producer.send(b"".join(b"CMD %d\n" % number + b"CMD %s\n" % (b"x" * LINE) for number in range(lines)))
     begin = time.monotonic()
     received = bytearray()
@@ -508,7 +508,8 @@ def test_who_reads_slowly_but_steadily_is_not_taken_for_dead(
 
     last = b" %d\n" % (lines - 1)
     while last not in receive() or b"\nPING\n" not in received:
-        select.select([], [], [], 0.01)  # its pace: some three seconds for all
+        # Its pace: what the system has taken for it, some 3 MiB, takes longer than two heartbeats to read.
+        select.select([], [], [], 0.05)
         producer.send(b"PONG\n")
         if b"\nPING\n" in received[-65 * KIB :]:
             consumer.send(b"PONG\n")

@@ -410,8 +410,8 @@ def test_who_reconnects_outlives_the_server(serve: Callable[..., Server]) -> Non
         program.type("a")
         assert program.line() == "sent #3: a"
         server.kill()
-        program.type("b")
         lines = program.lines(4)
+        program.type("b")
         assert re.fullmatch(r"#3 rank 1(?: other)?: gone \(the connection was lost\)", lines[0])
         assert lines[1:3] == ["#3: executed by 0 of 1, gone 1", "disconnected: connection lost"]
         assert re.fullmatch(f"(?:.*; )?{RETRY}", lines[3])

@@ -191,6 +191,15 @@ def test_time_in_which_the_server_was_stopped_counts_for_no_timeout() -> None:
         assert channel.state is not State.HANDSHAKE
 
 
+def test_a_stop_shorter_than_that_counts_for_none_where_the_heartbeat_is_short() -> None:
+    with Talk(handshake_timeout=0.5, heartbeat=0.2) as talk:
+        channel = talk.connect()
+        for _ in range(3):
+            talk.selector.stopped = 0.6 * LATE
+            talk.server._turn()
+            assert channel.state is State.HANDSHAKE
+
+
 def test_a_turn_that_takes_long_counts_for_a_little_so_that_time_goes_on() -> None:
     with Talk(handshake_timeout=5) as talk:
         channel = talk.connect()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from harness import BenchmarkError, Program
 
-from abuse.clients import BOUND, Client, Follower, crowd, pass_time, read_all
+from abuse.clients import BOUND, Client, Follower, crowd, read_all
 from abuse.flow import Consumer, Producer, Pump
 from abuse.outcome import MIB, Outcome, milliseconds
 from abuse.subjects import RANK
@@ -174,11 +174,11 @@ def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: fl
         sender.join()
         read_all([sender, *members], lambda: False, heartbeat)
         server.signal(signal.SIGSTOP)
-        pass_time(server, stopped)
+        read_all([sender, *members], lambda: False, stopped)  # who was asked before answers
         server.signal(signal.SIGCONT)
         begin = time.perf_counter()
         sender.command(b"#back")
-        read_all([sender, *members], lambda: all(map(_is_served, members)))
+        read_all([sender, *members], lambda: all(member.ended or _is_served(member) for member in members))
         seconds = time.perf_counter() - begin
         read_all([sender, *members], lambda: False, 3 * heartbeat)
         evicted = sum(member.ended for member in members)
