@@ -122,14 +122,22 @@ class Supervised(abc.ABC):
         self._idle: list[Supervisor] = []
         self._turn = asyncio.Lock()  # commands begin one after another, in the order in which they were given
 
-    async def execute(self, command: Execute) -> Outcome:
-        """Execute ``command`` and return what became of it; when cancelled, end it first."""
+    def rejects(self, command: Execute) -> Outcome | None:
+        """Return the outcome of what is no command, or is not allowed; None if it is to be executed."""
         try:
-            argv = self._argv(command.text)
+            self._argv(command.text)
         except ValueError as error:
             return Outcome("fail", {"reason": f"{str(error).lower()}: {_short(command.text)}"})
         except _NotAllowedError as error:
             return Outcome("denied", {"reason": str(error)})
+        return None
+
+    async def execute(self, command: Execute) -> Outcome:
+        """Execute ``command`` and return what became of it; when cancelled, end it first."""
+        rejected = self.rejects(command)
+        if rejected is not None:
+            return rejected
+        argv = self._argv(command.text)
         try:
             reply = await self._run(self._request(command, argv))
         except asyncio.TimeoutError:

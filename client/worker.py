@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from client.events import Execute, Finished, Outcome, Started
 
@@ -19,6 +19,14 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Give back what it keeps between two commands. Again does no harm."""
+
+
+@runtime_checkable
+class Choosy(Executor, Protocol):
+    """An executor that knows of some commands beforehand that it executes nothing for them."""
+
+    def rejects(self, command: Execute) -> Outcome | None:
+        """Return the outcome of a command that is not to be begun, such as ``denied``, else None."""
 
 
 class Worker:
@@ -61,8 +69,14 @@ class Worker:
     async def _work(self) -> None:
         while not self._is_closing:  # an executor may have swallowed the cancellation
             command = await self._queue.get()
-            self._report(Started(command))
-            self._report(Finished(command, await self._execute(command)))
+            outcome = self._rejects(command)
+            if outcome is None:
+                self._report(Started(command))
+                outcome = await self._execute(command)
+            self._report(Finished(command, outcome))
+
+    def _rejects(self, command: Execute) -> Outcome | None:
+        return self.executor.rejects(command) if isinstance(self.executor, Choosy) else None
 
     async def _execute(self, command: Execute) -> Outcome:
         try:

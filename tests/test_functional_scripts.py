@@ -402,6 +402,24 @@ def test_a_handler_gets_commands_on_its_input(
 RETRY = r"trying again in (0\.[2-5]) s"  # half a second at most, and not always the same
 
 
+def test_what_is_not_allowed_is_not_said_to_be_executed(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(8)
+    allow = tmp_path / "allow"
+    allow.write_text("echo ...\n")
+    agent = ("--name", "agent", "--stay", "--exec", "program", "--allow", str(allow))
+    with RawClient(server.address) as boss:
+        boss.hello("boss")
+        with Program(server.where, *agent) as program:
+            assert program.line() == f"connected to {server.where} as agent: rank 1 of 2"
+            boss.send(b'ASK reboot now\nASK echo "\nASK echo hello\n')
+            assert program.lines(4) == [
+                "denied #3: reboot now (not allowed here: reboot now)",
+                'failed #4: echo " (no closing quotation: echo ")',
+                "executing #5 from rank 0: echo hello",
+                "executed #5: echo hello",
+            ]
+
+
 def test_who_reconnects_outlives_the_server(serve: Callable[..., Server]) -> None:
     server = serve(8)
     with RawClient(server.address) as other, Program(server.where, "--name", "me", "--reconnect") as program:

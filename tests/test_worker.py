@@ -55,6 +55,13 @@ class Log:
         return self.steps
 
 
+class ChoosyOne(Scripted):
+    """One that rejects the second command."""
+
+    def rejects(self, command: Execute) -> Outcome | None:
+        return Outcome("denied") if command.seq == 2 else None
+
+
 async def at_once(_command: Execute) -> Outcome:
     return DONE
 
@@ -75,6 +82,24 @@ def test_commands_are_executed_one_after_the_other_in_order() -> None:
             step for seq in range(10) for step in (Started(command(seq)), Finished(command(seq), DONE))
         ]
         assert executor.most == 1
+        await worker.close()
+
+    run(main())
+
+
+def test_what_is_rejected_is_not_begun_and_has_its_place_in_the_order() -> None:
+    async def main() -> None:
+        log, executor = Log(), ChoosyOne(at_once)
+        worker = Worker(executor, 1, log)
+        for seq in range(1, 4):
+            worker.add(command(seq))
+        assert await log.until(5) == [
+            Started(command(1)),
+            Finished(command(1), DONE),
+            Finished(command(2), Outcome("denied")),
+            Started(command(3)),
+            Finished(command(3), DONE),
+        ]
         await worker.close()
 
     run(main())
