@@ -172,6 +172,11 @@ class Client:
         """The longest line, in bytes with verb and LF, that the server takes."""
         return self._joined().session.max_line
 
+    @property
+    def capacity(self) -> int:
+        """How many clients the server takes, us included."""
+        return self._joined().session.capacity
+
     # --- commanding ---
 
     async def cmd(self, text: str) -> int:

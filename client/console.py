@@ -214,7 +214,8 @@ class Console:
     # --- what is asked ---
 
     async def _send(self) -> Exit:
-        await self._gather_company()
+        if not await self._gather_company():
+            return self.code
         await self._ask_held()
         if self._plan.commands is None and await self._converse():
             return self.code
@@ -223,16 +224,24 @@ class Console:
             await asyncio.Event().wait()
         return self.code
 
-    async def _gather_company(self) -> None:
-        """Wait until enough others are here, and say so if they are not; a person does not wait."""
+    async def _gather_company(self) -> bool:
+        """Wait until enough others are here, and say so if they are not; a person does not wait.
+
+        Return whether there ever can be so many.
+        """
         if self._plan.is_interactive:
-            return
+            return True
         await self._until(lambda: self._client.is_connected)
         wanted = self._plan.wait_for
+        capacity = self._client.capacity
+        if wanted >= capacity:
+            self._cannot_send(f"{wanted} others cannot be here: the server takes {capacity} clients in all")
+            return False
         if self._client.clients <= wanted:
             here = self._client.clients - 1
             self._face.show([Line("rank", f"waiting for others: {here} of {wanted} here")])
         await self._until(self._enough_are_here)
+        return True
 
     async def _converse(self) -> bool:
         """Do what is typed until there is no more; return whether the person said that they leave."""

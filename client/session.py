@@ -74,6 +74,7 @@ class Session:
         self._out = bytearray()
         self._events: list[events.Event] = []
         self._max_line = protocol.DEFAULT_MAX_LINE
+        self._capacity = 0
         self._name = ""
         self._rank = -1
         self._rank_class = 0
@@ -131,6 +132,11 @@ class Session:
     def max_line(self) -> int:
         """The longest line, in bytes with its LF, that the server takes."""
         return self._max_line
+
+    @property
+    def capacity(self) -> int:
+        """How many clients the server takes, us included; 0 before its first line."""
+        return self._capacity
 
     @property
     def cut_off(self) -> frozenset[int]:
@@ -311,6 +317,7 @@ class Session:
             self._disconnect("", text)
         else:
             self._max_line = frame.max_line
+            self._capacity = frame.capacity
             self._state = State.JOINING
 
     def _welcome(self, frame: frames.Welcome) -> None:

@@ -102,6 +102,11 @@ class Client:
         """The longest line, in bytes with verb and LF, that the server takes."""
         return self._client.max_line
 
+    @property
+    def capacity(self) -> int:
+        """How many clients the server takes, us included."""
+        return self._client.capacity
+
     # --- commanding ---
 
     def cmd(self, text: str) -> int:

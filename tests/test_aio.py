@@ -58,7 +58,7 @@ def test_arguments_that_cannot_work_are_refused_at_once() -> None:
         connect("x:y")
 
 
-PROPERTIES = ("name", "rank", "clients", "seq", "max_line")
+PROPERTIES = ("name", "rank", "clients", "seq", "max_line", "capacity")
 
 
 async def all_raise(client: Client, words: str) -> None:

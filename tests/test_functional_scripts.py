@@ -402,6 +402,18 @@ def test_a_handler_gets_commands_on_its_input(
 RETRY = r"trying again in (0\.[2-5]) s"  # half a second at most, and not always the same
 
 
+@pytest.mark.parametrize(("arguments", "unsent"), [(("-c", "x"), "not sent: x\n"), ((), "")])
+def test_more_company_than_the_server_takes_is_not_waited_for(
+    serve: Callable[..., Server], arguments: tuple[str, ...], unsent: str
+) -> None:
+    server = serve(3)
+    with Program(server.where, "--name", "me", "--wait-for", "3", *arguments) as program:
+        code, out, err = program.end()
+    assert (code, [line for line in out if not line.startswith("connected ")]) == (6, [])
+    words = "cannot send: 3 others cannot be here: the server takes 3 clients in all\n"
+    assert err.endswith(words + unsent)
+
+
 def test_what_is_not_allowed_is_not_said_to_be_executed(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve(8)
     allow = tmp_path / "allow"

@@ -136,7 +136,7 @@ def test_connect_has_the_same_arguments() -> None:
 
 def test_what_a_client_is_can_be_read(server: Server) -> None:
     with connect(server.where, name="web-1") as c:
-        assert (c.name, c.rank, c.clients, c.seq, c.max_line) == ("web-1", 0, 1, 1, 65_536)
+        assert (c.name, c.rank, c.clients, c.seq, c.max_line, c.capacity) == ("web-1", 0, 1, 1, 65_536, 8)
         assert c.is_connected
         assert str(c.address) == server.where
         with RawClient(server.address) as other:
@@ -697,6 +697,7 @@ READS: list[Callable[[Client], object]] = [
     lambda c: c.seq,
     lambda c: c.name,
     lambda c: c.max_line,
+    lambda c: c.capacity,
     lambda c: c.ask("x"),
 ]
 
