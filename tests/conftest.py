@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,13 @@ from tests.on_screen import Console, terminal_environment
 from tests.support import BOUND, RawClient, Server
 from tests.tls_peer import Certificates
 
-# What these modules check is to hold on every transport. The others start a client that speaks no TLS yet.
+# What these modules check is to hold on every transport.
 CONFORMANCE = ("log", "asks", "handshake", "limits")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run twice as many tests at once as there are cores: half of their time they wait."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
