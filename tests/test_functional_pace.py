@@ -27,10 +27,11 @@ Serve = Callable[..., Server]
 KIB = 1024
 MIB = 1024 * KIB
 BACKLOG = MIB
-SLOW = 0.5  # seconds, where somebody is to go
+SLOW = 1.0  # seconds, where somebody is to go
 NEVER = 60.0  # seconds, where nobody is
-QUIET = 0.15  # seconds in which nothing moves: everybody waits
+QUIET = 0.3  # seconds in which nothing moves: everybody waits
 ROOM = 12 * MIB  # what a server may need beside the backlog: two turns' growth, its buffers, and Python's
+GOODBYE = b"BYE slow read too slowly for %g seconds\n" % SLOW
 ALLOWED = str(BACKLOG)
 LINE = 1000
 SLACK = 2.0  # seconds that a busy machine may be late
@@ -82,12 +83,18 @@ class Peer:
             self.sock.settimeout(BOUND)
 
 
-def pump(*peers: Peer, quiet: float = QUIET, until: bytes = b"") -> float:
+def pump(*peers: Peer, quiet: float = 0, until: bytes = b"") -> float:
     """Let these send and read until nothing moves for ``quiet`` seconds, or the first has got ``until``.
+
+    Args:
+        peers: who sends and reads.
+        quiet: by default so long that everybody waits, but with ``until`` as long as anything may take.
+        until: what the first is to get, if that is the end.
 
     Returns:
         The longest time in seconds in which the first got nothing, the quiet at the end not counted.
     """
+    quiet = quiet or (BOUND if until else QUIET)
     last = time.monotonic()
     longest = 0.0
     while True:
@@ -229,7 +236,7 @@ def test_who_never_reads_is_dropped_after_a_while_and_the_others_go_on_at_once(
         peer.reads = 1 << 40
         pump(peer, quiet=BOUND)
         *lines, goodbye = peer.received.splitlines(keepends=True)
-        assert goodbye == b"BYE slow read too slowly for 0.5 seconds\n"
+        assert goodbye == GOODBYE
         log = b"".join(line for line in lines if not line.startswith(b"JOIN "))
         assert log in consumer.received, "what it got is the log, to the end of a frame"
 
@@ -434,7 +441,7 @@ def test_an_asker_that_does_not_read_is_dropped_and_who_answers_it_goes_on(serve
     assert lines == [b"LEFT 404 0", b"CMD 405 0 after"]
     gone = Peer(asker)
     pump(gone, quiet=BOUND)
-    assert gone.received.endswith(b"\nBYE slow read too slowly for 0.5 seconds\n")
+    assert gone.received.endswith(b"\n" + GOODBYE)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +465,7 @@ def test_a_flood_of_whoever_does_not_read_the_answers_costs_it_its_place_and_nob
     assert other.line().startswith(b"LEFT ")
     flood.reads = 1 << 40
     pump(flood, quiet=BOUND)
-    assert flood.received.endswith(b"\nBYE slow read too slowly for 0.5 seconds\n")
+    assert flood.received.endswith(b"\n" + GOODBYE)
 
 
 def test_of_two_who_answer_each_other_without_reading_one_goes_and_the_other_goes_on(

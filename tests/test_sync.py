@@ -327,6 +327,7 @@ def test_a_client_that_nobody_closed_does_not_keep_the_program(server: Server) -
 def interrupted(when: Callable[[], object]) -> Iterator[None]:
     """Send SIGINT to the main thread when it waits, after ``when``, for which the body does something."""
     main = threading.main_thread().ident or 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may ignore it
 
     def interrupt() -> None:
         when()
@@ -340,6 +341,7 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
     with pytest.raises(KeyboardInterrupt):
         yield
     thread.join(BOUND)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("wait", [len, list, lambda asked: asked.by_rank])
