@@ -13,6 +13,7 @@ from typing import Final
 
 from rankserver.clist import Client, Flushed, Log
 from rankserver.tls import TlsTransport
+from rankserver.tokens import NO_TOKEN
 
 
 class State(enum.Enum):
@@ -43,7 +44,7 @@ class Channel:
         paused: it has had its share of this turn; what else it sent waits, see ``resume``.
         held: its next line cannot be handled until somebody has caught up; what it sent waits from there on.
         refusal: why its HELLO is not accepted, if it is told that after a while.
-        rank_class: its class, once its HELLO is accepted.
+        holder: whose token it showed, once its HELLO is accepted.
         host: the peer's address without the port, empty for a Unix socket.
         pinged_at: the position in the log behind which its last PING is sent.
         read_to: the position up to which it had taken the log when we last looked for its answer.
@@ -58,13 +59,13 @@ class Channel:
         "farewell",
         "fd",
         "held",
+        "holder",
         "host",
         "interest",
         "name",
         "paused",
         "peer",
         "pinged_at",
-        "rank_class",
         "read_to",
         "refusal",
         "sock",
@@ -93,11 +94,16 @@ class Channel:
         self.paused = False
         self.held = False
         self.refusal = ""
-        self.rank_class = 0
+        self.holder = NO_TOKEN
         self.pinged_at = 0
         self.read_to = 0
         self.interest = 0
         self._log = log
+
+    @property
+    def rank_class(self) -> int:
+        """The class that its token gives it."""
+        return self.holder.rank_class
 
     @property
     def is_going(self) -> bool:

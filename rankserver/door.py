@@ -10,10 +10,9 @@ from typing import Final
 
 from rankserver import frames
 from rankserver.channel import Channel
-from rankserver.tokens import Holder, Tokens
+from rankserver.tokens import NO_TOKEN, Holder, Tokens
 
 LEAST_STRANGERS: Final = 64  # connections that have not joined at a time, for however few clients
-NO_TOKEN: Final = Holder("", 0)
 
 
 def most_strangers(capacity: int) -> int:

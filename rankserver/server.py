@@ -142,6 +142,7 @@ class Server(Loop):
                 peer=channel.peer,
                 rank=rank,
                 rank_class=channel.rank_class,
+                **_whose(channel),
                 lag=self._log.lag(channel.client),
                 held=channel.held,
             )
@@ -180,7 +181,7 @@ class Server(Loop):
             self._dismiss(channel, protocol.RESUME, "the session is unknown or over")
         else:
             channel.name = frame.name or ""
-            channel.rank_class = holder.rank_class
+            channel.holder = holder
             channel.state = State.JOINING
             self._door.pass_on(channel)
             self._handshake.stop(channel)
@@ -401,7 +402,10 @@ class Server(Loop):
             rank, clients, self._log.seq, channel.name, session, heartbeat, channel.rank_class
         )
         self._send(channel, protocol.welcome(frame))
-        event(logging.INFO, "joined", name=channel.name, peer=channel.peer, rank=rank, clients=clients)
+        whose = _whose(channel)
+        event(
+            logging.INFO, "joined", name=channel.name, peer=channel.peer, rank=rank, clients=clients, **whose
+        )
 
     def _ranked(self) -> Iterator[Channel]:
         return (self._channels[fd] for fd in self._log.ranked_fds())
@@ -452,3 +456,8 @@ class Server(Loop):
             return
         seconds = 2 * self.config.heartbeat
         self._dismiss(channel, protocol.TIMEOUT, f"nothing heard for {seconds:g} seconds")
+
+
+def _whose(channel: Channel) -> dict[str, object]:
+    """Return whose token it showed, for the log: a client gives itself any name."""
+    return {"token": channel.holder.name} if channel.holder.name else {}

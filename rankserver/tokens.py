@@ -34,6 +34,9 @@ class Holder(NamedTuple):
     rank_class: int
 
 
+NO_TOKEN: Final = Holder("", 0)  # of who needs none
+
+
 class Tokens:
     """The tokens that are accepted.
 

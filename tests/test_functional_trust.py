@@ -177,6 +177,17 @@ def test_no_token_is_ever_logged(guarded: Guarded) -> None:
         assert secret not in log
 
 
+def test_the_log_names_the_token_of_who_joins_whatever_it_calls_itself(guarded: Guarded) -> None:
+    client = guarded.join("web", "op")
+    guarded.signal(signal.SIGUSR1, client)
+    joined, report = (
+        line for line in guarded.server.log().splitlines() if " joined " in line or " client " in line
+    )
+    assert " name=op " in joined
+    assert " token=web" in joined
+    assert " token=web " in report
+
+
 # --- classes ----------------------------------------------------------------------------------
 
 
