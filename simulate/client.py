@@ -10,9 +10,10 @@ import enum
 import json
 import random
 from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from rankserver import protocol, ranking
+from rankserver.channel import Channel
 from simulate.kernel import drain, lib
 from simulate.truth import Change, Sent, Truth, Violation
 
@@ -373,3 +374,8 @@ class SimClient:
         if len(got) != len(due) or got != due:
             raise Violation(f"{self} at {self.seq} gets the roster {got}, and it is {due}")
         self._expect(b"ROSTER", None)
+
+
+def client_of(channel: Channel) -> SimClient:
+    """Return who is at the other end of one of the server's connections."""
+    return cast("SimClient", cast("Any", channel.sock).client)

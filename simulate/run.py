@@ -1,119 +1,38 @@
-"""One run: the real server under one seed, with everything that may happen to it, and the invariants.
+"""One run: the real server under one seed, with everything that may happen to it.
 
-The loop calls ``select`` once a turn, and the world lives in there: first the invariants are checked on what
-the turn has left, then clients act, then what is ready is told, with the clock moved on. A run has three
+The loop calls ``select`` once a turn, and the world lives in there: first the ``invariants`` are checked on
+what the turn has left, then clients act, then what is ready is told, with the clock moved on. A run has three
 parts: faults and all; calm, in which everybody reads and nothing fails, until nothing moves; and the end.
+What is settled before a run begins is in ``scenario``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import selectors
 import socket
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
-import rankserver.asks
-import rankserver.channel
-import rankserver.clist
-import rankserver.door
-import rankserver.listeners
 import rankserver.loop
-import rankserver.pace
-import rankserver.server
-from rankserver.channel import Channel, State
-from rankserver.clist import Log
-from rankserver.config import Config
+from rankserver.channel import Channel
 from rankserver.server import Server
-from rankserver.tokens import Holder, Tokens
-from simulate.client import Manner, SimClient
+from simulate.client import Manner, SimClient, client_of
+from simulate.invariants import Invariants
 from simulate.kernel import LISTENER, SIGNALS, Key, Signals, SimListener, SimSelector, ffi, lib
+from simulate.scenario import draw, world
 from simulate.truth import Truth, Violation
 
 STEPS: Final = 300  # what clients do in the first part of a run
 CALM_SECONDS: Final = 9.0  # longer than any timeout that lets somebody go
 CALM_TURNS: Final = 3000
 END_TURNS: Final = 500
-WAIT_SLACK: Final = 1.1  # seconds that the server may not have noticed as lost
-JUST_NOW: Final = 0.01  # seconds: readiness may be told a few turns late
 TICK: Final = 1e-4  # seconds that a turn takes
 PACES: Final = (0.001, 0.01, 0.03, 0.06, 0.5, 3.0)  # seconds in which nobody does anything
 MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
 
 _where: Final[Any] = ffi.new("char **")
-
-# Bounds of the server, with values that make it come to them; 0 is its own.
-MODULES: Final = (
-    rankserver.asks,
-    rankserver.door,
-    rankserver.listeners,
-    rankserver.loop,
-    rankserver.pace,
-    rankserver.server,
-)
-BOUNDS: Final = {
-    "TURN_BYTES": (0, 300, 2000),
-    "READ_LEAST": (0, 40, 400),
-    "LINES": (0, 1, 12),
-    "LINES_LEAST": (0, 1),
-    "UNSENT": (0, 2, 3),
-    "PRIVATE_BYTES": (0, 200, 2000),
-    "ACCEPTS": (0, 1, 2),
-    "LEAST_STRANGERS": (0, 2, 4),
-    "MANY": (0, 2),
-}
-
-
-class Scenario(NamedTuple):
-    """What a seed says about a run, before it begins."""
-
-    config: Config
-    tokens: Tokens | None
-    classes: int
-    most_clients: int
-    block_bytes: int
-    read_bytes: int
-    io_faults: int
-    memory_faults: int
-    accept_faults: int
-    stop_at: int
-    max_asks: int
-    hurry: float  # share of the waits in which nothing happens for a moment only
-
-
-def _scenario(rng: random.Random, steps: int) -> Scenario:
-    capacity = rng.choice((1, 2, 4, 6, 9, 14))
-    classes = rng.choice((0, 0, 1, 3))
-    max_line = rng.choice((256, 300, 700, 1500))
-    config = Config(
-        capacity,
-        max_line=max_line,
-        heartbeat=rng.choice((0, 2, 5, 30)),
-        max_backlog=rng.choice((600, 3000, 20_000, 10**9)),
-        slow_timeout=rng.choice((0.5, 5, 5)),
-    )
-    tokens = {_digest(f"token{number}"): Holder("x", number) for number in range(classes)}
-    return Scenario(
-        config,
-        Tokens(tokens) if classes else None,
-        classes,
-        capacity + rng.choice((0, 1, 4)),
-        max_line + rng.choice((256, 600, 4000)),
-        rng.choice((50, 500, 4000)),
-        rng.choice((0, 20, 100, 300)),
-        rng.choice((0, 0, 5, 40)),
-        rng.choice((0, 0, 100, 400)),
-        rng.randrange(steps) if rng.random() < 0.1 else -1,
-        rng.choice((3, 65_536)),
-        rng.choice((0.5, 0.9, 0.99)),
-    )
-
-
-def _digest(token: str) -> bytes:
-    return rankserver.tokens._digest(token)
 
 
 class _Quiet(Exception):  # noqa: N818 - it is no error
@@ -135,7 +54,7 @@ class SimServer(Server):
     def _let_in(self, channels: Sequence[Channel]) -> None:
         joining = self.run_of.truth.joining
         before = self._log.seq
-        joining.append([_client(channel) for channel in channels])
+        joining.append([client_of(channel) for channel in channels])
         super()._let_in(channels)
         if self._log.seq == before:
             joining.pop()  # there was no memory
@@ -143,10 +62,6 @@ class SimServer(Server):
     def _flush_ranked(self) -> None:
         self.run_of.capture()
         super()._flush_ranked()
-
-
-def _client(channel: Channel) -> SimClient:
-    return cast("SimClient", cast("Any", channel.sock).client)
 
 
 class Result(NamedTuple):
@@ -169,16 +84,13 @@ class Run:
         self.lines: list[str] = []
         self.truth = Truth()
         self.rng = random.Random(seed)
-        self.scenario = _scenario(self.rng, steps)
+        self.scenario = draw(self.rng, steps)
         self.now = 1000.0
         self.stopped = 0.0  # seconds of it in which the process was
         self.turns = 0
         self.done = 0
         self.calm_since: float | None = None
         self.is_over = False
-        self.lazy_since: float | None = None  # JOINs wait for company
-        self.held_at: int | None = None  # commands in the log, if they have to wait now
-        self.behind_since: dict[SimClient, float] = {}  # others wait for these
         self.clients: list[SimClient] = []
         self.live: list[SimClient] = []
         lib.sim_begin(seed, traced)
@@ -196,6 +108,7 @@ class Run:
         self.server._acceptor._listeners = [cast("Any", self.listener)]
         self.server._acceptor.resume()
         self.server._asks.limit = self.scenario.max_asks
+        self.invariants = Invariants(self)
 
     # --- a run --------------------------------------------------------------------------------
 
@@ -219,7 +132,7 @@ class Run:
                 for _ in range(CALM_TURNS):
                     self._turn()
                 raise Violation(f"it does not come to rest in {CALM_TURNS} turns")
-            self._check_rest()
+            self.invariants.check_rest()
             self.wants_stop = True
         self.is_over = True
         for _ in range(END_TURNS):
@@ -227,7 +140,7 @@ class Run:
                 break
             self._turn()
         self._turn_is_over()
-        self._check_end()
+        self.invariants.check_end()
         return Result(self.seed, lib.sim_trace_hash(), self.turns, self.done, self.truth.commands)
 
     def _turn(self) -> None:
@@ -241,6 +154,10 @@ class Run:
         self.calm_since = self.now
         for client in self.live:
             client.conn.room = max(client.conn.room, 1 << 16)
+
+    def _turn_is_over(self) -> None:
+        self.capture()
+        self.invariants.check_turn()
 
     def _stop(self) -> None:
         """Stop the server, in its turn, as a signal does."""
@@ -443,176 +360,17 @@ class Run:
             self.truth.grow(ffi.buffer(_where[0], count)[:])
 
     def is_let_go(self, channel: Channel, code: str, why: str) -> None:
-        """Judge why the server lets a connection go."""
-        client = _client(channel)
+        """Note why the server lets a connection go, and have it judged."""
+        client = client_of(channel)
         client.reason = why
         client.code = code
         self.say(f"{client} is let go: {code} {why}")
-        if client.manner in (Manner.SLOW, Manner.NEVER):
-            client.may_be_cut = True
-        if not code:
-            self._judge_end(client, why)
-        elif code == "slow":
-            if client.manner not in (Manner.SLOW, Manner.NEVER):
-                raise Violation(f"{client} reads at once, and is let go: {why}")
-        elif code in ("proto", "too-long"):
-            if client.manner not in (Manner.STRANGE, Manner.ROGUE):
-                raise Violation(f"{client} keeps to the protocol, and is let go: {code} {why}")
-        elif code == "timeout" and channel.state is State.JOINED:
-            silent = self.running - client.heard
-            if JUST_NOW < silent < self.scenario.config.heartbeat:
-                raise Violation(f"{client} was silent for {silent:g} seconds, and is let go: {why}")
-
-    def _judge_end(self, client: SimClient, why: str) -> None:
-        if why == rankserver.loop.NO_MEMORY:
+        is_starved = not code and why == rankserver.loop.NO_MEMORY
+        if is_starved:
             client.code = "memory"
+        if is_starved or client.manner in (Manner.SLOW, Manner.NEVER):
             client.may_be_cut = True
-            if not self.scenario.memory_faults or self.calm_since is not None:
-                raise Violation(f"{client} is let go for want of memory, and there was enough")
-        elif not (client.has_left or client.conn.reset):
-            raise Violation(f"{client} is here, and is let go: {why}")
-
-    # --- invariants ---------------------------------------------------------------------------
-
-    def _turn_is_over(self) -> None:
-        """Check what must hold between any two turns."""
-        server, log, truth = self.server, self.server._log, self.truth
-        self.capture()
-        if wrong := lib.sim_misuse():
-            raise Violation(ffi.string(wrong).decode())
-        log.check()
-        channels = server._channels
-        members = [_client(channels[fd]) for fd in log.ranked_fds()]
-        if members != list(truth.roster) or log.seq != len(truth.frames) - 1:
-            raise Violation(f"the core ranks {members} at {log.seq}; by the log it is {truth.roster}")
-        if len(members) > self.scenario.config.capacity:
-            raise Violation(f"{len(members)} clients, more than the capacity")
-        for key in self.selector.keys.values():
-            if key.fileobj.fileno() != key.fd:
-                raise Violation(f"descriptor {key.fd} is closed and registered")
-        self._check_channels(channels, log)
-        self._check_bounds(log)
-        self._check_waiting()
-
-    def _check_channels(self, channels: dict[int, Channel], log: Log) -> None:
-        registered = self.selector.keys
-        for fd, channel in channels.items():
-            if channel.sock.fileno() != fd:
-                raise Violation(f"{_client(channel)} is kept, and descriptor {fd} closed")
-            if channel.interest != (registered[fd].events if fd in registered else 0):
-                raise Violation(f"{_client(channel)} is registered for other than {channel.interest}")
-            if channel.state is State.JOINED and not channel.paused and not channel.held:
-                self._check_waits_for_input(channel)
-            client = _client(channel)
-            if not client.conn.reset and not channel.wants_write and channel.state is not State.JOINING:
-                self._check_all_sent(channel, log)
-
-    def _check_waits_for_input(self, channel: Channel) -> None:
-        broken = self.server._broken
-        if not channel.interest & selectors.EVENT_READ and not channel.ended and channel not in broken:
-            raise Violation(f"nothing that {_client(channel)} sends is heard")
-
-    def _check_all_sent(self, channel: Channel, log: Log) -> None:
-        """Nothing waits for who would take it but JOINs, and those not long."""
-        lazy = self.server._lazy_joins
-        if log.lag(channel.client) and not lazy:
-            raise Violation(f"{log.lag(channel.client)} bytes for {_client(channel)} wait for nothing")
-
-    def _check_waiting(self) -> None:
-        """Nobody waits for longer than the server says: for JOINs, and for who is slow."""
-        server, now = self.server, self.running
-        if not server._lazy_joins:
-            self.lazy_since = None
-        elif self.lazy_since is None:
-            self.lazy_since = now
-        elif now > self.lazy_since + rankserver.loop.JOIN_WAIT + WAIT_SLACK:
-            raise Violation("a JOIN waits, and is not sent")
-        held, self.held_at = self.held_at, self.truth.commands if server._pace.is_holding else None
-        if self.held_at is None:
-            self.behind_since.clear()
-            return
-        if held not in (None, self.held_at):
-            raise Violation(f"{self.held_at - (held or 0)} commands are logged, while all wait")
-        config = self.scenario.config
-        behind = [_client(server._channels[fd]) for fd in server._log.behind(config.max_backlog)]
-        self.behind_since = {client: self.behind_since.get(client, now) for client in behind}
-        for client, since in self.behind_since.items():
-            if now > since + config.slow_timeout + rankserver.loop.LINGER + WAIT_SLACK:
-                raise Violation(f"all wait for {client}, since {now - since:g} seconds")
-
-    def _check_timers(self) -> None:
-        """No timeout is left of who is gone."""
-        for timeout in self.server._timers._timeouts:
-            for item in timeout:
-                if isinstance(item, Channel) and self.server._channels.get(item.fd) is not item:
-                    raise Violation(f"a timeout of {_client(item)} goes on, which is gone")
-
-    def _check_bounds(self, log: Log) -> None:
-        most = self.scenario.config.max_backlog + 3 * self.scenario.block_bytes + self._growth()
-        if log.held > most:
-            raise Violation(f"{log.held} bytes of the log are held, more than {most}")
-
-    def _growth(self) -> int:
-        """Return what one turn may log: each byte that is read or was set aside, several times."""
-        many = self.scenario.config.capacity
-        one = min(self.scenario.read_bytes, 4000) + 2 * self.scenario.config.max_line
-        return 5 * many * one + 4000
-
-    def _check_rest(self) -> None:
-        """Check what holds when faults are over and nothing moves: all is sent, and nothing is lost."""
-        seq = len(self.truth.frames) - 1
-        if self.listener.waiting:
-            raise Violation(f"{len(self.listener.waiting)} connections are not accepted")
-        for client in self.truth.roster:
-            if client.seq != seq or client.partial:
-                raise Violation(f"{client} is at {client.seq} of {seq}, with {client.partial!r}")
-            if client.outbox or client.conn.received != client.fed:
-                raise Violation(f"{client} was not heard: {client.fed - client.conn.received} bytes")
-            if client.expected and not client.is_lax:
-                raise Violation(f"{client} did not get {client.expected[0]}")
-        for client in self.clients:
-            self._check_client(client)
-        self._check_timers()
-
-    def _check_client(self, client: SimClient) -> None:
-        is_here = client.reason is None
-        if client.conn.mark_tick and (is_here or not client.code):
-            lost = [command for command in client.commands if command.end <= client.fed]
-            if lost and client.left_seq + (client in self.truth.roster):
-                raise Violation(f"{client} ({client.reason}) sent {lost[0]}, and it is not in the log")
-        for seq, answers in client.asked.items():
-            if client in self.truth.roster and self.scenario.max_asks > 100:
-                self._check_answers(client, seq, answers)
-
-    def _check_answers(self, client: SimClient, seq: int, answers: dict[int, bool]) -> None:
-        for number, came in answers.items():
-            other = self.clients[number - 1]
-            end = other.answered.get(seq)
-            if end is not None and end <= other.fed and not came and (other.reason is None or not other.code):
-                raise Violation(f"{client} did not get the answer of {other} to {seq}")
-
-    def _check_end(self) -> None:
-        server = self.server
-        if server._channels:
-            raise Violation(f"{len(server._channels)} connections are left in the end")
-        for client in self.clients:
-            if not client.has_ended and client.conn.closed:
-                client.read(1 << 22)
-                client.read(1)
-        for client in self.clients:
-            was_told = client.bye == "shutdown" or client.may_be_cut or self.scenario.memory_faults
-            if client.code == "shutdown" and not was_told:
-                raise Violation(f"{client} was not told that the server stops")
-            if not (client.conn.closed or client in self.listener.waiting):
-                raise Violation(f"the connection of {client} is open in the end")
-        registered = [fd for fd in self.selector.keys if fd not in (LISTENER, SIGNALS)]
-        if registered:
-            raise Violation(f"{registered} are registered in the end")
-        server.close()
-        if not self.listener.is_closed:
-            raise Violation("it still listens")
-        if lib.sim_live():
-            raise Violation(f"{lib.sim_live()} allocations are left in the end")
+        self.invariants.check_let_go(channel, code, why)
 
     # --- the trace ----------------------------------------------------------------------------
 
@@ -637,37 +395,6 @@ class Run:
 def hash_of(text: str) -> int:
     """Return a number for a text, the same in each process."""
     return sum(text.encode()) + (len(text) << 16)
-
-
-@contextlib.contextmanager
-def world(scenario_of: int, steps: int = STEPS) -> Iterator[None]:
-    """Put the simulated core, small bounds by the seed, and no randomness of its own into the server."""
-    rng = random.Random(scenario_of)
-    scenario = _scenario(rng, steps)
-    rng = random.Random(~scenario_of)
-    saved: list[tuple[Any, str, Any]] = []
-
-    def put(name: str, value: Any, *modules: Any) -> None:
-        for module in modules:
-            saved.append((module, name, getattr(module, name)))
-            setattr(module, name, value)
-
-    put("ffi", ffi, rankserver.clist)
-    put("lib", lib, rankserver.clist)
-    put("Log", lambda max_line: Log(max_line, scenario.block_bytes, scenario.read_bytes), rankserver.loop)
-    put("secrets", SimpleNamespace(token_urlsafe=lambda _: "s" * 22), rankserver.server)
-    for name, values in {**BOUNDS, "BLOCK_BYTES": (scenario.block_bytes,)}.items():
-        value = rng.choice(values)
-        if value:
-            put(name, value, *(module for module in MODULES if hasattr(module, name)))
-    level = logging.getLogger("rankserver").level
-    logging.getLogger("rankserver").setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.getLogger("rankserver").setLevel(level)
-        for module, name, value in reversed(saved):
-            setattr(module, name, value)
 
 
 def simulate(seed: int, steps: int = STEPS) -> Result:
