@@ -36,7 +36,10 @@ UNSENT: Final = 100  # private frames of one channel that wait for the end of a 
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
 JOIN_WAIT_EACH: Final = 20e-6  # ... but this for each client, if it is more: telling one costs some 5 µs
-LINGER: Final = 2.0  # seconds for a peer that is to go to take what it is owed, and close
+LINGER: Final = (
+    2.0  # seconds without progress for a peer that is to go to take what it is owed, and close, ...
+)
+LINGER_MOST: Final = 10.0  # ... and in all
 LATE: Final = 1.0  # seconds more than a select was to take, or in one turn: the process was stopped; ...
 LATE_SHARE: Final = 0.5  # ... of the heartbeat, if that is less: a PING sent before that is not answered yet
 STARVED_WAIT: Final = 0.05  # seconds until a LEFT is tried again that there was no memory for
@@ -79,7 +82,8 @@ class Loop(abc.ABC):
         self._timers = Timers()
         self._slow = self._timers.timeout(config.slow_timeout, self._on_slow)
         self._pace = Pace(self._log, config.max_backlog, self._slow)
-        self._linger = self._timers.timeout(LINGER, self._finish)
+        self._linger = self._timers.timeout(LINGER, self._on_linger)
+        self._linger_most = self._timers.timeout(LINGER_MOST, self._finish)
         self._join_wait = self._timers.timeout(JOIN_WAIT, self._on_join_wait)
         self._accept_pause = self._timers.timeout(ACCEPT_PAUSE, self._on_accept_pause)
 
@@ -120,7 +124,7 @@ class Loop(abc.ABC):
     # --- from outside -------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until ``stop`` was called and everybody has been told, or has not listened for ``LINGER``."""
+        """Serve until ``stop`` was called and everybody has been told, or has not listened: ``LINGER``."""
         self._now = self._clock()
         while self._channels or not self._stopping:
             self._turn()
@@ -310,7 +314,8 @@ class Loop(abc.ABC):
         if channel.farewell:
             with contextlib.suppress(MemoryError):  # then it goes without
                 self._log.private(channel.client, channel.farewell)
-        self._linger.start(channel, self._now)
+        self._linger_most.start(channel, self._now)
+        self._linger_on(channel)
         self._unsent.setdefault(channel, 0)
         self._watch(channel)  # it may have been held: now it is read again, so that it reads its farewell
 
@@ -384,6 +389,7 @@ class Loop(abc.ABC):
         finished, self._finished = self._finished, []
         for channel in finished:
             self._linger.stop(channel)
+            self._linger_most.stop(channel)
             self._broken.pop(channel, None)
             self._on_closed(channel)
             if channel.interest:
@@ -393,6 +399,21 @@ class Loop(abc.ABC):
             channel.sock.close()
 
     # --- timers -------------------------------------------------------------------------------
+
+    def _taken(self, channel: Channel) -> int:
+        """Return up to which byte of the log the client's system has taken it; a system call."""
+        return self._log.position(channel.client) - self._log.in_flight(channel.client)
+
+    def _on_linger(self, channel: Channel) -> None:
+        """Let who reads on take more of what it is owed."""
+        if channel.read_to < self._taken(channel):
+            self._linger_on(channel)
+        else:
+            self._finish(channel)
+
+    def _linger_on(self, channel: Channel) -> None:
+        channel.read_to = self._taken(channel)
+        self._linger.start(channel, self._now)
 
     def _on_join_wait(self, _: str) -> None:
         self._lazy_joins = 0

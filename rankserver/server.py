@@ -439,10 +439,6 @@ class Server(Loop):
         self._pinged.start(channel, self._now)
         self._send(channel, protocol.ping())
 
-    def _taken(self, channel: Channel) -> int:
-        """Return up to which byte of the log the client's system has taken it."""
-        return self._log.position(channel.client) - self._log.in_flight(channel.client)
-
     def _on_no_pong(self, channel: Channel) -> None:
         if channel in self._silence:  # started again since the PING: something was heard
             return

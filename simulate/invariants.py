@@ -97,7 +97,7 @@ class Invariants:
         behind = [client_of(server._channels[fd]) for fd in server._log.behind(config.max_backlog)]
         self._behind_since = {client: self._behind_since.get(client, now) for client in behind}
         for client, since in self._behind_since.items():
-            if now > since + config.slow_timeout + rankserver.loop.LINGER + WAIT_SLACK:
+            if now > since + config.slow_timeout + rankserver.loop.LINGER_MOST + WAIT_SLACK:
                 raise Violation(f"all wait for {client}, since {now - since:g} seconds")
 
     def _check_bounds(self, log: Log) -> None:

@@ -137,7 +137,7 @@ MUTANTS: Final = (
     Mutant(
         "a connection is closed at once",
         "loop.py",
-        "        self._linger.start(channel, self._now)\n",
+        "        self._linger_most.start(channel, self._now)\n",
         "        self._finish(channel)\n",
     ),
     Mutant(

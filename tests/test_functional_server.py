@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from rankserver import __version__, cli
+from rankserver.loop import LINGER
 from tests.support import BOUND, ROOT, RawClient, Server, fields_of
 
 Connect = Callable[[Server], RawClient]
@@ -228,6 +230,32 @@ def test_a_signal_ends_it_although_somebody_neither_reads_nor_closes(server: Ser
     for _ in range(16):
         silent.send(b"CMD %s\n" % (b"x" * 60_000) * 40)
     assert server.stop() == 0
+
+
+def test_who_reads_on_gets_all_before_it_stops_however_slowly(
+    serve: Serve, join: Join, connect: Connect
+) -> None:
+    server = serve(2)
+    (sender,) = join(server, "sender")
+    slow = connect(server)
+    slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    slow.hello("slow")
+    count = 120
+    sender.send(b"".join(b"CMD %03d%s\n" % (number, b"x" * 60_000) for number in range(count)))
+    while not sender.line().startswith(b"CMD %d " % (2 + count)):
+        pass
+    server.process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    received = b""
+    while data := slow.sock.recv(65_536):
+        received += data
+        select.select([], [], [], 0.03)  # its pace
+    assert server.wait() == 0
+    assert time.monotonic() - started > 1.2 * LINGER, "it was to take longer than one who stands still may"
+    lines = received.splitlines()
+    commands = [line.split(b" ")[3][:3] for line in lines if line.startswith(b"CMD ")]
+    assert commands == [b"%03d" % number for number in range(count)]
+    assert lines[-1].startswith(b"BYE shutdown ")
 
 
 def test_nobody_is_accepted_any_more_while_it_stops(server: Server, join: Join) -> None:
