@@ -59,6 +59,7 @@ struct cl_client {
     cl_frame *first, *last;
     size_t first_sent;    /* bytes of `first` that are out */
     size_t private_bytes; /* of all frames, less first_sent */
+    uint64_t private_sent; /* bytes of frames that are out, from the first */
     char *kept; /* input for later: the beginning of a line, or ... */
     size_t kept_len, kept_room;
     int64_t rank;
@@ -451,7 +452,7 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
 
     if (n + len + 1 > log->block_size)
         return CL_NOMEM;
-    to = reserve(log, n + len + 1, 0);
+    to = reserve(log, n + len + 1, CL_KEPT_BLOCKS);
     if (!to)
         return CL_NOMEM;
     memcpy(to, stamp, n);
@@ -547,6 +548,7 @@ static void advance_frame(cl_client *client, size_t n) {
 
     client->first_sent += n;
     client->private_bytes -= n;
+    client->private_sent += n;
     if (client->first_sent == frame->len) {
         client->first = frame->next;
         if (!client->first)
@@ -739,9 +741,10 @@ uint64_t cl_lag(const cl_log *log, const cl_client *client) {
     return client_end(log, client) - client->pos + client->private_bytes;
 }
 
-/* The position in the log up to which this client was sent it. O(1). */
-uint64_t cl_position(const cl_client *client) {
-    return client->pos;
+/* Bytes that this client was sent, and those of the log before it joined.
+ * O(1). */
+uint64_t cl_sent(const cl_client *client) {
+    return client->pos + client->private_sent;
 }
 
 /* Bytes sent to this client that its system has not acknowledged, as far as

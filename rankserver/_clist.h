@@ -122,7 +122,7 @@ uint64_t cl_held(const cl_log *log);
 size_t cl_clients(const cl_log *log);
 int64_t cl_rank(cl_log *log, cl_client *client);
 uint64_t cl_lag(const cl_log *log, const cl_client *client);
-uint64_t cl_position(const cl_client *client);
+uint64_t cl_sent(const cl_client *client);
 size_t cl_in_flight(const cl_client *client);
 uint64_t cl_queued(const cl_client *client);
 int cl_is_blocked(const cl_client *client);

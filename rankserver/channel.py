@@ -46,8 +46,8 @@ class Channel:
         refusal: why its HELLO is not accepted, if it is told that after a while.
         holder: whose token it showed, once its HELLO is accepted.
         host: the peer's address without the port, empty for a Unix socket.
-        pinged_at: the position in the log behind which its last PING is sent.
-        read_to: the position up to which it had taken the log when we last looked for its answer.
+        pinged_at: the bytes that it is sent before its last PING.
+        read_to: the bytes that it had taken when we last looked whether it goes on reading.
         interest: the selector events that it is registered for.
     """
 

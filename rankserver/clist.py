@@ -284,12 +284,16 @@ class Log:
         lag: int = lib.cl_lag(self._log, client._handle)
         return lag
 
-    def position(self, client: Client) -> int:
-        """Return up to which byte of the log, counted from its beginning, the client was sent it."""
+    def sent(self, client: Client) -> int:
+        """Return how many bytes the client was sent, and what was logged before it joined.
+
+        Raises:
+            TypeError: the log is closed.
+        """
         if self._log is None:  # C would not see it, and read a client that is freed
             raise TypeError("the log is closed")
-        position: int = lib.cl_position(client._handle)
-        return position
+        sent: int = lib.cl_sent(client._handle)
+        return sent
 
     def in_flight(self, client: Client) -> int:
         """Return how many bytes of those sent the client's system has not acknowledged, if ours can tell.

@@ -401,8 +401,8 @@ class Loop(abc.ABC):
     # --- timers -------------------------------------------------------------------------------
 
     def _taken(self, channel: Channel) -> int:
-        """Return up to which byte of the log the client's system has taken it; a system call."""
-        return self._log.position(channel.client) - self._log.in_flight(channel.client)
+        """Return how many of the bytes that were sent the client's system has taken; a system call."""
+        return self._log.sent(channel.client) - self._log.in_flight(channel.client)
 
     def _on_linger(self, channel: Channel) -> None:
         """Let who reads on take more of what it is owed."""

@@ -62,7 +62,9 @@ NOT_A_NAME: Final = "is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -"
 STATUSES: Final = ("ok", "fail", "refused", "denied", "timeout")
 
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+# Without escapes. One that does not end takes the rest: to look for the next in it takes the square of that.
+_STRING = re.compile(r'"[^"]*(?:"|\Z)')
+_ESCAPE = re.compile(r"\\.")
 _BRACKET = re.compile(r"[][{}]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # TAB alone is allowed
 
@@ -341,7 +343,7 @@ def _json_object(text: str) -> dict[str, Any]:
 def _nesting(text: str) -> int:
     """Return how deep objects and arrays are nested in what may be JSON. O(len(text))."""
     deepest = depth = 0
-    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+    for bracket in _BRACKET.findall(_STRING.sub("", _ESCAPE.sub("", text))):
         depth += 1 if bracket in "{[" else -1
         deepest = max(deepest, depth)
     return deepest

@@ -433,9 +433,8 @@ class Server(Loop):
         self._strangers.renew()
 
     def _on_silence(self, channel: Channel) -> None:
-        waiting = self._log.lag(channel.client) - self._log.queued(channel.client)
         channel.read_to = self._taken(channel)
-        channel.pinged_at = self._log.position(channel.client) + waiting
+        channel.pinged_at = self._log.sent(channel.client) + self._log.lag(channel.client)
         self._pinged.start(channel, self._now)
         self._send(channel, protocol.ping())
 

@@ -613,9 +613,9 @@ def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"0")
     peers.log.private(client, b"PONG\n")
-    assert (peers.log.queued(client), peers.log.lag(client), peers.log.position(client)) == (5, 14, 0)
+    assert (peers.log.queued(client), peers.log.lag(client), peers.log.sent(client)) == (5, 14, 0)
     peers.log.flush(client)
-    assert (peers.log.queued(client), peers.log.position(client)) == (0, 9)
+    assert (peers.log.queued(client), peers.log.sent(client)) == (0, 14)
 
 
 def test_what_is_in_flight_is_sent_and_not_read(peers: Peers) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -302,6 +303,15 @@ def test_json_may_be_nested_so_deep_whoever_reads_it_and_however_many_brackets_a
         parse(text % (b'{"a":[' + b"[" * depth + inner + b"]" * depth + b"]}"))
     with pytest.raises(RemoteProtocolError, match="nested more than 64 deep"):
         parse(text % (b'{"a":' + b"[" * 20_000))
+
+
+@pytest.mark.parametrize("end", ["", '"', "\\"])
+def test_a_hostile_line_takes_no_longer_for_its_length_than_any_other(end: str) -> None:
+    line = ("HELLO " + "{" * 65 + '"\\' * 32_000 + end).encode()
+    begin = time.process_time()
+    with pytest.raises(RemoteProtocolError, match="bad JSON"):
+        protocol.parse_client_line(line)
+    assert time.process_time() - begin < 1  # the square of its length would take 10 seconds and more
 
 
 @given(st.sampled_from(["full", "auth", "slow"]), texts)

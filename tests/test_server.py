@@ -200,6 +200,27 @@ def test_a_stop_shorter_than_that_counts_for_none_where_the_heartbeat_is_short()
             assert channel.state is State.HANDSHAKE
 
 
+def test_who_reads_on_slowly_what_is_for_it_alone_is_not_taken_for_dead() -> None:
+    with Talk(heartbeat=1) as talk:
+        channel = talk.join()
+        # With more, the peer's system says only now and then that it has taken some.
+        talk.clients[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        while not channel.wants_write:
+            talk.server._send(channel, b"PONG %s\n" % (b"x" * 50_000))
+            talk.server._flush_all()
+        for _ in range(10):
+            talk.server._send(channel, b"PONG %s\n" % (b"x" * 50_000))
+        received = b""
+        while b"\nPING\n" not in received:
+            received = received[-10:] + talk.clients[-1].recv(65_536)
+            talk.selector.now += 0.4
+            talk.server._turn()
+            assert channel.state is State.JOINED
+        while channel.state is State.JOINED:  # it reads all, and does not answer
+            talk.selector.now += 0.4
+            talk.server._turn()
+
+
 def test_a_turn_that_takes_long_counts_for_a_little_so_that_time_goes_on() -> None:
     with Talk(handshake_timeout=5) as talk:
         channel = talk.connect()
