@@ -156,10 +156,15 @@ class Channel:
             return None
         return self._log.next_line(self.client)
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Let the line that ``next_line`` has just returned wait until ``resume``, and all behind it."""
         self._log.unread()
-        self.paused = self.held = True
+        self.paused = True
+
+    def hold(self) -> None:
+        """Pause until somebody has caught up."""
+        self.pause()
+        self.held = True
 
     def resume(self) -> None:
         """Let ``next_line`` go on with what was set aside: before the join, by a pause or when held."""

@@ -29,9 +29,12 @@ from rankserver.timers import Timers
 TURN_BYTES: Final = READ_BYTES // 2  # read in a turn, shared by the channels that are ready: much, as ...
 MANY: Final = 300  # ... a turn costs a system call for each client; from so many on it is twice as much
 READ_LEAST: Final = 4 * 1024  # read of each channel in a turn, however many share that
-LINES: Final = 1000  # handled in Python in one turn, shared by the channels that sent some: some 10 ms ...
-LINES_LEAST: Final = 8  # ... but so many of each
+LINES: Final = 1000  # handled in Python in one turn, shared by the channels that sent some: some 10 ms; ...
+LINES_LEAST: Final = (
+    8  # ... so many of each are no small change, and those that are left come first in the next
+)
 BROKEN_BYTES: Final = 32 * 1024 * 1024  # read of a connection that broke: no receive buffer holds more
+HANDSHAKES: Final = 4  # of TLS that go on in one turn: a step of one takes 6 ms if the key has 4096 bits
 UNSENT: Final = 100  # private frames of one channel that wait for the end of a turn: it is to have work, too
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after there was no descriptor for one
 JOIN_WAIT: Final = 0.05  # seconds that a JOIN may wait for company before all are sent to ...
@@ -72,8 +75,9 @@ class Loop(abc.ABC):
         self._broken: dict[Channel, int] = {}  # with the bytes that may still be read of each
         self._paused: list[Channel] = []
         self._turn_bytes = TURN_BYTES
-        self._work = 0  # lines of one channel that this turn has handled in Python
+        self._work = 0  # lines that this turn has handled in Python
         self._work_share = LINES
+        self._put_off: list[Channel] = []  # whose handshake had to wait, the first that may go on first
         self._finished: list[Channel] = []
         self._external: dict[Channel, None] = {}  # ranked, and not sent to by the core itself
         self._starved = False  # a LEFT could not be logged, for want of memory
@@ -148,17 +152,11 @@ class Loop(abc.ABC):
         ready = self._wait()
         budget = 0 if self._pace.is_holding else self._turn_bytes  # what has to wait has to be kept
         share = max(budget // (len(ready) or 1), READ_LEAST)
+        self._work = 0
         self._work_share = max(LINES // (len(ready) + len(self._paused) or 1), LINES_LEAST)
         if self._paused:
             self._resume_paused()
-        for key, events in ready:
-            if isinstance(key.data, Channel):
-                if events & selectors.EVENT_READ and not key.data.paused:
-                    self._read(key.data, share)
-                if events & selectors.EVENT_WRITE:
-                    self._flush(key.data)
-            else:
-                key.data()
+        self._dispatch(ready, share)
         if self._broken:
             self._drain_broken(share)
         self._timers.expire(self._now)
@@ -169,6 +167,23 @@ class Loop(abc.ABC):
         if self._finished or self._stopping:
             self._close_finished()
         self._go_on()
+
+    def _dispatch(self, ready: list[tuple[selectors.SelectorKey, int]], share: int) -> None:
+        """Do what the events of a turn ask for, with ``share`` bytes for each channel."""
+        strangers = []
+        for key, events in ready:
+            if isinstance(key.data, Channel):
+                if events & selectors.EVENT_READ and not key.data.paused:
+                    if key.data.tls and key.data.state is State.HANDSHAKE:
+                        strangers.append(key.data)
+                    else:
+                        self._read(key.data, share)
+                if events & selectors.EVENT_WRITE:
+                    self._flush(key.data)
+            else:
+                key.data()
+        if strangers or self._put_off:
+            self._shake_hands(strangers)
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for what is next; time in which this process was stopped counts for no timeout.
@@ -225,6 +240,14 @@ class Loop(abc.ABC):
             self._broken.setdefault(channel, BROKEN_BYTES)
         return count
 
+    def _shake_hands(self, strangers: list[Channel]) -> None:
+        """Read some of those that speak TLS and have not joined, those first whose turn was longest ago."""
+        order = {channel: place for place, channel in enumerate(self._put_off)}
+        strangers.sort(key=lambda channel: order.get(channel, len(order)))
+        for channel in strangers[:HANDSHAKES]:
+            self._read(channel, READ_LEAST)
+        self._put_off = strangers[HANDSHAKES:]
+
     def _drain_broken(self, share: int) -> None:
         """Go on reading what clients had sent before their connection broke; they are gone after that."""
         broken, self._broken = self._broken, {}
@@ -248,13 +271,14 @@ class Loop(abc.ABC):
 
     def _handle(self, channel: Channel) -> None:
         """Handle what was read of a channel, up to its share of this turn; the rest waits for the next."""
-        self._work = 0
+        most = min(LINES, self._work + self._work_share)
         try:
             while (line := channel.next_line()) is not None:
+                if self._work >= most and channel.state is State.JOINED:
+                    channel.pause()
+                    continue
                 self._work += 1
                 self._handle_line(channel, line)
-                if self._work >= self._work_share and channel.state is State.JOINED:
-                    channel.paused = True
         except RemoteProtocolError as error:
             self._dismiss(channel, error.code, error.text)
         except MemoryError:

@@ -265,7 +265,8 @@ class Server(Loop):
             text = f"{self.config.max_per_address} connections from one address are enough"
             self._dismiss(channel, protocol.FULL, text)
         else:
-            self._read(channel, READ_LEAST)  # most say HELLO at once: it is here, and saves a turn
+            if not channel.tls:
+                self._read(channel, READ_LEAST)  # most say HELLO at once: it is here, and saves a turn
             self._watch(channel)
 
     def _note(self, level: int, message: str, **fields: object) -> None:

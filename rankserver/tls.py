@@ -19,7 +19,9 @@ RECORD_BYTES: Final = 16 * 1024  # what one TLS record holds, at most: the TLS l
 RECEIVE_BYTES: Final = (
     256 * 1024
 )  # in one call, at most: with a record that was begun, one read of the core's
-RECEIVES: Final = 8  # calls for one record that comes in pieces, before others have their turn
+FIRST_BYTES: Final = 4 * 1024  # in one call, of a peer of whom little was worth it: the TLS layer's own ...
+WORTH: Final = 4  # ... messages take far longer for each byte than what is for us, which makes up for so many
+IDLE_BYTES: Final = 2 * RECORD_BYTES  # received for nothing that is no part of a record any more
 SEND_BYTES: Final = 4 * RECORD_BYTES  # encrypted before the socket has taken all of it
 SENDS: Final = 16  # in one flush: the others wait meanwhile
 OWED_BYTES: Final = (
@@ -75,6 +77,8 @@ class TlsTransport:
         self._is_open = False  # the handshake is done
         self._is_shut = False  # we have said that nothing more comes from us
         self._encrypted = b""  # taken from _outgoing, and not by the socket
+        self._decrypted = 0  # bytes in all
+        self._idle = 0  # bytes received that nothing which was decrypted has made up for
 
     def receive(self, most: int) -> bytes:
         """Receive at most ``most`` bytes, and return all that can be decrypted, nothing at the end.
@@ -86,22 +90,21 @@ class TlsTransport:
             OSError: the connection is lost, there is no memory, or the peer does not speak TLS as we do.
             BlockingIOError: there is nothing to receive, or only what was for the TLS layer.
         """
-        for _ in range(RECEIVES):
-            if self.ended:
-                return b""
-            received = self._sock.recv(min(most, RECEIVE_BYTES))
-            self.ended = not received
-            try:
-                data = self._decrypt(received)
-            except MemoryError:
-                raise OSError(errno.ENOMEM, "out of memory") from None
-            if self._outgoing.pending > OWED_BYTES:
-                raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
-            if data:
-                return data
         if self.ended:
             return b""
-        raise BlockingIOError
+        received = self._sock.recv(min(most, self._window()))
+        self.ended = not received
+        try:
+            data = self._decrypt(received)
+        except MemoryError:
+            raise OSError(errno.ENOMEM, "out of memory") from None
+        if self._outgoing.pending > OWED_BYTES:
+            raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
+        self._decrypted += len(data)
+        self._idle = max(self._idle + len(received) - WORTH * len(data), 0)
+        if not data and not self.ended:
+            raise BlockingIOError
+        return data
 
     def flush(self) -> Flushed:
         """Send what waits for the client, a bounded number of times; as ``Log.flush``."""
@@ -134,6 +137,12 @@ class TlsTransport:
                 return True
         self._send()
         return not self.is_blocked
+
+    def _window(self) -> int:
+        """Return how much to receive at once: as much as it has been worth so far, in a way."""
+        if self._idle > IDLE_BYTES:
+            return FIRST_BYTES
+        return min(FIRST_BYTES + self._decrypted, RECEIVE_BYTES)
 
     def _decrypt(self, received: bytes) -> bytes:
         """Return all that can be decrypted: nothing is left for later but a part of a record."""

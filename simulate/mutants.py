@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from simulate.core import BUILD, BUILD_VARIABLE, ROOT
 
-SEEDS: Final = 300  # in which a mutant must be caught
+SEEDS: Final = 1000  # in which a mutant must be caught
 CPU_SECONDS: Final = 90  # for these: a mutant may hang, and a machine be busy
 AT_A_TIME: Final = 2
 

@@ -38,8 +38,8 @@ MODULES: Final = (
 BOUNDS: Final = {
     "TURN_BYTES": (0, 300, 2000),
     "READ_LEAST": (0, 40, 400),
-    "LINES": (0, 1, 12),
-    "LINES_LEAST": (0, 1),
+    "LINES": (1, 5, 12),
+    "LINES_LEAST": (1, 2),
     "UNSENT": (0, 2, 3),
     "PRIVATE_BYTES": (0, 200, 2000),
     "ACCEPTS": (0, 1, 2),

@@ -16,11 +16,11 @@ from typing import Any, cast
 
 import pytest
 
-from rankserver import logs
+from rankserver import logs, loop
 from rankserver.channel import Channel, State
 from rankserver.clist import Flushed
 from rankserver.config import Config
-from rankserver.loop import LATE, LINES, READ_LEAST, TURN_BYTES, UNSENT
+from rankserver.loop import HANDSHAKES, LATE, LINES, READ_LEAST, TURN_BYTES, UNSENT
 from rankserver.server import Server
 from tests.support import BOUND
 
@@ -171,6 +171,57 @@ def test_a_turn_handles_a_bounded_number_of_lines_and_the_next_goes_on(
         assert channel.paused
         talk.server._turn()
         assert handled == LINES + 1
+
+
+def test_a_turn_handles_no_more_lines_of_many_channels_and_who_has_to_wait_comes_first_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "LINES", 10)
+    with Talk() as talk:
+        channels = [talk.join() for _ in range(4)]
+        for client, channel in zip(talk.clients, channels, strict=True):
+            client.sendall(b"PONG\n" * 6 + b"CMD behind\n")
+            assert select.select([channel.sock], [], [], BOUND)[0]
+        handled: list[Channel] = []
+        monkeypatch.setattr(talk.server, "_handle_line", lambda channel, _: handled.append(channel))
+        turns = []
+        while len(handled) < 24:
+            before = len(handled)
+            talk.server._turn()
+            turns.append(handled[before:])
+        assert [len(turn) for turn in turns] == [10, 10, 4]
+        waiting = [channel for channel in channels if channel not in turns[0]]
+        assert waiting
+        assert set(waiting) <= set(turns[1])
+        assert talk.server._log.seq == 8, "four JOINs, and then the commands"
+
+
+def test_a_turn_tells_few_who_is_there_if_many_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LINES", 10)
+    monkeypatch.setattr("rankserver.server.WHO_SHARE", 1)
+    with Talk() as talk:
+        channels = [talk.join() for _ in range(8)]
+        for client, channel in zip(talk.clients, channels, strict=True):
+            client.sendall(b"WHO\n")
+            assert select.select([channel.sock], [], [], BOUND)[0]
+        talk.server._turn()
+        assert sum(channel.paused for channel in channels) == 6, "each costs nine lines"
+
+
+def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Talk() as talk:
+        channels = [talk.connect() for _ in range(10)]
+        for client, channel in zip(talk.clients, channels, strict=True):
+            client.sendall(b"x")
+            assert select.select([channel.sock], [], [], BOUND)[0]
+            monkeypatch.setattr(channel, "tls", object())
+        served: list[Channel] = []
+        monkeypatch.setattr(talk.server, "_read", lambda channel, _: served.append(channel))
+        for turn in range(1, 6):
+            talk.server._turn()
+            assert len(served) == turn * HANDSHAKES
+        assert set(served[:12]) == set(served[8:]) == set(channels)
+        monkeypatch.undo()
 
 
 # --- time in which the server did not run -----------------------------------------------------

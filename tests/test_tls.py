@@ -17,7 +17,7 @@ from rankserver import tls
 from rankserver.channel import Channel
 from rankserver.clist import READ_BYTES, Client, Flushed, Log
 from rankserver.exceptions import ConfigError
-from rankserver.tls import OWED_BYTES, RECEIVE_BYTES, RECORD_BYTES, TlsTransport
+from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, RECORD_BYTES, TlsTransport
 from tests.support import BOUND
 from tests.tls_peer import Certificates, TlsSocket
 
@@ -148,9 +148,60 @@ def test_one_call_returns_no_more_than_the_core_takes_at_once() -> None:
 
 def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> None:
     opened.theirs.sendall(b"x" * 5_000)
+    for _ in range(5):
+        with pytest.raises(BlockingIOError):
+            opened.ours.receive(1_000)
     assert opened.ours.receive(1_000) == b"x" * 5_000
     with pytest.raises(BlockingIOError):
         opened.ours.receive(1_000)
+
+
+def asked_for(opened: Pair, monkeypatch: pytest.MonkeyPatch, data: bytes) -> list[int]:
+    """Let the peer send these bytes; return how much each call asks the socket for until it has them."""
+    asked: list[int] = []
+    sock = opened.sockets[0]
+    left = len(data)
+
+    class Sock:
+        def recv(self, most: int) -> bytes:
+            nonlocal left
+            received = sock.recv(most)
+            asked.append(most)
+            left -= len(received)
+            return received
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.ours, "_sock", Sock())
+        opened.sockets[1].sendall(data)
+        while left:
+            with contextlib.suppress(BlockingIOError):
+                opened.ours.receive(READ_BYTES)
+    return asked
+
+
+def test_more_is_received_at_once_of_who_sends_something(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    asked = []
+    for _ in range(4):
+        asked += asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
+    assert asked[0] == FIRST_BYTES
+    assert sorted(asked) == asked
+    assert asked[-1] == RECEIVE_BYTES
+
+
+def test_little_is_received_at_once_of_who_lets_the_tls_layer_work_for_nothing(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    for _ in range(4):
+        asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
+    for _ in range(2):
+        asked = asked_for(opened, monkeypatch, b"".join(opened.theirs.encrypted(b"x") for _ in range(2_000)))
+    assert set(asked) == {FIRST_BYTES}
+    asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
+    assert asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x"))[0] == RECEIVE_BYTES
 
 
 def test_the_end_is_known_with_the_last_bytes(opened: Pair) -> None:
@@ -182,7 +233,11 @@ def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pyte
     monkeypatch.setattr(opened.ours, "_incoming", Bio(opened.ours._incoming))
     opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
     opened.theirs.sendall(b"x" * 150_000)
-    assert opened.ours.receive(READ_BYTES) == b"x" * 150_000
+    received = b""
+    while len(received) < 150_000:
+        with contextlib.suppress(BlockingIOError):
+            received += opened.ours.receive(READ_BYTES)
+    assert received == b"x" * 150_000
     assert most <= 2 * RECORD_BYTES + 1_024
 
 
