@@ -7,7 +7,6 @@ which is one word and has class 0. A lower class ranks above. Empty lines and li
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import re
 import secrets
@@ -19,6 +18,7 @@ from rankserver.exceptions import ConfigError
 
 MAX_CLASS: Final = 0xFFFF_FFFF
 TOKEN_BYTES: Final = 32  # of randomness in a new token
+KEY_BYTES: Final = 32  # of the key that tokens are looked up under: as many as the digest has
 BARE: Final = "-"  # the name of a token that stands in the file without one
 
 # A name here has no colon: what stands behind one is a class, or the line is refused. If it were taken for a
@@ -40,24 +40,27 @@ NO_TOKEN: Final = Holder("", 0)  # of who needs none
 class Tokens:
     """The tokens that are accepted.
 
+    They are looked up by a digest under a random key that never leaves this object. So the time of a look-up
+    tells nothing that helps to guess: whoever does not know the key cannot choose what is compared, nor know
+    from one try what another one compares.
+
     Args:
         digests: SHA-256 of each token, with its holder.
     """
 
     def __init__(self, digests: dict[bytes, Holder]) -> None:
-        self._digests = digests
+        self._key = secrets.token_bytes(KEY_BYTES)
+        self._holders = {self._keyed(digest): holder for digest, holder in digests.items()}
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._holders)
 
     def holder(self, token: str) -> Holder | None:
-        """Return whose token this is, None if it is nobody's. O(tokens) for any: its time tells nothing."""
-        given = _digest(token)
-        found = None
-        for digest, holder in self._digests.items():
-            if hmac.compare_digest(digest, given):
-                found = holder
-        return found
+        """Return whose token this is, None if it is nobody's. O(1), however many there are."""
+        return self._holders.get(self._keyed(_digest(token)))
+
+    def _keyed(self, digest: bytes) -> bytes:
+        return hashlib.blake2b(digest, key=self._key, digest_size=KEY_BYTES).digest()
 
 
 def load(path: str) -> Tokens:
