@@ -8,8 +8,10 @@ module, "Memory BIO Support"; RFC 8446.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
+import stat
 from typing import Final
 
 from rankserver.clist import Client, Flushed, Log
@@ -43,11 +45,13 @@ def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
     made.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     made.num_tickets = 0  # nobody resumes a session: who comes again shows its certificate again
     try:
+        _check_regular(cert, key)
         made.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot use the certificate {cert} with the key {key}: {_reason(error)}") from None
     if client_ca is not None:
         try:
+            _check_regular(client_ca)
             made.load_verify_locations(client_ca)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot use the certificates in {client_ca}: {_reason(error)}") from None
@@ -191,6 +195,13 @@ class TlsTransport:
         except OSError:
             return False
         return True
+
+
+def _check_regular(*paths: str) -> None:
+    """Refuse a FIFO and the like: OpenSSL would wait for who writes to it, and all clients with it."""
+    for path in paths:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError(f"{path} is not a regular file")
 
 
 def _no_password() -> str:

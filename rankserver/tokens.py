@@ -67,11 +67,14 @@ def load(path: str) -> Tokens:
     """Read a token file.
 
     Raises:
-        ConfigError: it cannot be read, others may read or write it, or a line is none. No token is named.
+        ConfigError: it cannot be read, it is no regular file, others may read or write it, or a line is none.
+            No token is named.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=_open) as file:
             mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):  # a FIFO, say: whoever writes to it may take any time, or never end
+                raise ConfigError(f"the token file {path} is not a regular file")
             lines = file.read().splitlines()
     except OSError as error:
         raise ConfigError(f"cannot read the token file {path}: {error.strerror}") from None
@@ -103,6 +106,11 @@ def new(text: str) -> tuple[str, str]:
     _parse_holder(text, f"argument --new-token: {protocol.shown(text)}")
     token = secrets.token_urlsafe(TOKEN_BYTES)
     return token, f"{text} {_digest(token).hex()}"
+
+
+def _open(path: str, flags: int) -> int:
+    """Open without waiting for anybody: a server that reads its files again has clients meanwhile."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _parse(line: str, where: str) -> tuple[bytes, Holder]:

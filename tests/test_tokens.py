@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import timeit
 from pathlib import Path
 
@@ -116,6 +117,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\n")
     with pytest.raises(ConfigError, match="not UTF-8"):
         tokens.load(str(path))
+
+
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(ConfigError, match=f"{os.devnull} is not a regular file"):
+        tokens.load(os.devnull)
 
 
 def time_of_look_ups(loaded: tokens.Tokens) -> float:
