@@ -1,7 +1,8 @@
 """Tokens: who may join, and in which class. Pure but for reading the file.
 
 A token file has one token a line: ``name[:class] sha256-of-token`` in hexadecimal digits, or a bare token,
-which is one word and has class 0. A lower class ranks above. Empty lines and lines with ``#`` first are none.
+which is one word, not of 64 such digits, and has class 0. A lower class ranks above. Empty lines and lines
+with ``#`` first are none.
 """
 
 from __future__ import annotations
@@ -116,6 +117,11 @@ def _open(path: str, flags: int) -> int:
 def _parse(line: str, where: str) -> tuple[bytes, Holder]:
     """Parse one line; what it says is not in the message of an error, as it may be a token."""
     words = line.split()
+    if _DIGEST.fullmatch(line):  # as a bare token it would let in whoever has seen it, and it is no secret
+        raise ConfigError(
+            f"{where} is 64 hexadecimal digits alone: a SHA-256 needs name[:class] before it, "
+            "and a token of this form is given as name[:class] and its own SHA-256"
+        )
     if len(words) == 1:
         return _digest(line), Holder(BARE, 0)
     if len(words) != 2 or not _DIGEST.fullmatch(words[1]):

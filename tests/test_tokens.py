@@ -59,6 +59,7 @@ def test_nothing_else_is_a_token(tmp_path: Path) -> None:
 
 
 SECRET = "S3cret"  # noqa: S105 - of a test
+HEXADECIMAL = digest("of somebody")  # what a line without its name leaves
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,8 @@ SECRET = "S3cret"  # noqa: S105 - of a test
         (f"name {SECRET}", "64 hexadecimal digits"),
         (f"{SECRET} {'0' * 63}", "64 hexadecimal digits"),
         (f"name {'0' * 64} {SECRET}", "64 hexadecimal digits"),
+        (HEXADECIMAL, "needs name[:class] before it"),
+        (f"  {HEXADECIMAL.upper()}\t", "needs name[:class] before it"),
         (f"name:x {'0' * 64}", "name[:class]"),
         (f"name:-1 {'0' * 64}", "name[:class]"),
         (f"name: {'0' * 64}", "name[:class]"),
@@ -86,6 +89,13 @@ def test_a_line_that_is_none_is_refused_by_its_number_and_not_shown(
         load(tmp_path, "# who may join", "again", line)
     assert says in str(error.value)
     assert SECRET not in str(error.value)
+    assert HEXADECIMAL not in str(error.value).lower()
+
+
+def test_a_token_that_looks_like_a_digest_is_one_behind_its_name(tmp_path: Path) -> None:
+    loaded = load(tmp_path, f"root {digest(HEXADECIMAL)}", HEXADECIMAL[:-1])
+    assert loaded.holder(HEXADECIMAL) == Holder("root", 0)
+    assert loaded.holder(HEXADECIMAL[:-1]) == Holder("-", 0)
 
 
 @pytest.mark.parametrize("lines", [[], ["", "# nobody"]])
