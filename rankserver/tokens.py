@@ -72,7 +72,7 @@ def load(path: str) -> Tokens:
             No token is named.
     """
     try:
-        with open(path, encoding="utf-8", opener=_open) as file:
+        with open(path, encoding="utf-8-sig", opener=_open) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):  # a FIFO, say: whoever writes to it may take any time, or never end
                 raise ConfigError(f"the token file {path} is not a regular file")

@@ -98,6 +98,13 @@ def test_a_token_that_looks_like_a_digest_is_one_behind_its_name(tmp_path: Path)
     assert loaded.holder(HEXADECIMAL[:-1]) == Holder("-", 0)
 
 
+@pytest.mark.parametrize("line", ["one", f"root {digest('one')}", "# who may join\none"])
+def test_the_first_line_counts_behind_a_byte_order_mark(tmp_path: Path, line: str) -> None:
+    loaded = load(tmp_path, f"\ufeff{line}")
+    assert loaded.holder("one")
+    assert len(loaded) == 1
+
+
 @pytest.mark.parametrize("lines", [[], ["", "# nobody"]])
 def test_a_file_without_a_token_is_refused(tmp_path: Path, lines: list[str]) -> None:
     with pytest.raises(ConfigError, match="holds no token"):
