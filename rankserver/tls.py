@@ -27,6 +27,8 @@ SENDS: Final = 16  # in one flush: the others wait meanwhile
 OWED_BYTES: Final = (
     64 * 1024
 )  # that the TLS layer has to say itself to a peer that does not read; none needs a tenth
+# What OpenSSL says of a key that is not the certificate's: of the same kind, or of another.
+MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
@@ -214,5 +216,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {error.verify_message}"
     if reason := getattr(error, "reason", None):
+        if reason in MISMATCHES:
+            return "the key and the certificate do not belong together"
         return str(reason).replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error)

@@ -287,6 +287,13 @@ def test_what_is_no_regular_file_is_not_read(certificates: Certificates) -> None
             tls.context(*arguments)
 
 
+def test_a_key_of_another_certificate_is_said_to_be_one(certificates: Certificates, tmp_path: Path) -> None:
+    for key in map(str, certificates.keys_of_others(tmp_path)):
+        says = f"certificate {certificates.cert} with the key {key}: the key and .* do not belong together"
+        with pytest.raises(ConfigError, match=says):
+            tls.context(str(certificates.cert), key, None)
+
+
 def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(
     certificates: Certificates, tmp_path: Path
 ) -> None:
