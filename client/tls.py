@@ -16,6 +16,8 @@ from typing import Final
 from rankserver.exceptions import ConfigError
 
 RECORD_BYTES: Final = 16 * 1024  # what one TLS record holds, at most
+# What OpenSSL says of a key that is not the certificate's: of the same kind, or of another.
+MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 def context(ca: str | None = None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
@@ -39,7 +41,8 @@ def context(ca: str | None = None, cert: str | None = None, key: str | None = No
         try:
             made.load_cert_chain(cert, key, password=_no_password)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot use the certificate {cert}: {reason(error)}") from None
+            files = cert if key is None else f"{cert} with the key {key}"
+            raise ConfigError(f"cannot use the certificate {files}: {reason(error)}") from None
     return made
 
 
@@ -194,6 +197,8 @@ def reason(error: OSError | ValueError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and (said := getattr(error, "reason", None)):
+        if said in MISMATCHES:
+            return "the key and the certificate do not belong together"
         return f"TLS: {str(said).replace('_', ' ').lower()}"
     return getattr(error, "strerror", None) or str(error)
 

@@ -74,7 +74,7 @@ class Door:
             del self._hosts[channel.host]
 
     def holder(self, hello: frames.Hello) -> Holder | str:
-        """Return who says this HELLO, or what is wrong with its token. O(tokens)."""
+        """Return who says this HELLO, or what is wrong with its token. O(1)."""
         if self.tokens is None:
             return NO_TOKEN
         if hello.token is None:

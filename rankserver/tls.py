@@ -8,8 +8,10 @@ module, "Memory BIO Support"; RFC 8446.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
+import stat
 from typing import Final
 
 from rankserver.clist import Client, Flushed, Log
@@ -27,6 +29,8 @@ SENDS: Final = 16  # in one flush: the others wait meanwhile
 OWED_BYTES: Final = (
     64 * 1024
 )  # that the TLS layer has to say itself to a peer that does not read; none needs a tenth
+# What OpenSSL says of a key that is not the certificate's: of the same kind, or of another.
+MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
@@ -45,11 +49,13 @@ def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
     made.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     made.num_tickets = 0  # nobody resumes a session: who comes again shows its certificate again
     try:
+        _check_regular(cert, key)
         made.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot use the certificate {cert} with the key {key}: {_reason(error)}") from None
     if client_ca is not None:
         try:
+            _check_regular(client_ca)
             made.load_verify_locations(client_ca)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot use the certificates in {client_ca}: {_reason(error)}") from None
@@ -202,6 +208,13 @@ class TlsTransport:
         return True
 
 
+def _check_regular(*paths: str) -> None:
+    """Refuse a FIFO and the like: OpenSSL would wait for who writes to it, and all clients with it."""
+    for path in paths:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError(f"{path} is not a regular file")
+
+
 def _no_password() -> str:
     """Refuse a key that is encrypted: OpenSSL would ask for its password on the terminal."""
     raise ValueError("the key needs a password")
@@ -212,5 +225,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {error.verify_message}"
     if reason := getattr(error, "reason", None):
+        if reason in MISMATCHES:
+            return "the key and the certificate do not belong together"
         return str(reason).replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error)

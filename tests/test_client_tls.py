@@ -181,3 +181,10 @@ def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_pat
         named = arguments[1] or arguments[0]
         with pytest.raises(ConfigError, match=f"cannot use .* {named}: ."):
             tls.context(*arguments)
+
+
+def test_a_key_of_another_certificate_is_said_to_be_one(certificates: Certificates, tmp_path: Path) -> None:
+    for key in map(str, certificates.keys_of_others(tmp_path)):
+        says = f"certificate {certificates.cert} with the key {key}: the key and .* do not belong together"
+        with pytest.raises(ConfigError, match=says):
+            tls.context(str(certificates.ca), str(certificates.cert), key)

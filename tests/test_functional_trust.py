@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -26,6 +27,7 @@ Serve = Callable[..., Server]
 Happened = TypeVar("Happened", bound=events.Event)
 
 CLASSES: Final = {"op": 0, "web": 5, "bulk": 9}
+FILES: Final = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
 
 
 class Guarded:
@@ -351,6 +353,43 @@ def test_with_a_file_that_cannot_be_used_sighup_changes_nothing(guarded: Guarded
     assert "INFO reloaded" not in log
     guarded.join("web", "b")
     assert member.roster() == ["a", "b"]
+
+
+def files(certificates: Certificates, path: Path) -> dict[str, Path]:
+    """Return the options that name files, each with one that can be used."""
+    token_file = write_private(path / "tokens", "token\n")
+    return dict(zip(FILES, (token_file, certificates.cert, certificates.key, certificates.ca), strict=True))
+
+
+def make_fifo(path: Path) -> None:
+    """Put a FIFO that nobody writes to in the place of a file."""
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+@pytest.mark.parametrize("option", FILES)
+def test_a_file_that_would_be_waited_for_is_refused_by_sighup(
+    option: str, serve: Serve, connect: Connect, tmp_path: Path
+) -> None:
+    certificates = Certificates(tmp_path)
+    named = files(certificates, tmp_path)
+    arguments = [str(word) for pair in named.items() for word in pair]
+    server = serve(2, *arguments, unix=tmp_path / "socket")  # where TLS is not in the way
+    client = connect(server)
+    client.hello("a", token="token")  # noqa: S106 - of a test
+    make_fifo(named[option])
+    signalled(server, signal.SIGHUP, client)
+    assert f"{named[option]} is not a regular file" in server.log()
+    assert "INFO reloaded" not in server.log()
+    assert client.roster() == ["a"]
+
+
+@pytest.mark.parametrize("option", FILES)
+def test_a_file_that_would_be_waited_for_is_refused_at_the_start(option: str, tmp_path: Path) -> None:
+    named = files(Certificates(tmp_path), tmp_path)
+    make_fifo(named[option])
+    result = run("2", "--port", "0", *(str(word) for pair in named.items() for word in pair))
+    check_failure(result, 2, f"{named[option]} is not a regular file")
 
 
 def test_sighup_and_sigusr1_harm_no_server_that_has_nothing_to_read(serve: Serve, connect: Connect) -> None:

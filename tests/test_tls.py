@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import ssl
@@ -332,6 +333,20 @@ def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_pat
         named = arguments[2] or f"{arguments[0]} with the key {arguments[1]}"
         with pytest.raises(ConfigError, match=f"cannot use .* {named}: ."):
             tls.context(*arguments)
+
+
+def test_what_is_no_regular_file_is_not_read(certificates: Certificates) -> None:
+    cert, key = str(certificates.cert), str(certificates.key)
+    for arguments in ((os.devnull, key, None), (cert, os.devnull, None), (cert, key, os.devnull)):
+        with pytest.raises(ConfigError, match=f"cannot use .*: {os.devnull} is not a regular file"):
+            tls.context(*arguments)
+
+
+def test_a_key_of_another_certificate_is_said_to_be_one(certificates: Certificates, tmp_path: Path) -> None:
+    for key in map(str, certificates.keys_of_others(tmp_path)):
+        says = f"certificate {certificates.cert} with the key {key}: the key and .* do not belong together"
+        with pytest.raises(ConfigError, match=says):
+            tls.context(str(certificates.cert), key, None)
 
 
 def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(

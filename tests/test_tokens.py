@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
+import os
+import timeit
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def test_nothing_else_is_a_token(tmp_path: Path) -> None:
 
 
 SECRET = "S3cret"  # noqa: S105 - of a test
+HEXADECIMAL = digest("of somebody")  # what a line without its name leaves
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,8 @@ SECRET = "S3cret"  # noqa: S105 - of a test
         (f"name {SECRET}", "64 hexadecimal digits"),
         (f"{SECRET} {'0' * 63}", "64 hexadecimal digits"),
         (f"name {'0' * 64} {SECRET}", "64 hexadecimal digits"),
+        (HEXADECIMAL, "needs name[:class] before it"),
+        (f"  {HEXADECIMAL.upper()}\t", "needs name[:class] before it"),
         (f"name:x {'0' * 64}", "name[:class]"),
         (f"name:-1 {'0' * 64}", "name[:class]"),
         (f"name: {'0' * 64}", "name[:class]"),
@@ -85,6 +89,20 @@ def test_a_line_that_is_none_is_refused_by_its_number_and_not_shown(
         load(tmp_path, "# who may join", "again", line)
     assert says in str(error.value)
     assert SECRET not in str(error.value)
+    assert HEXADECIMAL not in str(error.value).lower()
+
+
+def test_a_token_that_looks_like_a_digest_is_one_behind_its_name(tmp_path: Path) -> None:
+    loaded = load(tmp_path, f"root {digest(HEXADECIMAL)}", HEXADECIMAL[:-1])
+    assert loaded.holder(HEXADECIMAL) == Holder("root", 0)
+    assert loaded.holder(HEXADECIMAL[:-1]) == Holder("-", 0)
+
+
+@pytest.mark.parametrize("line", ["one", f"root {digest('one')}", "# who may join\none"])
+def test_the_first_line_counts_behind_a_byte_order_mark(tmp_path: Path, line: str) -> None:
+    loaded = load(tmp_path, f"\ufeff{line}")
+    assert loaded.holder("one")
+    assert len(loaded) == 1
 
 
 @pytest.mark.parametrize("lines", [[], ["", "# nobody"]])
@@ -118,21 +136,29 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         tokens.load(str(path))
 
 
-@pytest.mark.parametrize("given", ["first", "last", "wrong"])
-def test_a_token_is_compared_with_all_in_constant_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
-    loaded = load(tmp_path, "first", "second", "last")
-    compared: list[bytes] = []
-    compare = hmac.compare_digest
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(ConfigError, match=f"{os.devnull} is not a regular file"):
+        tokens.load(os.devnull)
 
-    def recorded(one: bytes, other: bytes) -> bool:
-        compared.append(one)
-        return compare(one, other)
 
-    monkeypatch.setattr(hmac, "compare_digest", recorded)
-    loaded.holder(given)
-    assert compared == [hashlib.sha256(token).digest() for token in (b"first", b"second", b"last")]
+def time_of_look_ups(loaded: tokens.Tokens) -> float:
+    """Return the seconds of some look-ups in vain: the least of a few, when nothing came between."""
+    return min(timeit.repeat(lambda: loaded.holder("wrong"), number=20, repeat=10))
+
+
+def test_a_look_up_takes_no_longer_with_many_tokens_than_with_one() -> None:
+    one, many = (
+        tokens.Tokens({hashlib.sha256(b"%d" % number).digest(): Holder("x", 0) for number in range(count)})
+        for count in (1, 10_000)
+    )
+    assert time_of_look_ups(many) < 50 * time_of_look_ups(one)  # hundreds of times, if all were compared
+    assert (len(many), many.holder("9999")) == (10_000, Holder("x", 0))
+
+
+def test_what_is_compared_is_known_to_nobody_outside(tmp_path: Path) -> None:
+    first, again = (load(tmp_path, "one", f"root {digest('two')}") for _ in range(2))
+    known = {hashlib.sha256(token).digest() for token in (b"one", b"two")}
+    assert len(known | first._holders.keys() | again._holders.keys()) == 6
 
 
 def test_a_new_token_is_accepted_with_the_line_that_comes_with_it(tmp_path: Path) -> None:

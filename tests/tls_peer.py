@@ -54,6 +54,15 @@ class Certificates:
         made.private_key_pem.write_to_path(str(self.key))
         made.cert_chain_pems[0].write_to_path(str(self.cert))
 
+    def keys_of_others(self, directory: Path) -> list[Path]:
+        """Return files here with keys of other certificates: of the same kind, and of another."""
+        paths = []
+        for kind in trustme.KeyType:
+            paths.append(directory / f"{kind.name}.key")
+            made = self._authority.issue_cert(HOST, key_type=kind)
+            made.private_key_pem.write_to_path(str(paths[-1]))
+        return paths
+
     def context(self, *, identity: str | None = None) -> ssl.SSLContext:
         """Return the context of a client that trusts the authority; its own certificate has this name."""
         context = ssl.create_default_context(cafile=str(self.ca))
