@@ -141,7 +141,7 @@ class Server(Loop):
                 name=channel.name,
                 peer=channel.peer,
                 rank=rank,
-                rank_class=channel.rank_class,
+                **{"class": channel.rank_class},
                 **_whose(channel),
                 lag=self._log.lag(channel.client),
                 held=channel.held,

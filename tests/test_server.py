@@ -335,6 +335,7 @@ def test_the_report_says_how_much_of_everything_there_is_and_who_is_here(
             assert report[key] == value, key
         assert [first["rank"], second["rank"]] == [0, 1]
         assert (second["event"], second["name"], second["peer"]) == ("client", "c2", channel.peer)
+        assert (second["class"], "rank_class" in second) == (0, False)
 
 
 class NoSocket:
