@@ -1,6 +1,6 @@
 """What the operator reads on standard error: one line per event, as text or as JSON.
 
-Whatever a value holds, it can neither end a line nor move a cursor; and what strangers can cause as often as
+Whatever a value holds, it can neither end a line nor move a cursor; and what others can cause as often as
 they like is written so often, and then counted.
 """
 
@@ -15,7 +15,8 @@ from typing import Final
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 
-STRANGER_LINES: Final = 100  # written a second of what strangers cause
+STRANGER_LINES: Final = 100  # written a second of what strangers cause, ...
+MEMBER_LINES: Final = 1000  # ... of what members do, and of stops of the server
 
 _logger = logging.getLogger("rankserver")
 _WORD: Final = re.compile(r"[!#-\[\]-~]+")  # visible ASCII; not what is quoted with, or escaped
@@ -36,18 +37,23 @@ def event(level: int, message: str, **fields: object) -> None:
         _logger.log(level, message, extra={"fields": fields})
 
 
-class Strangers:
-    """Events that anybody can cause; ``renew`` is to be called each second in which there was one."""
+class Limited:
+    """Events that others can cause; ``renew`` is to be called each second in which there was one.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many are written until ``renew``.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._written = 0
         self._left_out = 0
 
     def event(self, level: int, message: str, **fields: object) -> None:
-        """Do as the function of that name, up to ``STRANGER_LINES`` times until ``renew``."""
+        """Do as the function of that name, up to so many times until ``renew``."""
         if not _logger.isEnabledFor(level):
             return
-        if self._written == STRANGER_LINES:
+        if self._written == self._most:
             self._left_out += 1
             return
         self._written += 1

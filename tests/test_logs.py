@@ -157,26 +157,27 @@ def test_no_value_ends_a_line_moves_a_cursor_or_is_taken_for_another(
         assert json.loads(quoted[1]) == text
 
 
-def test_what_strangers_cause_is_written_so_often_and_then_counted(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("most", [logs.STRANGER_LINES, logs.MEMBER_LINES])
+def test_what_others_cause_is_written_so_often_and_then_counted(
+    most: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", "text")
-    strangers = logs.Strangers()
-    for number in range(logs.STRANGER_LINES + 7):
-        strangers.event(logging.INFO, "refused", number=number)
-    assert len(written(capsys)) == logs.STRANGER_LINES
-    strangers.renew()
+    others = logs.Limited(most)
+    for number in range(most + 7):
+        others.event(logging.INFO, "refused", number=number)
+    assert len(written(capsys)) == most
+    others.renew()
     (line,) = written(capsys)
     assert line.endswith(" WARNING left out events=7")
-    strangers.event(logging.INFO, "refused")
+    others.event(logging.INFO, "refused")
     assert len(written(capsys)) == 1
-    strangers.renew()
+    others.renew()
     assert written(capsys) == []
 
 
 def test_what_the_level_hides_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
-    strangers = logs.Strangers()
+    strangers = logs.Limited(logs.STRANGER_LINES)
     for _ in range(2 * logs.STRANGER_LINES):
         strangers.event(logging.DEBUG, "connected")
     strangers.event(logging.INFO, "refused")

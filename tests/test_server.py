@@ -21,7 +21,7 @@ from rankserver.channel import Channel, State
 from rankserver.clist import Flushed
 from rankserver.config import Config
 from rankserver.loop import LATE, LINES, READ_LEAST, TURN_BYTES, UNSENT
-from rankserver.server import Server
+from rankserver.server import LOG_RENEWAL, Server
 from tests.support import BOUND
 
 
@@ -369,3 +369,59 @@ def test_a_report_of_ten_thousand_clients_holds_nobody_up() -> None:
         server.report()
         assert time.process_time() - started < 0.3
         assert written.getvalue().count("\n") == 10_001
+
+
+# --- the log ----------------------------------------------------------------------------------
+
+
+def test_joins_and_leaves_are_logged_so_often_a_second_and_then_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "text")
+    with Talk() as talk:
+        for _ in range(logs.MEMBER_LINES // 2 + 5):
+            join_and_leave(talk)
+        assert capsys.readouterr().err.count("\n") == logs.MEMBER_LINES
+        talk.selector.now += LOG_RENEWAL
+        talk.server._turn()
+        assert capsys.readouterr().err.endswith(" WARNING left out events=10\n")
+        join_and_leave(talk)
+        assert capsys.readouterr().err.count("\n") == 2
+
+
+def join_and_leave(talk: Talk) -> None:
+    talk.join()
+    with talk.clients.pop() as client:
+        client.sendall(b"BYE\n")
+        while talk.server._log.clients:
+            talk.server._turn()
+    while talk.server._channels:
+        talk.server._turn()
+
+
+def test_that_it_was_not_running_is_logged_so_often_and_what_was_left_out_is_said_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "text")
+    with Talk() as talk:
+        talk.connect()
+        for _ in range(logs.MEMBER_LINES + 3):
+            talk.selector.stopped = 1e6
+            talk.server._turn()
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == logs.MEMBER_LINES
+        assert "was not running" in lines[-1]
+    assert capsys.readouterr().err.endswith(" WARNING left out events=3\n")
+
+
+def test_strangers_leave_room_in_the_log_for_members(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "text")
+    with Talk() as talk:
+        for _ in range(logs.STRANGER_LINES + 1):
+            talk.connect()
+            talk.clients.pop().close()
+            while talk.server._channels:
+                talk.server._turn()
+        capsys.readouterr()
+        talk.join()
+        assert " joined " in capsys.readouterr().err
