@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import logging
 import math
 import selectors
 import socket
@@ -22,7 +21,6 @@ from rankserver.clist import READ_BYTES, Flushed, Log
 from rankserver.config import Config
 from rankserver.exceptions import RemoteProtocolError
 from rankserver.listeners import Acceptor
-from rankserver.logs import event
 from rankserver.pace import PRIVATE_BYTES, Pace
 from rankserver.timers import Timers
 
@@ -125,6 +123,10 @@ class Loop(abc.ABC):
     def _on_slow(self, channel: Channel) -> None:
         """Let a channel go that made others wait for too long."""
 
+    @abc.abstractmethod
+    def _on_lost_time(self, seconds: float) -> None:
+        """Note that the server was not running for so long."""
+
     # --- from outside -------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -199,7 +201,7 @@ class Loop(abc.ABC):
         if patience is not None and now - begin - patience > self._late:
             lost += now - begin
         if lost:
-            event(logging.WARNING, "was not running", seconds=round(lost, 1))
+            self._on_lost_time(lost)
             self._timers.delay(lost)
         self._now = now
         return ready

@@ -23,12 +23,12 @@ from rankserver.clist import READ_BYTES
 from rankserver.config import Config
 from rankserver.door import Door
 from rankserver.exceptions import NoSuchAskError, RemoteProtocolError
-from rankserver.logs import Strangers, event
+from rankserver.logs import MEMBER_LINES, STRANGER_LINES, Limited, event
 from rankserver.loop import JOIN_WAIT, JOIN_WAIT_EACH, MANY, NO_MEMORY, READ_LEAST, TURN_BYTES, Loop
 from rankserver.tokens import Tokens
 
 PENALTY: Final = 1.0  # seconds that a wrong token waits for its answer
-LOG_RENEWAL: Final = 1.0  # seconds for which events that strangers cause are counted, see ``logs``
+LOG_RENEWAL: Final = 1.0  # seconds for which events that others cause are counted, see ``logs``
 RANK_BYTES: Final = 8  # of a rank in a list, comma included, at most
 WHO_SHARE: Final = 8  # clients in a roster that cost as much as one other line that is handled in Python
 
@@ -59,7 +59,8 @@ class Server(Loop):
         self._context = context
         self._asks: AskTable[Channel] = AskTable()
         self._door = Door(config.capacity, config.max_per_address, tokens)
-        self._strangers = Strangers()
+        self._stranger_events = Limited(STRANGER_LINES)
+        self._member_events = Limited(MEMBER_LINES)
         self._accepted = 0  # connections, of which ...
         self._members = 0  # ... so many ever joined
         self._refused: Counter[str] = Counter()  # those that were told BYE before they joined, by code, ...
@@ -70,7 +71,7 @@ class Server(Loop):
         self._penalty = self._timers.timeout(PENALTY, self._on_penalty)
         self._silence = self._timers.timeout(config.heartbeat, self._on_silence)
         self._pinged = self._timers.timeout(config.heartbeat, self._on_no_pong)
-        self._log_renewal = self._timers.timeout(LOG_RENEWAL, self._on_log_renewal)
+        self._log_renewal = self._timers.timeout(LOG_RENEWAL, Limited.renew)
         self._info = protocol.info(
             frames.Info(
                 protocol.VERSION,
@@ -102,6 +103,12 @@ class Server(Loop):
         self._accept_pause.stop("")
         for channel in self._channels.values():
             self._dismiss(channel, protocol.SHUTDOWN, "the server is stopping")
+
+    def close(self) -> None:
+        """Log what was left out, close every socket and free all memory. Closing twice is allowed."""
+        for events in self._log_renewal:
+            events.renew()
+        super().close()
 
     def reload(self, tokens: Tokens | None, context: ssl.SSLContext | None) -> None:
         """Use other tokens and another certificate from now on; who has joined stays.
@@ -141,7 +148,7 @@ class Server(Loop):
                 name=channel.name,
                 peer=channel.peer,
                 rank=rank,
-                rank_class=channel.rank_class,
+                **{"class": channel.rank_class},
                 **_whose(channel),
                 lag=self._log.lag(channel.client),
                 held=channel.held,
@@ -247,7 +254,7 @@ class Server(Loop):
             try:
                 channel = Channel(sock, peer, self._log, host, self._context if host else None)
             except MemoryError:
-                self._note(logging.ERROR, "cannot accept", peer=peer, reason=NO_MEMORY)
+                self._note(self._stranger_events, logging.ERROR, "cannot accept", peer=peer, reason=NO_MEMORY)
                 sock.close()
                 continue
             self._accepted += 1
@@ -255,7 +262,7 @@ class Server(Loop):
             self._door.enter(channel)
             self._handshake.start(channel, self._now)
             self._send(channel, self._info)
-            self._note(logging.DEBUG, "connected", peer=peer)
+            self._note(self._stranger_events, logging.DEBUG, "connected", peer=peer)
             self._admit(channel)
         if self._acceptor.paused:
             self._accept_pause.start_once("", self._now)
@@ -269,10 +276,10 @@ class Server(Loop):
                 self._read(channel, READ_LEAST)  # most say HELLO at once: it is here, and saves a turn
             self._watch(channel)
 
-    def _note(self, level: int, message: str, **fields: object) -> None:
-        """Log an event that strangers can cause as often as they like."""
-        self._strangers.event(level, message, **fields)
-        self._log_renewal.start_once("", self._now)
+    def _note(self, whose: Limited, level: int, message: str, **fields: object) -> None:
+        """Log an event that others can cause as often as they like."""
+        whose.event(level, message, **fields)
+        self._log_renewal.start_once(whose, self._now)
 
     def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
         """Let a connection go, with ``BYE code text`` if there is a code; its rank is free after the turn."""
@@ -290,12 +297,13 @@ class Server(Loop):
         reason = reason or f"{code} {text}"
         if was is State.JOINED:
             rank = self._log.rank(channel.client)
-            event(logging.INFO, "left", name=channel.name, peer=channel.peer, rank=rank, reason=reason)
+            who = {"name": channel.name, "peer": channel.peer, "rank": rank}
+            self._note(self._member_events, logging.INFO, "left", **who, reason=reason)
             self._dropped.update([code] if code else [])
             self._leaving.append(channel)
             return
         level, what = (logging.INFO, "refused") if code else (logging.DEBUG, "closed")
-        self._note(level, what, name=channel.name, peer=channel.peer, reason=reason)
+        self._note(self._stranger_events, level, what, name=channel.name, peer=channel.peer, reason=reason)
         self._refused.update([code] if code else [])
         self._door.refuse(channel)
         self._say_farewell(channel)
@@ -403,10 +411,9 @@ class Server(Loop):
             rank, clients, self._log.seq, channel.name, session, heartbeat, channel.rank_class
         )
         self._send(channel, protocol.welcome(frame))
+        who = {"name": channel.name, "peer": channel.peer, "rank": rank}
         whose = _whose(channel)
-        event(
-            logging.INFO, "joined", name=channel.name, peer=channel.peer, rank=rank, clients=clients, **whose
-        )
+        self._note(self._member_events, logging.INFO, "joined", **who, clients=clients, **whose)
 
     def _ranked(self) -> Iterator[Channel]:
         return (self._channels[fd] for fd in self._log.ranked_fds())
@@ -430,8 +437,8 @@ class Server(Loop):
         seconds = self.config.slow_timeout
         self._dismiss(channel, protocol.SLOW, f"read too slowly for {seconds:g} seconds")
 
-    def _on_log_renewal(self, _: str) -> None:
-        self._strangers.renew()
+    def _on_lost_time(self, seconds: float) -> None:
+        self._note(self._member_events, logging.WARNING, "was not running", seconds=round(seconds, 1))
 
     def _on_silence(self, channel: Channel) -> None:
         channel.read_to = self._taken(channel)

@@ -45,6 +45,7 @@ class Server:
         unix: the path of a Unix socket to listen on as well; it is then the ``address``.
         tls: the certificates that it is to use, if it is to speak TLS; they are part of the ``address``.
         cwd: the directory to run in.
+        stderr: the descriptor that is its standard error, if it is not to be the file behind ``log``.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Server:
         unix: Path | None = None,
         tls: Certificates | None = None,
         cwd: Path = ROOT,
+        stderr: int | None = None,
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
         command = [*UNDER, sys.executable, "-m", "rankserver", str(capacity), "--port", "0", *options]
@@ -64,7 +66,11 @@ class Server:
         self.unix = unix
         self.tls = tls
         self.process = subprocess.Popen(
-            command, cwd=cwd, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+            command,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr if stderr is None else stderr,
+            bufsize=0,
         )
         try:
             line = self.line()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import select
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -129,6 +133,28 @@ def test_a_flood_of_strangers_is_logged_so_often_and_then_counted(serve: Serve, 
     left_out = sum(event["events"] for event in events if event["event"] == "left out")
     assert logs.STRANGER_LINES <= refused < count
     assert refused + left_out == count
+
+
+@pytest.mark.parametrize("pair", [os.pipe, pty.openpty])
+def test_a_standard_error_that_nobody_reads_holds_nobody_up(
+    serve: Serve, connect: Connect, join: Join, pair: Callable[[], tuple[int, int]]
+) -> None:
+    unread, stderr = pair()
+    if pair is os.pipe:
+        fcntl.fcntl(stderr, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+    server = serve(8, stderr=stderr)
+    (member,) = join(server, "a")
+    for _ in range(200):  # as many bytes as a terminal takes, twice
+        client = connect(server)
+        client.send(b"HELLO\nBYE\n")
+        client.rest()
+    server.process.send_signal(signal.SIGUSR1)
+    member.send(b"CMD on\n")
+    while not member.line().endswith(b" 0 on"):
+        pass
+    assert server.stop() == 0
+    os.close(unread)
+    os.close(stderr)
 
 
 # --- a server that is stopped, and goes on ----------------------------------------------------

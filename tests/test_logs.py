@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
+import pty
 import re
+import select
+import socket
+import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -35,18 +44,18 @@ def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def written(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    captured = capsys.readouterr()
+def written(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    captured = capfd.readouterr()
     assert captured.out == ""
     return captured.err.splitlines()
 
 
 def test_text_has_the_time_the_level_the_event_and_its_fields_in_order(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("info", "text")
     logs.event(logging.INFO, "joined", name="web-1", rank=3)
-    (line,) = written(capsys)
+    (line,) = written(capfd)
     assert re.fullmatch(TIME + " INFO joined name=web-1 rank=3", line)
 
 
@@ -62,18 +71,18 @@ def test_text_has_the_time_the_level_the_event_and_its_fields_in_order(
     ],
 )
 def test_text_quotes_a_value_that_is_not_one_word(
-    value: object, shown: str, capsys: pytest.CaptureFixture[str]
+    value: object, shown: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", "text")
     logs.event(logging.WARNING, "left", reason=value)
-    (line,) = written(capsys)
+    (line,) = written(capfd)
     assert line.endswith(f" WARNING left reason={shown}")
 
 
-def test_json_is_one_object_on_a_line_and_keeps_the_types(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_on_a_line_and_keeps_the_types(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "json")
     logs.event(logging.INFO, "joined", name='we "b"', rank=3, pause=0.5)
-    (line,) = written(capsys)
+    (line,) = written(capfd)
     fields = json.loads(line)
     assert re.fullmatch(TIME, fields.pop("time"))
     assert fields == {"level": "info", "event": "joined", "name": 'we "b"', "rank": 3, "pause": 0.5}
@@ -81,36 +90,36 @@ def test_json_is_one_object_on_a_line_and_keeps_the_types(capsys: pytest.Capture
 
 @pytest.mark.usefixtures("far_from_greenwich")
 def test_the_time_is_utc_to_the_millisecond(
-    capsys: pytest.CaptureFixture[str], logger: logging.Logger
+    capfd: pytest.CaptureFixture[str], logger: logging.Logger
 ) -> None:
     logs.configure("info", "json")
     fields = {"msg": "x", "levelno": logging.INFO, "levelname": "INFO", "created": 86_399.042, "msecs": 42}
     record = logging.makeLogRecord(fields)
     logger.handle(record)
-    assert json.loads(*written(capsys))["time"] == "1970-01-01T23:59:59.042Z"
+    assert json.loads(*written(capfd))["time"] == "1970-01-01T23:59:59.042Z"
 
 
 @pytest.mark.parametrize("line_format", logs.FORMATS)
 @pytest.mark.parametrize(("number", "level"), list(enumerate(logs.LEVELS)))
 def test_a_level_shows_itself_and_those_above(
-    number: int, level: str, line_format: str, capsys: pytest.CaptureFixture[str]
+    number: int, level: str, line_format: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(level, line_format)
     for name in logs.LEVELS:
         logs.event(getattr(logging, name.upper()), f"event-{name}")
-    lines = written(capsys)
+    lines = written(capfd)
     assert [re.findall(r"event-(\w+)", line) for line in lines] == [[name] for name in logs.LEVELS[number:]]
 
 
-def test_configuring_again_replaces_what_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuring_again_replaces_what_was(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     logs.configure("info", "json")
     logs.event(logging.INFO, "joined")
-    (line,) = written(capsys)
+    (line,) = written(capfd)
     assert json.loads(line)["event"] == "joined"
 
 
-def test_the_root_logger_does_not_write_it_a_second_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_root_logger_does_not_write_it_a_second_time(capfd: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     handler = logging.StreamHandler()
     root.addHandler(handler)
@@ -119,7 +128,7 @@ def test_the_root_logger_does_not_write_it_a_second_time(capsys: pytest.CaptureF
         logs.event(logging.INFO, "joined")
     finally:
         root.removeHandler(handler)
-    assert len(written(capsys)) == 1
+    assert len(written(capfd)) == 1
 
 
 # --- what peers and strangers can do --------------------------------------------------------------
@@ -142,11 +151,11 @@ HOSTILE = [
 @pytest.mark.parametrize("line_format", logs.FORMATS)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_value_ends_a_line_moves_a_cursor_or_is_taken_for_another(
-    text: str, line_format: str, capsys: pytest.CaptureFixture[str]
+    text: str, line_format: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", line_format)
     logs.event(logging.INFO, "refused", reason=text, peer="192.0.2.1:1")
-    output = capsys.readouterr().err
+    output = capfd.readouterr().err
     assert output.endswith("\n")
     assert re.fullmatch("[ -~]+", output[:-1]), "visible ASCII on one line"
     if line_format == "json":
@@ -157,28 +166,164 @@ def test_no_value_ends_a_line_moves_a_cursor_or_is_taken_for_another(
         assert json.loads(quoted[1]) == text
 
 
-def test_what_strangers_cause_is_written_so_often_and_then_counted(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("most", [logs.STRANGER_LINES, logs.MEMBER_LINES])
+def test_what_others_cause_is_written_so_often_and_then_counted(
+    most: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", "text")
-    strangers = logs.Strangers()
-    for number in range(logs.STRANGER_LINES + 7):
-        strangers.event(logging.INFO, "refused", number=number)
-    assert len(written(capsys)) == logs.STRANGER_LINES
-    strangers.renew()
-    (line,) = written(capsys)
+    others = logs.Limited(most)
+    for number in range(most + 7):
+        others.event(logging.INFO, "refused", number=number)
+    assert len(written(capfd)) == most
+    others.renew()
+    (line,) = written(capfd)
     assert line.endswith(" WARNING left out events=7")
-    strangers.event(logging.INFO, "refused")
-    assert len(written(capsys)) == 1
-    strangers.renew()
-    assert written(capsys) == []
+    others.event(logging.INFO, "refused")
+    assert len(written(capfd)) == 1
+    others.renew()
+    assert written(capfd) == []
 
 
-def test_what_the_level_hides_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_level_hides_is_not_counted(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
-    strangers = logs.Strangers()
+    strangers = logs.Limited(logs.STRANGER_LINES)
     for _ in range(2 * logs.STRANGER_LINES):
         strangers.event(logging.DEBUG, "connected")
     strangers.event(logging.INFO, "refused")
     strangers.renew()
-    assert len(written(capsys)) == 1
+    assert len(written(capfd)) == 1
+
+
+@pytest.mark.parametrize("line_format", logs.FORMATS)
+@pytest.mark.parametrize("character", ["x", '"', "\U0001f600"])
+def test_a_line_is_as_long_as_a_pipe_takes_at_once_at_most_and_stays_one(
+    line_format: str, character: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("info", line_format)
+    logs.event(logging.ERROR, "not reloaded", number=17, path=2 * character, reason=10_000 * character)
+    output = capfd.readouterr().err
+    assert len(output) <= logs.LINE_BYTES
+    if line_format == "json":
+        fields = json.loads(output)
+    else:
+        fields = dict(re.findall(r" (\w+)=(\S+)", output))
+        fields = {key: json.loads(text) if text[0] in '"1' else text for key, text in fields.items()}
+    assert (fields["number"], fields["path"]) == (17, 2 * character)
+    assert re.fullmatch(f"{character}{{100,}}[.]{{3}}", fields["reason"])
+
+
+# --- a standard error that does not take it ------------------------------------------------------
+
+
+@contextmanager
+def standard_error(fd: int) -> Iterator[None]:
+    """Let standard error be this descriptor meanwhile."""
+    before = os.dup(logs.STDERR)
+    os.dup2(fd, logs.STDERR)
+    try:
+        yield
+    finally:
+        logs.configure("info", "text")  # what it has open is closed
+        os.dup2(before, logs.STDERR)
+        os.close(before)
+
+
+def pipe() -> tuple[int, int]:
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+    return ours, theirs
+
+
+def pipe_of_others() -> tuple[int, int]:
+    """Return a pipe that is not to be opened again."""
+    return pipe()
+
+
+def not_allowed(*_: object) -> int:
+    raise PermissionError
+
+
+def stopped_terminal() -> tuple[int, int]:
+    ours, theirs = pty.openpty()
+    termios.tcflow(theirs, termios.TCOOFF)
+    return ours, theirs
+
+
+def unix_sockets() -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def take(fd: int) -> bytes:
+    """Return what is there, waiting a moment for it if there is nothing."""
+    data = b""
+    while select.select([fd], [], [], 0 if data else 0.1)[0]:
+        data += os.read(fd, 65_536)
+    return data
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("line_format", logs.FORMATS)
+@pytest.mark.parametrize("pair", [pipe, pipe_of_others, pty.openpty, stopped_terminal, unix_sockets])
+def test_what_nobody_reads_is_left_out_and_counted_and_each_line_is_whole(
+    pair: Callable[[], tuple[int, int]], line_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair()
+    if pair is pipe_of_others:
+        monkeypatch.setattr(os, "open", not_allowed)
+    with standard_error(theirs):
+        logs.configure("error", line_format)
+        for number in range(1000):
+            logs.event(logging.ERROR, "said", number=number)
+        assert os.get_blocking(theirs), "others share it"
+        if pair is stopped_terminal:
+            termios.tcflow(theirs, termios.TCOON)
+        said = number
+        output = b""
+        while not re.search(rb"number\W+%d\W+$" % said, output):
+            output += take(ours)
+            said += 1
+            logs.event(logging.ERROR, "said", number=said)
+            output += take(ours)
+    os.close(ours)
+    os.close(theirs)
+    lines = output.decode().splitlines()
+    for line in lines:
+        if line_format == "json":
+            assert json.loads(line)["event"] in ("said", "left out")
+        else:
+            assert re.fullmatch(TIME + r" (ERROR said number|WARNING left out events)=\d+", line)
+    left_out = [int(count) for count in re.findall(r"left out\W+events\W+(\d+)", output.decode())]
+    assert left_out
+    assert len(lines) - len(left_out) + sum(left_out) == said + 1
+
+
+def test_a_standard_error_that_fails_is_no_reason_to_stop_or_to_complain() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)  # nobody can read it any more
+    full = os.open("/dev/full", os.O_WRONLY)
+    for fd in (theirs, full):
+        with standard_error(fd):
+            logs.configure("info", "text")
+            for _ in range(3):
+                logs.event(logging.INFO, "said")
+        os.close(fd)
+
+
+def test_a_file_that_others_write_to_as_well_is_written_on_from_where_it_is(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w+b", buffering=0) as file, standard_error(file.fileno()):
+        file.write(b"before\n")
+        logs.configure("info", "text")
+        logs.event(logging.INFO, "said")
+        file.write(b"after\n")
+    before, said, after = (tmp_path / "log").read_text().splitlines()
+    assert (before, said[-4:], after) == ("before", "said", "after")
+
+
+def test_a_standard_error_that_was_closed_at_the_start_is_somebody_elses_by_now(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    logs.configure("info", "text")
+    logs.event(logging.INFO, "said")
+    assert written(capfd) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import select
@@ -21,7 +20,7 @@ from rankserver.channel import Channel, State
 from rankserver.clist import Flushed
 from rankserver.config import Config
 from rankserver.loop import HANDSHAKES, LATE, LINES, READ_LEAST, TURN_BYTES, UNSENT
-from rankserver.server import Server
+from rankserver.server import LOG_RENEWAL, Server
 from tests.support import BOUND
 
 
@@ -373,7 +372,7 @@ def no_memory(*_: object) -> int:
 
 
 def test_the_report_says_how_much_of_everything_there_is_and_who_is_here(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     with Talk() as talk:
         talk.join()
@@ -386,9 +385,9 @@ def test_the_report_says_how_much_of_everything_there_is_and_who_is_here(
         while not talk.server._refused:
             talk.server._turn()
         logs.configure("info", "json")
-        capsys.readouterr()
+        capfd.readouterr()
         talk.server.report()
-        report, first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+        report, first, second = (json.loads(line) for line in capfd.readouterr().err.splitlines())
         for key, value in {
             "event": "report",
             "clients": 2,
@@ -407,6 +406,7 @@ def test_the_report_says_how_much_of_everything_there_is_and_who_is_here(
             assert report[key] == value, key
         assert [first["rank"], second["rank"]] == [0, 1]
         assert (second["event"], second["name"], second["peer"]) == ("client", "c2", channel.peer)
+        assert (second["class"], "rank_class" in second) == (0, False)
 
 
 class NoSocket:
@@ -422,7 +422,7 @@ class NoSocket:
         pass
 
 
-def test_a_report_of_ten_thousand_clients_holds_nobody_up() -> None:
+def test_a_report_of_ten_thousand_clients_holds_nobody_up(capfd: pytest.CaptureFixture[str]) -> None:
     with closing(Server(Config(10_000, port=0))) as server:
         for number in range(10_000):
             channel = Channel(
@@ -431,12 +431,64 @@ def test_a_report_of_ten_thousand_clients_holds_nobody_up() -> None:
             channel.name = f"c{number}"
             server._channels[channel.fd] = channel
             server._log.join(channel.client)
-        written = io.StringIO()
         logs.configure("info", "text")
-        cast("logging.StreamHandler[io.StringIO]", logging.getLogger("rankserver").handlers[0]).setStream(
-            written
-        )
         started = time.process_time()
         server.report()
         assert time.process_time() - started < 0.3
-        assert written.getvalue().count("\n") == 10_001
+        assert capfd.readouterr().err.count("\n") == 10_001
+
+
+# --- the log ----------------------------------------------------------------------------------
+
+
+def test_joins_and_leaves_are_logged_so_often_a_second_and_then_counted(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "text")
+    with Talk() as talk:
+        for _ in range(logs.MEMBER_LINES // 2 + 5):
+            join_and_leave(talk)
+        assert capfd.readouterr().err.count("\n") == logs.MEMBER_LINES
+        talk.selector.now += LOG_RENEWAL
+        talk.server._turn()
+        assert capfd.readouterr().err.endswith(" WARNING left out events=10\n")
+        join_and_leave(talk)
+        assert capfd.readouterr().err.count("\n") == 2
+
+
+def join_and_leave(talk: Talk) -> None:
+    talk.join()
+    with talk.clients.pop() as client:
+        client.sendall(b"BYE\n")
+        while talk.server._log.clients:
+            talk.server._turn()
+    while talk.server._channels:
+        talk.server._turn()
+
+
+def test_that_it_was_not_running_is_logged_so_often_and_what_was_left_out_is_said_at_the_end(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", "text")
+    with Talk() as talk:
+        talk.connect()
+        for _ in range(logs.MEMBER_LINES + 3):
+            talk.selector.stopped = 1e6
+            talk.server._turn()
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == logs.MEMBER_LINES
+        assert "was not running" in lines[-1]
+    assert capfd.readouterr().err.endswith(" WARNING left out events=3\n")
+
+
+def test_strangers_leave_room_in_the_log_for_members(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "text")
+    with Talk() as talk:
+        for _ in range(logs.STRANGER_LINES + 1):
+            talk.connect()
+            talk.clients.pop().close()
+            while talk.server._channels:
+                talk.server._turn()
+        capfd.readouterr()
+        talk.join()
+        assert " joined " in capfd.readouterr().err
