@@ -97,7 +97,7 @@ ROWS: Final = (
         "it is dropped; the third waits no longer than `--slow-timeout` (5 s) + 1 s, loses nothing, and is "
         "served at full speed after",
         slow.never_reads,
-        {"timeout": 0.5, "backlog": 2 * MIB, "after": 0.2, "patience": 10},
+        {"timeout": 0.5, "backlog": 2 * MIB, "after": 0.2, "least": 0.02},
     ),
     Row(
         "asker",
