@@ -251,9 +251,7 @@ class Console:
             async for line in lines:
                 if line is None:
                     self._cannot_send("the line is longer than the server takes")
-                elif line.strip() == EXIT_COMMAND or (
-                    self._plan.is_interactive and line.strip() == QUIT_COMMAND
-                ):
+                elif self._leaves(line):
                     return True
                 elif is_person and line.startswith((b"?", b":")):
                     await self._help(line.strip())
@@ -261,6 +259,12 @@ class Console:
                     self._held.append(line)
                     await self._ask_held()
         return False
+
+    def _leaves(self, line: bytes) -> bool:
+        """Whether it says that we leave; where a person types, a space before it sends it as a command."""
+        if self._plan.is_interactive:
+            return line.rstrip() in (EXIT_COMMAND, QUIT_COMMAND)
+        return line.strip() == EXIT_COMMAND
 
     async def _help(self, line: bytes) -> None:
         if line in WHO_COMMANDS:

@@ -18,7 +18,8 @@ HELP: Final = (
     "a line        is a command: all who rank lower execute it",
     "? or :who     who is here, by rank",
     ":help         this",
-    "exit, Ctrl-D  leave",
+    "exit or quit  leave, as Ctrl-D does",
+    "a space       before any of these sends the line as a command",
 )
 
 

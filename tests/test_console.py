@@ -479,10 +479,22 @@ def test_a_person_can_ask_who_is_here_and_what_there_is(server: Server) -> None:
         converse(server, test, PERSON)
 
 
+@pytest.mark.parametrize("word", [b"exit", b"quit"])
+def test_a_space_before_the_word_for_leaving_sends_it(server: Server, word: bytes) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b" " + word)
+        await puppet.sees(f"sent #2:  {word.decode()}", "#2: executed by 0 of 0")
+        puppet.type(word + b" ")
+        assert await running is Exit.OK
+
+    converse(server, test, PERSON)
+
+
 def test_in_a_script_every_line_is_a_command(server: Server) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
-        puppet.type(b"?", b":help", b"EOF")
+        puppet.type(b"?", b":help", b"quit", b"EOF")
         await puppet.sees("sent #2: ?", "#2: executed by 0 of 0", "sent #3: :help", "#3: executed by 0 of 0")
+        await puppet.sees("sent #4: quit", "#4: executed by 0 of 0")
         assert await running is Exit.NOBODY
 
     converse(server, test)
