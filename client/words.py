@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from client import events
-from rankserver import frames
+from rankserver import frames, protocol
 from rankserver.exceptions import DisconnectedError
 
 _UNFIT = re.compile(  # controls but TAB, ends of lines, what changes the direction of text, lone surrogates
@@ -45,9 +45,10 @@ class Unlogged(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """We leave without having sent this command."""
+    """This command was not sent; ``reason`` says why it cannot be, and is empty if we just leave before."""
 
     text: str
+    reason: str = ""
 
 
 Happening = events.Event | Unfinished | Unlogged | Unsent
@@ -101,7 +102,7 @@ class Words:
                 return Line("error", f"#{seq}: {answered} of {targets} answers")
             case Unlogged(text):
                 return Line("error", f"not seen in the log: {text}")
-            case Unsent(text):
+            case Unsent(text, ""):  # with a reason, the person has had a complaint
                 return Line("error", f"not sent: {text}")
         return self._of_connection(happened)
 
@@ -119,6 +120,14 @@ class Words:
                 why = f"{text}; " if text else ""
                 return Line("error", f"{why}trying again in {delay:.1f} s")
         return None
+
+
+def cannot_send(unsent: Unsent) -> str:
+    """Return the complaint about a command that cannot be sent, which may be any bytes, and as many."""
+    text, reason = unsent
+    named = f" {text[: protocol.SHOWN]!r}" if text else ""
+    more = "..." if len(text) > protocol.SHOWN else ""
+    return f"cannot send{visible(named)}{more}: {visible(reason)}"
 
 
 def _finished(command: events.Execute, outcome: events.Outcome) -> Line:

@@ -330,8 +330,33 @@ def test_json_ends_with_the_exit_code_however_it_ends(
     assert ended == code
     assert events[-1] == {"event": "exit", "code": code}
     if signum:
-        assert {"event": "unsent", "text": "x"} in events
+        assert {"event": "unsent", "text": "x", "reason": ""} in events
     assert ("disconnected" in [event["event"] for event in events]) == (code == 4)
+
+
+def test_json_has_each_command_that_cannot_be_sent_with_the_reason(server: Server) -> None:
+    code, lines, err = run(server.where, "--json", stdin=b"bad\xff\n" + b"y" * 100_000 + b"\nok\n")
+    unsent = [event for event in parsed(lines) if event["event"] == "unsent"]
+    assert unsent == [
+        {"event": "unsent", "text": "bad\ufffd", "reason": "byte 0xff at offset 3 is not valid UTF-8"},
+        {"event": "unsent", "text": "y" * 65_537, "reason": "the line is longer than the server takes"},
+    ]
+    assert err.splitlines() == [
+        "cannot send 'bad\ufffd': byte 0xff at offset 3 is not valid UTF-8",
+        f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
+    ]
+    assert json.loads(lines[-1]) == {"event": "exit", "code": 6}
+    code, lines, _ = run(server.where, "--json", "-c", "a\x1bb")
+    reason = "control character U+001B at position 1; only TAB is allowed"
+    assert {"event": "unsent", "text": "a\x1bb", "reason": reason} in parsed(lines)
+    assert code == 6
+
+
+def test_json_says_why_there_is_nothing_to_wait_for(serve: Callable[..., Server]) -> None:
+    code, lines, _ = run(serve(3).where, "--json", "--wait-for", "3", stdin=b"x\n")
+    reason = "3 others cannot be here: the server takes 3 clients in all"
+    assert {"event": "unsent", "text": "", "reason": reason} in parsed(lines)
+    assert code == 6
 
 
 @pytest.mark.parametrize(
