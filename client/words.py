@@ -161,8 +161,13 @@ def answer(given: events.Answer) -> list[Line]:
 
 def output(given: events.Answer) -> list[str]:
     """Return the lines of an answer's output, made visible."""
-    text = given.out.removesuffix("\n")
-    return [visible(line.removesuffix("\r")) for line in text.split("\n")] if text else []
+    text = content(given)
+    return [visible(line) for line in text.split("\n")] if text else []
+
+
+def content(given: events.Answer) -> str:
+    """Return an answer's output with LF alone between its lines, and nothing behind the last one."""
+    return given.out.removesuffix("\n").replace("\r\n", "\n").removesuffix("\r")
 
 
 def outcome(given: events.Answer) -> str:
