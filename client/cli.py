@@ -19,14 +19,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from client import executors, jsonlines, policy, tls
 from client.aio import Client, connect
 from client.console import Console, Exit, Face, Plan
 from client.gather import Gathered
 from client.plain import Plain
-from client.words import Describe, Words
+from client.words import Describe, Words, visible
 from client.worker import Executor
 from rankserver import arguments, protocol
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _write_exit(jsonlines.line("exit", code=int(code), **error_field).text, code)
     if why:
         with contextlib.suppress(OSError):  # nobody to tell
-            sys.stderr.write(why + "\n")
+            sys.stderr.write(visible(why) + "\n")
     return code
 
 
@@ -169,7 +169,7 @@ def _token(options: argparse.Namespace) -> str | None:
     if not options.token_file:
         return None
     try:
-        token = Path(options.token_file).read_text("utf-8").strip()
+        token = Path(options.token_file).read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"cannot read the token file {options.token_file}: {why}") from None
@@ -210,8 +210,17 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--wait-for is for -c, and for commands from a pipe or a file")
 
 
+class _Parser(arguments.Parser):
+    """Takes ``--`` as the value of an option, where argparse drops it and is left with an empty list."""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and arg_strings == ["--"]:
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
+
+
 def _parser() -> arguments.Parser:
-    parser = arguments.Parser(
+    parser = _Parser(
         prog="rankserver-client",
         usage="%(prog)s [options] [HOST[:PORT] | unix:PATH]",
         description="Command those who rank lower, and execute what those who rank higher command. On a "

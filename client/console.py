@@ -70,10 +70,10 @@ class Face(Protocol):
     def give_up(self) -> None:
         """Stop a write that waits for whoever reads it; for a signal handler."""
 
-    def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:
+    def lines(self, max_line: int) -> AsyncGenerator[bytes, None]:
         """Yield what the person types, line by line, without line ends, until they are done.
 
-        A line of more than ``max_line`` bytes comes out as None.
+        Of a line of more than ``max_line`` bytes, the beginning may come, if that is too long as well.
         """
 
 
@@ -235,7 +235,8 @@ class Console:
         wanted = self._plan.wait_for
         capacity = self._client.capacity
         if wanted >= capacity:
-            self._cannot_send(f"{wanted} others cannot be here: the server takes {capacity} clients in all")
+            why = f"{wanted} others cannot be here: the server takes {capacity} clients in all"
+            self._cannot_send(b"", why)  # whatever it is
             return False
         if self._client.clients <= wanted:
             here = self._client.clients - 1
@@ -249,11 +250,9 @@ class Console:
         longest = self._client.max_line if self._client.is_connected else protocol.DEFAULT_MAX_LINE
         async with contextlib.aclosing(self._face.lines(longest)) as lines:
             async for line in lines:
-                if line is None:
-                    self._cannot_send("the line is longer than the server takes")
-                elif line.strip() == EXIT_COMMAND or (
-                    self._plan.is_interactive and line.strip() == QUIT_COMMAND
-                ):
+                if len(line) > longest:
+                    self._cannot_send(line, "the line is longer than the server takes")
+                elif self._leaves(line):
                     return True
                 elif is_person and line.startswith((b"?", b":")):
                     await self._help(line.strip())
@@ -261,6 +260,12 @@ class Console:
                     self._held.append(line)
                     await self._ask_held()
         return False
+
+    def _leaves(self, line: bytes) -> bool:
+        """Whether it says that we leave; where a person types, a space before it sends it as a command."""
+        if self._plan.is_interactive:
+            return line.rstrip() in (EXIT_COMMAND, QUIT_COMMAND)
+        return line.strip() == EXIT_COMMAND
 
     async def _help(self, line: bytes) -> None:
         if line in WHO_COMMANDS:
@@ -281,18 +286,21 @@ class Console:
             try:
                 ask = self._client.ask(protocol.decode_line(line), timeout=self._plan.patience)
             except ProtocolError as error:
-                self._cannot_send(error.text)
+                self._cannot_send(line, error.text)
                 continue
             except DisconnectedError as error:
-                self._cannot_send(f"not connected ({error.text})")
+                self._cannot_send(line, f"not connected ({error.text})")
                 continue
             self._submitted.append(ask)
             if self._plan.patience is not None:  # a server that hangs logs nothing: look again by then
                 asyncio.get_running_loop().call_later(self._plan.patience, self._changed.set)
             await self._client.drain()
 
-    def _cannot_send(self, why: str) -> None:
-        self._face.complain(f"cannot send: {words.visible(why)}")
+    def _cannot_send(self, line: bytes, why: str) -> None:
+        """Complain, and leave a trace where what happened is looked for and no complaint."""
+        unsent = Unsent(line.decode(errors="replace"), why)
+        self._face.complain(words.cannot_send(unsent))
+        self._show(unsent)
         self._worsen(Exit.NOT_ALL)
 
     def _may_ask(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from client import events
-from client.words import Describe, Happening, Line, Unfinished, outcome, output, visible
+from client.words import Describe, Happening, Line, Unfinished, content, outcome, output, visible
 from rankserver import protocol
 
 LONGEST_DIFF: Final = 2_000  # lines of an output: the time to compare grows with their square
@@ -45,17 +45,25 @@ def gather(answers: Iterable[events.Answer], *, diff: bool = False) -> list[Line
 
     Each line of an output is behind a bar, so that none can be taken for the head of a group or a summary.
     """
-    groups: dict[events.Answer, list[events.Answer]] = {}
+    groups: dict[tuple[str, str], list[events.Answer]] = {}
     for given in sorted(answers):
-        groups.setdefault(given._replace(rank=0, name="", ms=None), []).append(given)
+        groups.setdefault((_said(given), content(given)), []).append(given)
     lines: list[Line] = []
     common: list[str] = []  # the most common output
     for same in sorted(groups.values(), key=len, reverse=True):
-        text = output(same[0])
-        lines.append(Line("answer", _head(same)))
+        said, text = _said(same[0]), output(same[0])
+        if diff and text and text == common:
+            said, text = f"{said or outcome(same[0])}, same output", []
+        lines.append(Line("answer", _head(same, said)))
         lines += [Line("out", f"| {line}") for line in (_diff(common, text) if diff else text)]
         common = common or text
     return lines
+
+
+def _said(given: events.Answer) -> str:
+    """Return what became of a command, or nothing if its output says that."""
+    is_plain = given.status == "ok" and content(given) and not given.truncated
+    return "" if is_plain else outcome(given)
 
 
 def _diff(common: list[str], text: list[str]) -> list[str]:
@@ -65,14 +73,11 @@ def _diff(common: list[str], text: list[str]) -> list[str]:
     return list(difflib.unified_diff(common, text, lineterm="", n=1))[2:]  # without the names of two files
 
 
-def _head(same: list[events.Answer]) -> str:
-    first = same[0]
+def _head(same: list[events.Answer], said: str) -> str:
     ranks = protocol.rank_lists([given.rank for given in same], LONGEST_LIST)[0].decode()
     names = visible(fold(given.name or "?" for given in same))
     plural = "s" if len(same) > 1 else ""
-    is_plain = first.status == "ok" and output(first) and not first.truncated
-    said = "" if is_plain else f": {outcome(first)}"
-    return f"#{first.seq} rank{plural} {ranks} ({len(same)}) {names}{said}"
+    return f"#{same[0].seq} rank{plural} {ranks} ({len(same)}) {names}" + (f": {said}" if said else "")
 
 
 def fold(names: Iterable[str]) -> str:

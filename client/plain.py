@@ -107,11 +107,11 @@ class Plain:
         if self._shows_progress:
             self._draw(status.progress)
 
-    async def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:
+    async def lines(self, max_line: int) -> AsyncGenerator[bytes, None]:
         """Yield the lines of the input until its end; a last one without LF counts.
 
         Args:
-            max_line: bytes; longer lines come out as None.
+            max_line: bytes; of a longer line comes its beginning, with one byte more.
 
         Raises:
             StreamError: the input cannot be read.
@@ -140,30 +140,24 @@ class Plain:
 
 
 class LineCutter:
-    """Cut typed bytes into lines; of one longer than ``limit`` bytes keep only that it was there."""
+    """Cut typed bytes into lines; of one longer than ``limit`` bytes keep ``limit + 1``, which tells it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._pending = b""
-        self._is_overlong = False
 
-    def feed(self, data: bytes) -> list[bytes | None]:
-        """Add ``data`` and return the lines that are complete, without CR and LF; None for one too long."""
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        cut = [self._cut(line) for line in lines]
-        if len(self._pending) > self.limit:
-            self._pending = b""
-            self._is_overlong = True
-        return cut
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add ``data`` and return the lines that are complete, without CR and LF."""
+        *lines, pending = (self._pending + data).split(b"\n")
+        self._pending = pending[: self.limit + 2]  # whatever follows, a CR at its end is no part of the line
+        return [self._cut(line) for line in lines]
 
-    def end(self) -> list[bytes | None]:
+    def end(self) -> list[bytes]:
         """Return the last line if it had no LF."""
-        return [self._cut(self._pending)] if self._pending or self._is_overlong else []
+        return [self._cut(self._pending)] if self._pending else []
 
-    def _cut(self, line: bytes) -> bytes | None:
-        is_overlong = self._is_overlong or len(line) > self.limit
-        self._is_overlong = False
-        return None if is_overlong else line.removesuffix(b"\r")
+    def _cut(self, line: bytes) -> bytes:
+        return line.removesuffix(b"\r")[: self.limit + 1]
 
 
 async def _readable(descriptor: int) -> None:

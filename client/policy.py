@@ -51,7 +51,7 @@ def load(path: str | Path) -> Policy:
         ConfigError: it cannot be read, or a line cannot be split into words.
     """
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")  # some editors begin a file with a mark
     except OSError as error:
         raise ConfigError(f"cannot read the allow file {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import bisect
 import enum
-import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -523,9 +522,10 @@ def _shortened(outcome: events.Outcome, excess: int) -> events.Outcome:
     out = detail.get("out")
     if not isinstance(out, str):
         return outcome
-    room = len(json.dumps(out)) - excess - len(TRUNCATED)
+    room = len(protocol.json_bytes(out)) - excess - len(TRUNCATED)
     out = out[: max(0, room)]  # a character has a byte at least
-    length = bisect.bisect_right(range(1, len(out) + 1), room, key=lambda end: len(json.dumps(out[:end])))
+    ends = range(1, len(out) + 1)
+    length = bisect.bisect_right(ends, room, key=lambda end: len(protocol.json_bytes(out[:end])))
     return events.Outcome(outcome.status, {**detail, "out": out[:length], "truncated": True})
 
 

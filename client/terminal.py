@@ -117,7 +117,7 @@ class Terminal:
     def give_up(self) -> None:
         """Do nothing: a terminal is read, or gone."""
 
-    async def lines(self, _max_line: int) -> AsyncGenerator[bytes | None, None]:
+    async def lines(self, _max_line: int) -> AsyncGenerator[bytes, None]:
         """Yield what is typed, line by line, until the prompt is left."""
         while (line := await self._typed.get()) is not None:
             yield line

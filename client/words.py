@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from client import events
-from rankserver import frames
+from rankserver import frames, protocol
 from rankserver.exceptions import DisconnectedError
 
 _UNFIT = re.compile(  # controls but TAB, ends of lines, what changes the direction of text, lone surrogates
@@ -18,7 +18,8 @@ HELP: Final = (
     "a line        is a command: all who rank lower execute it",
     "? or :who     who is here, by rank",
     ":help         this",
-    "exit, Ctrl-D  leave",
+    "exit or quit  leave, as Ctrl-D does",
+    "a space       before any of these sends the line as a command",
 )
 
 
@@ -44,9 +45,10 @@ class Unlogged(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """We leave without having sent this command."""
+    """This command was not sent; ``reason`` says why it cannot be, and is empty if we just leave before."""
 
     text: str
+    reason: str = ""
 
 
 Happening = events.Event | Unfinished | Unlogged | Unsent
@@ -100,7 +102,7 @@ class Words:
                 return Line("error", f"#{seq}: {answered} of {targets} answers")
             case Unlogged(text):
                 return Line("error", f"not seen in the log: {text}")
-            case Unsent(text):
+            case Unsent(text, ""):  # with a reason, the person has had a complaint
                 return Line("error", f"not sent: {text}")
         return self._of_connection(happened)
 
@@ -118,6 +120,14 @@ class Words:
                 why = f"{text}; " if text else ""
                 return Line("error", f"{why}trying again in {delay:.1f} s")
         return None
+
+
+def cannot_send(unsent: Unsent) -> str:
+    """Return the complaint about a command that cannot be sent, which may be any bytes, and as many."""
+    text, reason = unsent
+    named = f" {text[: protocol.SHOWN]!r}" if text else ""
+    more = "..." if len(text) > protocol.SHOWN else ""
+    return f"cannot send{visible(named)}{more}: {visible(reason)}"
 
 
 def _finished(command: events.Execute, outcome: events.Outcome) -> Line:
@@ -151,8 +161,13 @@ def answer(given: events.Answer) -> list[Line]:
 
 def output(given: events.Answer) -> list[str]:
     """Return the lines of an answer's output, made visible."""
-    text = given.out.removesuffix("\n")
-    return [visible(line.removesuffix("\r")) for line in text.split("\n")] if text else []
+    text = content(given)
+    return [visible(line) for line in text.split("\n")] if text else []
+
+
+def content(given: events.Answer) -> str:
+    """Return an answer's output with LF alone between its lines, and nothing behind the last one."""
+    return given.out.removesuffix("\n").replace("\r\n", "\n").removesuffix("\r")
 
 
 def outcome(given: events.Answer) -> str:

@@ -47,10 +47,15 @@ async def locked(path: Path) -> AsyncIterator[BinaryIO]:
 
 
 def last_line(file: BinaryIO) -> tuple[int, int]:
-    """Return the fence and the number of the last line, 0 and 0 if there is none."""
-    file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-    lines = file.read().splitlines()
-    fence, number, _ = lines[-1].split() if lines else (0, 0, "")
+    """Return the fence and the number of the last line, 0 and 0 if there is none.
+
+    Without an LF it is none: its writer, who had the file locked as we have now, was ended. It is cut off.
+    """
+    start = file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+    lines = file.read()
+    lines = lines[: lines.rfind(b"\n") + 1]
+    file.truncate(start + len(lines))
+    fence, number, _ = lines.splitlines()[-1].split() if lines else (0, 0, "")
     return int(fence), int(number)
 
 

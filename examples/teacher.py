@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,13 +23,27 @@ from client import Answer, Client, Execute, Outcome, RankserverError, connect
 from client.events import Connected, RankChanged
 
 LATE = 2.0  # seconds that we wait longer than a pupil's program does: then that is gone or stuck
+STEP = re.compile(r"page\s+[^|\s][^|]*|quiz\s+[^|\s][^|]*\|\s*[^|\s][^|]*")
+
+
+def read(path: Path) -> list[list[str]]:
+    """Read a lesson: the kind and the text of each step. Blank lines are none.
+
+    Raises:
+        ValueError: a line is no step that pupils understand. Better now than in front of the class.
+    """
+    lines = path.read_text("utf-8-sig").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not STEP.fullmatch(line.strip()):
+            raise ValueError(f"line {number} is neither page URL nor quiz QUESTION | ANSWER: {line!r}")
+    return [line.split(maxsplit=1) for line in lines if line.strip()]
 
 
 class Lesson:
     """What is taught, and how far the class is; ``client`` is ours."""
 
-    def __init__(self, path: Path, client: Client, seconds: float) -> None:
-        self.steps = [line.split(maxsplit=1) for line in path.read_text().splitlines()]
+    def __init__(self, steps: list[list[str]], client: Client, seconds: float) -> None:
+        self.steps = steps
         self.done = 0
         self.points: dict[str, int] = {}
         self.client = client
@@ -43,12 +58,17 @@ class Lesson:
         return None
 
     async def teach(self, _seq: int) -> None:
-        """Go through what is left of the lesson, and leave."""
+        """Go through what is left of the lesson, or until the input ends, and leave."""
         print(f"{self.client.name}: rank 0, teaching", flush=True)
         while self.done < len(self.steps):
             kind, text = self.steps[self.done]
             print(f"Enter for step {self.done + 1} of {len(self.steps)}: {kind} {text}", flush=True)
-            await keyboard.line()
+            try:
+                await keyboard.line()
+            except EOFError:
+                print(f"{self.client.name}: no more input, leaving", flush=True)
+                await self.client.close()
+                return
             await self.step(kind, *map(str.strip, text.split("|")))
             self.done += 1
             await self.client.cmd(json.dumps({"done": self.done, "points": self.points}))
@@ -77,10 +97,10 @@ class Lesson:
             print(f"  {answer.name or answer.rank}: {answer.status} {answer.reason!r}", flush=True)
 
 
-async def attend(path: Path, address: str, name: str, seconds: float) -> None:
+async def attend(steps: list[list[str]], address: str, name: str, seconds: float) -> None:
     """Teach when it is our turn, and follow until then."""
     client = connect(address, name=name)
-    lesson = Lesson(path, client, seconds)
+    lesson = Lesson(steps, client, seconds)
     client.executes(lesson.follow)  # before we join, so that we miss nothing
     async with client:
         client.on_lead(lesson.teach)
@@ -99,8 +119,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="to answer in")
     options = parser.parse_args()
     try:
-        asyncio.run(attend(options.lesson, options.server, options.name, options.seconds))
-    except (OSError, RankserverError) as error:
+        steps = read(options.lesson)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{options.lesson}: {getattr(error, 'strerror', error)}")
+    try:
+        asyncio.run(attend(steps, options.server, options.name, options.seconds))
+    except RankserverError as error:
         sys.exit(f"{options.name}: {error}")
     except KeyboardInterrupt:
         pass

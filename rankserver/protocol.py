@@ -67,6 +67,7 @@ _STRING = re.compile(r'"[^"]*(?:"|\Z)')
 _ESCAPE = re.compile(r"\\.")
 _BRACKET = re.compile(r"[][{}]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # TAB alone is allowed
+_ESCAPED = re.compile(r"[\x7f-\x9f\ud800-\udfff]")  # what JSON need not escape and a line cannot have
 
 
 # --- the text rule ----------------------------------------------------------------------------
@@ -400,7 +401,7 @@ def result(seq: int, status: str, detail: Mapping[str, object] | None = None) ->
     """Build ``RES``, the answer to ``ASK`` ``seq``."""
     if detail is None:
         return b"RES %d %s\n" % (seq, status.encode())
-    return b"RES %d %s %s\n" % (seq, status.encode(), _json(detail))
+    return b"RES %d %s %s\n" % (seq, status.encode(), json_bytes(detail))
 
 
 def who() -> bytes:
@@ -503,9 +504,11 @@ def _with_class(fields: dict[str, object]) -> dict[str, object]:
     return fields
 
 
-def _json(fields: Mapping[str, object]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
+def json_bytes(value: object) -> bytes:
+    """Write JSON for a line, short: in UTF-8, with escapes only for what breaks the text rule."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
 
 def _json_frame(verb: str, fields: Mapping[str, object]) -> bytes:
-    return b"%s %s\n" % (verb.encode(), _json(fields))
+    return b"%s %s\n" % (verb.encode(), json_bytes(fields))

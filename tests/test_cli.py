@@ -141,6 +141,7 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         (["-c", "a", "-c", "b", "here"], ["--command=a", "--command=b", "here"]),
         (["-c", "--exec", "handler", "x"], ["--command=--exec", "handler", "x"]),
         (["-c", ""], ["--command="]),
+        (["-c", "--"], ["--command=--"]),
         (["-c"], ["-c"]),
         (["--exec", "handler", "a b", "here"], ["--exec=handler a b", "here"]),
         (["--exec", "handler", "-x"], ["--exec=handler -x"]),
@@ -152,6 +153,22 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_what_belongs_together_is_joined(argv: list[str], joined: list[str]) -> None:
     assert cli._unambiguous(argv) == joined
+
+
+@pytest.mark.parametrize("command", ["--", "-", "-c", "---", "", "-- x", "="])
+def test_any_text_may_be_a_command(command: str) -> None:
+    options = cli._parser().parse_args(cli._unambiguous(["-c", command, "-c", "x", "here"]))
+    assert (options.commands, options.address) == ([command, "x"], "here")
+
+
+def test_a_value_of_two_dashes_is_taken_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._parser().parse_args(["--workdir=--"]).workdir == "--"
+    assert complaint(capsys, "--jobs=--") == "argument --jobs: '--' is not a whole number of at least 1"
+
+
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_a_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbfsecret\n")
+    assert cli._token(cli._parser().parse_args(["--token-file", str(tmp_path / "token")])) == "secret"
 
 
 def test_an_executor_is_made_of_the_options(tmp_path: Path) -> None:

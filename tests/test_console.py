@@ -30,7 +30,7 @@ class Puppet:
     """A face whose person the test plays."""
 
     def __init__(self) -> None:
-        self.typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: the end
+        self.typed: asyncio.Queue[bytes] = asyncio.Queue()
         self.shown: asyncio.Queue[str] = asyncio.Queue()
         self.complaints: asyncio.Queue[str] = asyncio.Queue()
         self.statuses: asyncio.Queue[Status] = asyncio.Queue()
@@ -59,12 +59,12 @@ class Puppet:
     def give_up(self) -> None:
         raise AssertionError("nobody told it to")
 
-    async def lines(self, max_line: int) -> AsyncGenerator[bytes | None, None]:
+    async def lines(self, max_line: int) -> AsyncGenerator[bytes, None]:
         self.max_line = max_line
         while (line := await self.typed.get()) != b"EOF":
             yield line
 
-    def type(self, *lines: bytes | None) -> None:
+    def type(self, *lines: bytes) -> None:
         for line in lines:
             self.typed.put_nowait(line)
 
@@ -193,13 +193,14 @@ def test_exit_waits_for_nothing_and_says_what_is_open(server: Server) -> None:
 
 def test_what_may_not_be_sent_is_complained_about_and_not_waited_for(server: Server) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
-        puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, None, b"EOF")
+        puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, b"y" * 65_537, b"EOF")
         assert [await puppet.complaints.get() for _ in range(4)] == [
-            "cannot send: control character U+001B at position 1; only TAB is allowed",
-            "cannot send: byte 0xff at offset 0 is not valid UTF-8",
-            "cannot send: the line has 65541 bytes, 65536 are allowed",
-            "cannot send: the line is longer than the server takes",
+            r"cannot send 'a\x1bb': control character U+001B at position 1; only TAB is allowed",
+            "cannot send '\ufffd': byte 0xff at offset 0 is not valid UTF-8",
+            f"cannot send '{'x' * 64}'...: the line has 65541 bytes, 65536 are allowed",
+            f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
         ]
+        assert puppet.rest() == []
         assert await running is Exit.NOT_ALL
 
     converse(server, test)
@@ -479,10 +480,22 @@ def test_a_person_can_ask_who_is_here_and_what_there_is(server: Server) -> None:
         converse(server, test, PERSON)
 
 
+@pytest.mark.parametrize("word", [b"exit", b"quit"])
+def test_a_space_before_the_word_for_leaving_sends_it(server: Server, word: bytes) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b" " + word)
+        await puppet.sees(f"sent #2:  {word.decode()}", "#2: executed by 0 of 0")
+        puppet.type(word + b" ")
+        assert await running is Exit.OK
+
+    converse(server, test, PERSON)
+
+
 def test_in_a_script_every_line_is_a_command(server: Server) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
-        puppet.type(b"?", b":help", b"EOF")
+        puppet.type(b"?", b":help", b"quit", b"EOF")
         await puppet.sees("sent #2: ?", "#2: executed by 0 of 0", "sent #3: :help", "#3: executed by 0 of 0")
+        await puppet.sees("sent #4: quit", "#4: executed by 0 of 0")
         assert await running is Exit.NOBODY
 
     converse(server, test)

@@ -26,6 +26,7 @@ from tests.support import BOUND, ROOT, Server, read_line
 from tests.test_sync import INTERNAL, members
 
 API = ROOT / "docs" / "api.md"
+README = ROOT / "README.md"
 EXAMPLE = re.compile(
     r'(?:<!-- after "(?P<cue>[^"]+)": (?P<action>\w+) the server -->\n)?'
     r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?",
@@ -87,7 +88,7 @@ def run(example: Example, path: Path) -> tuple[str, str]:
         return (before + out).decode(), err.decode()
 
 
-@pytest.mark.parametrize("example", list(examples(API)), ids=lambda example: example.name)
+@pytest.mark.parametrize("example", [*examples(API), *examples(README)], ids=lambda example: example.name)
 def test_an_example_prints_what_the_page_says(example: Example, tmp_path: Path) -> None:
     assert run(example, tmp_path / "socket") == (example.output, "")
 
@@ -98,6 +99,7 @@ def test_every_example_is_found() -> None:
     assert len(found) == text.count("```python\n") > 10
     assert sum(bool(example.output) for example in found) == text.count("```text\n") == len(found)
     assert sum(bool(example.cue) for example in found) == text.count("<!--") > 0
+    assert len(list(examples(README))) == README.read_text().count("```python\n") == 1
 
 
 def test_an_example_that_prints_something_else_is_noticed(tmp_path: Path) -> None:

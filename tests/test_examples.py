@@ -67,6 +67,11 @@ class Program:
         out, err = self.process.communicate(timeout=BOUND)
         return self.process.returncode, out.decode().splitlines(), err.decode()
 
+    def end_input(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.stdin = None
+
     def kill(self) -> None:
         """``kill -9`` it; again does no harm."""
         self.process.kill()
@@ -148,6 +153,19 @@ def test_a_leader_that_slept_through_its_eviction_writes_nothing_under_its_old_f
     sleeper.until("worked: 5 ")  # 4 was its JOIN, 5 the heir's LEFT
     sleeper.kill()
     assert generations(tmp_path / "work") == [(1, "sleeper"), (3, "heir"), (5, "sleeper")]
+
+
+@pytest.mark.parametrize("cut_off", ["1 2", "1 2 a", "1", "9 2 "])
+@pytest.mark.parametrize("before", ["", "1 1 a\n"])
+def test_a_line_that_was_not_written_whole_is_cut_off_by_who_takes_over(
+    server: Server, stand_by: Callable[[str, str], Program], tmp_path: Path, before: str, cut_off: str
+) -> None:
+    (tmp_path / "work").write_text(before + cut_off)
+    with stand_by(server.where, "heir") as heir:
+        number = before.count("\n") + 1
+        assert heir.until("worked: ")[-1] == f"worked: {number} {number}"
+    lines = (tmp_path / "work").read_text()
+    assert lines.startswith(f"{before}{number} {number} heir\n")
 
 
 class Relay:
@@ -266,9 +284,7 @@ def agent(start: Callable[..., Program], server: Server, tmp_path: Path) -> Call
             allow_file.write_text(allow)
         arguments = ("--exec", "program", "--allow", allow_file, "--workdir", tmp_path / name)
         started = start("-m", "client", server.where, "--name", name, *arguments, "--reconnect", "--stay")
-        assert started.process.stdin is not None
-        started.process.stdin.close()
-        started.process.stdin = None
+        started.end_input()
         assert started.line().startswith(f"connected to {server.where} as {name}: rank ")
         return started
 
@@ -480,3 +496,40 @@ def test_a_pupil_that_is_too_late_or_goes_holds_up_nobody(attend: Callable[..., 
     bob.kill()
     lines = teacher.until("  0 of 2")
     assert sorted(lines) == ["  0 of 2 did it, 1 too late, 1 gone", "  ada: timeout ''", "  bob: gone ''"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["vidoe http://x", "pages http://x", "page", "quiz 1", "quiz 1 |", "quiz | 2", "quiz 1 | 2 | 3"],
+)
+def test_a_lesson_with_a_line_that_is_no_step_does_not_begin(
+    start: Callable[..., Program], server: Server, tmp_path: Path, line: str
+) -> None:
+    lesson = tmp_path / "lesson"
+    lesson.write_text(f"page http://x\n\n{line}\nquiz 1 | 2\n")
+    error = f"{lesson}: line 3 is neither page URL nor quiz QUESTION | ANSWER: {line!r}\n"
+    assert start("examples/teacher.py", lesson, "--server", server.where).end() == (1, [], error)
+
+
+def test_a_lesson_that_cannot_be_read_does_not_begin(start: Callable[..., Program], tmp_path: Path) -> None:
+    code, _, error = start("examples/teacher.py", tmp_path / "no").end()
+    assert (code, error) == (1, f"{tmp_path / 'no'}: No such file or directory\n")
+
+
+def test_blank_lines_of_a_lesson_are_no_steps(attend: Callable[..., Program], tmp_path: Path) -> None:
+    lesson = tmp_path / "lesson"
+    lesson.write_bytes(b"\xef\xbb\xbfpage http://x\r\n \r\n\r\nquiz 1|2\r\n\r\n")
+    teacher = attend("teacher", "teacher", str(lesson))
+    for step in ("Enter for step 1 of 2: page http://x", "Enter for step 2 of 2: quiz 1|2"):
+        assert teacher.until("Enter")[-1] == step
+        teacher.type("")
+    assert teacher.end()[::2] == (0, "")
+
+
+def test_a_teacher_whose_input_ends_leaves_the_class_to_the_assistant(attend: Callable[..., Program]) -> None:
+    teacher = attend("teacher", "teacher", LESSON)
+    assistant = attend("teacher", "assistant", LESSON)
+    teacher.until("Enter for step 1")
+    teacher.end_input()
+    assert teacher.end() == (0, ["teacher: no more input, leaving"], "")
+    assert assistant.until("Enter")[-1].startswith("Enter for step 1 of 5: ")

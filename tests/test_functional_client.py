@@ -169,10 +169,10 @@ def test_what_may_not_be_sent_is_refused_and_the_rest_goes_on(server: Server) ->
     code, lines, err = run(server.where, stdin=stdin)
     assert (code, lines[1:]) == (6, ["sent #2: grüße\tan alle", "#2: executed by 0 of 0"])
     assert err.splitlines() == [
-        "cannot send: control character U+001B at position 2; only TAB is allowed",
-        "cannot send: byte 0xff at offset 0 is not valid UTF-8",
-        "cannot send: the line has 65541 bytes, 65536 are allowed",
-        "cannot send: the line is longer than the server takes",
+        r"cannot send 'df\x1b[2J': control character U+001B at position 2; only TAB is allowed",
+        "cannot send '\ufffd': byte 0xff at offset 0 is not valid UTF-8",
+        f"cannot send '{'x' * 64}'...: the line has 65541 bytes, 65536 are allowed",
+        f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
     ]
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pyte
 import pytest
 
 from client.plain import CLEAR
-from tests.program import Program, run
+from tests.program import BANNER, Program, run
 from tests.support import BOUND, ROOT, RawClient, Server
 
 AT_ONCE = 1.5  # seconds; below it no time-out has passed, not even that of leaving
@@ -299,6 +300,18 @@ def test_json_tells_why_there_is_no_connection(server: Server, serve: Callable[.
     assert json.loads(line) == {"event": "exit", "code": 3, "error": refused}
 
 
+def test_the_reason_of_a_refusal_cannot_move_the_cursor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        where = f"127.0.0.1:{listener.getsockname()[1]}"
+        with Program(where, "--json", "-c", "x") as program:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(BANNER + "BYE full \u202e8 places\n".encode())
+                code, (*_, line), err = program.end()
+    assert (code, err) == (4, "disconnected: full \\u202e8 places\n")
+    assert json.loads(line) == {"event": "exit", "code": 4, "error": "disconnected: full \u202e8 places"}
+
+
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 6), (signal.SIGKILL, 4), (0, 0)]
 )
@@ -317,8 +330,33 @@ def test_json_ends_with_the_exit_code_however_it_ends(
     assert ended == code
     assert events[-1] == {"event": "exit", "code": code}
     if signum:
-        assert {"event": "unsent", "text": "x"} in events
+        assert {"event": "unsent", "text": "x", "reason": ""} in events
     assert ("disconnected" in [event["event"] for event in events]) == (code == 4)
+
+
+def test_json_has_each_command_that_cannot_be_sent_with_the_reason(server: Server) -> None:
+    code, lines, err = run(server.where, "--json", stdin=b"bad\xff\n" + b"y" * 100_000 + b"\nok\n")
+    unsent = [event for event in parsed(lines) if event["event"] == "unsent"]
+    assert unsent == [
+        {"event": "unsent", "text": "bad\ufffd", "reason": "byte 0xff at offset 3 is not valid UTF-8"},
+        {"event": "unsent", "text": "y" * 65_537, "reason": "the line is longer than the server takes"},
+    ]
+    assert err.splitlines() == [
+        "cannot send 'bad\ufffd': byte 0xff at offset 3 is not valid UTF-8",
+        f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
+    ]
+    assert json.loads(lines[-1]) == {"event": "exit", "code": 6}
+    code, lines, _ = run(server.where, "--json", "-c", "a\x1bb")
+    reason = "control character U+001B at position 1; only TAB is allowed"
+    assert {"event": "unsent", "text": "a\x1bb", "reason": reason} in parsed(lines)
+    assert code == 6
+
+
+def test_json_says_why_there_is_nothing_to_wait_for(serve: Callable[..., Server]) -> None:
+    code, lines, _ = run(serve(3).where, "--json", "--wait-for", "3", stdin=b"x\n")
+    reason = "3 others cannot be here: the server takes 3 clients in all"
+    assert {"event": "unsent", "text": "", "reason": reason} in parsed(lines)
+    assert code == 6
 
 
 @pytest.mark.parametrize(
@@ -380,6 +418,19 @@ def test_an_agent_stays_until_it_is_told_to_leave(server: Server, agent: Callabl
         assert program.end() == (0, [], "")
         assert b"LEFT 5 1" in top.settle()
     assert "reason=left" in server.log()
+
+
+def test_who_has_asked_may_stay_and_execute(server: Server, script: Callable[..., Program]) -> None:
+    with RawClient(server.address) as top:
+        top.hello("top")
+        program = script("-c", "x", "--stay", "--delay", "0")
+        answer(top, "x", "refused")
+        assert program.lines(2) == ["#3 rank 0 top: refused", "#3: executed by 0 of 0, refused by 1"]
+        top.send(b"ASK y\n")
+        top.expect(b"ASK 4 0 y")
+        top.expect(b"RES 4 1 me ok ")
+        program.signal(signal.SIGTERM)
+        assert program.end()[:2] == (5, [])
 
 
 def test_a_handler_gets_commands_on_its_input(

@@ -117,7 +117,7 @@ def test_a_lost_connection_shows_and_comes_back(
     first.kill()
     console.see_bottom("not connected")
     console.type("uptime\r")
-    console.until(lambda: any(row.startswith("cannot send: ") for row in console.rows()))
+    console.until(lambda: any(row.startswith("cannot send 'uptime': ") for row in console.rows()))
     assert console.rows()[-1] == "-/0>"
     console.type("ha")
     console.until(lambda: console.rows()[-1] == "-/0> ha")
@@ -168,7 +168,7 @@ def test_what_may_not_be_sent_is_refused_above_the_prompt(console: Console) -> N
     console.type("\x1b[200~a\x1bb\n\x1b[201~half")
     console.see(
         "0/1> a\\x1bb",
-        "cannot send: control character U+001B at position 1; only TAB is allowed",
+        "cannot send 'a\\x1bb': control character U+001B at position 1; only TAB is allowed",
         "0/1> half",
     )
 
@@ -396,7 +396,7 @@ def test_the_console_is_there_before_the_server_is(start: Callable[..., Console]
     console = start(closed, "--reconnect")
     console.see("-/0>")
     console.type("uptime\r")
-    console.until(lambda: any("cannot send: not connected" in row for row in console.rows()))
+    console.until(lambda: any("cannot send 'uptime': not connected" in row for row in console.rows()))
     console.type("?\r")
     console.until(lambda: any("cannot ask who is here" in row for row in console.rows()))
     console.type("quit\r")

@@ -56,6 +56,31 @@ def test_a_diff_shows_how_others_differ_from_the_most_common_output() -> None:
     ]
 
 
+def test_a_diff_says_so_where_the_output_is_the_same_and_what_became_of_it_is_not() -> None:
+    common = [Answer(7, rank, "a", "fail", 1, "x\n") for rank in range(3)]
+    others = [Answer(7, 3, "b", "fail", 2, "x\n"), Answer(7, 4, "c", "ok", 0, "x\n")]
+    heads = [
+        "#7 ranks 0-2 (3) a,a,a: failed with exit code 1",
+        "#7 rank 3 (1) b: failed with exit code 2",
+        "#7 rank 4 (1) c",
+    ]
+    assert shown([*common, *others]) == [line for head in heads for line in (head, "| x")]
+    said = [heads[0], "| x", f"{heads[1]}, same output", f"{heads[2]}: executed, same output"]
+    assert shown([*common, *others], diff=True) == said
+
+
+@pytest.mark.parametrize("diff", [False, True])
+@pytest.mark.parametrize("out", ["a\nb", "a\nb\r", "a\nb\r\n", "a\r\nb\n", "a\r\nb\r\n"])
+def test_how_lines_end_makes_no_difference(out: str, diff: bool) -> None:
+    answers = [Answer(7, 0, "a", "ok", out="a\nb\n"), Answer(7, 1, "b", "ok", out=out)]
+    assert shown(answers, diff=diff) == ["#7 ranks 0-1 (2) a,b", "| a", "| b"]
+
+
+def test_what_is_not_shown_makes_no_difference() -> None:
+    answers = [Answer(7, 0, "a", "ok", 0, "x"), Answer(7, 1, "b", "ok", out="x", reason="why")]
+    assert shown(answers) == ["#7 ranks 0-1 (2) a,b", "| x"]
+
+
 def test_what_has_no_output_is_not_what_others_are_compared_with() -> None:
     answers = [Answer(7, rank, "a", "ok") for rank in range(3)]
     answers += [Answer(7, 3, "b", "ok", out="x"), Answer(7, 4, "c", "ok", out="y")]

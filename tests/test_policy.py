@@ -73,6 +73,13 @@ def test_a_command_is_allowed_if_any_pattern_of_the_file_matches(tmp_path: Path)
     assert not allow.allows_all
 
 
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_a_pattern(tmp_path: Path) -> None:
+    file = tmp_path / "allow"
+    file.write_bytes(b"\xef\xbb\xbfuptime\nls\n")
+    assert policy.load(file).allows(["uptime"])
+    assert policy.load(file).allows(["ls"])
+
+
 def test_an_empty_file_allows_nothing(tmp_path: Path) -> None:
     file = tmp_path / "allow"
     file.write_text("\n# uptime\n")

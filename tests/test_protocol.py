@@ -170,6 +170,15 @@ def test_a_result_comes_through_unchanged(seq: int, status: str, detail: dict[st
     assert (json.loads(result.detail) if result.detail else None) == detail
 
 
+def test_json_is_utf_8_but_for_what_no_line_can_have() -> None:
+    out = "aä€😀\u2028\t\n\x1b\x7f\x9f\ud83d"
+    frame = protocol.result(1, "ok", {"out": out})
+    assert frame == 'RES 1 ok {"out":"aä€😀\u2028\\t\\n\\u001b\\u007f\\u009f\\ud83d"}\n'.encode()
+    result = from_client(frame)
+    assert isinstance(result, Result)
+    assert json.loads(result.detail) == {"out": out}
+
+
 @given(texts)
 def test_ping_and_pong_come_through_unchanged(text: str) -> None:
     assert (

@@ -276,7 +276,7 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     session = joined(1, 2)
     session.result(1, Outcome("fail", {**detail, "out": out}))
     line = session.data_to_send()
-    assert line.isascii()
+    assert protocol.text_problem(line.decode().removesuffix("\n")) is None
     assert len(line) <= 1_000
     fields = json.loads(line.removeprefix(b"RES 1 fail "))
     whole = json.loads(json.dumps(out))  # where two surrogates have become one character
@@ -288,6 +288,21 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     assert len(line) >= 1_000 - longest  # no more than needed is gone
     kept = fields["out"]
     assert whole.startswith(kept) or ("\ud800" <= kept[-1] <= "\udbff" and whole.startswith(kept[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("character", "bytes_each"),
+    [("a", 1), ("ü", 2), ("€", 3), ("😀", 4), ('"', 2), ("\x1b", 6), ("\x9b", 6), ("\ud83d", 6)],
+)
+def test_as_much_output_is_sent_as_the_line_can_have(character: str, bytes_each: int) -> None:
+    session = joined(1, 2)
+    room = 1_000 - len(b'RES 1 ok {"out":""}\n')
+    session.result(1, Outcome("ok", {"out": character * (room // bytes_each)}))
+    assert "truncated" not in json.loads(session.data_to_send().removeprefix(b"RES 1 ok "))
+    session.result(1, Outcome("ok", {"out": character * 1_000}))
+    kept = (room - len(',"truncated":true')) // bytes_each
+    fields = json.loads(session.data_to_send().removeprefix(b"RES 1 ok "))
+    assert fields == {"out": character * kept, "truncated": True}
 
 
 def test_nothing_can_be_sent_before_we_joined_or_after_it_is_over() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client import events, words
-from client.words import Happening, Line, Unfinished, Unlogged, Unsent, Words, visible
+from client.words import Happening, Line, Unfinished, Unlogged, Unsent, Words, cannot_send, visible
 from rankserver import frames, protocol
 
 WHERE = "127.0.0.1:5050"
@@ -98,6 +98,21 @@ def test_an_ask_ends_with_counts_of_all_outcomes(may_execute: int, counts: event
 )
 def test_an_answer_is_its_output_and_what_became_of_it(answer: events.Answer, lines: list[str]) -> None:
     assert described(answer) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("grüße", "cannot send 'grüße': no"),
+        ("a 'b'", "cannot send \"a 'b'\": no"),
+        (HOSTILE, f"cannot send '{VISIBLE.replace('x0d', 'r').replace('x0a', 'n')}': no"),
+        ("x" * 64, f"cannot send '{'x' * 64}': no"),
+        ("x" * 65, f"cannot send '{'x' * 64}'...: no"),
+        ("", "cannot send: no"),
+    ],
+)
+def test_a_complaint_names_what_cannot_be_sent(text: str, words: str) -> None:
+    assert cannot_send(Unsent(text, "no")) == words
 
 
 def test_results_can_be_told_from_chatter() -> None:
