@@ -45,7 +45,7 @@ from client.events import (
     Sent,
     Started,
 )
-from client.functions import Function
+from client.functions import Function, described
 from client.lead import Lead
 from client.session import State
 from client.stream import Events
@@ -512,7 +512,7 @@ class Client:
 
     def _start_worker(self) -> None:
         if self._executor is not None:
-            self._worker = Worker(self._executor, self._jobs, self._report)
+            self._worker = Worker(self._executor, self._jobs, self._report, self._failed_to_execute)
 
     async def _stop_calling(self) -> None:
         """End what leads and what is being executed, and wait until that is so."""
@@ -527,9 +527,16 @@ class Client:
             self._answer(step.command, step.outcome)
         self._publish([step])
 
+    def _failed_to_execute(self, error: BaseException) -> None:
+        """Leave: nobody is to wait for answers of a client that has none to give any more."""
+        self._leave(f"the client failed to execute: {described(repr, error)}")
+
     def _failed_to_lead(self, error: BaseException) -> None:
         """Leave: who cannot do the work of rank 0 must not hold up the heir."""
-        self._finish(DisconnectedError("", f"a function of on_lead failed: {error!r}"))
+        self._leave(f"a function of on_lead failed: {described(repr, error)}")
+
+    def _leave(self, why: str) -> None:
+        self._finish(DisconnectedError("", why))
         if self._connection is not None:
             self._connection.session.leave()
             self._connection.wake()

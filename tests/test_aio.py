@@ -322,6 +322,71 @@ def test_what_a_function_makes_of_a_command_is_the_answer(
     run(main())
 
 
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Unusual(BaseException):
+    pass
+
+
+RAISED = {"unprintable": UnprintableError, "unusual": Unusual, "generator": GeneratorExit}
+
+
+async def _raising_coroutine(command: Execute) -> object:
+    return _raising(command)
+
+
+def _raising(command: Execute) -> object:
+    raise RAISED[command.text]
+
+
+@pytest.mark.parametrize(
+    ("function", "of_generator"),
+    [(_raising_coroutine, "GeneratorExit"), (_raising, "RuntimeError: GeneratorExit()")],
+)
+def test_whatever_a_function_raises_is_the_answer_and_the_next_command_is_executed(
+    shared: Server, function: Callable[[Execute], object], of_generator: str
+) -> None:
+    async def main() -> None:
+        async with connect(shared.where) as top, connect(shared.where) as low:
+            low.executes(function)
+            reasons = [(await top.ask(text)).by_rank[1].reason for text in RAISED]
+            assert reasons == [
+                "UnprintableError: <unprintable UnprintableError>",
+                "Unusual",
+                of_generator,
+            ]
+
+    run(main())
+
+
+class Hostile(str):
+    """A status that cannot be looked at."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        raise ZeroDivisionError
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
+def test_a_client_that_cannot_go_on_executing_leaves(server: Server) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with connect(server.where) as top, connect(server.where) as low:
+            low.executes(lambda _command: Outcome(Hostile("ok")))
+            events = aiter(low)
+            assert [answer.status for answer in await top.ask("x")] == ["gone"]
+            with pytest.raises(DisconnectedError, match="failed to execute: ZeroDivisionError"):
+                await take(events, RosterReceived)
+
+    run(main())
+
+
 def test_executing_is_reported_to_whoever_iterates(shared: Server) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
