@@ -61,6 +61,7 @@ LONGEST_REASON: Final = (
     100  # characters, for an outcome that cannot be told; any server's lines have room for it
 )
 CLOSED: Final = "the client is closed"
+JOINS_ONCE: Final = "a client joins only once: connect() makes another"
 CONNECTION_LOST: Final = "the connection was lost"
 EXECUTES_NOTHING: Final = Outcome("denied", {"reason": "this client executes nothing"})
 
@@ -300,9 +301,12 @@ class Client:
             LocalProtocolError: the protocol does not allow the name.
             ConnectError: nobody there, or no answer in time.
             DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
+            RuntimeError: it was joined before, and not closed.
         """
-        if self._is_over:
+        if self._closing is not None:
             raise self._ended()
+        if self._running is not None:
+            raise RuntimeError(JOINS_ONCE)
         self._running = asyncio.create_task(self._connect())  # so that ``close`` can end it
         try:
             await asyncio.wait({self._running})

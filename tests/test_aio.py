@@ -584,16 +584,42 @@ def test_an_error_of_the_program_goes_through_and_the_client_leaves(shared: Serv
     run(main())
 
 
-def test_a_client_is_entered_once(shared: Server) -> None:
+def test_a_client_joins_only_once(shared: Server) -> None:
     async def main() -> None:
         client = connect(shared.where)
         async with client:
-            pass
+            with pytest.raises(RuntimeError, match="joins only once"):
+                await client.__aenter__()
+            assert await client.who() == (frames.Member(0, client.name),)
         with pytest.raises(DisconnectedError, match="the client is closed"):
             await client.__aenter__()
         early = connect(shared.where)
         await early.close()
         with pytest.raises(DisconnectedError, match="the client is closed"):
             await early.__aenter__()
+
+    run(main())
+
+
+def test_of_two_that_join_one_client_at_once_the_first_does(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where)
+        first, second = await asyncio.gather(client.__aenter__(), client.__aenter__(), return_exceptions=True)
+        assert first is client
+        assert isinstance(second, RuntimeError)
+        assert await client.who() == (frames.Member(0, client.name),)
+        await client.close()
+
+    run(main())
+
+
+def test_a_client_that_has_lost_its_connection_does_not_join_again(server: Server) -> None:
+    async def main() -> None:
+        async with connect(server.where) as client:
+            server.kill()
+            with pytest.raises(DisconnectedError):
+                await take(client, RosterReceived)
+            with pytest.raises(RuntimeError, match="joins only once"):
+                await client.__aenter__()
 
     run(main())

@@ -780,8 +780,38 @@ def test_a_client_joins_only_once(server: Server) -> None:
         with pytest.raises(RuntimeError, match="joins only once"), c:
             pass
         assert c.cmd("still here") == 2
-    with pytest.raises(RuntimeError, match="joins only once"), c:
+        server.kill()
+        with pytest.raises(DisconnectedError):
+            list(c)
+        with pytest.raises(RuntimeError, match="joins only once"), c:
+            pass
+    with pytest.raises(DisconnectedError, match="connection lost"), c:
         pass
+
+
+def test_a_closed_client_cannot_be_joined(server: Server) -> None:
+    executor = Closing()
+    with connect(server.where) as c:
+        pass
+    early = connect(server.where, executor=executor)
+    early.close()
+    assert executor.closed == 1
+    for each in (c, early):
+        with pytest.raises(DisconnectedError, match="the client is closed"), each:
+            pass
+        each.close()
+    assert executor.closed == 1
+
+
+class Closing(Function):
+    """An executor that counts how often it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(print)
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
 
 
 def test_failing_to_join_says_why_and_leaves_nothing(tmp_path: Path, serve: Callable[..., Server]) -> None:
