@@ -280,11 +280,12 @@ class Client:
 
         The iteration ends when the client is closed. When the connection is lost it raises
         ``DisconnectedError``, or with ``reconnect`` yields ``Disconnected``, ``Retrying`` and ``Connected``.
+        One that begins before we join has all from then on; to read it before raises ``DisconnectedError``.
         What happens while nobody iterates is not kept; what waits to be read has no bound, as to receive is
         never to wait for a reader.
         """
         events = Events()
-        if self._is_over:
+        if self._is_over or self._running is None:
             events.end(None if self._has_left else self._ended())
         elif self.is_connected:
             session = self._joined().session
@@ -307,6 +308,8 @@ class Client:
             raise self._ended()
         if self._running is not None:
             raise RuntimeError(JOINS_ONCE)
+        for events in self._read():
+            events.begin()
         self._running = asyncio.create_task(self._connect())  # so that ``close`` can end it
         try:
             await asyncio.wait({self._running})

@@ -418,7 +418,8 @@ class _Loop:
 def _result(work: Coroutine[Any, Any, T]) -> T:
     """Return what ``work`` returns, which has nothing to wait for."""
     try:
-        work.send(None)
+        while work.send(None) is None:  # it gives others their turn, but there are none
+            pass
     except StopIteration as stop:
         value: T = stop.value
         return value

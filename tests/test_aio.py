@@ -198,6 +198,31 @@ def test_iterating_may_begin_before_joining(shared: Server) -> None:
     run(main())
 
 
+def test_reading_events_before_joining_raises_and_loses_nothing(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where, name="me")
+        events = aiter(client)
+        for stream in (events, aiter(client)):
+            with pytest.raises(DisconnectedError, match="the client has not connected yet"):
+                await anext(stream)
+        async with client:
+            assert await anext(events) == Connected("me", 0, 1, client.seq)
+
+    run(main())
+
+
+def test_reading_events_may_begin_together_with_joining(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where)
+        reading = asyncio.create_task(take(client, Connected))
+        joining = asyncio.create_task(client.__aenter__())
+        await reading
+        await joining
+        await client.close()
+
+    run(main())
+
+
 def test_iterating_raises_when_the_connection_is_lost_after_what_came_before() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1) + b"JOIN 1 1\nBYE slow too slow\n")
