@@ -49,7 +49,7 @@ from client.functions import Function, described
 from client.lead import Lead
 from client.session import State
 from client.stream import Events
-from client.worker import Executor, Worker
+from client.worker import MOST_JOBS, Executor, Worker
 from rankserver import frames, protocol
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
 
@@ -93,10 +93,10 @@ def connect(  # noqa: PLR0913 - keywords that most leave out
         jobs: how many commands are executed at once; they are begun in the order of the log.
 
     Raises:
-        ConfigError: ``address`` is none, or ``jobs`` is not positive.
+        ConfigError: ``address`` is none, or ``jobs`` is not from 1 to 1,000.
     """
-    if jobs < 1:
-        raise ConfigError(f"jobs is {jobs}, and has to be at least 1")
+    if not 1 <= jobs <= MOST_JOBS:
+        raise ConfigError(f"jobs is {jobs}, and has to be from 1 to {MOST_JOBS}")
     if address is None:
         address = os.environ.get("RANKSERVER") or DEFAULT_ADDRESS
     where = parse_address(address)

@@ -50,7 +50,7 @@ def connect(  # noqa: PLR0913 - keywords that most leave out
     The arguments are those of ``client.connect``.
 
     Raises:
-        ConfigError: ``address`` is none.
+        ConfigError: ``address`` is none, or ``jobs`` is not from 1 to 1,000.
     """
     made = aio.connect(
         address, name=name, token=token, tls=tls, reconnect=reconnect, executor=executor, jobs=jobs

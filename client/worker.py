@@ -9,6 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 from client.events import Execute, Finished, Outcome, Started
 from client.functions import described
 
+MOST_JOBS: Final = 1_000  # each is a task that waits, and may become a process or a thread
 LONGEST_REASON: Final = 1_000  # characters of an exception's text; the answer has to fit in a line
 
 

@@ -52,8 +52,10 @@ def test_without_an_address_it_is_that_of_the_environment(monkeypatch: pytest.Mo
 
 
 def test_arguments_that_cannot_work_are_refused_at_once() -> None:
-    with pytest.raises(ConfigError, match="jobs is 0, and has to be at least 1"):
-        connect("x", jobs=0)
+    for jobs in (0, 1_001):
+        with pytest.raises(ConfigError, match=f"jobs is {jobs}, and has to be from 1 to 1000"):
+            connect("x", jobs=jobs)
+    connect("x", jobs=1_000)
     with pytest.raises(ConfigError, match="address 'x:y' is not"):
         connect("x:y")
 
