@@ -45,11 +45,11 @@ from client.events import (
     Sent,
     Started,
 )
-from client.functions import Function
+from client.functions import Function, described
 from client.lead import Lead
 from client.session import State
 from client.stream import Events
-from client.worker import Executor, Worker
+from client.worker import MOST_JOBS, Executor, Worker
 from rankserver import frames, protocol
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
 
@@ -61,6 +61,7 @@ LONGEST_REASON: Final = (
     100  # characters, for an outcome that cannot be told; any server's lines have room for it
 )
 CLOSED: Final = "the client is closed"
+JOINS_ONCE: Final = "a client joins only once: connect() makes another"
 CONNECTION_LOST: Final = "the connection was lost"
 EXECUTES_NOTHING: Final = Outcome("denied", {"reason": "this client executes nothing"})
 
@@ -92,10 +93,10 @@ def connect(  # noqa: PLR0913 - keywords that most leave out
         jobs: how many commands are executed at once; they are begun in the order of the log.
 
     Raises:
-        ConfigError: ``address`` is none, or ``jobs`` is not positive.
+        ConfigError: ``address`` is none, or ``jobs`` is not from 1 to 1,000.
     """
-    if jobs < 1:
-        raise ConfigError(f"jobs is {jobs}, and has to be at least 1")
+    if not 1 <= jobs <= MOST_JOBS:
+        raise ConfigError(f"jobs is {jobs}, and has to be from 1 to {MOST_JOBS}")
     if address is None:
         address = os.environ.get("RANKSERVER") or DEFAULT_ADDRESS
     where = parse_address(address)
@@ -279,11 +280,12 @@ class Client:
 
         The iteration ends when the client is closed. When the connection is lost it raises
         ``DisconnectedError``, or with ``reconnect`` yields ``Disconnected``, ``Retrying`` and ``Connected``.
+        One that begins before we join has all from then on; to read it before raises ``DisconnectedError``.
         What happens while nobody iterates is not kept; what waits to be read has no bound, as to receive is
         never to wait for a reader.
         """
         events = Events()
-        if self._is_over:
+        if self._is_over or self._running is None:
             events.end(None if self._has_left else self._ended())
         elif self.is_connected:
             session = self._joined().session
@@ -300,9 +302,14 @@ class Client:
             LocalProtocolError: the protocol does not allow the name.
             ConnectError: nobody there, or no answer in time.
             DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
+            RuntimeError: it was joined before, and not closed.
         """
-        if self._is_over:
+        if self._closing is not None:
             raise self._ended()
+        if self._running is not None:
+            raise RuntimeError(JOINS_ONCE)
+        for events in self._read():
+            events.begin()
         self._running = asyncio.create_task(self._connect())  # so that ``close`` can end it
         try:
             await asyncio.wait({self._running})
@@ -512,7 +519,7 @@ class Client:
 
     def _start_worker(self) -> None:
         if self._executor is not None:
-            self._worker = Worker(self._executor, self._jobs, self._report)
+            self._worker = Worker(self._executor, self._jobs, self._report, self._failed_to_execute)
 
     async def _stop_calling(self) -> None:
         """End what leads and what is being executed, and wait until that is so."""
@@ -527,9 +534,16 @@ class Client:
             self._answer(step.command, step.outcome)
         self._publish([step])
 
+    def _failed_to_execute(self, error: BaseException) -> None:
+        """Leave: nobody is to wait for answers of a client that has none to give any more."""
+        self._leave(f"the client failed to execute: {described(repr, error)}")
+
     def _failed_to_lead(self, error: BaseException) -> None:
         """Leave: who cannot do the work of rank 0 must not hold up the heir."""
-        self._finish(DisconnectedError("", f"a function of on_lead failed: {error!r}"))
+        self._leave(f"a function of on_lead failed: {described(repr, error)}")
+
+    def _leave(self, why: str) -> None:
+        self._finish(DisconnectedError("", why))
         if self._connection is not None:
             self._connection.session.leave()
             self._connection.wake()

@@ -50,7 +50,7 @@ class Ask:
         return len(self._answers)
 
     def __repr__(self) -> str:
-        state = "open" if self._end is None else "done"
+        state = "open" if self._end is None else "failed" if self.has_failed else "done"
         return f"<Ask {self.text!r} {state}: {len(self._answers)} answers>"
 
     async def logged(self) -> int:

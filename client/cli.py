@@ -27,7 +27,7 @@ from client.console import Console, Exit, Face, Plan
 from client.gather import Gathered
 from client.plain import Plain
 from client.words import Describe, Words, visible
-from client.worker import Executor
+from client.worker import MOST_JOBS, Executor
 from rankserver import arguments, protocol
 from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
@@ -298,7 +298,13 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
         type=arguments.seconds(0),
         help="end a command, and all that it started, after S seconds (default: never)",
     )
-    add("--jobs", metavar="N", type=arguments.whole(1), default=1, help="run N at once (default: 1)")
+    add(
+        "--jobs",
+        metavar="N",
+        type=arguments.whole(1, MOST_JOBS),
+        default=1,
+        help="run N at once (default: 1)",
+    )
     add(
         "--output-limit",
         metavar="B",

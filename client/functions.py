@@ -8,9 +8,11 @@ import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from client.events import Execute, Outcome
+
+LOOPS_OWN: Final = (StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt)  # no future passes them on
 
 T = TypeVar("T")
 
@@ -39,14 +41,22 @@ async def in_thread(function: Callable[[], T], *, name: str) -> T:
     def run() -> None:
         try:
             future.set_result(context.run(function))
-        except (StopIteration, SystemExit, KeyboardInterrupt) as error:  # they mean something else to asyncio
-            future.set_exception(RuntimeError(repr(error)))
+        except LOOPS_OWN as error:
+            future.set_exception(RuntimeError(described(repr, error)))
         except BaseException as error:  # noqa: BLE001 - whoever awaits it is told
             future.set_exception(error)
 
     future.set_running_or_notify_cancel()  # from here on, to cancel is to wait no longer
     threading.Thread(target=run, name=f"client: {name}", daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+def described(how: Callable[[object], str], value: object) -> str:
+    """Return ``how(value)``, its ``str`` or ``repr``; it is others' code, which may raise anything itself."""
+    try:
+        return how(value)
+    except BaseException:  # noqa: BLE001 - whoever waits for the value is to be told nevertheless
+        return f"<unprintable {type(value).__name__}>"
 
 
 class Function:

@@ -22,6 +22,8 @@ class Events:
         return self
 
     async def __anext__(self) -> Event:
+        if self._is_over and not self._events:
+            await asyncio.sleep(0)  # a task that was begun together with this one may be about to join
         while not self._events:
             if self._is_over:
                 raise self._error or StopAsyncIteration
@@ -45,6 +47,10 @@ class Events:
         """Add events."""
         self._events.extend(happened)
         self._changed.set()
+
+    def begin(self) -> None:
+        """Let the iteration wait for what comes, though it was over."""
+        self._is_over = False
 
     def end(self, error: Exception | None) -> None:
         """Let the iteration end after what is there, with ``error`` if there is one."""

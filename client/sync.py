@@ -50,7 +50,7 @@ def connect(  # noqa: PLR0913 - keywords that most leave out
     The arguments are those of ``client.connect``.
 
     Raises:
-        ConfigError: ``address`` is none.
+        ConfigError: ``address`` is none, or ``jobs`` is not from 1 to 1,000.
     """
     made = aio.connect(
         address, name=name, token=token, tls=tls, reconnect=reconnect, executor=executor, jobs=jobs
@@ -186,7 +186,8 @@ class Client:
         Raises:
             LocalProtocolError: the protocol does not allow the name.
             ConnectError: nobody there, or no answer in time.
-            DisconnectedError: the server refused us, or it is no rankserver.
+            DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
+            RuntimeError: it was joined before, and not closed.
         """
         self._loop.start()
         try:
@@ -333,26 +334,24 @@ class _Loop:
         self._is_running = False
 
     def start(self) -> None:
-        """Start the thread.
+        """Start the thread, unless it has ended.
 
         Raises:
-            RuntimeError: it was started before.
+            RuntimeError: it runs.
         """
-        if self._thread.ident is not None:
-            raise RuntimeError("a client joins only once: connect() makes another")
-        self._loop = asyncio.new_event_loop()
-        self._stopping = asyncio.Event()
-        self._is_running = True
-        self._thread.start()
+        with self._lock:
+            if self._is_running:
+                raise RuntimeError(aio.JOINS_ONCE)
+            self._start()
 
     def stop(self) -> None:
         """Close the client and wait until the thread has ended. Again does no harm."""
         self._check_thread()
         with self._lock:
+            self._start()  # one that never ran does so to be closed
             if self._is_running:
                 self._loop.call_soon_threadsafe(self._stopping.set)
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
 
     def run(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function(...)`` in the loop, and wait for what it returns or raises."""
@@ -381,6 +380,13 @@ class _Loop:
             return function(*args, **kwargs)
 
         return self.run(work)
+
+    def _start(self) -> None:
+        if self._thread.ident is None:
+            self._loop = asyncio.new_event_loop()
+            self._stopping = asyncio.Event()
+            self._is_running = True
+            self._thread.start()
 
     def _check_thread(self) -> None:
         """Fail rather than let the loop wait for itself."""
@@ -412,7 +418,8 @@ class _Loop:
 def _result(work: Coroutine[Any, Any, T]) -> T:
     """Return what ``work`` returns, which has nothing to wait for."""
     try:
-        work.send(None)
+        while work.send(None) is None:  # it gives others their turn, but there are none
+            pass
     except StopIteration as stop:
         value: T = stop.value
         return value

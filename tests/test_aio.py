@@ -52,8 +52,10 @@ def test_without_an_address_it_is_that_of_the_environment(monkeypatch: pytest.Mo
 
 
 def test_arguments_that_cannot_work_are_refused_at_once() -> None:
-    with pytest.raises(ConfigError, match="jobs is 0, and has to be at least 1"):
-        connect("x", jobs=0)
+    for jobs in (0, 1_001):
+        with pytest.raises(ConfigError, match=f"jobs is {jobs}, and has to be from 1 to 1000"):
+            connect("x", jobs=jobs)
+    connect("x", jobs=1_000)
     with pytest.raises(ConfigError, match="address 'x:y' is not"):
         connect("x:y")
 
@@ -198,6 +200,31 @@ def test_iterating_may_begin_before_joining(shared: Server) -> None:
     run(main())
 
 
+def test_reading_events_before_joining_raises_and_loses_nothing(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where, name="me")
+        events = aiter(client)
+        for stream in (events, aiter(client)):
+            with pytest.raises(DisconnectedError, match="the client has not connected yet"):
+                await anext(stream)
+        async with client:
+            assert await anext(events) == Connected("me", 0, 1, client.seq)
+
+    run(main())
+
+
+def test_reading_events_may_begin_together_with_joining(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where)
+        reading = asyncio.create_task(take(client, Connected))
+        joining = asyncio.create_task(client.__aenter__())
+        await reading
+        await joining
+        await client.close()
+
+    run(main())
+
+
 def test_iterating_raises_when_the_connection_is_lost_after_what_came_before() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1) + b"JOIN 1 1\nBYE slow too slow\n")
@@ -318,6 +345,71 @@ def test_what_a_function_makes_of_a_command_is_the_answer(
                 assert bad.status == "fail"
                 assert bad.reason.startswith("bad outcome: ")
             assert await answer("none") == nothing  # it goes on
+
+    run(main())
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Unusual(BaseException):
+    pass
+
+
+RAISED = {"unprintable": UnprintableError, "unusual": Unusual, "generator": GeneratorExit}
+
+
+async def _raising_coroutine(command: Execute) -> object:
+    return _raising(command)
+
+
+def _raising(command: Execute) -> object:
+    raise RAISED[command.text]
+
+
+@pytest.mark.parametrize(
+    ("function", "of_generator"),
+    [(_raising_coroutine, "GeneratorExit"), (_raising, "RuntimeError: GeneratorExit()")],
+)
+def test_whatever_a_function_raises_is_the_answer_and_the_next_command_is_executed(
+    shared: Server, function: Callable[[Execute], object], of_generator: str
+) -> None:
+    async def main() -> None:
+        async with connect(shared.where) as top, connect(shared.where) as low:
+            low.executes(function)
+            reasons = [(await top.ask(text)).by_rank[1].reason for text in RAISED]
+            assert reasons == [
+                "UnprintableError: <unprintable UnprintableError>",
+                "Unusual",
+                of_generator,
+            ]
+
+    run(main())
+
+
+class Hostile(str):
+    """A status that cannot be looked at."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        raise ZeroDivisionError
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
+def test_a_client_that_cannot_go_on_executing_leaves(server: Server) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with connect(server.where) as top, connect(server.where) as low:
+            low.executes(lambda _command: Outcome(Hostile("ok")))
+            events = aiter(low)
+            assert [answer.status for answer in await top.ask("x")] == ["gone"]
+            with pytest.raises(DisconnectedError, match="failed to execute: ZeroDivisionError"):
+                await take(events, RosterReceived)
 
     run(main())
 
@@ -519,16 +611,42 @@ def test_an_error_of_the_program_goes_through_and_the_client_leaves(shared: Serv
     run(main())
 
 
-def test_a_client_is_entered_once(shared: Server) -> None:
+def test_a_client_joins_only_once(shared: Server) -> None:
     async def main() -> None:
         client = connect(shared.where)
         async with client:
-            pass
+            with pytest.raises(RuntimeError, match="joins only once"):
+                await client.__aenter__()
+            assert await client.who() == (frames.Member(0, client.name),)
         with pytest.raises(DisconnectedError, match="the client is closed"):
             await client.__aenter__()
         early = connect(shared.where)
         await early.close()
         with pytest.raises(DisconnectedError, match="the client is closed"):
             await early.__aenter__()
+
+    run(main())
+
+
+def test_of_two_that_join_one_client_at_once_the_first_does(shared: Server) -> None:
+    async def main() -> None:
+        client = connect(shared.where)
+        first, second = await asyncio.gather(client.__aenter__(), client.__aenter__(), return_exceptions=True)
+        assert first is client
+        assert isinstance(second, RuntimeError)
+        assert await client.who() == (frames.Member(0, client.name),)
+        await client.close()
+
+    run(main())
+
+
+def test_a_client_that_has_lost_its_connection_does_not_join_again(server: Server) -> None:
+    async def main() -> None:
+        async with connect(server.where) as client:
+            server.kill()
+            with pytest.raises(DisconnectedError):
+                await take(client, RosterReceived)
+            with pytest.raises(RuntimeError, match="joins only once"):
+                await client.__aenter__()
 
     run(main())

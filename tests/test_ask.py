@@ -151,6 +151,7 @@ def test_a_failure_is_raised_by_all_that_wait_after_the_answers_that_are_there()
         assert await gave_up(ask) is LOST
         assert seen == [A]
         assert (ask.has_failed, ask.is_done, ask.ok, ask.nobody) == (True, False, False, False)
+        assert repr(ask) == "<Ask 'up' failed: 1 answers>"
 
     run(main())
 

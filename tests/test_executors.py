@@ -84,7 +84,7 @@ def test_commands_are_executed_one_after_another_in_order_while_more_are_added()
 async def working(
     executor: Executor, jobs: int, report: Callable[[Started | Finished], None]
 ) -> AsyncIterator[Worker]:
-    worker = Worker(executor, jobs, report)
+    worker = Worker(executor, jobs, report, lambda error: pytest.fail(repr(error)))
     try:
         yield worker
     finally:

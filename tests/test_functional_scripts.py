@@ -586,6 +586,22 @@ def test_a_signal_ends_it_even_if_nobody_reads_what_it_writes(server: Server, si
         assert agent.process.wait(BOUND) == code
 
 
+def test_as_many_commands_as_there_are_jobs_are_executed_at_once(
+    server: Server, agent: Callable[..., Program], tmp_path: Path
+) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    for fifo in (there, back):
+        os.mkfifo(fifo)
+    with RawClient(server.address) as top:
+        top.hello()
+        agent("shell", "--allow-all", "--jobs", "2")
+        # Each waits for the other to open its end.
+        top.send(f"ASK echo >{there}; read x <{back}\nASK read x <{there}; echo >{back}\n".encode())
+        assert [line.split()[0] for line in top.lines(3)] == [b"JOIN", b"ASK", b"ASK"]
+        for _ in range(2):
+            assert b" ok " in top.expect(b"RES ")
+
+
 def test_a_client_that_may_execute_nothing_says_so_at_the_start(server: Server) -> None:
     for kind in ("program", "shell"):
         _, _, err = run(server.where, "--exec", kind)

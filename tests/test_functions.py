@@ -63,13 +63,28 @@ def test_what_is_raised_in_a_thread_is_raised_here(error: BaseException) -> None
     run(main())
 
 
-@pytest.mark.parametrize("kind", [StopIteration, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", [StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt])
 def test_what_means_something_else_to_the_loop_is_an_error_like_any_other(kind: type[BaseException]) -> None:
     def fail() -> None:
         raise kind("x")
 
     async def main() -> None:
         with pytest.raises(RuntimeError, match=kind.__name__):
+            await call(fail)
+
+    run(main())
+
+
+def test_an_exit_that_cannot_be_printed_is_an_error_like_any_other() -> None:
+    class Unprintable(SystemExit):
+        def __repr__(self) -> str:
+            raise GeneratorExit
+
+    def fail() -> None:
+        raise Unprintable
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="<unprintable Unprintable>"):
             await call(fail)
 
     run(main())

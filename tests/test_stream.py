@@ -39,6 +39,22 @@ def test_the_iteration_ends_after_what_is_there() -> None:
     run(main())
 
 
+def test_an_iteration_that_is_over_can_begin_again() -> None:
+    async def main() -> None:
+        events = Events()
+        events.end(DisconnectedError("", "x"))
+        with pytest.raises(DisconnectedError, match="x"):
+            await anext(events)
+        events.begin()
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        events.put([ONE])
+        assert await waiting == ONE
+
+    run(main())
+
+
 def test_an_error_is_raised_after_what_is_there_and_each_time() -> None:
     async def main() -> None:
         events = Events()

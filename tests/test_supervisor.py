@@ -328,6 +328,27 @@ def test_a_command_that_stops_its_supervisor_costs_its_time_and_not_the_next_one
     run(main())
 
 
+def test_a_supervisor_that_was_stopped_while_idle_costs_one_command_its_time_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+
+    async def main() -> None:
+        async with closing(shell(timeout=0.1)) as executor:
+            await executor.execute(command("true"))
+            stopped = idle_supervisor(executor)
+            os.kill(stopped, signal.SIGSTOP)
+            first, second = await asyncio.gather(
+                executor.execute(command("true")), executor.execute(command("true"))
+            )
+            assert detail(first, "timeout")["reason"] == "ended, as its supervisor does not answer"
+            assert second.status == "ok"
+            assert not exists(stopped)
+            assert idle_supervisor(executor) != stopped
+
+    run(main())
+
+
 def test_closing_ends_the_supervisors_and_may_be_done_again(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

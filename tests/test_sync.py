@@ -101,7 +101,7 @@ def take(events: Iterator[Event], kind: type[Event]) -> Event:
 # --- the twin ---
 
 UNPAIRED = {"__await__", "__aiter__", "__anext__", "__aenter__", "__aexit__"}  # under other names in sync
-INTERNAL = {"log", "add", "end", "put", "batch"}  # between an aio.Client and what it made
+INTERNAL = {"log", "add", "begin", "end", "put", "batch"}  # between an aio.Client and what it made
 
 
 def members(kind: type) -> dict[str, object]:
@@ -665,11 +665,24 @@ def test_it_joins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             assert c.cmd("x") == 2
 
 
+def test_events_that_are_waited_for_before_joining_are_not_lost(server: Server) -> None:
+    c = connect(server.where, name="me")
+    events = iter(c)
+    with pytest.raises(DisconnectedError, match="the client has not connected yet"):
+        next(events)
+    with c:
+        assert next(events) == Connected("me", 0, 1, 1)
+    early = connect(server.where)
+    events = iter(early)
+    early.close()
+    assert not list(events)
+
+
 def test_closing_ends_joining_that_goes_on_and_on(tmp_path: Path, later: Later) -> None:
     c = connect(f"unix:{tmp_path}/nobody", reconnect=True)
     events = iter(c)
     joining = later(c.__enter__)
-    while not joining.running() or not c._loop._is_running:
+    while not c._client._running:  # to read before would raise
         pass
     take(events, Retrying)
     c.close()
@@ -769,7 +782,7 @@ def test_closing_in_the_middle_of_answers_is_no_end_of_them(server: Server) -> N
 def test_before_joining_it_is_not_connected(server: Server) -> None:
     c = connect(server.where)
     assert not c.is_connected
-    for use in WAITS[:-1] + READS:
+    for use in WAITS + READS:
         with pytest.raises(DisconnectedError, match="has not connected yet"):
             use(c)
     c.close()
@@ -780,8 +793,38 @@ def test_a_client_joins_only_once(server: Server) -> None:
         with pytest.raises(RuntimeError, match="joins only once"), c:
             pass
         assert c.cmd("still here") == 2
-    with pytest.raises(RuntimeError, match="joins only once"), c:
+        server.kill()
+        with pytest.raises(DisconnectedError):
+            list(c)
+        with pytest.raises(RuntimeError, match="joins only once"), c:
+            pass
+    with pytest.raises(DisconnectedError, match="connection lost"), c:
         pass
+
+
+def test_a_closed_client_cannot_be_joined(server: Server) -> None:
+    executor = Closing()
+    with connect(server.where) as c:
+        pass
+    early = connect(server.where, executor=executor)
+    early.close()
+    assert executor.closed == 1
+    for each in (c, early):
+        with pytest.raises(DisconnectedError, match="the client is closed"), each:
+            pass
+        each.close()
+    assert executor.closed == 1
+
+
+class Closing(Function):
+    """An executor that counts how often it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(print)
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
 
 
 def test_failing_to_join_says_why_and_leaves_nothing(tmp_path: Path, serve: Callable[..., Server]) -> None:

@@ -62,6 +62,10 @@ class ChoosyOne(Scripted):
         return Outcome("denied") if command.seq == 2 else None
 
 
+def unexpected(error: BaseException) -> None:
+    pytest.fail(f"the worker failed: {error!r}")
+
+
 async def at_once(_command: Execute) -> Outcome:
     return DONE
 
@@ -74,7 +78,7 @@ async def never(_command: Execute) -> Outcome:
 def test_commands_are_executed_one_after_the_other_in_order() -> None:
     async def main() -> None:
         log, executor = Log(), Scripted(at_once)
-        worker = Worker(executor, 1, log)
+        worker = Worker(executor, 1, log, unexpected)
         for seq in range(10):
             worker.add(command(seq))
         steps = await log.until(20)
@@ -90,7 +94,7 @@ def test_commands_are_executed_one_after_the_other_in_order() -> None:
 def test_what_is_rejected_is_not_begun_and_has_its_place_in_the_order() -> None:
     async def main() -> None:
         log, executor = Log(), ChoosyOne(at_once)
-        worker = Worker(executor, 1, log)
+        worker = Worker(executor, 1, log, unexpected)
         for seq in range(1, 4):
             worker.add(command(seq))
         assert await log.until(5) == [
@@ -108,7 +112,7 @@ def test_what_is_rejected_is_not_begun_and_has_its_place_in_the_order() -> None:
 def test_as_many_as_there_are_jobs_are_executed_at_once_and_begun_in_order() -> None:
     async def main() -> None:
         log, executor = Log(), Scripted(never)
-        worker = Worker(executor, 3, log)
+        worker = Worker(executor, 3, log, unexpected)
         for seq in range(5):
             worker.add(command(seq))
         assert await log.until(3) == [Started(command(seq)) for seq in range(3)]
@@ -128,6 +132,19 @@ async def _not_an_outcome(_command: Execute) -> Outcome:
     return "ok"  # type: ignore[return-value]
 
 
+class Unprintable(BaseException):
+    """No Exception, and what it says of itself is another one."""
+
+    def __str__(self) -> str:
+        raise GeneratorExit
+
+    __repr__ = __str__
+
+
+async def _unprintable_outcome(_command: Execute) -> Outcome:
+    return Unprintable()  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -136,7 +153,13 @@ async def _not_an_outcome(_command: Execute) -> Outcome:
         (lambda _: _raise(OSError("one\ntwo\r\nthree")), "OSError: one two three"),
         (lambda _: _raise(ValueError("x" * 5_000)), f"ValueError: {'x' * 5_000}"[:LONGEST_REASON]),
         (lambda _: _raise(asyncio.CancelledError()), "CancelledError"),
+        (lambda _: _raise(GeneratorExit("x")), "GeneratorExit: x"),
+        (lambda _: _raise(Unprintable()), "Unprintable: <unprintable Unprintable>"),
         (_not_an_outcome, "TypeError: the executor returned 'ok', which is no Outcome"),
+        (
+            _unprintable_outcome,
+            "TypeError: the executor returned <unprintable Unprintable>, which is no Outcome",
+        ),
     ],
 )
 def test_a_failure_is_an_outcome_and_the_next_command_is_executed(
@@ -144,7 +167,7 @@ def test_a_failure_is_an_outcome_and_the_next_command_is_executed(
 ) -> None:
     async def main() -> None:
         log = Log()
-        worker = Worker(Scripted(function), 1, log)
+        worker = Worker(Scripted(function), 1, log, unexpected)
         worker.add(command(1))
         worker.add(command(2))
         steps = await log.until(4)
@@ -155,10 +178,50 @@ def test_a_failure_is_an_outcome_and_the_next_command_is_executed(
     run(main())
 
 
+class Moody(Scripted):
+    """One that fails to say what it rejects."""
+
+    def rejects(self, _command: Execute) -> Outcome | None:
+        raise Unprintable
+
+
+def test_to_fail_at_rejecting_is_an_outcome_and_the_next_command_is_executed() -> None:
+    async def main() -> None:
+        log = Log()
+        worker = Worker(Moody(at_once), 1, log, unexpected)
+        worker.add(command(1))
+        worker.add(command(2))
+        failed = Outcome("fail", {"reason": "Unprintable: <unprintable Unprintable>"})
+        assert await log.until(2) == [Finished(command(1), failed), Finished(command(2), failed)]
+        await worker.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), GeneratorExit()])
+def test_a_worker_that_cannot_go_on_says_so(error: BaseException) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Future[BaseException] = loop.create_future()
+        printed: list[object] = []
+        loop.set_exception_handler(lambda _, context: printed.append(context["exception"]))
+
+        def report(_step: Started | Finished) -> None:
+            raise error
+
+        worker = Worker(Scripted(at_once), 1, report, heard.set_result)
+        worker.add(command(1))
+        assert await heard is error
+        assert printed == [error]
+        await worker.close()
+
+    run(main())
+
+
 def test_another_executor_takes_the_next_command() -> None:
     async def main() -> None:
         log = Log()
-        worker = Worker(Scripted(at_once), 1, log)
+        worker = Worker(Scripted(at_once), 1, log, unexpected)
         worker.add(command(1))
         await log.until(2)
         worker.executor = Scripted(never)
@@ -184,7 +247,7 @@ def test_closing_waits_until_what_is_executed_has_cleaned_up_and_forgets_the_res
             return DONE
 
         log = Log()
-        worker = Worker(Scripted(clean_up), 1, log)
+        worker = Worker(Scripted(clean_up), 1, log, unexpected)
         worker.add(command(1))
         worker.add(command(2))
         await log.until(1)
@@ -210,7 +273,7 @@ def test_an_executor_that_swallows_its_cancellation_does_not_hold_up_closing() -
 
     async def main() -> None:
         log = Log()
-        worker = Worker(Scripted(swallow), 1, log)
+        worker = Worker(Scripted(swallow), 1, log, unexpected)
         worker.add(command(1))
         worker.add(command(2))
         await log.until(1)
@@ -227,7 +290,7 @@ def test_the_executor_is_told_apart_from_others() -> None:
         async def ask(_command: Execute) -> Outcome:
             return Outcome("ok" if worker.is_inside() else "fail")
 
-        worker = Worker(Scripted(ask), 1, log)
+        worker = Worker(Scripted(ask), 1, log, unexpected)
         worker.add(command(1))
         assert (await log.until(2))[1] == Finished(command(1), DONE)
         assert not worker.is_inside()
