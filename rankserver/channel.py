@@ -124,9 +124,8 @@ class Channel:
         """Receive once, at most ``most`` bytes, for ``next_line``; as ``Log.read``."""
         if self.tls is None:
             return self._log.read(self.client, most)
-        data = self.tls.receive(most)
-        self._log.take(self.client, data)
-        return len(data)
+        self._log.take(self.client, self.tls.receive(most))
+        return self.tls.received
 
     def flush(self) -> Flushed:
         """Send what waits, in a bounded number of system calls; as ``Log.flush``."""

@@ -69,11 +69,13 @@ class TlsTransport:
     Attributes:
         is_blocked: the socket did not take all that is encrypted.
         ended: nothing more comes: the peer said so, or closed the connection.
+        received: bytes that the last ``receive`` got from the socket, be they for us or for the TLS layer.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, log: Log, client: Client) -> None:
         self.is_blocked = False
         self.ended = False
+        self.received = 0
         self._sock = sock
         self._log = log
         self._client = client
@@ -87,18 +89,20 @@ class TlsTransport:
         self._idle = 0  # bytes received that nothing which was decrypted has made up for
 
     def receive(self, most: int) -> bytes:
-        """Receive at most ``most`` bytes, and return all that can be decrypted, nothing at the end.
+        """Receive at most ``most`` bytes once, and return all that can be decrypted, which may be nothing.
 
         With the last bytes, ``ended`` is true already: the socket need not become readable again. Flush after
         it, whatever comes of it: the handshake may have something to say.
 
         Raises:
             OSError: the connection is lost, there is no memory, or the peer does not speak TLS as we do.
-            BlockingIOError: there is nothing to receive, or only what was for the TLS layer.
+            BlockingIOError: there is nothing to receive.
         """
+        self.received = 0
         if self.ended:
             return b""
         received = self._sock.recv(min(most, self._window()))
+        self.received = len(received)
         self.ended = not received
         try:
             data = self._decrypt(received)
@@ -108,8 +112,6 @@ class TlsTransport:
             raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
         self._decrypted += len(data)
         self._idle = max(self._idle + len(received) - WORTH * len(data), 0)
-        if not data and not self.ended:
-            raise BlockingIOError
         return data
 
     def flush(self) -> Flushed:

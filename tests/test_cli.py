@@ -164,7 +164,7 @@ def test_any_text_may_be_a_command(command: str) -> None:
 
 def test_a_value_of_two_dashes_is_taken_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._parser().parse_args(["--workdir=--"]).workdir == "--"
-    assert complaint(capsys, "--jobs=--") == "argument --jobs: '--' is not a whole number of at least 1"
+    assert complaint(capsys, "--jobs=--") == "argument --jobs: '--' is not a whole number from 1 to 1000"
 
 
 def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_a_token(tmp_path: Path) -> None:

@@ -226,6 +226,7 @@ def test_somebody_who_joins_in_the_moment_of_a_departure_gets_the_right_rank(
     newcomers = [connect(server), connect(server)]
     for newcomer in newcomers:
         newcomer.expect(b"INFO ")
+    clients[0].settle()  # the turn in which they came is over: what comes now is ready in its order
     with server.paused():
         newcomers[0].send(b'HELLO {"name":"d"}\n')
         clients[1].close()
@@ -251,6 +252,22 @@ def test_commands_right_before_a_disconnect_count_before_its_left(
             leave(leaver)
         assert numbered(other.lines(2_000), b"CMD", 0) == texts
         assert other.expect(b"LEFT ").endswith(b" 0")
+
+
+def test_commands_count_whose_sender_is_gone_when_something_is_to_be_sent_to_it(
+    anywhere: Server, join: Join
+) -> None:
+    *leavers, witness, other = join(anywhere, *"abcdef")
+    texts = [b"%d %s" % (n, b"x" * 990) for n in range(40)]
+    for leaver, leave in zip(leavers, WAYS_TO_LEAVE, strict=True):
+        with anywhere.paused():
+            leaver.send(b"".join(b"CMD %s\n" % text for text in texts))
+            other.send(b"CMD meanwhile\n" * 3)
+            leave(leaver)
+        received = []
+        while not (line := witness.line()).startswith(b"LEFT "):
+            received += [line.split(b" ", 3)[3]] * line.startswith(b"CMD ")
+        assert [text for text in received if text != b"meanwhile"] == texts
 
 
 def test_a_last_line_without_lf_is_dropped(anywhere: Server, join: Join) -> None:
