@@ -309,8 +309,12 @@ class Loop(abc.ABC):
             self._flush_all()
 
     def _resume_paused(self) -> None:
+        """Go on with those that wait, until this turn has done enough: the others come first in the next."""
         paused, self._paused = self._paused, []
-        for channel in paused:
+        for place, channel in enumerate(paused):
+            if self._work >= LINES:
+                self._paused = paused[place:] + self._paused
+                break
             if channel.paused:  # it has not left meanwhile
                 self._resume(channel)
 
@@ -431,8 +435,9 @@ class Loop(abc.ABC):
         return self._log.sent(channel.client) - self._log.in_flight(channel.client)
 
     def _on_linger(self, channel: Channel) -> None:
-        """Let who reads on take more of what it is owed."""
-        if channel.read_to < self._taken(channel):
+        """Let who reads on take more, if it is owed more."""
+        owed = self._log.sent(channel.client) + self._log.lag(channel.client)
+        if channel.read_to < self._taken(channel) < owed:
             self._linger_on(channel)
         else:
             self._finish(channel)

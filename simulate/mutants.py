@@ -198,6 +198,12 @@ MUTANTS: Final = (
         "            self._resume(channel)",
     ),
     Mutant(
+        "the roster stays as it was",
+        "server.py",
+        "if self._roster_of != self._changes:",
+        "if not self._roster_parts:",
+    ),
+    Mutant(
         "the log is sent behind a frame that there was no memory for",
         "server.py",
         "channel.cut = code == protocol.SLOW or reason == NO_MEMORY",

@@ -98,7 +98,7 @@ class Talk:
 
     def __init__(self, **options: Any) -> None:
         self.selector = Waiting()
-        config = Config(8, port=0, **options)
+        config = Config(16, port=0, **options)
         self.server = Server(config, selector=self.selector, clock=self.selector.clock)
         self.port = int(self.server.listen()[0].rpartition(":")[2])
         self.clients: list[socket.socket] = []
@@ -195,7 +195,7 @@ def test_a_turn_handles_no_more_lines_of_many_channels_and_who_has_to_wait_comes
         assert talk.server._log.seq == 8, "four JOINs, and then the commands"
 
 
-def test_a_turn_tells_few_who_is_there_if_many_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_tells_few_who_is_there_if_that_is_much_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "LINES", 10)
     monkeypatch.setattr("rankserver.server.WHO_SHARE", 1)
     with Talk() as talk:
@@ -203,8 +203,16 @@ def test_a_turn_tells_few_who_is_there_if_many_are_there(monkeypatch: pytest.Mon
         for client, channel in zip(talk.clients, channels, strict=True):
             client.sendall(b"WHO\n")
             assert select.select([channel.sock], [], [], BOUND)[0]
+        for waiting in (7, 2, 0):  # the first costs ten lines, each other two
+            talk.server._turn()
+            assert sum(channel.paused for channel in channels) == waiting
+        talk.join()
+        talk.clients[0].sendall(b"WHO\n")
+        assert select.select([channels[0].sock], [], [], BOUND)[0]
+        assert select.select([talk.clients[0]], [], [], BOUND)[0]
+        talk.clients[0].recv(65_536)
         talk.server._turn()
-        assert sum(channel.paused for channel in channels) == 6, "each costs nine lines"
+        assert b'{"total":9,' in talk.clients[0].recv(65_536)
 
 
 def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
