@@ -497,7 +497,7 @@ def test_of_two_who_answer_each_other_without_reading_one_goes_and_the_other_goe
 def test_who_reads_slowly_but_steadily_is_not_taken_for_dead(
     serve: Serve, join: Join, connect: Connect
 ) -> None:
-    heartbeat = 0.5
+    heartbeat = 0.8
     server = serve(2, "--heartbeat", str(heartbeat), "--max-backlog", str(32 * MIB))
     producer = join(server, "producer")[0]
     consumer = connect(server)
