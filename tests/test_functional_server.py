@@ -240,7 +240,7 @@ def test_who_reads_on_gets_all_before_it_stops_however_slowly(
     slow = connect(server)
     slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     slow.hello("slow")
-    count = 120
+    count = 180
     sender.send(b"".join(b"CMD %03d%s\n" % (number, b"x" * 60_000) for number in range(count)))
     while not sender.line().startswith(b"CMD %d " % (2 + count)):
         pass
