@@ -290,8 +290,7 @@ class Log:
         Raises:
             TypeError: the log is closed.
         """
-        if self._log is None:  # C would not see it, and read a client that is freed
-            raise TypeError("the log is closed")
+        self._check_open()
         sent: int = lib.cl_sent(client._handle)
         return sent
 
@@ -301,23 +300,25 @@ class Log:
         Raises:
             TypeError: the log is closed.
         """
-        if self._log is None:  # C would not see it, and read a client that is freed
-            raise TypeError("the log is closed")
+        self._check_open()
         in_flight: int = lib.cl_in_flight(client._handle)
         return in_flight
 
     def queued(self, client: Client) -> int:
         """Return how many bytes of private frames wait to be sent to the client."""
-        if self._log is None:  # C would not see it, and read a client that is freed
-            raise TypeError("the log is closed")
+        self._check_open()
         queued: int = lib.cl_queued(client._handle)
         return queued
 
     def is_blocked(self, client: Client) -> bool:
         """Tell whether the last flush could not send all."""
-        if self._log is None:  # C would not see it, and read a client that is freed
-            raise TypeError("the log is closed")
+        self._check_open()
         return bool(lib.cl_is_blocked(client._handle))
+
+    def _check_open(self) -> None:
+        """Refuse a closed log, where C does not see that it is, and would read a client that is freed."""
+        if self._log is None:
+            raise TypeError("the log is closed")
 
     def behind(self, most: int) -> list[int]:
         """Return the descriptors of the clients for whom more than ``most`` bytes of the log are kept.
