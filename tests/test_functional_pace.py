@@ -346,7 +346,7 @@ def test_a_connection_that_is_gone_lets_nobody_wait_though_it_reads_nothing_more
 def test_answers_heartbeats_joins_and_leaves_go_on_while_commands_wait(
     serve: Serve, join: Join, connect: Connect
 ) -> None:
-    server = serve(8, "--max-backlog", ALLOWED, "--slow-timeout", "3", "--heartbeat", "0.8")
+    server = serve(8, "--max-backlog", ALLOWED, "--slow-timeout", "5", "--heartbeat", "1.5")
     asker, executor, first, second = join(server, "asker", "executor", "producer", "slow")
     asker.send(b"ASK what\n" * 100)
     asks = [int(line.split()[1]) for line in executor.settle() if line.startswith(b"ASK ")]
@@ -356,7 +356,7 @@ def test_answers_heartbeats_joins_and_leaves_go_on_while_commands_wait(
     hold(producer, *readers)
     held_at = time.monotonic()
     answered = 0
-    while time.monotonic() - held_at < 2:
+    while time.monotonic() - held_at < 4:  # longer than two heartbeats
         second.send(b"PONG\n")  # it is there, and reads nothing
         executor.send(b"PONG\nRES %d ok\n" % asks[answered])
         asker.send(b"PONG\n")
