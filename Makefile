@@ -32,9 +32,9 @@ sanitize: $(READY)
 # The functional tests, with the servers that they start under the sanitizers: some seven minutes. What is left out
 # are bounds on all memory of a program, which the sanitizers alone exceed.
 sanitize-functional: $(READY)
-	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh "tests/test_functional_*.py" \
-		"--deselect=tests/test_functional_reliability.py::test_what_the_page_says_holds[never-reads]" \
-		"--deselect=tests/test_functional_client.py::test_a_hundred_thousand_commands_from_a_file_need_little_memory"
+	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh tests/functional \
+		"--deselect=tests/functional/test_reliability.py::test_what_the_page_says_holds[never-reads]" \
+		"--deselect=tests/functional/test_client.py::test_a_hundred_thousand_commands_from_a_file_need_little_memory"
 
 # Some of them with the servers under Valgrind, which are fifty times slower there. OPTIONS go to pytest, to name others.
 

@@ -21,15 +21,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from client import executors, jsonlines, policy, tls
-from client.aio import Client, connect
+from client import executors, jsonlines, policy
 from client.console import Console, Exit, Face, Plan
 from client.gather import Gathered
 from client.plain import Plain
-from client.words import Describe, Words, visible
-from client.worker import MOST_JOBS, Executor
-from rankserver import arguments, protocol
-from rankserver.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
+from client.words import Describe, Words
+from rankserver import arguments
+from rankserver.client import tls
+from rankserver.client.aio import Client, connect
+from rankserver.client.display import visible
+from rankserver.client.worker import MOST_JOBS, Executor
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
 DUMB_TERMINALS: Final = ("", "dumb", "unknown")  # values of TERM that promise no cursor movement
 EXECUTORS: Final = ("simulate", "program", "shell", "handler")

@@ -13,14 +13,16 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from client import events, words
-from client.aio import Client, cancelled
-from client.ask import Ask
+from client import words
 from client.plain import Status
-from client.stream import Events
 from client.words import Describe, Happening, Line, Unfinished, Unlogged, Unsent
-from rankserver import protocol
-from rankserver.exceptions import DisconnectedError, ProtocolError
+from rankserver.client import events
+from rankserver.client.aio import Client, cancelled
+from rankserver.client.ask import Ask
+from rankserver.client.display import visible
+from rankserver.client.stream import Events
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
 QUIT_COMMAND: Final = b"quit"  # a person's other word for it: no fleet should have to look it up
@@ -272,11 +274,11 @@ class Console:
             try:
                 self._face.show(words.roster(await self._client.who(), self._client.rank))
             except DisconnectedError as error:
-                self._face.complain(f"cannot ask who is here: {words.visible(error.text)}")
+                self._face.complain(f"cannot ask who is here: {visible(error.text)}")
         elif line == HELP_COMMAND:
             self._face.show([Line("roster", text) for text in words.HELP])
         else:
-            shown = words.visible(line.decode(errors="replace"))
+            shown = visible(line.decode(errors="replace"))
             self._face.complain(f"unknown: {shown} (:help lists what there is; a space before it sends it)")
 
     async def _ask_held(self) -> None:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from client import policy, supervisor
-from client.events import Execute, Outcome
-from client.worker import Executor
-from rankserver import protocol
-from rankserver.exceptions import ConfigError
+from rankserver.client.events import Execute, Outcome
+from rankserver.client.worker import Executor
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import ConfigError
 
 OUTPUT_LIMIT: Final = 32_768  # bytes; an answer is one line, and at most 64 KiB on most servers
 ENDING_BOUND: Final = (

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from client import events
-from client.words import Describe, Happening, Line, Unfinished, content, outcome, output, visible
-from rankserver import protocol
+from client.words import Describe, Happening, Line, Unfinished, content, outcome, output
+from rankserver.client import events
+from rankserver.client.display import visible
+from rankserver.wire import protocol
 
 LONGEST_DIFF: Final = 2_000  # lines of an output: the time to compare grows with their square
 LONGEST_LIST: Final = 1 << 30  # bytes: all ranks in one list

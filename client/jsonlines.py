@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 
-from client import events
 from client.console import exit_code
 from client.words import Happening, Line
+from rankserver.client import events
 
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final, NamedTuple, TextIO
 
 from client.words import RESULTS, Line
-from rankserver.exceptions import StreamError
+from rankserver.wire.exceptions import StreamError
 
 READ_SIZE: Final = 16_384  # bytes of input per turn: a few milliseconds, and the events get theirs
 CLEAR: Final = "\r\x1b[K"  # to the begin of the row, and empty it

@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from rankserver import protocol
-from rankserver.exceptions import ConfigError
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import ConfigError
 
 ANY_FURTHER: Final = "..."
 

@@ -40,7 +40,8 @@ from prompt_toolkit.utils import get_cwidth
 from client import history
 from client.console import EXIT_COMMAND
 from client.plain import Status
-from client.words import Line, visible
+from client.words import Line
+from rankserver.client.display import visible
 
 COLOURS: Final = {  # by kind of line; the terminal's own colours fit its background
     "rank": "ansiyellow",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from client import events
-from rankserver import frames, protocol
-from rankserver.exceptions import DisconnectedError
+from rankserver.client import events
+from rankserver.client.display import visible
+from rankserver.wire import frames, protocol
+from rankserver.wire.exceptions import DisconnectedError
 
-_UNFIT = re.compile(  # controls but TAB, ends of lines, what changes the direction of text, lone surrogates
-    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 _STATUS: Final = {"ok": "executed", "fail": "failed", "timeout": "timed out"}  # the others are words already
 HELP: Final = (
     "a line        is a command: all who rank lower execute it",
@@ -54,16 +51,6 @@ class Unsent(NamedTuple):
 Happening = events.Event | Unfinished | Unlogged | Unsent
 Describe = Callable[[Happening], list[Line]]
 RESULTS: Final = frozenset({"out", "answer", "done", "json"})  # kinds that a command is given for
-
-
-def visible(text: str) -> str:
-    """Make visible what could move the cursor, reorder what is read, or not be encoded, whoever sent it."""
-    return _UNFIT.sub(_escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class Words:

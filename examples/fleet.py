@@ -17,7 +17,7 @@ import asyncio
 import sys
 from collections import defaultdict
 
-from client import Answer, Ask, Client, RankserverError, connect, visible
+from rankserver.client import Answer, Ask, Client, RankserverError, connect, visible
 
 WORDS = {"ok": "executed", "fail": "failed", "timeout": "timed out"}  # the others are words already
 

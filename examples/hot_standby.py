@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
-from client import Client, DisconnectedError, connect
-from client.events import Connected, Disconnected, RankChanged
+from rankserver.client import Client, DisconnectedError, connect
+from rankserver.client.events import Connected, Disconnected, RankChanged
 
 PATIENCE = 1.0  # seconds for the server to say that we are still there
 RETRY = 0.01  # seconds until we try to lock the file again

@@ -14,8 +14,8 @@ import sys
 
 import keyboard
 
-from client import Execute, Outcome, RankserverError, connect
-from client.events import Connected, RankChanged
+from rankserver.client import Execute, Outcome, RankserverError, connect
+from rankserver.client.events import Connected, RankChanged
 
 
 async def obey(command: Execute) -> Outcome | str | None:

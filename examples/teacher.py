@@ -19,8 +19,8 @@ from pathlib import Path
 
 import keyboard
 
-from client import Answer, Client, Execute, Outcome, RankserverError, connect
-from client.events import Connected, RankChanged
+from rankserver.client import Answer, Client, Execute, Outcome, RankserverError, connect
+from rankserver.client.events import Connected, RankChanged
 
 LATE = 2.0  # seconds that we wait longer than a pupil's program does: then that is gone or stuck
 STEP = re.compile(r"page\s+[^|\s][^|]*|quiz\s+[^|\s][^|]*\|\s*[^|\s][^|]*")

@@ -7,11 +7,12 @@ import random
 import time
 from collections.abc import Callable
 
-from client import events
-from client.session import Session, State
 from fuzz import grammar
-from rankserver import clist, frames, protocol
-from rankserver.exceptions import LocalProtocolError, RemoteProtocolError
+from rankserver import clist
+from rankserver.client import events
+from rankserver.client.session import Session, State
+from rankserver.wire import frames, protocol
+from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 Fuzzer = Callable[[random.Random], bytes]  # makes one input, feeds it, and returns it
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Final, Generic, TypeVar
 
-from rankserver.exceptions import NoSuchAskError
+from rankserver.wire.exceptions import NoSuchAskError
 
 MAX_ASKS: Final = 65_536  # remembered at a time; then the oldest is forgotten
 

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from rankserver import __version__, arguments, door, listeners, logs, protocol, tls, tokens
+from rankserver import __version__, arguments, door, listeners, logs, tls, tokens
 from rankserver.config import Config
-from rankserver.exceptions import ConfigError, ListenError
 from rankserver.loop import NO_MEMORY
 from rankserver.server import Server
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import ConfigError, ListenError
 
 SPARE_DESCRIPTORS: Final = 512  # beside clients and strangers: those of one turn, who has left, and our own
 SIGNALS: Final = 64  # handled at a time

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from rankserver import protocol
 from rankserver._clist_cffi import ffi, lib
-from rankserver.exceptions import RemoteProtocolError
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import RemoteProtocolError
 
 BLOCK_BYTES: Final = 1024 * 1024  # of the log: as much as the core sends in one system call
 READ_BYTES: Final = 800 * 1024  # in one read, at most: as frames of 64 bytes they fit into one block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rankserver import protocol
+from rankserver.wire import protocol
 
 
 @dataclass(frozen=True)

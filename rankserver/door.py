@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from rankserver import frames
 from rankserver.channel import Channel
 from rankserver.tokens import NO_TOKEN, Holder, Tokens
+from rankserver.wire import frames
 
 LEAST_STRANGERS: Final = 64  # connections that have not joined at a time, for however few clients
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
-from rankserver.exceptions import ListenError
 from rankserver.logs import event
+from rankserver.wire.exceptions import ListenError
 
 BACKLOG: Final = 4096  # connections that wait for accept: a fleet that comes back at once
 PROBE_SECONDS: Final = 1.0  # to find out whether somebody listens on a Unix socket

@@ -19,10 +19,10 @@ from typing import Final
 from rankserver.channel import Channel, State
 from rankserver.clist import READ_BYTES, Flushed, Log
 from rankserver.config import Config
-from rankserver.exceptions import RemoteProtocolError
 from rankserver.listeners import Acceptor
 from rankserver.pace import PRIVATE_BYTES, Pace
 from rankserver.timers import Timers
+from rankserver.wire.exceptions import RemoteProtocolError
 
 TURN_BYTES: Final = READ_BYTES // 2  # read in a turn, shared by the channels that are ready: much, as ...
 MANY: Final = 300  # ... a turn costs a system call for each client; from so many on it is twice as much

@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import rankserver
-from rankserver import frames, protocol
 from rankserver.asks import AskTable
 from rankserver.channel import Channel, State
 from rankserver.clist import READ_BYTES
 from rankserver.config import Config
 from rankserver.door import Door
-from rankserver.exceptions import NoSuchAskError, RemoteProtocolError
 from rankserver.logs import MEMBER_LINES, STRANGER_LINES, Limited, event
 from rankserver.loop import JOIN_WAIT, JOIN_WAIT_EACH, MANY, NO_MEMORY, READ_LEAST, TURN_BYTES, Loop
 from rankserver.tokens import Tokens
+from rankserver.wire import frames, protocol
+from rankserver.wire.exceptions import NoSuchAskError, RemoteProtocolError
 
 PENALTY: Final = 1.0  # seconds that a wrong token waits for its answer
 LOG_RENEWAL: Final = 1.0  # seconds for which events that others cause are counted, see ``logs``

@@ -15,7 +15,7 @@ import stat
 from typing import Final
 
 from rankserver.clist import Client, Flushed, Log
-from rankserver.exceptions import ConfigError
+from rankserver.wire.exceptions import ConfigError
 
 RECORD_BYTES: Final = 16 * 1024  # what one TLS record holds, at most: the TLS layer's buffers keep this size
 RECEIVE_BYTES: Final = (

@@ -14,8 +14,8 @@ import secrets
 import stat
 from typing import Final, NamedTuple
 
-from rankserver import protocol
-from rankserver.exceptions import ConfigError
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import ConfigError
 
 MAX_CLASS: Final = 0xFFFF_FFFF
 TOKEN_BYTES: Final = 32  # of randomness in a new token

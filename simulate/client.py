@@ -1,7 +1,7 @@
 """A simulated client: it speaks the protocol, in pieces and at its own pace, and believes nothing it is told.
 
 Each frame that it gets is held against the truth, each answer against what it asked, and what it derives by
-``rankserver.ranking`` against who really commands whom.
+``rankserver.wire.ranking`` against who really commands whom.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import random
 from collections import deque
 from typing import Any, Final, NamedTuple, cast
 
-from rankserver import protocol, ranking
 from rankserver.channel import Channel
+from rankserver.wire import protocol, ranking
 from simulate.kernel import drain, lib
 from simulate.truth import Change, Sent, Truth, Violation
 

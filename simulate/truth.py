@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from rankserver import protocol
+from rankserver.wire import protocol
 
 if TYPE_CHECKING:
     from simulate.client import SimClient

@@ -1,1 +1,1 @@
-"""Tests: one module per source module, and test_functional_* that start the real programs."""
+"""Tests: folders mirror the source; ``functional`` starts the real programs."""

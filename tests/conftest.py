@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.on_screen import Console, terminal_environment
 from tests.support import BOUND, RawClient, Server
-from tests.tls_peer import Certificates
+from tests.support.on_screen import Console, terminal_environment
+from tests.support.tls_peer import Certificates
 
 # What these modules check is to hold on every transport.
 CONFORMANCE = ("log", "asks", "handshake", "limits")
@@ -27,7 +27,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let the tests of the protocol run on TLS as well."""
-    conforms = metafunc.module.__name__.removeprefix("tests.test_functional_") in CONFORMANCE
+    conforms = metafunc.module.__name__.removeprefix("tests.functional.test_") in CONFORMANCE
     tls = ["tls"] if conforms else []
     if "anywhere" in metafunc.fixturenames:
         metafunc.parametrize("anywhere", ["ipv4", "ipv6", "unix", *tls], indirect=True)

@@ -4,7 +4,7 @@
 #
 #   tests/sanitize.sh [TEST...]     with $PYTHON, of an environment that has what the tests need
 #
-# Processes that a test starts, such as the server of test_functional_*, run under them as well; a report of
+# Processes that a test starts, such as the server of tests/functional, run under them as well; a report of
 # one is a file build/sanitize/report.*, and an error.
 #
 # It works on a copy in build/sanitize, so that the core which is in use stays as it is. What it prints on
@@ -13,7 +13,7 @@ set -eu
 
 python=${PYTHON:-python3}
 seeds=0
-[ $# -gt 0 ] || { set -- "tests/test_clist*.py" tests/test_channel.py; seeds=${SEEDS:-300}; }
+[ $# -gt 0 ] || { set -- tests/core tests/unit/server/test_channel.py; seeds=${SEEDS:-300}; }
 compiler=${CC:-cc}
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build/sanitize
@@ -48,10 +48,10 @@ export CC="$build/compiler" LDSHARED="$build/compiler -shared"
 cp "$root/pyproject.toml" . # for pytest; setuptools would look for more files that it names
 
 # Reports go to descriptor 2, which pytest must not take. Python frees little when it ends, so that leaks are
-# left to test_clist_fault.py.
+# left to core/test_clist_fault.py.
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
 export LD_PRELOAD="$asan"
-"$python" -m pytest -p no:cacheprovider --capture=sys tests/sanitized.py
+"$python" -m pytest -p no:cacheprovider --capture=sys tests/core/sanitized.py
 [ "$seeds" -eq 0 ] || "$python" -m simulate --seeds "$seeds"
 # Freed memory is kept for a little only: some tests look at how much a server has.
 ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=1:thread_local_quarantine_size_kb=64

@@ -21,7 +21,7 @@ LOGS: Final = ROOT / "build" / "valgrind"
 OPTIONS: Final = (
     "--leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --num-callers=30"
 )
-TESTS: Final = ("tests/test_functional_asks.py", "-k", "not 65536")  # all takes half an hour
+TESTS: Final = ("tests/functional/test_asks.py", "-k", "not 65536")  # all takes half an hour
 SLOWNESS: Final = 6  # the tests wait so many times as long for a thing to happen
 TIMEOUT: Final = 600  # seconds for one test
 OF_THE_CORE: Final = re.compile(r"\((?:_clist\.c|_input\.h|_text\.h|_check\.h):\d+\)")

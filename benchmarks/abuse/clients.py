@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from harness import BenchmarkError
 
 from abuse.subjects import RANK
-from rankserver import protocol, ranking
+from rankserver.wire import protocol, ranking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

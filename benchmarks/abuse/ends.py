@@ -15,13 +15,13 @@ from abuse.clients import BOUND, Client, Follower, crowd, read_all
 from abuse.flow import Consumer, Producer, Pump
 from abuse.outcome import MIB, Outcome, milliseconds
 from abuse.subjects import RANK
-from client import DisconnectedError, connect
+from rankserver.client import DisconnectedError, connect
 
 if TYPE_CHECKING:
     from harness import Server
 
     from abuse.subjects import Subject
-    from client import Client as ApiClient
+    from rankserver.client import Client as ApiClient
 
 EXIT: Final = 3.0  # seconds from SIGTERM to the end: two for those who do not read, and one
 NOTICE: Final = 1.0  # seconds in which a client is to find out that the server is gone

@@ -1,0 +1,145 @@
+"""One question to all others, and what became of it at each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+
+from rankserver.client.events import Answer, AskDone, Counts
+
+
+class Ask:
+    """What ``Client.ask`` returns: a command that was sent, and its answers.
+
+    ``await`` it to have all answers; iterate with ``async for`` to have each as it comes. Both raise
+    ``DisconnectedError`` if the connection is lost before it is done, and ``LocalProtocolError`` if the
+    server rejects the command. A plain ``for`` gives those that are there. Cancelling whoever waits for it
+    does not take the command back.
+
+    Each client that was there when the command was logged gives exactly one answer, so that ``len`` of a
+    complete one is their number. Answers have the rank that the client held *when the command was logged*.
+    """
+
+    def __init__(self, text: str, expire: Callable[[Ask], None], timeout: float | None) -> None:
+        self.text = text
+        self._seq: int | None = None
+        self._answers: list[Answer] = []
+        self._end: AskDone | Exception | None = None
+        self._waiting: asyncio.Future[None] | None = None  # who waits for the next step
+        self._timer = timeout is not None and asyncio.get_running_loop().call_later(timeout, expire, self)
+
+    # --- for the one who asked ---
+
+    def __await__(self) -> Generator[object, None, Ask]:
+        return self._complete().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Answer]:
+        given = 0
+        while True:
+            while given < len(self._answers):
+                yield self._answers[given]
+                given += 1
+            if self._is_over():
+                return
+            await self._step()
+
+    def __iter__(self) -> Iterator[Answer]:
+        return iter(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __repr__(self) -> str:
+        state = "open" if self._end is None else "failed" if self.has_failed else "done"
+        return f"<Ask {self.text!r} {state}: {len(self._answers)} answers>"
+
+    async def logged(self) -> int:
+        """Wait until the command is in the log, and return its number there."""
+        while self._seq is None:
+            self._is_over()
+            await self._step()
+        return self._seq
+
+    @property
+    def seq(self) -> int | None:
+        """The command's number in the log, None until it is there."""
+        return self._seq
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every client has answered or left, or the time is over."""
+        return isinstance(self._end, AskDone)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether to await it raises, as the connection was lost or the command was not logged in time."""
+        return isinstance(self._end, Exception)
+
+    @property
+    def by_rank(self) -> dict[int, Answer]:
+        """The answers that are there, by the rank that the client held when the command was logged."""
+        return {answer.rank: answer for answer in sorted(self._answers, key=lambda answer: answer.rank)}
+
+    @property
+    def by_name(self) -> dict[str, list[Answer]]:
+        """The answers that are there, by name: names need not be unique."""
+        names: dict[str, list[Answer]] = {}
+        for answer in self.by_rank.values():
+            names.setdefault(answer.name, []).append(answer)
+        return names
+
+    @property
+    def counts(self) -> Counts:
+        """How many answers that are there have each outcome."""
+        outcomes = [answer.status for answer in self._answers]
+        return Counts(*map(outcomes.count, ("ok", "fail", "refused", "denied", "timeout", "gone")))
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is done, there was somebody who may execute it, and all of them did so."""
+        return isinstance(self._end, AskDone) and self._end.ok
+
+    @property
+    def nobody(self) -> bool:
+        """Whether it is done, and nobody was there who may execute it."""
+        return isinstance(self._end, AskDone) and self._end.nobody
+
+    async def _complete(self) -> Ask:
+        while not self._is_over():
+            await self._step()
+        return self
+
+    def _is_over(self) -> bool:
+        if isinstance(self._end, Exception):
+            raise self._end
+        return self._end is not None
+
+    async def _step(self) -> None:
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._waiting)  # others may wait for it, too
+
+    # --- for the client that it belongs to ---
+
+    def log(self, seq: int) -> None:
+        """Note that the command is in the log."""
+        self._seq = seq
+        self._stepped()
+
+    def add(self, answer: Answer) -> None:
+        """Note an answer."""
+        self._answers.append(answer)
+        self._stepped()
+
+    def end(self, end: AskDone | Exception) -> None:
+        """Note that nothing more will come, and why. The first end counts."""
+        if self._end is None:
+            self._end = end
+            self._stepped()
+        if self._timer:
+            self._timer.cancel()
+
+    def _stepped(self) -> None:
+        if self._waiting is not None:
+            self._waiting.set_result(None)
+            self._waiting = None

@@ -1,0 +1,19 @@
+"""What others sent, made safe to show on a terminal."""
+
+from __future__ import annotations
+
+import re
+
+_UNFIT = re.compile(  # controls but TAB, ends of lines, what changes the direction of text, lone surrogates
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Make visible what could move the cursor, reorder what is read, or not be encoded, whoever sent it."""
+    return _UNFIT.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,0 +1,429 @@
+"""The client for programs without asyncio: the names of ``client``, without ``async`` and ``await``.
+
+    with connect("127.0.0.1:5050", name="web-1") as client:
+        for answer in client.ask("uptime", timeout=10):
+            print(answer.rank, answer.name, answer.status, answer.out)
+
+A thread of its own runs the asyncio client from ``with`` on until ``close``; what is called here is done
+there, while the caller waits. Any thread may use a client. ``docs/api.md`` explains it with examples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import ssl
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Final, ParamSpec, TypeVar
+
+from rankserver.client import aio, ask
+from rankserver.client.connection import Address
+from rankserver.client.events import Answer, Counts, Event, Execute
+from rankserver.client.stream import Events as Stream
+from rankserver.client.worker import Executor
+from rankserver.wire import frames
+from rankserver.wire.exceptions import DisconnectedError
+
+NOTICE: Final = 1.0  # seconds; a signal just before we begin to wait would not be seen until the wait ends
+
+F = TypeVar("F", bound=Callable[[Execute], object])
+L = TypeVar("L", bound=Callable[[int], object])
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def connect(  # noqa: PLR0913 - keywords that most leave out
+    address: str | None = None,
+    *,
+    name: str | None = None,
+    token: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    reconnect: bool = False,
+    executor: Executor | None = None,
+    jobs: int = 1,
+) -> Client:
+    """Return a client: its ``with`` joins the server at ``address``, and leaves it at the end.
+
+    The arguments are those of ``client.connect``.
+
+    Raises:
+        ConfigError: ``address`` is none, or ``jobs`` is not from 1 to 1,000.
+    """
+    made = aio.connect(
+        address, name=name, token=token, tls=tls, reconnect=reconnect, executor=executor, jobs=jobs
+    )
+    return Client(made)
+
+
+class Client:
+    """One client; ``connect`` makes it. Any thread may use it, also a function that it calls.
+
+    Once the connection is lost, everything that needs it raises ``DisconnectedError``, as in ``aio.Client``.
+    A signal interrupts whatever waits in the main thread.
+    """
+
+    def __init__(self, client: aio.Client) -> None:
+        self.address: Address = client.address
+        self._client = client
+        self._loop = _Loop(client)
+
+    # --- what it is ---
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether we have joined and the connection, as far as we know, holds."""
+        return self._client.is_connected
+
+    @property
+    def name(self) -> str:
+        """Our name."""
+        return self._client.name
+
+    @property
+    def rank(self) -> int:
+        """Our rank, 0 the highest, as of what has been received; events may still wait to be read."""
+        return self._client.rank
+
+    @property
+    def clients(self) -> int:
+        """The number of clients, us included, as of what has been received."""
+        return self._client.clients
+
+    @property
+    def seq(self) -> int:
+        """The number of the last log frame that was received."""
+        return self._client.seq
+
+    @property
+    def max_line(self) -> int:
+        """The longest line, in bytes with verb and LF, that the server takes."""
+        return self._client.max_line
+
+    @property
+    def capacity(self) -> int:
+        """How many clients the server takes, us included."""
+        return self._client.capacity
+
+    # --- commanding ---
+
+    def cmd(self, text: str) -> int:
+        """Broadcast a command that nobody answers; return its number once it is in the log.
+
+        Raises:
+            LocalProtocolError: ``text`` may not be sent; nothing was.
+            DisconnectedError: there is no connection, or it was lost before the command was seen in the log.
+        """
+        return self._loop.run(self._client.cmd, text)
+
+    def ask(self, text: str, *, timeout: float | None = None) -> Ask:
+        """Broadcast a command and ask all others what becomes of it; what is returned waits for that.
+
+        Args:
+            text: the command.
+            timeout: seconds after which those that have not answered count as ``timeout``; None waits for
+                all. If the command is not even in the log by then, the ``Ask`` raises ``TimeoutError``.
+
+        Raises:
+            LocalProtocolError: ``text`` may not be sent; nothing was.
+            DisconnectedError: there is no connection.
+        """
+        return Ask(self._loop, self._loop.call(self._client.ask, text, timeout=timeout))
+
+    def drain(self) -> None:
+        """Wait until the server has taken most of what is to be sent, if much is asked at once."""
+        self._loop.run(self._client.drain)
+
+    def who(self) -> tuple[frames.Member, ...]:
+        """Return the roster: all clients in the order of their ranks, each with ``rank`` and ``name``.
+
+        Raises:
+            DisconnectedError: there is no connection, or it was lost before the answer.
+        """
+        return self._loop.run(self._client.who)
+
+    # --- being commanded, and leading ---
+
+    def executes(self, function: F) -> F:
+        """Execute commands of higher ranks by calling ``function(command)`` in a thread; a decorator.
+
+        What it returns is the answer: text is the output, None is none, an ``Outcome`` is taken as it is, and
+        an exception is a failure with its name and text. Before ``with``, it misses no command.
+        """
+        self._loop.call(self._client.executes, function)
+        return function
+
+    def execute_with(self, executor: Executor) -> None:
+        """Execute commands of higher ranks with ``executor``, in the client's own thread, from now on."""
+        self._loop.call(self._client.execute_with, executor)
+
+    def on_lead(self, function: L) -> L:
+        """Call ``function(seq)`` in a thread whenever we become rank 0, and at once if we are; a decorator.
+
+        ``seq`` is the number of the log frame that made us lead. Nothing can cancel the thread: look at
+        ``rank`` from time to time, which raises ``DisconnectedError`` when it is over. If ``function``
+        fails, the client leaves, so that the next in rank can do better.
+        """
+        self._loop.call(self._client.on_lead, function)
+        return function
+
+    # --- what happens ---
+
+    def __iter__(self) -> Events:
+        """Begin to receive events: ``Connected`` with what is so now, and then all that happens.
+
+        The iteration ends, or raises ``DisconnectedError``, as that of ``aio.Client`` does.
+        """
+        return Events(self._loop, self._loop.call(aiter, self._client))
+
+    # --- its life ---
+
+    def __enter__(self) -> Client:
+        """Join.
+
+        Raises:
+            LocalProtocolError: the protocol does not allow the name.
+            ConnectError: nobody there, or no answer in time.
+            DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
+            RuntimeError: it was joined before, and not closed.
+        """
+        self._loop.start()
+        try:
+            self._loop.run(self._client.__aenter__)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave: the server gets all that was sent before; what we execute is ended. Again does no harm.
+
+        Functions that run in a thread are not waited for. Whoever waits for the client, in whatever thread,
+        gets a ``DisconnectedError``, and whoever iterates over events the end.
+        """
+        self._loop.stop()
+
+
+class Ask:
+    """What ``Client.ask`` returns: a command that was sent, and its answers.
+
+    Iterate to have each answer as it comes. All else but ``seq``, ``is_done`` and ``has_failed`` waits until
+    it is complete. Both raise ``DisconnectedError`` if the connection is lost before, ``TimeoutError`` if
+    the command was not in the log in time, and ``LocalProtocolError`` if the server rejects it.
+
+    Each client that was there when the command was logged gives exactly one answer. Answers have the rank
+    that the client held *when the command was logged*.
+    """
+
+    def __init__(self, loop: _Loop, asked: ask.Ask) -> None:
+        self.text = asked.text
+        self._loop = loop
+        self._ask = asked
+
+    def __iter__(self) -> Iterator[Answer]:
+        stream, given = aiter(self._ask), 0
+        while answers := self._loop.run(self._more, stream, given):
+            yield from answers
+            given += len(answers)
+
+    def __len__(self) -> int:
+        return len(self._complete())
+
+    def __repr__(self) -> str:
+        return repr(self._ask)
+
+    def logged(self) -> int:
+        """Wait until the command is in the log, and return its number there."""
+        return self._loop.run(self._ask.logged)
+
+    @property
+    def seq(self) -> int | None:
+        """The command's number in the log, None until it is there."""
+        return self._ask.seq
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every client has answered or left, or the time is over."""
+        return self._ask.is_done
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether to wait for it raises, as the connection was lost or the command was not logged in time."""
+        return self._ask.has_failed
+
+    @property
+    def by_rank(self) -> dict[int, Answer]:
+        """The answers by the rank that the client held when the command was logged."""
+        return self._complete().by_rank
+
+    @property
+    def by_name(self) -> dict[str, list[Answer]]:
+        """The answers by name: names need not be unique."""
+        return self._complete().by_name
+
+    @property
+    def counts(self) -> Counts:
+        """How many answers have each outcome."""
+        return self._complete().counts
+
+    @property
+    def ok(self) -> bool:
+        """Whether there was somebody who may execute it, and all of them did so."""
+        return self._complete().ok
+
+    @property
+    def nobody(self) -> bool:
+        """Whether nobody was there who may execute it."""
+        return self._complete().nobody
+
+    def _complete(self) -> ask.Ask:
+        return self._loop.run(_awaited, self._ask)
+
+    async def _more(self, stream: AsyncIterator[Answer], given: int) -> list[Answer]:
+        """Wait for an answer after the first ``given``, and return all that are there; none at the end."""
+        answers: list[Answer] = []
+        async for answer in stream:
+            answers.append(answer)
+            if given + len(answers) == len(self._ask):
+                break
+        return answers
+
+
+class Events(Iterator[Event]):
+    """What happens at a client, one event after the other; ``iter(client)`` makes it."""
+
+    def __init__(self, loop: _Loop, events: Stream) -> None:
+        self._loop = loop
+        self._events = events
+        self._taken: deque[Event] = deque()
+
+    def __next__(self) -> Event:
+        while True:
+            with contextlib.suppress(IndexError):
+                return self._taken.popleft()
+            if not self._loop.run(self._take):
+                raise StopIteration
+
+    async def _take(self) -> bool:
+        """Take what there is, once there is something: if it is not returned, no interrupt can lose it."""
+        events = await self._events.batch()
+        self._taken += events
+        return bool(events)
+
+
+async def _awaited(asked: ask.Ask) -> ask.Ask:
+    return await asked
+
+
+class _Loop:
+    """The thread that runs a client's asyncio loop, from ``start`` to ``stop``.
+
+    Before and after, nothing can happen to the client, so that no call has to wait: it runs where it is made,
+    and gives what the asyncio client gives then.
+    """
+
+    def __init__(self, client: aio.Client) -> None:
+        self._client = client
+        self._thread = threading.Thread(target=self._run, name=f"client of {client.address}", daemon=True)
+        self._lock = threading.RLock()  # over _is_running, so that nothing is handed to a loop that has ended
+        self._is_running = False
+
+    def start(self) -> None:
+        """Start the thread, unless it has ended.
+
+        Raises:
+            RuntimeError: it runs.
+        """
+        with self._lock:
+            if self._is_running:
+                raise RuntimeError(aio.JOINS_ONCE)
+            self._start()
+
+    def stop(self) -> None:
+        """Close the client and wait until the thread has ended. Again does no harm."""
+        self._check_thread()
+        with self._lock:
+            self._start()  # one that never ran does so to be closed
+            if self._is_running:
+                self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def run(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``function(...)`` in the loop, and wait for what it returns or raises."""
+        self._check_thread()
+        work = function(*args, **kwargs)
+        future = None
+        try:
+            with self._lock:
+                if self._is_running:
+                    future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            if future is None:
+                return _result(work)
+            while not future.done():
+                concurrent.futures.wait([future], NOTICE)
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise DisconnectedError("", aio.CLOSED) from None
+        finally:
+            if future is not None:
+                future.cancel()  # if a signal interrupted us
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return ``function(...)``, called in the loop."""
+
+        async def work() -> T:
+            return function(*args, **kwargs)
+
+        return self.run(work)
+
+    def _start(self) -> None:
+        if self._thread.ident is None:
+            self._loop = asyncio.new_event_loop()
+            self._stopping = asyncio.Event()
+            self._is_running = True
+            self._thread.start()
+
+    def _check_thread(self) -> None:
+        """Fail rather than let the loop wait for itself."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "a coroutine function cannot use a client of rankserver.client.sync, a plain one can"
+            )
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._stopping.wait())
+        finally:  # also after the SystemExit of a coroutine function
+            self._loop.run_until_complete(self._end())
+            self._loop.close()
+
+    async def _end(self) -> None:
+        """Close the client, and let nobody wait for it."""
+        try:
+            await self._client.close()
+        finally:
+            with self._lock:
+                self._is_running = False
+            await asyncio.sleep(0)  # what was handed over before is a task now,
+            await asyncio.sleep(0)  # and has ended if it has nothing to wait for
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+
+
+def _result(work: Coroutine[Any, Any, T]) -> T:
+    """Return what ``work`` returns, which has nothing to wait for."""
+    try:
+        while work.send(None) is None:  # it gives others their turn, but there are none
+            pass
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    work.close()
+    raise RuntimeError("the client is not running")

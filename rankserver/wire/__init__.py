@@ -1,0 +1,1 @@
+"""What server and client share: the protocol, as pure functions and values."""

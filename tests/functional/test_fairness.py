@@ -1,0 +1,286 @@
+"""One client among many (docs/protocol.md): whatever it sends and however it reads, others are served."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankserver.wire import protocol
+from tests.support import BOUND, READ_SIZE, RawClient, Server, fields_of
+
+Connect = Callable[[Server], RawClient]
+Join = Callable[..., list[RawClient]]
+Serve = Callable[..., Server]
+
+PROMPT = 0.2  # seconds that a command takes at most, half of the time that is watched, on a busy machine
+IN_TIME = BOUND / 2  # seconds that any one takes at most
+
+# It joins, and from then on only writes: what the server has for it cannot be sent.
+WRITER = """
+import os, socket, sys
+data = b"CMD aaaaaaaa\\n" * 1_000_000
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.sendall(b"HELLO\\n")
+stream = sock.makefile("rb")
+while not stream.readline().startswith(b"WELCOME "):
+    pass
+sock.shutdown(socket.SHUT_RD)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+os.fork()  # while one of them is not running, another writes: there is always something to read
+os.fork()
+try:
+    while True:
+        sock.sendall(data)
+except OSError:
+    pass
+"""
+
+
+def command_time(sender: RawClient, other: RawClient, text: bytes) -> tuple[float, list[bytes]]:
+    """Return in how many seconds a command of rank 0 is at another client, and what came there before it."""
+    started = time.monotonic()
+    sender.send(b"CMD %s\n" % text)
+    before: list[bytes] = []
+    while not (line := other.line()).endswith(b" 0 " + text):
+        before.append(line)
+    return time.monotonic() - started, before
+
+
+def median_in_time(times: list[float]) -> float:
+    """Return what a command takes that is sent at a random moment of the time that these took, or longer."""
+    rest = sum(times) / 2
+    for seconds in sorted(times):
+        rest -= seconds
+        if rest <= 0:
+            return seconds
+    raise AssertionError(times)
+
+
+# --- who cannot be sent to --------------------------------------------------------------------
+
+
+def test_who_writes_on_though_it_cannot_be_sent_to_starves_nobody(
+    serve: Serve, join: Join, tmp_path: Path
+) -> None:
+    server = serve(4, unix=tmp_path / "socket")
+    sender, other = join(server, "a", "b")
+    drain(sender)
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(server.unix)]) as writer:
+        try:
+            other.expect(b"JOIN ")
+            until = time.monotonic() + BOUND
+            times: list[float] = []
+            before: list[bytes] = []
+            while not any(line.startswith(b"LEFT ") for line in before):
+                assert time.monotonic() < until, "the writer is never gone"
+                seconds, before = command_time(sender, other, b"%d" % len(times))
+                times.append(seconds)
+                assert seconds < IN_TIME
+            assert writer.wait(BOUND) == 0
+        finally:
+            writer.kill()
+
+
+def test_who_is_gone_in_the_middle_of_much_loses_none_of_its_lines(
+    serve: Serve, join: Join, tmp_path: Path
+) -> None:
+    server = serve(4, unix=tmp_path / "socket")
+    other, gone = join(server, "a", "b")
+    with server.paused():
+        other.send(b"CMD to be sent to who is gone\n")
+        gone.sock.setblocking(False)
+        sent = gone.sock.send(b"".join(b"CMD %06d\n" % n for n in range(100_000)))
+        gone.close()
+    other.expect(b"CMD ")
+    lines = list(iter(other.line, b"LEFT %d 1" % (sent // 11 + 4)))
+    assert [int(line.split()[3]) for line in lines] == list(range(sent // 11))
+
+
+def test_who_floods_and_is_gone_when_the_server_stops_takes_nobody_along(
+    serve: Serve, join: Join, tmp_path: Path
+) -> None:
+    server = serve(4, unix=tmp_path / "socket")
+    other, gone = join(server, "a", "b")
+    with server.paused():  # all of it comes in one turn, and is more than one turn handles
+        gone.send(b"PONG\n" * 2_000)
+        gone.close()
+        server.process.send_signal(signal.SIGTERM)
+    assert other.rest()[-1].startswith(b"BYE shutdown")
+    other.close()
+    assert server.process.wait(BOUND) == 0
+
+
+# --- endings of who is behind -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["proto", "shutdown"])
+@pytest.mark.parametrize("kib", [220, 300, 400, 800])
+def test_who_is_behind_and_catches_up_in_the_turn_of_its_end_gets_the_goodbye(
+    serve: Serve, join: Join, tmp_path: Path, ending: str, kib: int
+) -> None:
+    server = serve(4, unix=tmp_path / "socket")  # a Unix socket holds some 200 KiB, and never more
+    sender, behind = join(server, "a", "b")
+    sender.send(b"CMD %s\n" % (b"x" * 1_019) * kib)
+    log = sender.settle()
+    with server.paused():
+        if ending == "proto":
+            behind.send(b"HELLO\n")
+        else:
+            server.process.send_signal(signal.SIGTERM)
+        behind.sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while behind._receive():
+                pass
+        behind.sock.settimeout(BOUND)
+    *lines, goodbye = behind.rest()
+    assert goodbye.startswith(b"BYE %s " % ending.encode())
+    assert lines == log
+
+
+# --- floods -----------------------------------------------------------------------------------
+
+
+def drain(client: RawClient) -> list[bytes]:
+    """Read from now on, in a thread, all that a client gets, into the list that is returned."""
+    got: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            while data := client.sock.recv(READ_SIZE):
+                got.append(data)
+
+    threading.Thread(target=read, daemon=True).start()
+    return got
+
+
+class Flood:
+    """A client that sends all of ``data`` at once, and reads what it gets, in threads.
+
+    Args:
+        client: it joined.
+        data: what it sends; a last PING is added.
+    """
+
+    def __init__(self, client: RawClient, data: bytes) -> None:
+        self.data = b""
+        self._client = client
+        self._threads = [
+            threading.Thread(target=self._read),
+            threading.Thread(target=client.send, args=(data + b"PING the end\n",)),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def goes_on(self) -> bool:
+        return self._threads[0].is_alive()
+
+    def answers(self) -> list[bytes]:
+        """Return the private frames that it got, once it has all."""
+        for thread in self._threads:
+            thread.join()
+        lines = [line for line in self.data.splitlines() if not line.startswith((b"CMD ", b"JOIN "))]
+        assert lines.pop() == b"PONG the end"
+        return lines
+
+    def _read(self) -> None:
+        pieces: list[bytes] = []
+        end = b""
+        while b"PONG the end\n" not in end:
+            pieces.append(self._client.sock.recv(READ_SIZE))
+            if not pieces[-1]:
+                break
+            end = end[-64:] + pieces[-1]
+        self.data = b"".join(pieces)
+
+
+def times_during(flood: Flood, sender: RawClient, other: RawClient) -> list[float]:
+    times: list[float] = []
+    while flood.goes_on:
+        times.append(command_time(sender, other, b"%d" % len(times))[0])
+    return times
+
+
+def test_a_flood_of_pings_delays_nobody_and_all_are_answered(server: Server, join: Join) -> None:
+    sender, other, flooder = join(server, "a", "b", "c")
+    drain(sender)
+    flood = Flood(flooder, b"".join(b"PING %d\n" % n for n in range(150_000)))
+    times = times_during(flood, sender, other)
+    assert flood.answers() == [b"PONG %d" % n for n in range(150_000)]
+    assert median_in_time(times) < PROMPT, times
+
+
+def test_a_flood_of_answers_to_nothing_delays_nobody_and_all_are_rejected(server: Server, join: Join) -> None:
+    sender, other, flooder = join(server, "a", "b", "c")
+    drain(sender)
+    flood = Flood(flooder, b"".join(b"RES %d ok\n" % n for n in range(1_000_000, 1_100_000)))
+    times = times_during(flood, sender, other)
+    answers = flood.answers()
+    assert {tuple(line.split()[:2]) for line in answers} == {(b"ERR", b"no-such-ask")}
+    assert [int(line.split()[2]) for line in answers] == list(range(1_000_000, 1_100_000))
+    assert median_in_time(times) < PROMPT, times
+
+
+def test_a_flood_of_rosters_delays_nobody_and_all_are_whole(
+    serve: Serve, connect: Connect, join: Join
+) -> None:
+    server = serve(200)
+    sender, other, flooder = join(server, "a", "b", "c")
+    for _ in range(120):
+        connect(server).hello()
+    names = flooder.roster()
+    other.settle()
+    drain(sender)
+    flood = Flood(flooder, b"WHO\n" * 2_000)
+    times = times_during(flood, sender, other)
+    answers = flood.answers()
+    assert len(answers) == 2_000
+    assert len(set(answers)) == 1
+    assert [member["name"] for member in fields_of(answers[0])["clients"]] == names
+    assert median_in_time(times) < PROMPT, times
+
+
+def test_what_follows_a_flood_in_the_same_stream_is_done_after_it(server: Server, join: Join) -> None:
+    other, flooder = join(server, "a", "b")
+    flooder.send(b"PING x\n" * 20_000 + b"CMD after\n" + b"PING y\n" * 20_000 + b"CMD last\n")
+    flooder.sock.shutdown(socket.SHUT_WR)
+    log = flooder.rest()
+    assert log == [b"PONG x"] * 20_000 + [b"CMD 3 1 after"] + [b"PONG y"] * 20_000 + [b"CMD 4 1 last"]
+    assert other.lines(3) == [b"CMD 3 1 after", b"CMD 4 1 last", b"LEFT 5 1"]
+
+
+# --- many answers for one ---------------------------------------------------------------------
+
+
+def test_who_reads_gets_the_answers_of_all_though_they_come_at_once(serve: Serve, connect: Connect) -> None:
+    executors, asks = 100, 200
+    server = serve(executors + 1, "--max-backlog", str(4 * 1024 * 1024))
+    asker, *others = [connect(server) for _ in range(executors + 1)]
+    for client in (asker, *others):
+        client.hello()
+    asker.send(b"ASK what\n" * asks)
+    seqs = [int(line.split()[1]) for line in asker.settle() if line.startswith(b"ASK ")]
+    answers = b"".join(protocol.result(seq, "ok", {"out": "z" * 250}) for seq in seqs)
+    for other in others:
+        while not other.line().startswith(b"ASK %d " % seqs[-1]):
+            pass
+    with server.paused():
+        for other in others:
+            other.send(answers)  # fits in what the kernel keeps
+    got: dict[int, list[int]] = {rank: [] for rank in range(1, executors + 1)}
+    for line in asker.lines(executors * asks):
+        verb, seq, rank, _ = line.split(maxsplit=3)
+        assert verb == b"RES", line
+        got[int(rank)].append(int(seq))
+    assert got == dict.fromkeys(got, seqs)
+    assert asker.settle() == []

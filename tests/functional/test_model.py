@@ -1,0 +1,513 @@
+"""Random clients against the real server: whatever they do, there is one log, and ranks follow from it.
+
+Hypothesis draws what the clients do; one server serves all examples, one after the other. What was
+received is checked at the end of an example, against a replay of the log from the example's beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import socket
+import struct
+import termios
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rankserver.wire import frames, protocol, ranking
+from rankserver.wire.frames import Answer, Command, Info, Join, Left, Pong, Submit, Welcome
+from tests.support import BOUND, READ_SIZE, RawClient, Server
+from tests.support.tls_peer import Certificates, write_private
+
+CLASSES: Final = 3  # that clients of a server with tokens have; who has token "c" is in class c
+SMALL: Final = 32_768  # bytes of a receive buffer that is soon full
+
+
+class Peer:
+    """A client of the model. What it is to send waits in an outbox; all that it receives is kept.
+
+    Attributes:
+        sent: the frames that the server has got whole, in order.
+        frames: what it has received, in order.
+        token: what it joins with, if the server has tokens.
+    """
+
+    def __init__(self, server: Server, name: str, *, small: bool = False, token: str | None = None) -> None:
+        self.raw = RawClient(server.address)
+        if small:
+            self.raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        self.name = name
+        self.token = token
+        self.here = True
+        self.greeted = False
+        self.sent: list[frames.ClientFrame] = []
+        self.frames: list[frames.ServerFrame] = []
+        self._outbox = b""
+        self._partial_sent = b""
+        self._partial_received = b""
+        self._commands = itertools.count(1)
+        self._seen = 0  # frames that were looked at for something to answer
+
+    # --- what it does ---
+
+    def hello(self) -> None:
+        self.greeted = True
+        self._outbox += protocol.hello(name=self.name, token=self.token)
+
+    def command(self, *, wants_answer: bool, padding: int) -> None:
+        text = f"{self.name} {next(self._commands)} {'x' * padding}"
+        self._outbox += protocol.submit(text, wants_answer=wants_answer)
+
+    def answer(self, status: str) -> None:
+        """Answer the next ASK of another that has arrived, if there is one."""
+        while self._seen < len(self.frames):
+            frame = self.frames[self._seen]
+            self._seen += 1
+            if isinstance(frame, Command) and frame.wants_answer and sender(frame) != self.name:
+                self._outbox += protocol.result(frame.seq, status)
+                return
+
+    def write(self, size: int) -> None:
+        """Send the next bytes of the outbox, wherever they end."""
+        data, self._outbox = self._outbox[:size], self._outbox[size:]
+        self.raw.send(data)
+        *lines, self._partial_sent = (self._partial_sent + data).split(b"\n")
+        self.sent += [protocol.parse_client_line(line) for line in lines]
+
+    def write_all(self) -> None:
+        self.write(len(self._outbox))
+
+    def read(self, size: int, *, wait: bool = False) -> bool:
+        """Receive at most so many bytes, and wait for them only if told so; return False at the end."""
+        self.raw.sock.settimeout(BOUND if wait else 0)
+        try:
+            data = self.raw.sock.recv(size)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
+        finally:
+            self.raw.sock.settimeout(BOUND)
+        *lines, self._partial_received = (self._partial_received + data).split(b"\n")
+        self.frames += [parsed(line) for line in lines]
+        return bool(data)
+
+    def read_until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            assert self.read(READ_SIZE, wait=True), f"{self.name} was disconnected"
+
+    def settle(self, mark: str) -> None:
+        """Send everything, and receive what is logged until the server handles the last of it."""
+        self.write_all()
+        self._outbox += protocol.ping(mark)
+        self.write_all()
+        start = len(self.frames)
+        self.read_until(lambda: Pong(mark) in self.frames[start:])
+
+    def wait_until_received(self) -> None:
+        """Wait until the server's side has what was sent: a reset destroys what is still on ours."""
+        deadline = time.monotonic() + BOUND
+        while struct.unpack("i", fcntl.ioctl(self.raw.sock, termios.TIOCOUTQ, bytes(4))) != (0,):
+            assert time.monotonic() < deadline, "the server does not read"
+
+    def leave(self, how: str) -> None:
+        self.here = False
+        if "bye" in how:
+            self._outbox += protocol.leave()
+            self.write_all()
+        if "half-close" in how:
+            self.raw.sock.shutdown(socket.SHUT_WR)
+        if how in ("close", "abort"):
+            self.wait_until_received()
+            self.raw.close() if how == "close" else self.raw.abort()
+
+    def read_to_the_end(self) -> None:
+        """After a departure that leaves our side open: receive all that the server still has for us."""
+        if self.raw.sock.fileno() >= 0:
+            while self.read(READ_SIZE, wait=True):
+                pass
+            assert not self._partial_received, f"{self.name}'s stream ends in the middle of a line"
+
+    # --- what is known of it ---
+
+    @property
+    def has_joined(self) -> bool:
+        return self.sent[:1] == [frames.Hello(name=self.name, token=self.token)]  # and there is a place
+
+    @property
+    def rank_class(self) -> int:
+        return int(self.token or 0)
+
+    @property
+    def welcome(self) -> Welcome | None:
+        return next((frame for frame in self.frames if isinstance(frame, Welcome)), None)
+
+    @property
+    def log(self) -> list[LogFrame]:
+        return [frame for frame in self.frames if isinstance(frame, LogFrame)]
+
+    @property
+    def unsent(self) -> int:
+        return len(self._outbox)
+
+    @property
+    def submitted(self) -> list[str]:
+        return [frame.text for frame in self.sent if isinstance(frame, Submit)]
+
+    def rank_and_clients(self) -> tuple[int, int]:
+        """Return this client's own idea of its rank and of how many there are."""
+        assert self.welcome is not None
+        me, n = self.welcome.rank, self.welcome.clients
+        for frame in self.log:
+            if isinstance(frame, Join | Left):
+                me, n = (ranking.joined if isinstance(frame, Join) else ranking.left)(me, n, frame.ranks)
+        return me, n
+
+
+LogFrame = Join | Left | Command
+
+
+def parsed(line: bytes) -> frames.ServerFrame:
+    frame = protocol.parse_server_line(line)
+    assert frame is not None, line
+    return frame
+
+
+def sender(frame: Command) -> str:
+    """Return whose command this is, by its text."""
+    return frame.text.partition(" ")[0]
+
+
+# --- the replay -------------------------------------------------------------------------------
+
+
+class Replay:
+    """The log from the observer's WELCOME on, and who held which rank after each frame of it.
+
+    Args:
+        names: the clients by rank when the observer had joined.
+        observer: the one who has received all of the log.
+        peers: all who may appear in it.
+    """
+
+    def __init__(self, names: list[str], observer: Peer, peers: list[Peer]) -> None:
+        assert observer.welcome is not None
+        self.first = observer.welcome.seq
+        self.names = [names]  # by rank, after frame number first + index
+        self.texts: dict[str, list[str]] = {}
+        self.left_at: dict[str, int] = {}
+        self.log = observer.log
+        self._welcomed = {(peer.welcome.seq, peer.welcome.rank): peer.name for peer in peers if peer.welcome}
+        for seq, frame in enumerate(self.log, self.first + 1):
+            assert frame.seq == seq, "the log has a gap"
+            self.names.append(self._apply(frame, list(self.names[-1])))
+
+    def names_after(self, seq: int) -> list[str]:
+        return self.names[seq - self.first]
+
+    def _apply(self, frame: LogFrame, names: list[str]) -> list[str]:
+        if isinstance(frame, Join):
+            for rank in frame.ranks:
+                assert rank <= len(names)
+                names.insert(rank, self._welcomed.get((frame.seq, rank), ""))
+            return names
+        if isinstance(frame, Left):
+            for rank in reversed(frame.ranks):
+                self.left_at[names.pop(rank)] = frame.seq
+            return names
+        if not names[frame.rank]:  # it was gone before it read its WELCOME, but this is its command
+            assert sender(frame) not in names
+            names[frame.rank] = sender(frame)
+        assert names[frame.rank] == sender(frame)
+        self.texts.setdefault(sender(frame), []).append(frame.text)
+        return names
+
+
+def check_stream(peer: Peer, replay: Replay) -> None:
+    """Check that a client got the common log from its WELCOME on, and answers from whom they name."""
+    if peer.welcome is None:
+        assert not peer.log
+        return
+    assert isinstance(peer.frames[0], Info)
+    assert isinstance(peer.frames[1], Welcome)
+    assert peer.frames.count(peer.welcome) == 1
+    start = peer.welcome.seq
+    if start >= replay.first:
+        offset = start - replay.first
+        assert peer.log == replay.log[offset : offset + len(peer.log)]
+    else:
+        known = [frame for frame in peer.log if frame.seq > replay.first]
+        assert known == replay.log[: len(known)]
+    seq = start
+    asked = {frame.seq for frame in peer.log if isinstance(frame, Command) and sender(frame) == peer.name}
+    for frame in peer.frames:
+        if isinstance(frame, LogFrame):
+            seq += 1
+            assert frame.seq == seq
+        elif isinstance(frame, Answer):
+            assert frame.seq in asked
+            assert replay.names_after(seq)[frame.rank] == frame.name
+
+
+def check_answers(peers: list[Peer]) -> None:
+    """Check that every answer reached its asker once, if that one was still there."""
+    given = Counter(
+        (frame.seq, peer.name, frame.status)
+        for peer in peers
+        for frame in peer.sent
+        if isinstance(frame, frames.Result)
+    )
+    got: Counter[tuple[int, str, str]] = Counter()
+    for peer in peers:
+        answers = Counter((f.seq, f.name, f.status) for f in peer.frames if isinstance(f, Answer))
+        asks = {f.seq for f in peer.log if isinstance(f, Command) and sender(f) == peer.name}
+        if peer.here:
+            assert answers == Counter({key: count for key, count in given.items() if key[0] in asks})
+        got += answers
+    assert got <= given
+
+
+def check_departure(peer: Peer, replay: Replay) -> None:
+    """Check that who left and went on reading got everything up to its own LEFT."""
+    last = peer.log[-1].seq if peer.log else peer.welcome.seq if peer.welcome else None
+    assert last == replay.left_at[peer.name] - 1
+
+
+# --- the examples -----------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """What one client does; ``who`` chooses among those who are there, the rest is used as needed."""
+
+    who: int
+    what: str
+    wants_answer: bool
+    times: int
+    size: int
+    status: str
+    how: str
+
+
+WAYS_TO_LEAVE: Final = ("bye", "close", "abort", "half-close", "bye half-close")
+ACTIONS: Final = (
+    *("connect", "hello", "command", "burst", "write", "flush", "read", "leave", "storm"),
+    *("ask", "answer", "answer", "answer"),  # it takes several who have read that far
+)
+STEPS: Final = st.builds(
+    Step,
+    who=st.integers(0, 7),
+    what=st.sampled_from(ACTIONS),
+    wants_answer=st.booleans(),
+    times=st.integers(1, 300),
+    size=st.one_of(st.integers(1, 40), st.integers(1, 100_000)),
+    status=st.sampled_from(protocol.STATUSES),
+    how=st.sampled_from(WAYS_TO_LEAVE),
+)
+
+
+class Example:
+    """One example's clients: those who were there at its beginning, and those that its steps bring.
+
+    ``previous`` is the observer of the last example, who leaves when the new one is there: so that the
+    log that they see has no gap, and the ranks above the observer change as well.
+    """
+
+    def __init__(self, server: Server, number: int, previous: Peer, early: int) -> None:
+        self._server = server
+        self._number = number
+        self._has_tokens = previous.token is not None
+        self.peers: list[Peer] = []
+        for _ in range(early + 1):
+            self.observer = self._connect()
+            self.observer.hello()
+            self.observer.write_all()
+            self.observer.read_until(lambda: self.observer.welcome is not None)
+        there = sorted([previous, *self.peers], key=lambda peer: peer.rank_class)
+        self._names = [peer.name for peer in there]
+        previous.leave("close")
+
+    def _connect(self, *, small: bool = False) -> Peer:
+        name = f"e{self._number}-{len(self.peers)}"
+        token = str(self._class_of(len(self.peers))) if self._has_tokens else None
+        self.peers.append(Peer(self._server, name, small=small, token=token))
+        return self.peers[-1]
+
+    def _class_of(self, number: int) -> int:
+        return (self._number + number * number) % CLASSES
+
+    def step(self, step: Step) -> None:
+        others = [peer for peer in self.peers if peer.here and peer is not self.observer]
+        if step.what == "connect" or not others:
+            self._connect(small=step.wants_answer)
+            return
+        if step.what == "storm":
+            self._storm(step, others)
+            return
+        peer = others[step.who % len(others)]
+        if step.what == "leave":
+            peer.leave(step.how)
+            return
+        if not peer.greeted:
+            peer.hello()
+        self._act(peer, step)
+
+    def _act(self, peer: Peer, step: Step) -> None:
+        if step.what == "command":
+            peer.command(wants_answer=step.wants_answer, padding=step.size % 1_000)
+        elif step.what == "burst":
+            for _ in range(step.times):
+                peer.command(wants_answer=False, padding=step.size % 1_000)
+        elif step.what == "write":
+            peer.write(step.size)
+        elif step.what == "flush":
+            peer.write_all()
+        elif step.what == "read":
+            peer.read(step.size)
+        elif step.what == "ask":
+            peer.command(wants_answer=True, padding=0)
+            peer.write_all()
+        elif step.what == "answer":
+            peer.read(READ_SIZE)
+            peer.answer(step.status)
+            if step.wants_answer:
+                peer.write_all()
+
+    def _storm(self, step: Step, others: list[Peer]) -> None:
+        """Let several leave and join in one turn of the server."""
+        leavers = [peer for peer in others if peer.unsent < SMALL][step.who : step.who + 3]
+        for peer in leavers:
+            peer.wait_until_received()  # so that there is room for the rest
+        early = [self._connect() for _ in range(step.times % 4)] if self._server.tls else []
+        with self._server.paused():  # and cannot shake hands
+            for peer in leavers:
+                peer.leave(step.how)
+            for peer in early or [self._connect() for _ in range(step.times % 4)]:
+                peer.hello()
+                peer.command(wants_answer=False, padding=0)
+                peer.write_all()
+
+    def finish(self) -> None:
+        """Let everybody who is there send and receive the rest, and all who went be gone."""
+        for peer in self.peers:
+            if not peer.here:
+                peer.read_to_the_end()
+        here = [peer for peer in self.peers if peer.here]
+        for peer in here:
+            if not peer.greeted:
+                peer.hello()
+            peer.settle("all is sent")
+        gone = 1 + sum(peer.has_joined for peer in self.peers if not peer.here)
+        self.observer.read_until(lambda: departures(self.observer) == gone)
+        for peer in here:
+            peer.settle("all is logged")
+
+    def check(self) -> None:
+        replay = Replay(self._names, self.observer, self.peers)
+        here = [peer for peer in self.peers if peer.here]
+        names = replay.names[-1]
+        assert sorted(names) == sorted(peer.name for peer in here)
+        for peer in self.peers:
+            check_stream(peer, replay)
+            assert replay.texts.get(peer.name, []) == (peer.submitted if peer.has_joined else [])
+        for peer in here:
+            me, n = peer.rank_and_clients()
+            assert (names[me], n) == (peer.name, len(names))
+            assert peer.welcome is not None
+            assert peer.welcome.seq + len(peer.log) == replay.first + len(replay.log), (
+                "it has the log to its end"
+            )
+            assert peer.raw.roster() == names
+        arrivals = [
+            (peer.rank_class, peer.welcome.seq, peer.welcome.rank)
+            for peer in sorted(here, key=lambda peer: names.index(peer.name))
+            if peer.welcome
+        ]
+        assert arrivals == sorted(arrivals), "ranks are in order of class and arrival"
+        for peer in self.peers:
+            if peer.has_joined and peer.raw.sock.fileno() >= 0 and not peer.here:
+                check_departure(peer, replay)
+        check_answers(self.peers)
+
+    def close(self) -> None:
+        """Close all but the observer, who bridges to the next example."""
+        for peer in self.peers:
+            if peer is not self.observer:
+                peer.raw.close()
+        self.observer.read_until(lambda: self.observer.rank_and_clients() == (0, 1))
+
+
+def departures(peer: Peer) -> int:
+    return sum(len(frame.ranks) for frame in peer.log if isinstance(frame, Left))
+
+
+class Arena:
+    """A server, and who is alone in it between two examples. A failure replaces both."""
+
+    def __init__(self, *options: str, unix: Path | None = None, tls: Certificates | None = None) -> None:
+        self._options = options
+        self._unix = unix
+        self._tls = tls
+        self._stack = contextlib.ExitStack()
+        self._examples = itertools.count(1)
+
+    def __enter__(self) -> Arena:
+        options = ("--log-level", "error", *self._options)
+        self._server = self._stack.enter_context(Server(1_000, *options, unix=self._unix, tls=self._tls))
+        self._previous = Peer(self._server, "first", token="0" if self._options else None)
+        self._previous.hello()
+        self._previous.settle("here")
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._previous.raw.close()
+        self._stack.close()
+
+    def play(self, early: int, steps: list[Step]) -> None:
+        example = Example(self._server, next(self._examples), self._previous, early)
+        try:
+            for step in steps:
+                example.step(step)
+            example.finish()
+            example.check()
+            example.close()
+            self._previous = example.observer
+        except BaseException:
+            print(self._server.log())
+            for peer in example.peers:
+                peer.raw.close()
+            self.__exit__()
+            self.__enter__()
+            raise
+
+
+@pytest.fixture(scope="module", params=["tcp", "unix with classes", "tls with classes"])
+def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    directory = tmp_path_factory.mktemp("arena")
+    tokens = write_private(directory / "tokens", "".join(line_of(c) for c in range(CLASSES)))
+    options = ("--token-file", str(tokens)) if "classes" in request.param else ()
+    unix = directory / "socket" if "unix" in request.param else None
+    tls = Certificates(directory) if "tls" in request.param else None
+    with Arena(*options, unix=unix, tls=tls) as started:
+        yield started
+
+
+def line_of(rank_class: int) -> str:
+    """Return the line of a token file that puts who has the class as a token into that class."""
+    return f"c:{rank_class} {hashlib.sha256(str(rank_class).encode()).hexdigest()}\n"
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(early=st.integers(0, 2), steps=st.lists(STEPS, min_size=30, max_size=150))
+def test_whatever_clients_do_there_is_one_log_and_the_ranks_follow_from_it(
+    arena: Arena, early: int, steps: list[Step]
+) -> None:
+    arena.play(early, steps)

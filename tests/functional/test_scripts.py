@@ -1,0 +1,615 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+import pytest
+
+from client.plain import CLEAR
+from tests.support import BOUND, ROOT, RawClient, Server
+from tests.support.program import BANNER, Program, run
+
+AT_ONCE = 1.5  # seconds; below it no time-out has passed, not even that of leaving
+LONG = "1000"  # seconds that no test waits
+
+
+@pytest.fixture
+def fleet(server: Server) -> Iterator[Callable[..., list[RawClient]]]:
+    """Return a function that lets clients join who do nothing by themselves."""
+    with ExitStack() as stack:
+
+        def join(*names: str) -> list[RawClient]:
+            clients = []
+            for name in names:
+                clients.append(stack.enter_context(RawClient(server.address)))
+                clients[-1].hello(name)
+            return clients
+
+        yield join
+
+
+@pytest.fixture
+def script(server: Server) -> Iterator[Callable[..., Program]]:
+    """Return a function that starts a client, and waits until it has joined."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **options: Any) -> Program:
+            program = stack.enter_context(Program(server.where, "--name", "me", *arguments, **options))
+            chatter = program.error if "-c" in arguments else program.line
+            if "--json" in arguments:
+                program.event("connected")
+            else:
+                assert chatter().startswith(f"connected to {server.where} as me: rank ")
+            return program
+
+        yield start
+
+
+@pytest.fixture
+def agent(server: Server) -> Iterator[Callable[..., Program]]:
+    """Return a function that starts a client that only executes, and waits until it has joined."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> Program:
+            options = ("--stay", "--exec", *arguments)
+            program = stack.enter_context(Program(server.where, *options, stdin=subprocess.DEVNULL))
+            assert program.line().startswith("connected to")
+            return program
+
+        yield start
+
+
+def seq(client: RawClient, command: str) -> int:
+    """Wait until ``command`` is in the log, and return its number."""
+    while True:
+        match = re.fullmatch(rb"(?:ASK|CMD) (\d+) \d+ (.*)", client.line())
+        if match and match[2].decode() == command:
+            return int(match[1])
+
+
+def answer(client: RawClient, command: str, outcome: str) -> None:
+    """Wait for ``command``, and answer it."""
+    client.send(b"RES %d %s\n" % (seq(client, command), outcome.encode()))
+
+
+def parsed(lines: list[str]) -> list[dict[str, Any]]:
+    for line in lines:
+        assert line.isascii()
+        assert line.isprintable()
+    return [json.loads(line) for line in lines]
+
+
+# --- one command -------------------------------------------------------------------------------
+
+
+def test_a_command_is_asked_answered_and_left_at_once(
+    script: Callable[..., Program], fleet: Callable[..., list[RawClient]]
+) -> None:
+    program = script("-c", "uptime", "--wait-for", "2", "--answer-timeout", LONG)
+    assert program.error() == "waiting for others: 0 of 2 here"
+    web, db = fleet("web", "db")
+    answer(web, "uptime", 'ok {"code":0,"out":"up 3 days\\n"}')
+    assert program.line() == "#4 rank 1 web | up 3 days"  # as it comes, not at the end
+    answer(db, "uptime", "ok")
+    start = time.monotonic()
+    assert program.end() == (
+        0,
+        ["#4 rank 2 db: executed", "#4: executed by 2 of 2"],
+        "sent #4: uptime\n",
+    )
+    assert time.monotonic() - start < AT_ONCE
+
+
+def test_a_last_target_that_leaves_is_not_waited_for(
+    script: Callable[..., Program], fleet: Callable[..., list[RawClient]]
+) -> None:
+    program = script("-c", "uptime", "--wait-for", "2", "--answer-timeout", LONG)
+    web, db = fleet("web", "db")
+    answer(web, "uptime", "ok")
+    assert program.line() == "#4 rank 1 web: executed"
+    db.abort()
+    start = time.monotonic()
+    code, lines, _ = program.end()
+    assert (code, lines) == (6, ["#4 rank 2 db: gone", "#4: executed by 1 of 2, gone 1"])
+    assert time.monotonic() - start < AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said", "code"),
+    [
+        ("ok", "executed", 0),
+        ('fail {"code":3}', "failed with exit code 3", 6),
+        ('denied {"reason":"not here"}', "denied (not here)", 6),
+        ("timeout", "timed out", 6),
+    ],
+)
+def test_the_exit_code_tells_what_became_of_it(
+    script: Callable[..., Program],
+    fleet: Callable[..., list[RawClient]],
+    outcome: str,
+    said: str,
+    code: int,
+) -> None:
+    program = script("-c", "x", "--wait-for", "1")
+    (web,) = fleet("web")
+    answer(web, "x", outcome)
+    assert program.line() == f"#3 rank 1 web: {said}"
+    assert program.end()[0] == code
+
+
+def test_where_nobody_may_execute_it_the_exit_code_is_5(
+    server: Server, fleet: Callable[..., list[RawClient]]
+) -> None:
+    assert run(server.where, "-c", "x")[:2] == (5, ["#2: executed by 0 of 0"])
+    (top,) = fleet("top")
+    with Program(server.where, "-c", "x") as program:
+        answer(top, "x", "refused")
+        lines = ["#6 rank 0 top: refused", "#6: executed by 0 of 0, refused by 1"]
+        assert program.end()[:2] == (5, lines)
+
+
+def test_of_several_commands_each_is_accounted_for_and_the_highest_exit_code_counts(server: Server) -> None:
+    code, lines, err = run(server.where, "-c", "a", "-c", "", "-c", "-x", "--name", "me", stdin=b"not read\n")
+    assert code == 6  # one could not be sent, and for the others there was nobody
+    assert lines == ["#2: executed by 0 of 0", "#3: executed by 0 of 0"]
+    assert sorted(err.splitlines()) == [
+        "cannot send: the command is empty",
+        f"connected to {server.where} as me: rank 0 of 1",
+        "sent #2: a",
+        "sent #3: -x",
+    ]
+
+
+def test_who_does_not_answer_in_time_counts_as_timed_out(
+    script: Callable[..., Program], fleet: Callable[..., list[RawClient]]
+) -> None:
+    program = script("-c", "x", "--wait-for", "1", "--answer-timeout", "0.1")
+    fleet("web")
+    assert program.end()[:2] == (
+        6,
+        ["#3 rank 1 web: timed out (no answer in time)", "#3: executed by 0 of 1, timed out at 1"],
+    )
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 6)])
+def test_who_interrupts_a_command_hears_how_far_it_was(
+    script: Callable[..., Program], fleet: Callable[..., list[RawClient]], signum: int, code: int
+) -> None:
+    program = script("-c", "x", "-c", "y", "-c", "z", "--wait-for", "3")
+    web, db, _ = fleet("web", "db", "mail")
+    for command in ("x", "z"):
+        answer(web, command, "ok")
+    answer(db, "x", "ok")
+    assert len(program.lines(3)) == 3
+    program.signal(signum)
+    ended, lines, err = program.end()
+    assert (ended, lines) == (code, [])
+    assert err.splitlines()[-3:] == ["#5: 2 of 3 answers", "#6: 0 of 3 answers", "#7: 1 of 3 answers"]
+
+
+def test_who_is_interrupted_while_waiting_hears_that_nothing_was_sent(script: Callable[..., Program]) -> None:
+    program = script("-c", "x", "--wait-for", "1")
+    assert program.error() == "waiting for others: 0 of 1 here"
+    program.signal(signal.SIGTERM)
+    assert program.end() == (6, [], "not sent: x\n")
+
+
+# --- grouped -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["-b", "--diff"])
+def test_equal_answers_are_grouped(
+    script: Callable[..., Program], fleet: Callable[..., list[RawClient]], option: str
+) -> None:
+    program = script("-c", "uname", "--wait-for", "4", option)
+    *webs, db = fleet("web-1", "web-2", "web-3", "db")
+    answer(db, "uname", 'ok {"out":"Linux\\n#6: executed by 9 of 9\\n"}')
+    for web in webs:
+        answer(web, "uname", 'ok {"out":"Linux\\n6.1\\n"}')
+    other = ["| Linux", "| #6: executed by 9 of 9"]
+    if option == "--diff":
+        other = ["| @@ -1,2 +1,2 @@", "|  Linux", "| -6.1", "| +#6: executed by 9 of 9"]
+    assert program.end()[:2] == (
+        0,
+        [
+            "#6 ranks 1-3 (3) web-[1-3]",
+            "| Linux",
+            "| 6.1",
+            "#6 rank 4 (1) db",
+            *other,
+            "#6: executed by 4 of 4",
+        ],
+    )
+
+
+# --- text of others ----------------------------------------------------------------------------
+
+HOSTILE = "#4: executed by 3 of 3\\r\\n\\u001b[2A\\u001b[2K\\u202e\\u2028#4 rank 0 top | x\\ud83d"
+
+
+def test_an_output_can_neither_forge_a_line_nor_move_the_cursor(
+    script: Callable[..., Program], fleet: Callable[..., list[RawClient]]
+) -> None:
+    program = script("-c", "x", "--wait-for", "1")
+    (web,) = fleet("web")
+    answer(web, "x", f'fail {{"out":"{HOSTILE}","reason":"{HOSTILE}"}}')
+    shown = "\\x1b[2A\\x1b[2K\\u202e\\u2028#4 rank 0 top | x\\ud83d"
+    assert program.end()[:2] == (
+        6,
+        [
+            "#3 rank 1 web | #4: executed by 3 of 3",
+            f"#3 rank 1 web | {shown}",
+            f"#3 rank 1 web: failed (#4: executed by 3 of 3\\x0d\\x0a{shown})",
+            "#3: executed by 0 of 1, failed by 1",
+        ],
+    )
+
+
+# --- JSON --------------------------------------------------------------------------------------
+
+
+def test_json_is_all_that_is_on_the_output(
+    script: Callable[..., Program], fleet: Callable[..., list[RawClient]]
+) -> None:
+    program = script("-c", "x", "--wait-for", "1", "--json")
+    assert program.error() == "waiting for others: 0 of 1 here"
+    (web,) = fleet("web")
+    answer(web, "x", f'fail {{"code":1,"out":"{HOSTILE}"}}')
+    code, lines, err = program.end()
+    events = parsed(lines)
+    assert (code, err) == (6, "")
+    assert [event["event"] for event in events] == ["clients_changed", "sent", "answer", "ask_done", "exit"]
+    assert events[2]["out"] == json.loads(f'"{HOSTILE}"')
+    assert events[3] == {
+        "event": "ask_done",
+        "seq": 3,
+        "text": "x",
+        "may_execute": 1,
+        "counts": {"ok": 0, "failed": 1, "refused": 0, "denied": 0, "timeout": 0, "gone": 0},
+        "exit": 6,
+    }
+    assert events[4] == {"event": "exit", "code": 6}
+
+
+def test_json_tells_why_there_is_no_connection(server: Server, serve: Callable[..., Server]) -> None:
+    full = serve(1)
+    with RawClient(full.address) as first:
+        first.hello()
+        code, (line,), err = run(full.where, "--json", "-c", "x")
+    exit_event = json.loads(line)
+    assert (code, exit_event["event"], exit_event["code"]) == (4, "exit", 4)
+    assert exit_event["error"].startswith("disconnected: full ")
+    assert err == exit_event["error"] + "\n"
+    server.stop()
+    code, (line,), err = run(server.where, "--json", "-c", "x")
+    refused = f"cannot connect to {server.where}: Connection refused"
+    assert (code, err) == (3, refused + "\n")
+    assert json.loads(line) == {"event": "exit", "code": 3, "error": refused}
+
+
+def test_the_reason_of_a_refusal_cannot_move_the_cursor() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        where = f"127.0.0.1:{listener.getsockname()[1]}"
+        with Program(where, "--json", "-c", "x") as program:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(BANNER + "BYE full \u202e8 places\n".encode())
+                code, (*_, line), err = program.end()
+    assert (code, err) == (4, "disconnected: full \\u202e8 places\n")
+    assert json.loads(line) == {"event": "exit", "code": 4, "error": "disconnected: full \u202e8 places"}
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 6), (signal.SIGKILL, 4), (0, 0)]
+)
+def test_json_ends_with_the_exit_code_however_it_ends(
+    server: Server, script: Callable[..., Program], signum: int, code: int
+) -> None:
+    arguments = ["-c", "x", "--wait-for", "1"] if signum else []
+    program = script("--json", *arguments)
+    if signum == signal.SIGKILL:
+        server.kill()
+    elif signum:
+        program.signal(signum)
+        program.process.wait(BOUND)
+    ended, lines, _ = program.end()
+    events = parsed(lines)
+    assert ended == code
+    assert events[-1] == {"event": "exit", "code": code}
+    if signum:
+        assert {"event": "unsent", "text": "x", "reason": ""} in events
+    assert ("disconnected" in [event["event"] for event in events]) == (code == 4)
+
+
+def test_json_has_each_command_that_cannot_be_sent_with_the_reason(server: Server) -> None:
+    code, lines, err = run(server.where, "--json", stdin=b"bad\xff\n" + b"y" * 100_000 + b"\nok\n")
+    unsent = [event for event in parsed(lines) if event["event"] == "unsent"]
+    assert unsent == [
+        {"event": "unsent", "text": "bad\ufffd", "reason": "byte 0xff at offset 3 is not valid UTF-8"},
+        {"event": "unsent", "text": "y" * 65_537, "reason": "the line is longer than the server takes"},
+    ]
+    assert err.splitlines() == [
+        "cannot send 'bad\ufffd': byte 0xff at offset 3 is not valid UTF-8",
+        f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
+    ]
+    assert json.loads(lines[-1]) == {"event": "exit", "code": 6}
+    code, lines, _ = run(server.where, "--json", "-c", "a\x1bb")
+    reason = "control character U+001B at position 1; only TAB is allowed"
+    assert {"event": "unsent", "text": "a\x1bb", "reason": reason} in parsed(lines)
+    assert code == 6
+
+
+def test_json_says_why_there_is_nothing_to_wait_for(serve: Callable[..., Server]) -> None:
+    code, lines, _ = run(serve(3).where, "--json", "--wait-for", "3", stdin=b"x\n")
+    reason = "3 others cannot be here: the server takes 3 clients in all"
+    assert {"event": "unsent", "text": "", "reason": reason} in parsed(lines)
+    assert code == 6
+
+
+@pytest.mark.parametrize(
+    ("stdin", "err"), [(b"x\n", "cannot write to standard output: Broken pipe\n"), (b"", "")]
+)
+def test_json_that_nobody_reads_is_exit_code_1(
+    script: Callable[..., Program], stdin: bytes, err: str
+) -> None:
+    program = script("--json")
+    assert program.process.stdout is not None
+    program.process.stdout.close()
+    program.process.stdout = None
+    assert program.end(stdin=stdin)[::2] == (1, err)
+
+
+def test_json_on_a_terminal_has_no_prompt_no_progress_and_no_help(
+    server: Server, fleet: Callable[..., list[RawClient]]
+) -> None:
+    (top,) = fleet("top")
+    child: pexpect.spawn[bytes] = pexpect.spawn(
+        sys.executable,
+        ["-m", "client", server.where, "--json"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm"},
+        timeout=BOUND,
+        echo=False,
+    )
+    written = io.BytesIO()
+    child.logfile_read = written
+    child.sendline("?")
+    child.expect_exact('"sent"')
+    answer(top, "?", "refused")
+    child.expect_exact("ask_done")
+    child.sendline("exit")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 5
+    assert [event["event"] for event in parsed(written.getvalue().decode().splitlines())] == [
+        "connected",
+        "sent",
+        "answer",
+        "ask_done",
+        "exit",
+    ]
+
+
+# --- those that stay ---------------------------------------------------------------------------
+
+
+def test_an_agent_stays_until_it_is_told_to_leave(server: Server, agent: Callable[..., Program]) -> None:
+    with RawClient(server.address) as top:
+        top.hello("top")
+        program = agent("shell", "--allow-all")
+        for number in range(2):
+            top.send(b"ASK echo %d $RANK_FROM\n" % number)
+            top.expect(b"JOIN" if not number else b"ASK")
+        assert program.lines(4)[1::2] == [f"executed #{3 + n}: echo {n} $RANK_FROM" for n in range(2)]
+        program.signal(signal.SIGTERM)
+        assert program.end() == (0, [], "")
+        assert b"LEFT 5 1" in top.settle()
+    assert "reason=left" in server.log()
+
+
+def test_who_has_asked_may_stay_and_execute(server: Server, script: Callable[..., Program]) -> None:
+    with RawClient(server.address) as top:
+        top.hello("top")
+        program = script("-c", "x", "--stay", "--delay", "0")
+        answer(top, "x", "refused")
+        assert program.lines(2) == ["#3 rank 0 top: refused", "#3: executed by 0 of 0, refused by 1"]
+        top.send(b"ASK y\n")
+        top.expect(b"ASK 4 0 y")
+        top.expect(b"RES 4 1 me ok ")
+        program.signal(signal.SIGTERM)
+        assert program.end()[:2] == (5, [])
+
+
+def test_a_handler_gets_commands_on_its_input(
+    server: Server, agent: Callable[..., Program], tmp_path: Path
+) -> None:
+    handler = tmp_path / "a handler"
+    handler.write_text('#!/bin/sh\nread -r command\necho "$RANK_NAME does $command"\n')
+    handler.chmod(0o700)
+    with RawClient(server.address) as top:
+        top.hello("top")
+        agent("handler", str(handler), "--name", "web")
+        top.send(b"ASK it; please\n")
+        while not (line := top.line()).startswith(b"RES 3 1 web ok "):
+            pass
+        assert json.loads(line.partition(b" ok ")[2])["out"] == "web does it; please\n"
+
+
+# --- reconnecting ------------------------------------------------------------------------------
+
+RETRY = r"trying again in (0\.[2-5]) s"  # half a second at most, and not always the same
+
+
+@pytest.mark.parametrize(("arguments", "unsent"), [(("-c", "x"), "not sent: x\n"), ((), "")])
+def test_more_company_than_the_server_takes_is_not_waited_for(
+    serve: Callable[..., Server], arguments: tuple[str, ...], unsent: str
+) -> None:
+    server = serve(3)
+    with Program(server.where, "--name", "me", "--wait-for", "3", *arguments) as program:
+        code, out, err = program.end()
+    assert (code, [line for line in out if not line.startswith("connected ")]) == (6, [])
+    words = "cannot send: 3 others cannot be here: the server takes 3 clients in all\n"
+    assert err.endswith(words + unsent)
+
+
+def test_what_is_not_allowed_is_not_said_to_be_executed(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve(8)
+    allow = tmp_path / "allow"
+    allow.write_text("echo ...\n")
+    agent = ("--name", "agent", "--stay", "--exec", "program", "--allow", str(allow))
+    with RawClient(server.address) as boss:
+        boss.hello("boss")
+        with Program(server.where, *agent) as program:
+            assert program.line() == f"connected to {server.where} as agent: rank 1 of 2"
+            boss.send(b'ASK reboot now\nASK echo "\nASK echo hello\n')
+            assert program.lines(4) == [
+                "denied #3: reboot now (not allowed here: reboot now)",
+                'failed #4: echo " (no closing quotation: echo ")',
+                "executing #5 from rank 0: echo hello",
+                "executed #5: echo hello",
+            ]
+
+
+def test_who_reconnects_outlives_the_server(serve: Callable[..., Server]) -> None:
+    server = serve(8)
+    with RawClient(server.address) as other, Program(server.where, "--name", "me", "--reconnect") as program:
+        assert program.line() == f"connected to {server.where} as me: rank 0 of 1"
+        other.hello("other")
+        program.type("a")
+        assert program.line() == "sent #3: a"
+        server.kill()
+        lines = program.lines(4)
+        program.type("b")
+        assert re.fullmatch(r"#3 rank 1(?: other)?: gone \(the connection was lost\)", lines[0])
+        assert lines[1:3] == ["#3: executed by 0 of 1, gone 1", "disconnected: connection lost"]
+        assert re.fullmatch(f"(?:.*; )?{RETRY}", lines[3])
+        serve(8, "--port", str(server.port))
+        while (line := program.line()) != f"connected to {server.where} as me: rank 0 of 1":
+            assert re.fullmatch(
+                rf"cannot connect to {server.where}: Connection refused; trying again in .* s", line
+            )
+        assert program.lines(2) == ["sent #2: b", "#2: executed by 0 of 0"]
+        assert program.end() == (6, [], "")
+
+
+def test_who_reconnects_waits_for_a_server_that_is_not_there_yet(serve: Callable[..., Server]) -> None:
+    server = serve(8)
+    server.stop()
+    with Program(server.where, "--name", "me", "--reconnect", "-c", "x") as program:
+        reason = re.escape(f"cannot connect to {server.where}: Connection refused")
+        assert re.fullmatch(f"{reason}; {RETRY}", program.error())
+        serve(8, "--port", str(server.port))
+        code, lines, err = program.end()
+    assert (code, lines) == (5, ["#2: executed by 0 of 0"])
+    assert err.splitlines()[-2:] == [f"connected to {server.where} as me: rank 0 of 1", "sent #2: x"]
+
+
+def test_who_waits_for_a_server_can_be_told_to_leave(serve: Callable[..., Server]) -> None:
+    server = serve(8)
+    server.stop()
+    for signum, arguments, code, err in (
+        (signal.SIGTERM, ["--stay"], 0, ""),
+        (signal.SIGTERM, ["-c", "x"], 6, "not sent: x\n"),
+        (signal.SIGINT, ["--stay"], 130, ""),
+    ):
+        with Program(server.where, "--reconnect", *arguments) as program:
+            assert "trying again" in (program.error if "-c" in arguments else program.line)()
+            program.signal(signum)
+            program.process.wait(BOUND)
+            assert program.end() == (code, [], err)
+
+
+# --- the progress on a terminal ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_the_progress_is_shown_on_a_terminal_only_while_it_lasts(
+    server: Server, fleet: Callable[..., list[RawClient]], term: str
+) -> None:
+    child: pexpect.spawn[bytes] = pexpect.spawn(
+        sys.executable,
+        ["-m", "client", server.where, "--name", "me", "-c", "x", "--wait-for", "2"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": term},
+        timeout=BOUND,
+    )
+    written = io.BytesIO()
+    child.logfile_read = written
+    child.expect_exact("waiting for others: 0 of 2 here")
+    web, db = fleet("web", "db")
+    if term == "xterm":
+        child.expect_exact(CLEAR + "0 of 2 answers")
+    answer(web, "x", "ok")
+    child.expect_exact("#4 rank 1 web: executed")
+    if term == "xterm":
+        child.expect_exact(CLEAR + "1 of 2 answers")
+    answer(db, "x", "ok")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert (CLEAR.encode() in written.getvalue()) == (term == "xterm")
+    screen = pyte.Screen(80, 24)
+    pyte.ByteStream(screen).feed(written.getvalue())
+    assert [row.rstrip() for row in screen.display if row.strip()] == [
+        f"connected to {server.where} as me: rank 0 of 1",
+        "waiting for others: 0 of 2 here",
+        "sent #4: x",
+        "#4 rank 1 web: executed",
+        "#4 rank 2 db: executed",
+        "#4: executed by 2 of 2",
+    ]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_even_if_nobody_reads_what_it_writes(server: Server, signum: int, code: int) -> None:
+    with RawClient(server.address) as top, Program(server.where, "--stay", "--delay", "0") as agent:
+        top.hello()
+        top.expect(b"JOIN ")
+        top.send(b"ASK %s\n" % (b"x" * 60_000) * 20)  # twice in its output: no pipe takes so much
+        answers = 0
+        while answers == 0:
+            answers = top.line().startswith(b"RES ")
+        agent.process.send_signal(signum)
+        assert agent.process.wait(BOUND) == code
+
+
+def test_as_many_commands_as_there_are_jobs_are_executed_at_once(
+    server: Server, agent: Callable[..., Program], tmp_path: Path
+) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    for fifo in (there, back):
+        os.mkfifo(fifo)
+    with RawClient(server.address) as top:
+        top.hello()
+        agent("shell", "--allow-all", "--jobs", "2")
+        # Each waits for the other to open its end.
+        top.send(f"ASK echo >{there}; read x <{back}\nASK read x <{there}; echo >{back}\n".encode())
+        assert [line.split()[0] for line in top.lines(3)] == [b"JOIN", b"ASK", b"ASK"]
+        for _ in range(2):
+            assert b" ok " in top.expect(b"RES ")
+
+
+def test_a_client_that_may_execute_nothing_says_so_at_the_start(server: Server) -> None:
+    for kind in ("program", "shell"):
+        _, _, err = run(server.where, "--exec", kind)
+        assert err == "nothing is executed here: --allow FILE or --allow-all says what may be\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_output_that_fails_ends_also_who_only_tries_to_connect(closed: str, options: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, _, err = run("--reconnect", closed, *options, stdout=full)
+    assert (code, err.splitlines()[-1:]) == (1, ["cannot write to standard output: No space left on device"])

@@ -1,0 +1,145 @@
+"""The real clients with tokens and TLS: who is let in, and an operator that comes late and commands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankserver import tokens
+from rankserver.client import ConnectError, DisconnectedError, connect, tls
+from rankserver.server import PENALTY
+from tests.support import BOUND, Server
+from tests.support.program import Program, run
+from tests.support.tls_peer import Certificates, write_private
+
+
+class Trusted:
+    """A server that wants a token and speaks TLS, and what clients need for it."""
+
+    def __init__(self, serve: Callable[..., Server], path: Path) -> None:
+        self.certificates = Certificates(path)
+        self.tokens: dict[str, str] = {}
+        lines = []
+        for holder in ("op", "web:5"):
+            token, line = tokens.new(holder)
+            name = holder.partition(":")[0]
+            self.tokens[name] = token
+            write_private(path / name, token + "\n")
+            lines.append(line)
+        write_private(path / "tokens", "\n".join(lines))
+        self._path = path
+        self.server = serve(8, "--token-file", str(path / "tokens"), *self.certificates.options)
+        self.where = self.server.where
+
+    def options(self, name: str) -> list[str]:
+        """Return the options of a client program with the token of this name."""
+        return ["--tls", "--tls-ca", str(self.certificates.ca), "--token-file", str(self._path / name)]
+
+
+@pytest.fixture
+def trusted(serve: Callable[..., Server], tmp_path: Path) -> Trusted:
+    return Trusted(serve, tmp_path)
+
+
+def test_an_operator_that_comes_last_commands_those_of_a_lower_class_and_goes_again(trusted: Trusted) -> None:
+    with Program(trusted.where, *trusted.options("web"), "--name", "web-1", "--delay", "0") as agent:
+        assert agent.line() == f"connected to {trusted.where} as web-1: rank 0 of 1"
+        for _ in range(2):
+            code, lines, err = run(trusted.where, *trusted.options("op"), "--name", "op", "-c", "uptime")
+            assert (code, lines[-1].partition(" ")[2]) == (0, "executed by 1 of 1")
+            assert "as op: rank 0 of 2" in err
+        assert agent.line() == "rank is now 1 of 2"
+
+
+def test_the_token_is_found_through_the_environment(trusted: Trusted) -> None:
+    *options, _, path = trusted.options("op")
+    code, lines, _ = run(trusted.where, *options, env=os.environ | {"RANKSERVER_TOKEN_FILE": path})
+    assert (code, len(lines)) == (0, 1)
+
+
+@pytest.mark.parametrize("reconnect", [(), ("--reconnect",)])
+def test_a_wrong_token_ends_it_after_the_penalty_for_good(
+    trusted: Trusted, tmp_path: Path, reconnect: tuple[str, ...]
+) -> None:
+    write_private(tmp_path / "wrong", "guessed\n")
+    begin = time.monotonic()
+    code, lines, err = run(trusted.where, *trusted.options("wrong"), *reconnect, "-c", "x")
+    assert (code, lines) == (4, [])
+    assert err.startswith("disconnected: auth ")
+    assert PENALTY <= time.monotonic() - begin < BOUND
+
+
+def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(trusted: Trusted, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Certificates(tmp_path / "other")
+    code, lines, err = run(trusted.where, "--tls", "--tls-ca", str(other.ca))
+    assert (code, lines) == (3, [])
+    assert err.startswith(f"cannot connect to {trusted.where}: the server's certificate is not accepted: ")
+
+
+def test_who_speaks_tls_where_the_other_does_not_is_told_so(trusted: Trusted, server: Server) -> None:
+    assert run(trusted.where)[0] == 4
+    code, _, err = run(server.where, "--tls", "--tls-ca", str(trusted.certificates.ca))
+    assert code == 3
+    assert err.startswith(f"cannot connect to {server.where}: TLS: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tls-ca", "x"], "--tls-ca, --tls-cert and --tls-key need --tls"),
+        (["--tls", "--tls-key", "x"], "--tls-key needs --tls-cert"),
+        (["--tls", "--tls-ca", "none"], "cannot use the certificates in none: No such file or directory"),
+        (["--token-file", "none"], "cannot read the token file none: No such file or directory"),
+        (
+            ["--token-file", os.devnull],
+            f"the token file {os.devnull} does not hold one token and nothing else",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(options: list[str], words: str) -> None:
+    expected = f"rankserver-client: {words} (see rankserver-client --help)\n"
+    assert run(*options) == (2, [], expected)
+
+
+def test_the_api_takes_a_token_and_a_context(trusted: Trusted) -> None:
+    async def main() -> None:
+        context = tls.context(str(trusted.certificates.ca))
+        op, web = (
+            connect(trusted.where, name=name, token=trusted.tokens[name], tls=context)
+            for name in ("op", "web")
+        )
+        web.executes(lambda command: command.text.upper())
+        async with web, op:
+            assert [(member.name, member.rank_class) for member in await web.who()] == [("op", 0), ("web", 5)]
+            asked = await op.ask("x" * 60_000)
+            assert asked.ok
+            assert asked.by_rank[1].out == "X" * len(asked.by_rank[1].out) != ""
+            for _ in range(3):
+                await asyncio.gather(*(op.cmd(f"command {number}") for number in range(1_000)))
+        with pytest.raises(DisconnectedError, match=r"^auth "):
+            async with connect(trusted.where, tls=context):
+                pass
+        with pytest.raises(ConnectError, match="certificate"):
+            async with connect(trusted.where, token=trusted.tokens["op"], tls=tls.context()):
+                pass
+
+    asyncio.run(asyncio.wait_for(main(), 2 * BOUND))
+
+
+def test_the_end_of_a_server_reaches_a_client_through_tls(trusted: Trusted) -> None:
+    async def main() -> None:
+        context = tls.context(str(trusted.certificates.ca))
+        async with connect(trusted.where, token=trusted.tokens["op"], tls=context) as client:
+            events = aiter(client)
+            trusted.server.process.terminate()
+            with pytest.raises(DisconnectedError, match=r"^shutdown "):
+                async for _ in events:
+                    pass
+
+    asyncio.run(asyncio.wait_for(main(), BOUND))

@@ -1,0 +1,144 @@
+"""A real log whose clients are socket pairs, for the tests of the C core one behaviour at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import pytest
+
+from rankserver.clist import READ_BYTES, Client, Flushed, Log
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import RemoteProtocolError
+
+MAX_LINE: Final = 256
+READ_SIZE: Final = 1 << 20  # more than a socket holds
+
+
+class Peers:
+    """A log and both ends of its clients' connections; a context manager, which walks the invariants."""
+
+    def __init__(self, max_line: int = MAX_LINE, block_bytes: int = 1, read_bytes: int = READ_BYTES) -> None:
+        self.log = Log(max_line, block_bytes, read_bytes)
+        self.ours: dict[Client, socket.socket] = {}
+        self.theirs: dict[Client, socket.socket] = {}
+
+    def __enter__(self) -> Peers:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            self.log.check()
+        finally:
+            self.log.close()
+            for sock in (*self.ours.values(), *self.theirs.values()):
+                sock.close()
+
+    # --- who there is ---
+
+    def open(self, *, external: bool = False) -> Client:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        client = self.log.open(ours.fileno(), external=external)
+        self.ours[client] = ours
+        self.theirs[client] = theirs
+        return client
+
+    def join(self) -> Client:
+        client = self.open()
+        self.log.join(client)
+        return client
+
+    def fd(self, client: Client) -> int:
+        return self.ours[client].fileno()
+
+    def shrink(self, client: Client) -> None:
+        """Let the kernel keep no more than a few KiB for the client."""
+        self.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    def hang_up(self, client: Client) -> None:
+        self.theirs[client].close()
+
+    # --- what they send ---
+
+    def send(self, client: Client, data: bytes) -> None:
+        """Let ``data`` lie in the socket, where ``Log.read`` finds it."""
+        assert self.theirs[client].send(data) == len(data)
+
+    def lines(self, client: Client) -> list[bytes]:
+        """Go through what was read last; return the lines that are handed over."""
+        return list(iter(lambda: self.log.next_line(client), None))
+
+    def feed(self, client: Client, data: bytes) -> list[bytes]:
+        """Let ``data`` be what was read last, and go through it."""
+        self.log.take(client, data)
+        return self.lines(client)
+
+    def receive(self, client: Client, most: int = READ_SIZE) -> list[bytes]:
+        """Read what lies in the socket, at most ``most`` bytes at a time, and go through it."""
+        lines: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
+            while self.log.read(client, most):
+                lines += self.lines(client)
+        return lines
+
+    # --- what they are sent ---
+
+    def read(self, client: Client, most: int = READ_SIZE) -> bytes:
+        """Return what the client has been sent and did not read before."""
+        with contextlib.suppress(BlockingIOError):
+            return self.theirs[client].recv(most)
+        return b""
+
+    def rest(self, client: Client) -> bytes:
+        """Flush and read until the client has all."""
+        got = b""
+        while self.log.flush(client) is Flushed.BLOCKED:
+            got += self.read(client)
+        return got + self.read(client)
+
+
+@contextlib.contextmanager
+def expect_too_long(most: int = MAX_LINE) -> Iterator[None]:
+    """Expect the error for a line that has more than ``most`` bytes."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        yield
+    assert caught.value.code == protocol.TOO_LONG
+    assert caught.value.text == f"a line is longer than {most} bytes"
+
+
+Arrive = Callable[[Peers, Client, bytes], list[bytes]]
+
+
+def taken_whole(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+    return peers.feed(client, data)
+
+
+def taken_byte_by_byte(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+    return [line for at in range(len(data)) for line in peers.feed(client, data[at : at + 1])]
+
+
+def read_whole(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+    peers.send(client, data)
+    return peers.receive(client)
+
+
+def read_byte_by_byte(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+    peers.send(client, data)
+    return peers.receive(client, 1)
+
+
+arrive_in_any_way: Final = pytest.mark.parametrize(
+    "arrive", [taken_whole, taken_byte_by_byte, read_whole, read_byte_by_byte]
+)
+
+
+def commands(count: int, size: int = 100) -> bytes:
+    return b"CMD %s\n" % (b"x" * size) * count
+
+
+def logged_commands(count: int, size: int = 100) -> bytes:
+    """Return what the ranked clients of a new log get when its first one sent ``commands``."""
+    return b"".join(b"CMD %d 0 %s\n" % (seq, b"x" * size) for seq in range(1, count + 1))

@@ -1,0 +1,122 @@
+"""What the tests of executing share: commands to execute, and a way to see that nothing of one is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from client import policy
+from client.executors import Shell, Supervised, Terms
+from rankserver.client.events import Execute, Outcome
+from rankserver.client.worker import Executor
+from tests.support import BOUND
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Executor)
+
+
+def command(text: str, *, seq: int = 7) -> Execute:
+    """Return what rank 1, told by rank 0, is to execute."""
+    return Execute(seq, 0, text, True, 1, "me")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a test's coroutine, within the bound."""
+    return asyncio.run(asyncio.wait_for(work, BOUND))
+
+
+def outcome(executor: Executor, text: str) -> Outcome:
+    """Execute one command, and close the executor."""
+
+    async def main() -> Outcome:
+        async with closing(executor):
+            return await executor.execute(command(text))
+
+    return run(main())
+
+
+@asynccontextmanager
+async def closing(executor: E) -> AsyncIterator[E]:
+    try:
+        yield executor
+    finally:
+        await executor.close()
+
+
+def shell(*, timeout: float | None = None, output_limit: int = 32_768, workdir: Path | None = None) -> Shell:
+    """Return a shell that may do everything."""
+    return Shell(Terms(policy.ALL, timeout, output_limit, workdir))
+
+
+def detail(result: Outcome, status: str) -> dict[str, Any]:
+    """Return the fields of an outcome that must have this status."""
+    assert result.status == status, result
+    assert result.detail is not None
+    return dict(result.detail)
+
+
+class Tether:
+    """A FIFO; who holds it open for writing is not gone, and its end proves that nobody is left.
+
+    Commands write to it as ``path``.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "tether"
+        os.mkfifo(self.path)
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def line(self) -> str:
+        """Return the next line that somebody writes."""
+        line = b""
+        while not line.endswith(b"\n"):
+            self._wait(select.POLLIN)
+            line += os.read(self._fd, 1)
+        return line.decode().strip()
+
+    def is_free(self) -> bool:
+        """Tell whether nobody holds it any more, right now."""
+        try:
+            return os.read(self._fd, 1) == b""
+        except BlockingIOError:
+            return False
+
+    def until_free(self) -> None:
+        """Wait until nobody holds it any more."""
+        self._wait(select.POLLHUP)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _wait(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._fd, event)
+        deadline = time.monotonic() + BOUND
+        while not any(mask & event for _, mask in poll.poll(BOUND * 1000)):
+            assert time.monotonic() < deadline, "nobody writes to the tether, or somebody holds it"
+
+
+@contextmanager
+def tethered(directory: Path) -> Iterator[Tether]:
+    tether = Tether(directory)
+    try:
+        yield tether
+    finally:
+        tether.close()
+
+
+async def told(wait: Callable[[], T]) -> T:
+    """Wait for something that blocks, while the loop goes on."""
+    return await asyncio.get_running_loop().run_in_executor(None, wait)
+
+
+def idle_supervisor(executor: Supervised) -> int:
+    """Return the process id of the one supervisor that waits for a command."""
+    (kept,) = executor._idle
+    return kept._process.pid

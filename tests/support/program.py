@@ -1,0 +1,77 @@
+"""The client program as tests use it: started with pipes, typed to, and read line by line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from rankserver.wire import frames, protocol
+from tests.support import BOUND, ROOT, read_line
+
+BANNER = protocol.info(frames.Info(1, "fake", 65_536, auth=False, capacity=8))
+WELCOME = protocol.welcome(frames.Welcome(0, 1, 0, "me", "s", 30))
+
+
+class Program:
+    """``python -m client`` in plain mode: the test types, and reads what it writes."""
+
+    def __init__(self, *arguments: str, **options: Any) -> None:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "client", *arguments], cwd=ROOT, bufsize=0, **{**pipes, **options}
+        )
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def type(self, *lines: str) -> None:
+        """Write lines to its standard input."""
+        assert self.process.stdin is not None
+        for line in lines:
+            self.process.stdin.write(line.encode() + b"\n")
+
+    def line(self) -> str:
+        """Return the next line of its standard output."""
+        assert self.process.stdout is not None
+        line = read_line(self.process.stdout)
+        assert line.endswith(b"\n"), line
+        return line[:-1].decode()
+
+    def lines(self, count: int) -> list[str]:
+        """Return the next lines of its standard output."""
+        return [self.line() for _ in range(count)]
+
+    def error(self) -> str:
+        """Return the next line of its standard error."""
+        assert self.process.stderr is not None
+        line = read_line(self.process.stderr)
+        assert line.endswith(b"\n"), line
+        return line[:-1].decode()
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """Return the next JSON object on standard output of this kind, past any others."""
+        while True:
+            event: dict[str, Any] = json.loads(self.line())
+            if event["event"] == kind:
+                return event
+
+    def signal(self, signum: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(signum)
+
+    def end(self, *, stdin: bytes = b"") -> tuple[int, list[str], str]:
+        """End the input, wait, and return the exit code, the rest of the output, and what went to stderr."""
+        out, err = self.process.communicate(stdin, BOUND)
+        return self.process.returncode, (out or b"").decode().splitlines(), (err or b"").decode()
+
+
+def run(*arguments: str, stdin: bytes = b"", **options: Any) -> tuple[int, list[str], str]:
+    """Run ``python -m client`` to its end; return the exit code, the output and what went to stderr."""
+    with Program(*arguments, **options) as program:
+        return program.end(stdin=stdin)

@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankserver.client import connection as connection_module
+from rankserver.client.connection import Address, Connection, join, parse_address
+from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Lost, Refused
+from rankserver.client.session import State
+from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
+from tests.support import RawClient, Server
+from tests.support.scripted import BANNER, fake, reset, run, welcome
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "written"),
+    [
+        ("web.example:80", Address("web.example", 80), "web.example:80"),
+        ("10.0.0.1", Address("10.0.0.1", 5050), "10.0.0.1:5050"),
+        ("[::1]:80", Address("::1", 80), "[::1]:80"),
+        ("[::1]", Address("::1", 5050), "[::1]:5050"),
+        ("::1", Address("::1", 5050), "[::1]:5050"),
+        ("fe80::1%eth0", Address("fe80::1%eth0", 5050), "[fe80::1%eth0]:5050"),
+        ("unix:/run/a:b", Address("/run/a:b", None), "unix:/run/a:b"),
+    ],
+)
+def test_addresses_are_understood(text: str, address: Address, written: str) -> None:
+    assert parse_address(text) == address
+    assert str(address) == written
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":80", "a:", "a:b", "a:0", "a:65536", "[::1", "[]:80", "unix:", "[a]b:1"]
+)
+def test_what_is_no_address_is_named(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_address(text)
+    assert str(caught.value) == f"address {text!r} is not HOST, HOST:PORT, [IPV6]:PORT or unix:PATH"
+
+
+# --- joining ---
+
+
+def test_every_kind_of_address_can_be_joined(anywhere: Server) -> None:
+    async def main() -> None:
+        connection = await join(parse_address(anywhere.where), name="web-1")
+        assert connection.happened == [Connected("web-1", 0, 1, 1)]
+        await connection.close()
+
+    run(main())
+
+
+def test_a_tcp_connection_does_not_wait_to_fill_packets(shared: Server) -> None:
+    async def main() -> None:
+        connection = await join(parse_address(shared.where))
+        assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await connection.close()
+
+    run(main())
+
+
+def test_the_second_address_of_a_host_is_tried_when_the_first_refuses(
+    shared: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        refusing = closed.getsockname()
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (refusing, shared.address)]
+
+    async def main() -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: list(found))
+        connection = await join(Address("two.example", shared.port))
+        assert connection.session.rank == 0
+        await connection.close()
+
+    run(main())
+
+
+def test_a_refused_connection_is_told_with_its_reason(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    async def main() -> None:
+        for address, reason in (
+            (f"127.0.0.1:{port}", "Connection refused"),
+            (f"unix:{tmp_path}/none", "No such file or directory"),
+            (f"unix:{tmp_path}/{'x' * 200}", "AF_UNIX path too long"),
+            ("unix:/a\0b", ""),  # Python's words, which vary
+            ("a\0b:1", ""),
+            ("a..b:1", ""),
+        ):
+            with pytest.raises(ConnectError) as caught:
+                await join(parse_address(address))
+            assert str(caught.value).startswith(f"cannot connect to {address}: {reason}")
+
+    run(main())
+
+
+def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT", 0.05)
+
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert (await reader.readline()).startswith(b"HELLO")
+            assert await reader.read() == b""
+            gone.set()
+            writer.close()
+
+        async with fake(script) as address:
+            with pytest.raises(ConnectError, match=f"cannot connect to {address}: no answer within 0.05 s"):
+                await join(parse_address(address))
+            await gone.wait()
+
+    run(main())
+
+
+def test_a_name_that_is_not_allowed_is_refused_without_connecting() -> None:
+    async def main() -> None:
+        with pytest.raises(LocalProtocolError, match="name 'a b' is not"):
+            await join(parse_address("nowhere.invalid"), name="a b")
+
+    run(main())
+
+
+def test_a_full_server_is_told(serve: Callable[..., Server]) -> None:
+    async def main() -> None:
+        where = parse_address(serve(1).where)
+        connection = await join(where)
+        with pytest.raises(DisconnectedError) as caught:
+            await join(where)
+        await connection.close()
+        assert caught.value.code == "full"
+        assert "1" in caught.value.text
+
+    run(main())
+
+
+# --- receiving ---
+
+
+async def until_over(connection: Connection) -> list[Event]:
+    """Return all that happens from the beginning to the end."""
+    happened = list(connection.happened)
+    while connection.session.state is not State.OVER:
+        happened += await connection.receive()
+    return happened
+
+
+def test_events_do_not_depend_on_how_the_bytes_arrive() -> None:
+    data = BANNER + welcome(0, 1) + b"JOIN 1 1\nCMD 2 1 x\nBYE shutdown now\n"
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        for byte in data:
+            writer.write(bytes([byte]))
+            await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            happened = await until_over(connection)
+            await connection.close()
+        assert happened == [
+            Connected("me", 0, 1, 0),
+            ClientsChanged(2, 1),
+            Refused(2, 1, "x"),
+            Disconnected("shutdown", "now"),
+        ]
+
+    run(main())
+
+
+def test_what_arrived_before_a_reset_is_not_lost_although_sending_fails() -> None:
+    async def main() -> None:
+        ready = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(BANNER + welcome(0, 1))
+            await reader.readuntil(b"ASK go\n")
+            writer.write(b"JOIN 1 1\nBYE slow too slow\n")
+            await writer.drain()
+            reset(writer)
+            ready.set()
+
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            connection.session.ask("go")
+            connection.wake()
+            await ready.wait()
+            while not connection._writer.done():  # the first may be taken by the kernel, the next ones fail
+                connection.session.cmd("x" * 1_000)
+                connection.wake()
+                await asyncio.sleep(0)
+            happened = await until_over(connection)
+            await connection.close()
+        assert happened[1] == ClientsChanged(2, 1)
+        assert happened[-1] == Disconnected("slow", "too slow")
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", [lambda writer: writer.close(), reset])
+def test_a_connection_that_ends_without_bye_is_lost(end: Callable[[asyncio.StreamWriter], None]) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BANNER + welcome(0, 1) + b"JOIN 1")
+        await reader.readuntil(b"CMD x\n")
+        end(writer)
+
+    async def main() -> None:
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            connection.session.cmd("x")
+            connection.wake()
+            _, *happened = await until_over(connection)
+            await connection.close()
+        assert happened == [Lost("x"), Disconnected("", "connection lost")]
+
+    run(main())
+
+
+def test_an_end_that_comes_together_with_the_welcome_is_not_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)  # which would be more than the bound
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BANNER + welcome(0, 1) + b"BYE slow too slow\n")
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            assert (await until_over(connection))[-1] == Disconnected("slow", "too slow")
+            await connection.close()
+
+    run(main())
+
+
+# --- sending and leaving ---
+
+
+async def read_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """Return what comes until the other side says goodbye, and close."""
+    data = bytearray()
+    while not data.endswith(b"\nBYE\n") and (more := await reader.read(1 << 20)):
+        data += more
+    writer.close()
+    return bytes(data)
+
+
+def test_a_sender_waits_for_a_server_that_does_not_read() -> None:
+    async def main() -> None:
+        go_on = asyncio.Event()
+        taken: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(BANNER + welcome(0, 1))
+            await go_on.wait()
+            taken.set_result(await read_all(reader, writer))
+
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            sending = asyncio.create_task(send_much(connection))
+            await stuck(connection)
+            assert connection.session.unsent < connection_module.HIGH_WATER + 60_100
+            assert not sending.done()
+            go_on.set()
+            await sending
+            await connection.close()
+        assert (await taken).count(b"\n") == 1 + 600 + 1  # HELLO, the commands, BYE
+
+    run(main())
+
+
+async def send_much(connection: Connection) -> None:
+    for _ in range(600):  # 36 MB: more than the kernel takes
+        connection.session.cmd("x" * 60_000)
+        connection.wake()
+        await connection.drain()
+
+
+async def stuck(connection: Connection) -> None:
+    """Wait until somebody waits for room, which nothing announces."""
+    while connection.session.unsent <= connection_module.HIGH_WATER or connection._room.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+def test_who_waits_for_room_is_told_when_there_will_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 0.05)
+
+    async def main() -> None:
+        closed = asyncio.Event()
+
+        async def script(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(BANNER + welcome(0, 1))
+            await closed.wait()
+            writer.close()
+
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            for _ in range(2):  # the writer takes the first 36 MB, which the kernel does not, and is held up
+                for _ in range(600):
+                    connection.session.cmd("x" * 60_000)
+                connection.wake()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            draining = asyncio.create_task(connection.drain())
+            await stuck(connection)
+            await connection.close()
+            await draining
+            closed.set()
+
+    run(main())
+
+
+def test_all_that_was_sent_before_leaving_counts(shared: Server) -> None:
+    async def main() -> None:
+        with RawClient(shared.address) as other:
+            other.hello()
+            connection = await join(parse_address(shared.where))
+            for count in range(5_000):
+                connection.session.cmd(f"{count}")
+            await connection.close()
+            other.expect(b"JOIN ")
+            assert [line.split(b" ")[3] for line in other.lines(5_000)] == [b"%d" % i for i in range(5_000)]
+            other.expect(b"LEFT ")
+
+    run(main())
+
+
+def test_all_counts_even_if_the_session_has_left_before(shared: Server) -> None:
+    async def main() -> None:
+        with RawClient(shared.address) as other:
+            other.hello()
+            connection = await join(parse_address(shared.where))
+            other.send(b"CMD theirs\n" * 10_000)
+            await asyncio.to_thread(other.lines, 10_001)
+            connection.session.cmd("last")
+            connection.session.leave()
+            await connection.close()
+            other.expect(b"CMD ")
+            other.expect(b"LEFT ")
+
+    run(main())
+
+
+def test_all_counts_even_if_the_server_is_slow_and_much_was_received_and_not_read(shared: Server) -> None:
+    async def main() -> None:
+        with RawClient(shared.address) as other:
+            other.hello()
+            connection = await join(parse_address(shared.where))
+            other.send(b"CMD theirs\n" * 10_000)
+            await asyncio.to_thread(other.lines, 10_001)
+            with shared.paused():
+                connection.session.cmd("last")
+                closing = asyncio.create_task(connection.close())
+                await asyncio.wait([connection._writer])  # all is sent
+                assert not closing.done()  # or the 10,000 frames in the socket would make it a reset
+            await closing
+            assert other.line().endswith(b" 1 last")
+            other.expect(b"LEFT ")
+
+    run(main())
+
+
+def test_a_server_that_does_not_close_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 0.05)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BANNER + welcome(0, 1))
+        await reader.read()
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            await connection.close()
+            await connection.close()
+            assert connection._sock.fileno() == -1
+
+    run(main())
+
+
+def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., Server]) -> None:
+    async def main() -> None:
+        server = serve(1, "--heartbeat", "0.2")
+        connection = await join(parse_address(server.where))
+        with server.paused():
+            assert await connection.receive() == [Disconnected("", "nothing heard for 0.4 seconds")]
+        await connection.close()
+
+    run(main())
+
+
+def test_a_server_that_says_nothing_by_itself_is_asked_and_not_given_up() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BANNER + welcome(0, 1, heartbeat=0.05))
+        for _ in range(5):
+            while await reader.readline() != b"PING\n":
+                pass
+            writer.write(b"PONG\n")
+        writer.write(b"BYE slow enough\n")
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address:
+            connection = await join(parse_address(address))
+            happened: list[Event] = []
+            while not happened:
+                happened = await connection.receive()
+            assert happened == [Disconnected("slow", "enough")]
+            await connection.close()
+
+    run(main())

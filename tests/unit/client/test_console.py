@@ -1,0 +1,502 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from client import console, words
+from client.console import Console, Exit, Plan, exit_code
+from client.executors import Simulated
+from client.plain import Status
+from client.words import Line, Words
+from rankserver.client import connection
+from rankserver.client.aio import connect
+from rankserver.client.events import AskDone, Counts
+from rankserver.wire.exceptions import ConnectError, DisconnectedError, StreamError
+from tests.support import BOUND, RawClient, Server
+
+SCRIPT = Plan()
+PERSON = Plan(is_interactive=True)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine, within the bound."""
+    asyncio.run(asyncio.wait_for(work, BOUND))
+
+
+class Puppet:
+    """A face whose person the test plays."""
+
+    def __init__(self) -> None:
+        self.typed: asyncio.Queue[bytes] = asyncio.Queue()
+        self.shown: asyncio.Queue[str] = asyncio.Queue()
+        self.complaints: asyncio.Queue[str] = asyncio.Queue()
+        self.statuses: asyncio.Queue[Status] = asyncio.Queue()
+        self.is_there = False
+        self.max_line = 0
+        self.calls = 0  # of show
+
+    async def __aenter__(self) -> Puppet:
+        self.is_there = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.is_there = False
+
+    def show(self, lines: Sequence[Line]) -> None:
+        self.calls += 1
+        for line in lines:
+            self.shown.put_nowait(line.text)
+
+    def complain(self, text: str) -> None:
+        self.complaints.put_nowait(text)
+
+    def refresh(self, status: Status) -> None:
+        self.statuses.put_nowait(status)
+
+    def give_up(self) -> None:
+        raise AssertionError("nobody told it to")
+
+    async def lines(self, max_line: int) -> AsyncGenerator[bytes, None]:
+        self.max_line = max_line
+        while (line := await self.typed.get()) != b"EOF":
+            yield line
+
+    def type(self, *lines: bytes) -> None:
+        for line in lines:
+            self.typed.put_nowait(line)
+
+    async def sees(self, *lines: str) -> None:
+        for line in lines:
+            assert await self.shown.get() == line
+
+    async def status(self, condition: Callable[[Status], bool]) -> Status:
+        while not condition(status := await self.statuses.get()):
+            pass
+        return status
+
+    def rest(self) -> list[str]:
+        return [self.shown.get_nowait() for _ in range(self.shown.qsize())]
+
+
+Running = asyncio.Task[Exit]
+Test = Callable[[Puppet, Running], Awaitable[None]]
+
+
+def converse(server: Server, test: Test, plan: Plan = SCRIPT) -> None:
+    """Run ``test`` beside a console that is connected and has said so."""
+
+    async def main() -> None:
+        puppet = Puppet()
+        client = connect(server.where, name="me", executor=Simulated(0))
+        running = asyncio.create_task(Console(client, puppet, Words(server.where), plan).run())
+        assert (await puppet.shown.get()).startswith(f"connected to {server.where} as me: rank ")
+        await test(puppet, running)
+        await asyncio.gather(running, return_exceptions=True)
+        assert not puppet.is_there
+
+    run(main())
+
+
+async def join(server: Server, name: str = "other") -> RawClient:
+    other = RawClient(server.address)
+    await asyncio.to_thread(other.hello, name)
+    return other
+
+
+# --- exit codes ---
+
+
+@pytest.mark.parametrize(
+    ("may_execute", "counts", "code"),
+    [
+        (2, Counts(ok=2), Exit.OK),
+        (2, Counts(ok=2, refused=3), Exit.OK),
+        (0, Counts(), Exit.NOBODY),
+        (0, Counts(refused=3), Exit.NOBODY),
+        (0, Counts(refused=3, gone=1), Exit.NOBODY),
+        (2, Counts(ok=1, failed=1), Exit.NOT_ALL),
+        (2, Counts(ok=1, denied=1), Exit.NOT_ALL),
+        (2, Counts(ok=1, timeout=1), Exit.NOT_ALL),
+        (2, Counts(ok=1, gone=1), Exit.NOT_ALL),
+    ],
+)
+def test_an_ask_is_fine_if_all_who_may_execute_it_did_so(
+    may_execute: int, counts: Counts, code: Exit
+) -> None:
+    assert exit_code(AskDone(1, "", may_execute, counts)) is code
+
+
+def test_of_several_commands_the_highest_exit_code_counts(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"nobody")
+        await puppet.sees("sent #2: nobody", "#2: executed by 0 of 0")
+        with await join(server) as other:
+            puppet.type(b"fail", b"fine", b"EOF")
+            await puppet.sees("sent #4: fail", "sent #5: fine")
+            other.send(b"RES 4 fail\nRES 5 ok\n")
+            assert await running is Exit.NOT_ALL
+
+    converse(server, test)
+
+
+def test_without_any_command_all_is_fine(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"", b" \t", b"EOF")
+        assert await running is Exit.OK
+        assert puppet.rest() == []
+
+    converse(server, test)
+
+
+def test_for_a_person_no_exit_code_speaks_of_commands(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"nobody", b"a\x1bb", b"EOF")
+        assert await running is Exit.OK
+
+    converse(server, test, PERSON)
+
+
+# --- asking ---
+
+
+def test_the_end_of_the_input_waits_for_every_outcome(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server) as other:
+            puppet.type(b"a", b"", b"  ", b"b", b"EOF")
+            await puppet.sees("sent #3: a", "sent #4: b")
+            other.send(b"RES 4 ok\n")
+            await puppet.sees("#4 rank 1 other: executed", "#4: executed by 1 of 1")
+            assert not running.done()
+        await puppet.sees("#3 rank 1 other: gone", "#3: executed by 0 of 1, gone 1")
+        assert await running is Exit.NOT_ALL
+        assert puppet.max_line == 65_536
+
+    converse(server, test)
+
+
+def test_exit_waits_for_nothing_and_says_what_is_open(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server), await join(server) as third:
+            puppet.type(b"a")
+            await puppet.sees("sent #4: a")
+            third.send(b"RES 4 ok\n")
+            await puppet.sees("#4 rank 2 other: executed")
+            puppet.type(b" exit ", b"b")
+            assert await running is Exit.NOT_ALL
+        assert puppet.rest() == ["#4: 1 of 2 answers"]
+
+    converse(server, test)
+
+
+def test_what_may_not_be_sent_is_complained_about_and_not_waited_for(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, b"y" * 65_537, b"EOF")
+        assert [await puppet.complaints.get() for _ in range(4)] == [
+            r"cannot send 'a\x1bb': control character U+001B at position 1; only TAB is allowed",
+            "cannot send '\ufffd': byte 0xff at offset 0 is not valid UTF-8",
+            f"cannot send '{'x' * 64}'...: the line has 65541 bytes, 65536 are allowed",
+            f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
+        ]
+        assert puppet.rest() == []
+        assert await running is Exit.NOT_ALL
+
+    converse(server, test)
+
+
+def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("sent #2: exit", "#2: executed by 0 of 0", "sent #3: ?", "#3: executed by 0 of 0")
+        assert await running is Exit.NOT_ALL
+        assert puppet.complaints.get_nowait() == "cannot send: the command is empty"
+        assert puppet.max_line == 0
+
+    converse(server, test, Plan([b"exit", b"", b"?"]))
+
+
+def test_the_first_command_waits_for_company(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("waiting for others: 0 of 2 here")
+        with await join(server), RawClient(server.address) as third:
+            await puppet.status(lambda status: status.clients == 2)
+            assert puppet.shown.empty()
+            await asyncio.to_thread(third.hello)
+            await puppet.sees("sent #4: a")
+            third.send(b"BYE\n")
+        assert await running is Exit.NOT_ALL
+
+    converse(server, test, Plan([b"a"], wait_for=2))
+
+
+def test_company_that_is_there_already_is_not_waited_for(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("sent #3: a")
+        other.send(b"RES 3 refused\n")
+        assert await running is Exit.NOBODY
+
+    with RawClient(server.address) as other:
+        other.hello()
+        converse(server, test, Plan([b"a"], wait_for=1))
+
+
+def test_who_does_not_answer_in_time_counts_as_timed_out(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        await puppet.sees("sent #3: a", "#3 rank 0 top: timed out (no answer in time)")
+        await puppet.sees("#3: executed by 0 of 0, timed out at 1")
+        assert await running is Exit.NOBODY
+
+    with RawClient(server.address) as top:
+        top.hello("top")
+        converse(server, test, Plan([b"a"], patience=0.05))
+
+
+def test_a_server_that_logs_nothing_is_not_waited_for_either(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LEAVE_TIMEOUT", 0.05)
+
+    async def test(puppet: Puppet, running: Running) -> None:
+        with server.paused():
+            puppet.type(b"a", b"b", b"EOF")
+            await puppet.sees("not seen in the log: a", "not seen in the log: b")
+        assert await running is Exit.NOT_ALL
+
+    converse(server, test, Plan(patience=0.05))
+
+
+def test_input_waits_while_too_many_asks_are_open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "MAX_OPEN", 3)
+
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server) as other:
+            puppet.type(*[b"%d" % count for count in range(9)], b"EOF")
+            assert await asyncio.to_thread(other.lines, 3) == [b"ASK %d 0 %d" % (3 + n, n) for n in range(3)]
+            other.send(b"PING here\n")
+            assert await asyncio.to_thread(other.line) == b"PONG here"
+            other.send(b"RES 4 ok\n")
+            assert await asyncio.to_thread(other.line) == b"ASK 6 0 3"
+            await puppet.status(lambda status: status.asks == 3 and status.answered == 0)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert puppet.rest()[-4:] == [
+            "#3: 0 of 1 answers",
+            "#5: 0 of 1 answers",
+            "#6: 0 of 1 answers",
+            "not sent: 4",
+        ]
+
+    converse(server, test)
+
+
+# --- leaving ---
+
+
+def test_who_is_interrupted_hears_how_far_everything_was(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server) as other, await join(server) as third:
+            puppet.type(b"a", b"b")
+            await puppet.sees("sent #4: a", "sent #5: b")
+            other.send(b"RES 4 ok\nRES 5 ok\n")
+            third.send(b"RES 4 ok\n")
+            await puppet.status(lambda status: status.asks == 1 and status.answered == 1)
+            puppet.rest()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert puppet.rest() == ["#5: 1 of 2 answers"]
+
+    converse(server, test)
+
+
+def test_who_is_interrupted_before_anything_was_sent_hears_that(server: Server) -> None:
+    async def main() -> None:
+        puppet = Puppet()
+        plan = Plan([b"a\x1b", b"b"], wait_for=1)
+        script = Console(connect(server.where), puppet, Words(server.where), plan)
+        running = asyncio.create_task(script.run())
+        while await puppet.shown.get() != "waiting for others: 0 of 1 here":
+            pass
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert puppet.rest() == ["not sent: a\\x1b", "not sent: b"]
+        assert script.code is Exit.NOT_ALL
+
+    run(main())
+
+
+def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"EOF")
+        for number in range(2):
+            top.send(b"ASK %d\n" % number)
+            await puppet.sees(
+                f"executing #{3 + number} from rank 0: {number}", f"executed #{3 + number}: {number}"
+            )
+        assert not running.done()
+        running.cancel()
+
+    with RawClient(server.address) as top:
+        top.hello()
+        converse(server, test, Plan(stays=True))
+
+
+def test_the_end_of_the_connection_ends_the_conversation_whatever_else_goes_on(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        server.process.send_signal(signal.SIGTERM)
+        puppet.type(*[b"x"] * 1_000)
+        assert await running is Exit.DISCONNECTED
+        shown = puppet.rest()
+        end = shown.index("disconnected: shutdown the server is stopping")
+        assert all(line.startswith("not sent: ") for line in shown[end + 1 :])
+        assert puppet.complaints.empty()
+
+    converse(server, test)
+
+
+def test_every_ask_has_a_summary_also_when_the_server_goes(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server), await join(server) as third:
+            await puppet.status(lambda status: status.clients == 3)  # or their names would not be known
+            puppet.type(b"a", b"EOF")
+            await puppet.sees("sent #4: a")
+            third.send(b"RES 4 ok\n")
+            await puppet.sees("#4 rank 2 other: executed")
+            server.kill()
+            assert await running is Exit.DISCONNECTED
+        assert puppet.rest() == [
+            "#4 rank 1 other: gone (the connection was lost)",
+            "#4: executed by 1 of 2, gone 1",
+            "disconnected: connection lost",
+        ]
+
+    converse(server, test)
+
+
+def test_who_cannot_join_hears_why(serve: Callable[..., Server]) -> None:
+    async def main(where: str, expected: type[Exception]) -> None:
+        puppet = Puppet()
+        with pytest.raises(expected):
+            await Console(connect(where), puppet, Words(where), Plan([b"a"])).run()
+        assert puppet.rest() == []
+
+    server = serve(1)
+    with RawClient(server.address) as first:
+        first.hello()
+        run(main(server.where, DisconnectedError))
+    server.stop()
+    run(main(server.where, ConnectError))
+
+
+def test_a_face_that_fails_ends_the_conversation(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        def fail(lines: Sequence[Line]) -> None:
+            raise StreamError(f"no {lines[0].text}")
+
+        puppet.show = fail  # type: ignore[method-assign]
+        puppet.type(b"a")
+        with pytest.raises(StreamError, match="no sent #2: a"):
+            await running
+
+    converse(server, test)
+
+
+# --- what happens meanwhile ---
+
+
+def test_commands_of_higher_ranks_are_executed_and_answered(server: Server) -> None:
+    async def test(puppet: Puppet, _running: Running) -> None:
+        top.send(b"ASK up\nCMD down\n")
+        await puppet.sees("executing #3 from rank 0: up", "executed #3: up")
+        await puppet.sees("executing #4 from rank 0: down", "executed #4: down")
+        lines = await asyncio.to_thread(top.lines, 4)
+        assert lines[-1] == b'RES 3 1 me ok {"reason":"simulated"}'
+        puppet.type(b"EOF")
+
+    with RawClient(server.address) as top:
+        top.hello()
+        converse(server, test)
+
+
+def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: Server) -> None:
+    async def test(puppet: Puppet, _running: Running) -> None:
+        assert await puppet.statuses.get() == Status(server.where, 1, 2, 0, 0, 0)
+        with await join(server) as other:
+            assert await puppet.statuses.get() == Status(server.where, 1, 3, 0, 0, 0)
+            assert puppet.shown.empty()
+            top.close()
+            await puppet.sees("rank is now 0 of 2")
+            assert await puppet.statuses.get() == Status(server.where, 0, 2, 0, 0, 0)
+            puppet.type(b"a", b"b")
+            status = await puppet.status(lambda status: status.asks == 2)
+            assert status == Status(server.where, 0, 2, 2, 0, 2)
+            other.send(b"RES 6 ok\n")
+            assert await puppet.statuses.get() == Status(server.where, 0, 2, 1, 0, 1)
+            other.send(b"RES 5 ok\n")
+            assert await puppet.statuses.get() == Status(server.where, 0, 2, 0, 0, 0)
+        puppet.type(b"EOF")
+
+    with RawClient(server.address) as top:
+        top.hello()
+        converse(server, test)
+
+
+def test_what_comes_together_is_shown_together(server: Server) -> None:
+    async def test(puppet: Puppet, _running: Running) -> None:
+        with server.paused():
+            puppet.type(*[b"x"] * 1_000, b"\x1b", b"EOF")
+            await puppet.complaints.get()  # all before it was taken
+            puppet.calls = 0
+        for number in range(1_000):
+            await puppet.sees(f"sent #{number + 2}: x", f"#{number + 2}: executed by 0 of 0")
+        assert puppet.calls < 100
+
+    converse(server, test)
+
+
+# --- a person's questions ---
+
+
+def test_a_person_can_ask_who_is_here_and_what_there_is(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        roster = ["  rank  name", "     0  top", "*    1  me"]
+        puppet.type(b"?", b":who ")
+        await puppet.sees(*roster, *roster)
+        puppet.type(b":help")
+        await puppet.sees(*words.HELP)
+        puppet.type(b":\x1bx")
+        assert await puppet.complaints.get() == (
+            "unknown: :\\x1bx (:help lists what there is; a space before it sends it)"
+        )
+        puppet.type(b" :x", b"exit")
+        assert await asyncio.to_thread(lambda: top.lines(2)[1]) == b"ASK 3 1  :x"
+        assert await running is Exit.OK
+
+    with RawClient(server.address) as top:
+        top.hello("top")
+        converse(server, test, PERSON)
+
+
+@pytest.mark.parametrize("word", [b"exit", b"quit"])
+def test_a_space_before_the_word_for_leaving_sends_it(server: Server, word: bytes) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b" " + word)
+        await puppet.sees(f"sent #2:  {word.decode()}", "#2: executed by 0 of 0")
+        puppet.type(word + b" ")
+        assert await running is Exit.OK
+
+    converse(server, test, PERSON)
+
+
+def test_in_a_script_every_line_is_a_command(server: Server) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        puppet.type(b"?", b":help", b"quit", b"EOF")
+        await puppet.sees("sent #2: ?", "#2: executed by 0 of 0", "sent #3: :help", "#3: executed by 0 of 0")
+        await puppet.sees("sent #4: quit", "#4: executed by 0 of 0")
+        assert await running is Exit.NOBODY
+
+    converse(server, test)

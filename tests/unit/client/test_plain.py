@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.plain import CLEAR, LineCutter, Plain, Status
+from client.words import Line
+from rankserver.wire.exceptions import StreamError
+from tests.support import BOUND
+
+CHATTER = [Line("rank", "r"), Line("sent", "s"), Line("execute", "x"), Line("error", "e")]
+RESULTS = [Line("out", "o"), Line("answer", "a"), Line("done", "d"), Line("json", "j")]
+OPEN = Status("here", 0, 3, asks=2, answered=1, targets=4)
+CLOSED = Status("here", 0, 3, asks=0, answered=0, targets=0)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine, within the bound."""
+    asyncio.run(asyncio.wait_for(work, BOUND))
+
+
+# --- cutting input into lines ---
+
+
+@given(st.binary(max_size=100), st.lists(st.integers(1, 9)), st.integers(1, 12))
+def test_cutting_does_not_depend_on_how_the_bytes_arrive(data: bytes, sizes: list[int], limit: int) -> None:
+    expected = [
+        line.removesuffix(b"\r")[: limit + 1]  # all of it, or so much that it is too long
+        for line in data.removesuffix(b"\n").split(b"\n")
+    ]
+    if not data:
+        expected = []
+    cutter, rest, lines = LineCutter(limit), data, list[bytes]()
+    for size in sizes:
+        lines += cutter.feed(rest[:size])
+        rest = rest[size:]
+    lines += cutter.feed(rest) + cutter.end()
+    assert lines == expected
+
+
+def test_a_line_without_end_takes_no_memory() -> None:
+    cutter = LineCutter(100)
+    for _ in range(1_000):
+        assert cutter.feed(b"x" * 90) == []
+        assert len(cutter._pending) <= 102
+    assert cutter.feed(b"x\nok\n") == [b"x" * 101, b"ok"]
+
+
+# --- lines in ---
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+
+
+def plain(stdin: int) -> Plain:
+    return Plain(stdin, io.StringIO(), io.StringIO(), io.StringIO())
+
+
+async def read(descriptor: int, max_line: int = 100) -> list[bytes]:
+    return [line async for line in plain(descriptor).lines(max_line)]
+
+
+def test_lines_come_from_a_pipe_as_they_are_written(pipe: tuple[int, int]) -> None:
+    async def main() -> None:
+        lines = plain(pipe[0]).lines(100)
+        os.write(pipe[1], b"one\r\ntw")
+        assert await anext(lines) == b"one"
+        second = asyncio.ensure_future(anext(lines))
+        await asyncio.sleep(0)
+        assert not second.done()
+        os.write(pipe[1], b"o\nlast")
+        assert await second == b"two"
+        os.close(pipe[1])
+        assert [line async for line in lines] == [b"last"]
+
+    run(main())
+
+
+def test_lines_come_from_a_regular_file(tmp_path: Path) -> None:
+    (tmp_path / "commands").write_bytes(b"".join(b"%d\n" % count for count in range(20_000)))
+
+    async def main(descriptor: int) -> None:
+        assert await read(descriptor) == [b"%d" % count for count in range(20_000)]
+
+    with (tmp_path / "commands").open("rb") as file:
+        run(main(file.fileno()))
+
+
+def test_no_lines_come_from_dev_null() -> None:
+    async def main(descriptor: int) -> None:
+        assert await read(descriptor) == []
+
+    with Path(os.devnull).open("rb") as file:
+        run(main(file.fileno()))
+
+
+def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(StreamError, match="cannot read standard input: Is a directory"):
+            await read(descriptor)
+        os.close(descriptor)
+
+    run(main())
+
+
+def test_of_a_line_that_is_too_long_comes_a_beginning_that_is_too_long_as_well(pipe: tuple[int, int]) -> None:
+    async def main() -> None:
+        os.write(pipe[1], b"x" * 11 + b"\nok\n" + b"y" * 20)
+        os.close(pipe[1])
+        assert await read(pipe[0], max_line=10) == [b"x" * 11, b"ok", b"y" * 11]
+
+    run(main())
+
+
+# --- lines out ---
+
+
+class Recorded(io.StringIO):
+    """A stream that notes each write and flush, beside those of others."""
+
+    def __init__(self, name: str, calls: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._name = name
+        self._calls = calls
+
+    def write(self, text: str) -> int:
+        self._calls.append((self._name, text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._calls.append((self._name, ""))
+
+
+def recorded(*, chatter_to_err: bool = True, progress: bool = False) -> tuple[Plain, list[tuple[str, str]]]:
+    """Return a face, and what it writes where; an empty text is a flush."""
+    calls: list[tuple[str, str]] = []
+    out, err = Recorded("out", calls), Recorded("err", calls)
+    face = Plain(0, out, err, err if chatter_to_err else out, shows_progress=progress)
+    return face, calls
+
+
+def test_results_go_to_the_output_and_the_rest_where_chatter_goes() -> None:
+    face, calls = recorded()
+    face.show([*CHATTER, *RESULTS])
+    assert calls == [("err", "r\ns\nx\ne\n"), ("err", ""), ("out", "o\na\nd\nj\n"), ("out", "")]
+    face, calls = recorded(chatter_to_err=False)
+    face.show([*CHATTER, *RESULTS])
+    assert calls == [("out", "r\ns\nx\ne\no\na\nd\nj\n"), ("out", "")]
+
+
+def test_where_output_and_chatter_end_in_the_same_place_their_order_stays() -> None:
+    face, calls = recorded()
+    face.show([RESULTS[0], CHATTER[0], RESULTS[1]])
+    assert calls == [("out", "o\n"), ("out", ""), ("err", "r\n"), ("err", ""), ("out", "a\n"), ("out", "")]
+
+
+def test_a_thousand_answers_are_one_write() -> None:
+    face, calls = recorded()
+    face.show([Line("out", f"#17 rank {rank} | x") for rank in range(1_000)])
+    assert [(name, text.count("\n")) for name, text in calls] == [("out", 1_000), ("out", 0)]
+
+
+def test_a_complaint_is_flushed_to_standard_error() -> None:
+    face, calls = recorded(chatter_to_err=False)
+    face.complain("b")
+    assert calls == [("err", "b\n"), ("err", "")]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("out", "output"), ("sent", "error")])
+def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails again
+    face = Plain(0, full, io.StringIO(), io.StringIO())
+    if kind == "sent":
+        face = Plain(0, io.StringIO(), full, full)
+        face.complain("nobody can be told that complaining fails")
+    with pytest.raises(StreamError, match=f"cannot write to standard {name}: No space left on device"):
+        face.show([Line(kind, "x")])
+    with pytest.raises(OSError, match="No space"):
+        full.close()
+
+
+# --- the progress ---
+
+
+def test_the_progress_is_drawn_when_it_changes_and_erased_before_anything_else() -> None:
+    face, calls = recorded(progress=True)
+    face.refresh(CLOSED)
+    assert calls == []
+    face.refresh(OPEN)
+    face.refresh(OPEN)
+    assert calls == [("err", CLEAR + "1 of 4 answers"), ("err", "")]
+    calls.clear()
+    face.show([RESULTS[0]])
+    assert calls == [("err", CLEAR), ("err", ""), ("out", "o\n"), ("out", "")]
+    calls.clear()
+    face.refresh(OPEN)
+    face.complain("b")
+    assert calls[2:] == [("err", CLEAR), ("err", ""), ("err", "b\n"), ("err", "")]
+    calls.clear()
+    face.refresh(OPEN)
+    face.refresh(CLOSED)
+    assert calls[2:] == [("err", CLEAR), ("err", "")]
+
+
+def test_the_progress_is_gone_at_the_end() -> None:
+    face, calls = recorded(progress=True)
+
+    async def main() -> None:
+        async with face:
+            face.refresh(OPEN)
+        assert calls[2:] == [("err", CLEAR), ("err", "")]
+
+    run(main())
+
+
+def test_where_nobody_looks_there_is_no_progress() -> None:
+    face, calls = recorded()
+    face.refresh(OPEN)
+    assert calls == []

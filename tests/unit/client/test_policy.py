@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client import policy
+from client.policy import Policy
+from rankserver.wire.exceptions import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("pattern", "argv", "allowed"),
+    [
+        ("uptime", ["uptime"], True),
+        ("uptime", ["uptime", "-p"], False),
+        ("uptime", ["uptimes"], False),
+        ("uptime", ["Uptime"], False),
+        ("uptime", ["/usr/bin/uptime"], False),
+        ("uptime", ["./uptime"], False),
+        ("/usr/bin/uptime", ["uptime"], False),
+        ("/usr/bin/uptime", ["/usr/bin/uptime"], True),
+        ("/usr/bin/uptime", ["/usr/bin/../bin/uptime"], False),
+        ("systemctl status *", ["systemctl", "status", "ssh"], True),
+        ("systemctl status *", ["systemctl", "status"], False),
+        ("systemctl status *", ["systemctl", "status", ""], True),
+        ("systemctl status *", ["systemctl", "status", "a b; reboot"], True),  # one word, and no shell
+        ("systemctl status *", ["systemctl", "status", "a", "b"], False),
+        ("systemctl status *", ["systemctl", "stop", "status", "a"], False),
+        ("df ...", ["df"], True),
+        ("df ...", ["df", "-h", "/"], True),
+        ("df ...", ["dd"], False),
+        ("df ... x", ["df", "a", "x"], False),
+        ("df ... x", ["df", "...", "x"], True),
+        ("...", ["anything", "at", "all"], True),
+        ("kill [0-9]", ["kill", "7"], True),
+        ("kill [0-9]", ["kill", "a"], False),
+        ("kill ?", ["kill", "77"], False),
+        ("ls '*'", ["ls", "a"], True),  # quotes make words, they do not take a pattern's meaning
+        ("ls [*]", ["ls", "a"], False),
+        ("ls [*]", ["ls", "*"], True),
+        ("ls a", ["ls", "*"], False),  # a command is no pattern
+        ("ls a", ["*", "a"], False),
+        ("ls a", ["ls", "..."], False),
+        ("echo 'a b'", ["echo", "a b"], True),
+        ("echo 'a b'", ["echo", "a", "b"], False),
+        ("echo a#b", ["echo", "a#b"], True),
+        ("echo\ta", ["echo", "a"], True),
+        ("echo *", ["echo", "a\tb\nc"], True),
+        ("''", [""], True),
+    ],
+)
+def test_a_pattern_matches_word_by_word(
+    tmp_path: Path,
+    pattern: str,
+    argv: list[str],
+    allowed: bool,
+) -> None:
+    file = tmp_path / "allow"
+    file.write_text(pattern)
+    assert policy.load(file).allows(argv) is allowed
+
+
+def test_a_command_is_allowed_if_any_pattern_of_the_file_matches(tmp_path: Path) -> None:
+    file = tmp_path / "allow"
+    file.write_bytes(b"# what is allowed\r\n\r\n  uptime  \r\n \t# df\nls ...")
+    allow = policy.load(file)
+    assert allow.allows(["uptime"])
+    assert allow.allows(["ls", "-l"])
+    assert not allow.allows(["df"])
+    assert not allow.allows(["#", "df"])
+    assert not allow.allows(["reboot"])
+    assert not allow.allows_all
+
+
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_a_pattern(tmp_path: Path) -> None:
+    file = tmp_path / "allow"
+    file.write_bytes(b"\xef\xbb\xbfuptime\nls\n")
+    assert policy.load(file).allows(["uptime"])
+    assert policy.load(file).allows(["ls"])
+
+
+def test_an_empty_file_allows_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "allow"
+    file.write_text("\n# uptime\n")
+    assert not policy.load(file).allows(["uptime"])
+
+
+def test_without_patterns_nothing_is_allowed_and_all_is_all() -> None:
+    assert not policy.NOTHING.allows(["true"])
+    assert policy.ALL.allows(["true"])
+    assert Policy([["true"]], allows_all=True).allows(["false"])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"cannot read the allow file '.*nowhere': No such file or directory"
+    ):
+        policy.load(tmp_path / "nowhere")
+
+
+def test_a_directory_is_no_allow_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
+        policy.load(tmp_path)
+
+
+def test_a_line_that_cannot_be_split_is_named_by_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "allow"
+    file.write_text("# one\nuptime\necho 'a\n")
+    with pytest.raises(
+        ConfigError, match=r'^line 3 of the allow file .*: no closing quotation in "echo \'a"$'
+    ):
+        policy.load(file)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "allow"
+    file.write_bytes(b"uptime\n\xff\n")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        policy.load(file)

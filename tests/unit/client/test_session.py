@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankserver.client.events import (
+    ClientsChanged,
+    Connected,
+    Disconnected,
+    Execute,
+    Outcome,
+    RankChanged,
+    Refused,
+    Rejected,
+    RosterReceived,
+    Sent,
+)
+from rankserver.client.session import Session, State
+from rankserver.wire import frames, protocol
+from rankserver.wire.exceptions import LocalProtocolError
+from tests.support.scripted import SHORT_BANNER, bytewise, joined, welcome
+
+# --- joining ---
+
+
+def test_hello_is_sent_and_welcome_answers_it() -> None:
+    session = Session()
+    assert (session.state, session.name, session.rank, session.clients) == (State.GREETING, "", -1, 0)
+    session.hello(name="me")
+    assert session.data_to_send() == b'HELLO {"proto":1,"name":"me"}\n'
+    assert session.data_to_send() == b""
+    assert session.receive_data(SHORT_BANNER) == []
+    assert (session.state, session.max_line) == (State.JOINING, 1_000)
+    assert session.receive_data(welcome(2, 3, seq=9)) == [Connected("me", 2, 3, 9)]
+    assert (session.state, session.name, session.rank, session.clients) == (State.JOINED, "me", 2, 3)
+    assert session.seq == 9
+
+
+@pytest.mark.parametrize(
+    "data", [b"BYE full all 8 places are taken\n", SHORT_BANNER + b"BYE full all 8 places are taken\n"]
+)
+def test_a_server_may_refuse_us(data: bytes) -> None:
+    session = Session()
+    assert session.receive_data(data) == [Disconnected("full", "all 8 places are taken")]
+    assert session.state is State.OVER
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n", "'HTTP/1.1 400 Bad Request'"),
+        (b"SSH-2.0-OpenSSH\n", "'SSH-2.0-OpenSSH'"),
+        (b"\xff\x1b[2J\n", r"'\ufffd\x1b[2J'"),
+        (b"INFO {}\n", "'INFO {}'"),
+        (b"PING\n", "'PING'"),
+    ],
+)
+def test_something_else_than_a_rankserver_is_told_apart(said: bytes, shown: str) -> None:
+    assert bytewise(Session(), said) == [Disconnected("", f"this is not a rankserver: it says {shown}")]
+
+
+def test_an_endless_line_is_no_reason_to_use_all_memory() -> None:
+    session = Session()
+    chunk = b"x" * (1 << 20)
+    happened = [event for _ in range(17) for event in session.receive_data(chunk)]
+    assert [type(event) for event in happened] == [Disconnected]
+
+
+def test_another_protocol_version_is_told() -> None:
+    banner = SHORT_BANNER.replace(b'"proto":1', b'"proto":2')
+    assert Session().receive_data(banner) == [
+        Disconnected("", "the server speaks protocol 2, this client speaks 1")
+    ]
+
+
+# --- what follows from the log ---
+
+
+def test_commands_of_higher_ranks_are_executed() -> None:
+    session = joined(1, 3)
+    assert session.receive_data(b"CMD 1 0 df -h\nASK 2 0 uptime\n") == [
+        Execute(1, 0, "df -h", False, 1, "me"),
+        Execute(2, 0, "uptime", True, 1, "me"),
+    ]
+    assert session.data_to_send() == b""
+    session.result(2, Outcome("fail", {"code": 3}))
+    assert session.data_to_send() == b'RES 2 fail {"code":3}\n'
+
+
+def test_commands_of_lower_ranks_are_refused_and_asks_get_that_as_an_answer() -> None:
+    session = joined(1, 3)
+    assert session.receive_data(b"CMD 1 2 reboot\nASK 2 2 halt\n") == [
+        Refused(1, 2, "reboot"),
+        Refused(2, 2, "halt"),
+    ]
+    assert session.data_to_send() == b"RES 2 refused\n"
+
+
+def test_our_own_command_comes_back_as_sent() -> None:
+    session = joined(1, 3)
+    session.cmd("df")
+    session.ask("uptime")
+    assert session.data_to_send() == b"CMD df\nWHO\nASK uptime\n"
+    assert session.receive_data(b"CMD 1 1 df\nASK 2 1 uptime\n") == [
+        Sent(1, "df", wants_answer=False, targets=2),
+        Sent(2, "uptime", wants_answer=True, targets=2),
+    ]
+
+
+def test_the_rank_is_that_at_the_place_in_the_log() -> None:
+    session = joined(2, 3)
+    log = b"CMD 1 1 a\nLEFT 2 0\nCMD 3 0 b\nLEFT 4 0\nJOIN 5 1\nCMD 6 1 c\n"
+    assert session.receive_data(log) == [
+        Execute(1, 1, "a", False, 2, "me"),
+        RankChanged(1, 2, 2),
+        Execute(3, 0, "b", False, 1, "me"),
+        RankChanged(0, 1, 4),
+        ClientsChanged(2, 5),
+        Refused(6, 1, "c"),
+    ]
+    assert (session.rank, session.clients, session.seq) == (0, 2, 6)
+
+
+def test_newcomers_may_rank_before_us() -> None:
+    session = joined(1, 3)
+    assert session.receive_data(b"JOIN 1 0,2,5\n") == [RankChanged(3, 6, 1)]
+
+
+def test_frames_of_a_later_version_are_ignored() -> None:
+    assert joined(0, 1).receive_data(b"NEWS 1 {}\nPONG\nJOIN 1 1\n") == [ClientsChanged(2, 1)]
+
+
+def test_ping_is_answered() -> None:
+    session = joined(0, 1)
+    assert session.receive_data(b"PING\nPING are you there\n") == []
+    assert session.data_to_send() == b"PONG\nPONG are you there\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"CMD 2 0 x\n", "log frame 2 where 1 was due"),
+        (b"JOIN 1 3\nJOIN 1 4\n", "log frame 1 where 2 was due"),
+        (b"CMD 1 3 x\n", "a command from rank 3 of 3"),
+        (b"CMD 1 1 x\n", "log frame 1 is from us, but we sent no command"),
+        (b"JOIN 1 4\n", "JOIN gives rank 4 among 4 clients"),
+        (b"LEFT 1 3\n", "LEFT of rank 3 seen by rank 1 of 3"),
+        (b"LEFT 1 0-1\n", "LEFT of rank 1 seen by rank 1 of 3"),
+        (b"RES 1 3 a ok\n", "RES from rank 3 of 3"),
+        (b'ROSTER {"total":3,"from":1,"clients":[]}\n', "ROSTER from 1 on where 0 was due"),
+        (welcome(0, 1), "a second WELCOME"),
+        (b"CMD x\n", "expected 3 words, got 'x'"),
+        (b"CMD 1 0 \xff\n", "byte 0xff at offset 8 is not valid UTF-8"),
+    ],
+)
+def test_a_server_that_breaks_the_protocol_is_left(data: bytes, words: str) -> None:
+    session = joined(1, 3)
+    *_, last = session.receive_data(data + b"PING\n")
+    assert last == Disconnected("", f"the server broke the protocol: {words}")
+    assert session.data_to_send() == b""
+    assert session.receive_data(b"PING\n") == []
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (welcome(3, 3), "WELCOME with rank 3 of 3"),
+        (welcome(0, protocol.MAX_CLIENTS + 1), "WELCOME with rank 0 of 1000001"),
+        (b"JOIN 1 0\n", "a log frame before WELCOME"),
+    ],
+)
+def test_a_server_that_breaks_the_protocol_before_we_joined_is_left(data: bytes, words: str) -> None:
+    assert Session().receive_data(SHORT_BANNER + data) == [
+        Disconnected("", f"the server broke the protocol: {words}")
+    ]
+
+
+def test_what_came_before_the_protocol_was_broken_counts() -> None:
+    session = joined(1, 3)
+    first, *_ = session.receive_data(b"CMD 1 0 x\nCMD 3 0 y\n")
+    assert first == Execute(1, 0, "x", False, 1, "me")
+
+
+# --- what the server rejects, and the roster ---
+
+
+def test_a_rejected_command_is_named() -> None:
+    session = joined(0, 1)
+    session.ask("a")
+    session.ask("b")
+    assert session.receive_data(b"ERR bad-frame no such luck\nASK 1 0 b\n")[:2] == [
+        Rejected("bad-frame", "no such luck", "a"),
+        Sent(1, "b", wants_answer=True, targets=0),
+    ]
+    assert session.receive_data(b"ERR bad-frame what\n") == [Rejected("bad-frame", "what", None)]
+
+
+def test_a_rejected_answer_is_not_taken_for_a_command() -> None:
+    session = joined(0, 1)
+    session.ask("a")
+    assert session.receive_data(b"ERR no-such-ask 7\nERR bad-frame x\n") == [
+        Rejected("no-such-ask", "7", None),
+        Rejected("bad-frame", "x", "a"),
+    ]
+
+
+def test_a_roster_is_reported_when_it_is_complete() -> None:
+    members = [frames.Member(i, f"web-{i}", i // 20) for i in range(50)]
+    for receive in (Session.receive_data, bytewise):
+        session = joined(0, 50)
+        session.who()
+        assert session.data_to_send() == b"WHO\n"
+        first, *rest = list(protocol.roster(members, 300))
+        assert receive(session, first) == []
+        (received,) = receive(session, b"".join(rest))
+        assert received == RosterReceived(tuple(members))
+
+
+# --- what may not be sent ---
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the command is empty"),
+        ("a\x1bb", "control character U+001B at position 1; only TAB is allowed"),
+        ("x" * 1_000, "the line has 1005 bytes, 1000 are allowed"),
+    ],
+)
+def test_a_command_that_may_not_be_sent_has_no_effect(text: str, words: str) -> None:
+    session = joined(0, 1)
+    for send in (session.ask, session.cmd):
+        with pytest.raises(LocalProtocolError) as caught:
+            send(text)
+        assert caught.value.text == words
+    assert session.unsent == 0
+    # Nothing is taken for it, either.
+    assert isinstance(session.receive_data(b"CMD 1 0 fine\n")[0], Disconnected)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome("ok", {"reason": "x" * 1_000}), "the result has 1023 bytes, 1000 are allowed"),
+        (Outcome("ok", {"reason": "x" * 1_000, "out": "y"}), "the result has 1049 bytes, 1000 are allowed"),
+        (Outcome("done"), "status 'done' is none of ok, fail, refused, denied, timeout"),
+        (Outcome("ok\nBYE"), r"status 'ok\\nBYE' is none of ok, fail, refused, denied, timeout"),
+        (Outcome("ok", {"ms": float("nan")}), "the detail is no JSON object: bad JSON: 'NaN is not JSON'"),
+        (Outcome("ok", {"out": b"x"}), "the detail is no JSON object: Object of type bytes is not"),
+        (Outcome("ok", ["x"]), "the detail is no JSON object: "),  # type: ignore[arg-type]
+    ],
+)
+def test_a_result_that_the_server_would_reject_has_no_effect(outcome: Outcome, words: str) -> None:
+    session = joined(1, 2)
+    with pytest.raises(LocalProtocolError, match=words):
+        session.result(1, outcome)
+    assert session.unsent == 0
+
+
+def test_any_mapping_may_be_the_detail_of_a_result() -> None:
+    session = joined(1, 2)
+    session.result(1, Outcome("ok", MappingProxyType({"out": "x"})))
+    assert session.data_to_send() == b'RES 1 ok {"out":"x"}\n'
+
+
+TEXTS = st.text(st.sampled_from('a"\\\n\x1b\x7fé€😀\ud83d\ude00'), min_size=100, max_size=400)
+
+
+@given(TEXTS | st.text(min_size=200, max_size=2_000), st.sampled_from([{}, {"code": 1, "truncated": False}]))
+def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -> None:
+    session = joined(1, 2)
+    session.result(1, Outcome("fail", {**detail, "out": out}))
+    line = session.data_to_send()
+    assert protocol.text_problem(line.decode().removesuffix("\n")) is None
+    assert len(line) <= 1_000
+    fields = json.loads(line.removeprefix(b"RES 1 fail "))
+    whole = json.loads(json.dumps(out))  # where two surrogates have become one character
+    if len(protocol.result(1, "fail", {**detail, "out": out})) <= 1_000:
+        assert fields == {**detail, "out": whole}
+        return
+    assert fields == {**detail, "out": fields["out"], "truncated": True}
+    longest = len(r"\ud83d\ude00") + len(',"truncated":true')
+    assert len(line) >= 1_000 - longest  # no more than needed is gone
+    kept = fields["out"]
+    assert whole.startswith(kept) or ("\ud800" <= kept[-1] <= "\udbff" and whole.startswith(kept[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("character", "bytes_each"),
+    [("a", 1), ("ü", 2), ("€", 3), ("😀", 4), ('"', 2), ("\x1b", 6), ("\x9b", 6), ("\ud83d", 6)],
+)
+def test_as_much_output_is_sent_as_the_line_can_have(character: str, bytes_each: int) -> None:
+    session = joined(1, 2)
+    room = 1_000 - len(b'RES 1 ok {"out":""}\n')
+    session.result(1, Outcome("ok", {"out": character * (room // bytes_each)}))
+    assert "truncated" not in json.loads(session.data_to_send().removeprefix(b"RES 1 ok "))
+    session.result(1, Outcome("ok", {"out": character * 1_000}))
+    kept = (room - len(',"truncated":true')) // bytes_each
+    fields = json.loads(session.data_to_send().removeprefix(b"RES 1 ok "))
+    assert fields == {"out": character * kept, "truncated": True}
+
+
+def test_nothing_can_be_sent_before_we_joined_or_after_it_is_over() -> None:
+    early, late = Session(), joined(0, 1)
+    late.receive_eof()
+    for session in (early, late):
+        calls = (
+            lambda s: s.ask("x"),
+            lambda s: s.cmd("x"),
+            Session.who,
+            lambda s: s.result(1, Outcome("ok")),
+        )
+        for call in calls:
+            with pytest.raises(LocalProtocolError, match="cannot send: the session is"):
+                call(session)
+    with pytest.raises(LocalProtocolError, match="cannot join: the session is over"):
+        late.hello()
+
+
+# --- the end ---
+
+
+def test_bye_ends_the_session_and_what_follows_is_ignored() -> None:
+    session = joined(0, 1)
+    assert session.receive_data(b"BYE shutdown the server is stopping\nJOIN 1 1\n") == [
+        Disconnected("shutdown", "the server is stopping")
+    ]
+    assert session.receive_data(b"\xff\n") == []
+    assert session.receive_eof() == []
+
+
+@pytest.mark.parametrize(
+    "before", [b"", SHORT_BANNER, SHORT_BANNER + welcome(0, 1), SHORT_BANNER + welcome(0, 1) + b"JOIN 1"]
+)
+def test_an_end_without_bye_is_a_lost_connection(before: bytes) -> None:
+    session = Session()
+    session.receive_data(before)
+    assert session.receive_eof() == [Disconnected("", "connection lost")]
+    assert session.receive_eof() == []
+
+
+def test_leaving_sends_bye_last_and_no_event_follows() -> None:
+    session = joined(0, 1)
+    session.ask("x")
+    session.leave()
+    session.leave()
+    assert session.data_to_send() == b"ASK x\nBYE\n"
+    assert session.receive_data(b"ASK 1 0 x\n") == []
+    assert session.receive_eof() == []

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rankserver.client.events import ClientsChanged
+from rankserver.client.stream import Events
+from rankserver.wire.exceptions import DisconnectedError
+from tests.support.scripted import run
+
+ONE, TWO, THREE = (ClientsChanged(number, number) for number in (1, 2, 3))
+
+
+def test_events_come_in_order_whether_they_are_there_or_waited_for() -> None:
+    async def main() -> None:
+        events = Events()
+        events.put([ONE])
+        events.put([TWO])
+        assert [await anext(events), await anext(events)] == [ONE, TWO]
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        events.put([THREE])
+        assert await waiting == THREE
+
+    run(main())
+
+
+def test_the_iteration_ends_after_what_is_there() -> None:
+    async def main() -> None:
+        events = Events()
+        events.put([ONE])
+        events.end(None)
+        assert [event async for event in events] == [ONE]
+        assert [event async for event in events] == []
+        assert await events.batch() == []
+
+    run(main())
+
+
+def test_an_iteration_that_is_over_can_begin_again() -> None:
+    async def main() -> None:
+        events = Events()
+        events.end(DisconnectedError("", "x"))
+        with pytest.raises(DisconnectedError, match="x"):
+            await anext(events)
+        events.begin()
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        events.put([ONE])
+        assert await waiting == ONE
+
+    run(main())
+
+
+def test_an_error_is_raised_after_what_is_there_and_each_time() -> None:
+    async def main() -> None:
+        events = Events()
+        events.put([ONE])
+        events.end(DisconnectedError("slow", "too slow"))
+        assert await events.batch() == [ONE]
+        for _ in range(2):
+            with pytest.raises(DisconnectedError, match="slow too slow"):
+                await anext(events)
+        with pytest.raises(DisconnectedError, match="slow too slow"):
+            await events.batch()
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [None, DisconnectedError("", "x")])
+def test_the_end_wakes_all_who_wait(error: Exception | None) -> None:
+    async def main() -> None:
+        events = Events()
+        waiting = [asyncio.ensure_future(anext(events, None)) for _ in range(3)]
+        await asyncio.sleep(0)
+        events.end(error)
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(end) for end in ends] == [type(error)] * 3
+
+    run(main())
+
+
+def test_a_batch_is_all_that_is_there_and_waits_for_one() -> None:
+    async def main() -> None:
+        events = Events()
+        waiting = asyncio.create_task(events.batch())
+        await asyncio.sleep(0)
+        events.put([ONE])
+        events.put([TWO])
+        assert await waiting == [ONE, TWO]
+        events.put([THREE])
+        assert await events.batch() == [THREE]
+
+    run(main())
+
+
+def test_cancelling_whoever_waits_loses_nothing() -> None:
+    async def main() -> None:
+        events = Events()
+        for event in (ONE, TWO, THREE):
+            waiting = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            events.put([event])
+            waiting.cancel()  # although there is something now
+            await asyncio.wait({waiting})
+            assert waiting.cancelled()
+            assert await anext(events) == event
+
+    run(main())

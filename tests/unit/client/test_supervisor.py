@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from client import supervisor
+from client.executors import Supervisor
+from rankserver.client.events import Outcome
+from tests.support import BOUND, ROOT
+from tests.support.executing import (
+    Tether,
+    closing,
+    command,
+    detail,
+    idle_supervisor,
+    outcome,
+    run,
+    shell,
+    tethered,
+    told,
+)
+
+IGNORING: Final = "trap '' TERM HUP"
+
+# A client, as far as a supervisor can tell: it executes its argument.
+CLIENT = """
+import asyncio, sys
+from tests.support.executing import command, shell
+asyncio.run(shell().execute(command(sys.argv[1])))
+"""
+
+
+@pytest.fixture
+def tether(tmp_path: Path) -> Iterator[Tether]:
+    with tethered(tmp_path) as tether:
+        yield tether
+
+
+def daemon(tether: Tether) -> str:
+    """Return a command that starts a daemon as they do, forked twice and in a session of its own.
+
+    It holds the tether and our output, cannot be asked to end, and writes its process id.
+    """
+    return f"setsid sh -c '{IGNORING}; exec 9>{tether.path}; sleep 1000 & echo $!'"
+
+
+def exists(pid: int | str) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+# --- what a command leaves behind -------------------------------------------------------------
+
+
+def test_a_daemon_is_ended_when_its_command_is_over(tether: Tether) -> None:
+    fields = detail(outcome(shell(), f"{daemon(tether)}; echo over; exit 3"), "fail")
+    pid, over = fields["out"].split()
+    assert (over, fields["code"]) == ("over", 3)
+    assert not exists(pid)
+    assert tether.is_free()
+
+
+def test_a_daemon_is_ended_before_the_next_command_begins(tether: Tether) -> None:
+    async def main() -> None:
+        async with closing(shell()) as executor:
+            out = detail(await executor.execute(command(daemon(tether))), "ok")["out"]
+            assert tether.is_free()
+            again = await executor.execute(command(f"test ! -e /proc/{out.strip()}"))
+            assert again.status == "ok"
+
+    run(main())
+
+
+def test_who_can_be_asked_to_end_may_say_goodbye(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    polite = f"trap 'echo bye; exit' TERM; echo up >{fifo}; sleep 1000 & wait"
+    text = f'sh -c "{polite}" & read up <{fifo}; echo over'
+    assert detail(outcome(shell(), text), "ok")["out"] == "over\nbye\n"
+
+
+def test_who_escapes_by_forking_is_caught(tmp_path: Path, tether: Tether) -> None:
+    comet = tmp_path / "comet"  # no process of it lives long, and each has a session of its own
+    comet.write_text(f"#!/bin/sh\n{IGNORING}\nsetsid {comet} &\n")
+    comet.chmod(0o755)
+    assert outcome(shell(), f"exec 9>{tether.path}; {comet}").status == "ok"
+    assert tether.is_free()
+
+
+def test_the_dead_are_buried_while_a_command_goes_on() -> None:
+    text = "pid=$(setsid sh -c 'true & echo $!'); while test -e /proc/$pid; do :; done"
+    assert outcome(shell(timeout=BOUND / 2), text).status == "ok"
+
+
+# --- commands that do not end -----------------------------------------------------------------
+
+
+def test_a_command_that_never_ends_is_ended_in_time(tether: Tether) -> None:
+    begin = time.monotonic()
+    fields = detail(outcome(shell(timeout=0.2), f"{daemon(tether)} & echo a; exec sleep 1000"), "timeout")
+    assert fields["reason"] == "ended after 0.2 s"
+    assert fields["code"] == 128 + signal.SIGTERM
+    assert 200 <= fields["ms"] <= (time.monotonic() - begin) * 1000
+    assert "a\n" in fields["out"]
+    assert tether.is_free()
+
+
+def test_a_command_that_ends_when_it_is_asked_is_not_waited_for_longer() -> None:
+    begin = time.monotonic()
+    assert outcome(shell(timeout=0.1), "sleep 1000").status == "timeout"
+    assert time.monotonic() - begin < supervisor.GRACE
+
+
+def test_a_command_that_ignores_the_request_is_killed(tether: Tether) -> None:
+    text = f"exec 9>{tether.path}; {IGNORING}; sleep 1000; sleep 1000"
+    assert detail(outcome(shell(timeout=0.1), text), "timeout")["code"] == 128 + signal.SIGKILL
+    assert tether.is_free()
+
+
+def test_a_command_that_stopped_itself_is_asked_too(tether: Tether) -> None:
+    text = f"exec 9>{tether.path}; trap 'echo bye; exit 3' TERM; kill -STOP $$"
+    fields = detail(outcome(shell(timeout=0.1), text), "timeout")
+    assert (fields["code"], fields["out"]) == (3, "bye\n")
+    assert tether.is_free()
+
+
+# --- output -----------------------------------------------------------------------------------
+
+
+def test_a_flood_of_output_neither_blocks_its_command_nor_fills_the_memory() -> None:
+    async def main() -> None:
+        async with closing(shell()) as executor:
+            flood = "head -c 100000000 /dev/zero | tr '\\0' a; echo over >&2; exit 3"
+            fields = detail(await executor.execute(command(flood)), "fail")
+            assert fields["out"] == "a" * 32_768
+            assert fields["truncated"] is True
+            assert fields["code"] == 3
+            assert memory(idle_supervisor(executor)) < 40_000
+
+    run(main())
+
+
+def test_an_endless_flood_is_ended_in_time() -> None:
+    fields = detail(outcome(shell(timeout=0.2), "yes"), "timeout")
+    assert fields["out"] == "y\n" * 16_384
+    assert fields["truncated"] is True
+
+
+def test_what_was_written_last_is_read_however_much_the_pipe_holds() -> None:
+    assert len(detail(outcome(shell(output_limit=10**6), "head -c 65536 /dev/zero"), "ok")["out"]) == 65_536
+
+
+def test_a_command_that_closes_its_output_and_goes_on_costs_nothing_meanwhile() -> None:
+    async def main() -> None:
+        async with closing(shell(timeout=0.5)) as executor:
+            await executor.execute(command("true"))
+            before = processor_ticks(idle_supervisor(executor))
+            fields = detail(await executor.execute(command("echo a; exec >&- 2>&-; sleep 1000")), "timeout")
+            assert fields["out"] == "a\n"
+            assert processor_ticks(idle_supervisor(executor)) - before <= 10  # of the 50 in the time
+
+    run(main())
+
+
+def memory(pid: int) -> int:
+    """Return the most memory that a process has had, in KiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+def processor_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+# --- the end of the client, of a supervisor, of the interest ----------------------------------
+
+
+def client(text: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CLIENT, text], cwd=ROOT)
+
+
+def test_a_client_that_is_killed_leaves_nothing_behind(tether: Tether) -> None:
+    text = f"{daemon(tether)}; exec 9>{tether.path}; (sleep 1000 & sleep 1000) & echo $PPID >&9; sleep 1000"
+    running = client(text)
+    pid = int(tether.line())
+    ending = os.pidfd_open(pid)
+    running.kill()
+    running.wait()
+    tether.until_free()
+    until_ended(ending)
+
+
+def test_a_supervisor_that_is_told_to_end_ends_its_command(tether: Tether) -> None:
+    running = client(f"{daemon(tether)}; exec 9>{tether.path}; echo $PPID >&9; sleep 1000")
+    os.kill(int(tether.line()), signal.SIGTERM)
+    tether.until_free()
+    assert running.wait(BOUND) == 0  # its execute() returned
+
+
+def test_a_command_does_not_outlive_a_killed_supervisor_even_if_the_client_sleeps(tether: Tether) -> None:
+    running = client(f"exec 9>{tether.path}; echo $PPID >&9; exec sleep 1000")
+    try:
+        pid = int(tether.line())
+        running.send_signal(signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+        tether.until_free()
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_killed_supervisor_fails_its_command_and_the_next_gets_another(tether: Tether) -> None:
+    async def main() -> None:
+        async with closing(shell()) as executor:
+            text = f"exec 9>{tether.path}; {IGNORING}; kill -9 $PPID; sleep 1000; sleep 1000"
+            reason = "the supervisor of the command ended before it"
+            assert await executor.execute(command(text)) == Outcome("fail", {"reason": reason})
+            await told(tether.until_free)
+            assert (await executor.execute(command("true"))).status == "ok"
+            first = idle_supervisor(executor)
+            ending = os.pidfd_open(first)
+            os.kill(first, signal.SIGKILL)
+            await told(lambda: until_ended(ending))
+            assert (await executor.execute(command("true"))).status == "ok"
+            assert not exists(first)
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_stubborn", [False, True])
+def test_a_cancelled_command_is_ended_before_the_cancelling_is_over(
+    tether: Tether,
+    is_stubborn: bool,
+) -> None:
+    async def main() -> None:
+        async with closing(shell()) as executor:
+            await executor.execute(command("true"))
+            pid = idle_supervisor(executor)
+            trap = IGNORING if is_stubborn else ":"
+            text = f"{trap}; exec 9>{tether.path}; sleep 1000 & echo up >&9; sleep 1000"
+            executing = asyncio.create_task(executor.execute(command(text)))
+            assert await told(tether.line) == "up"
+            executing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await executing
+            assert tether.is_free()
+            assert not exists(pid)  # not even as a zombie
+            assert (await executor.execute(command("true"))).status == "ok"
+
+    run(main())
+
+
+def test_a_command_that_is_cancelled_at_any_time_is_ended(tether: Tether) -> None:
+    async def main() -> None:
+        async with closing(shell()) as executor:
+            for turns in range(12):
+                executing = asyncio.create_task(executor.execute(command(f"exec sleep 1000 9>{tether.path}")))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                executing.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await executing
+                assert tether.is_free()
+
+    run(main())
+
+
+def test_a_supervisor_that_hangs_is_killed_with_its_command(
+    tether: Tether, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+
+    async def main() -> None:
+        text = f"exec 9>{tether.path}; kill -STOP $PPID; echo up >&9; sleep 1000; sleep 1000"
+        executing = asyncio.create_task(shell().execute(command(text)))
+        assert await told(tether.line) == "up"
+        executing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await executing
+        await told(tether.until_free)
+
+    run(main())
+
+
+def test_a_command_that_was_begun_unheard_is_killed_with_a_supervisor_that_hangs(
+    tether: Tether, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+
+    async def main() -> None:
+        kept = Supervisor()
+        text = f"exec 9>{tether.path}; kill -STOP $PPID; echo up >&9; sleep 1000; sleep 1000"
+        executor = shell()
+        beginning = asyncio.create_task(kept.begin(executor._request(command(text), executor._argv(text))))
+        await asyncio.sleep(0)
+        beginning.cancel()  # before it has read anything
+        assert await told(tether.line) == "up"
+        await kept.end()
+        await told(tether.until_free)
+
+    run(main())
+
+
+def test_a_command_that_stops_its_supervisor_costs_its_time_and_not_the_next_one(
+    tether: Tether, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+
+    async def main() -> None:
+        async with closing(shell(timeout=0.1)) as executor:
+            text = f"exec 9>{tether.path}; kill -STOP $PPID; sleep 1000"
+            stopped = await executor.execute(command(text))
+            assert stopped.status == "timeout"
+            await told(tether.until_free)
+            assert (await executor.execute(command("echo next"))).status == "ok"
+
+    run(main())
+
+
+def test_a_supervisor_that_was_stopped_while_idle_costs_one_command_its_time_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+
+    async def main() -> None:
+        async with closing(shell(timeout=0.1)) as executor:
+            await executor.execute(command("true"))
+            stopped = idle_supervisor(executor)
+            os.kill(stopped, signal.SIGSTOP)
+            first, second = await asyncio.gather(
+                executor.execute(command("true")), executor.execute(command("true"))
+            )
+            assert detail(first, "timeout")["reason"] == "ended, as its supervisor does not answer"
+            assert second.status == "ok"
+            assert not exists(stopped)
+            assert idle_supervisor(executor) != stopped
+
+    run(main())
+
+
+def test_closing_ends_the_supervisors_and_may_be_done_again(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async def main() -> None:
+        executor = shell()
+        await asyncio.gather(
+            *(executor.execute(command(text)) for text in (f"read x <{fifo}", f"echo >{fifo}"))
+        )
+        pids = [kept._process.pid for kept in executor._idle]
+        assert all(map(exists, pids))
+        await executor.close()
+        await executor.close()
+        assert len(pids) == 2
+        assert not any(map(exists, pids))
+
+    run(main())
+
+
+def test_neither_command_nor_supervisor_is_in_the_session_of_the_client() -> None:
+    out = detail(outcome(shell(), "cut -d' ' -f1,6 /proc/$$/stat /proc/$PPID/stat"), "ok")["out"]
+    own, own_session, parent, parent_session = map(int, out.split())
+    assert (own_session, parent_session) == (own, parent)
+
+
+def until_ended(descriptor: int) -> None:
+    """Wait until the process of a pidfd has ended."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    assert poll.poll(BOUND * 1000)
+    os.close(descriptor)
+
+
+# --- what cannot be ended ---------------------------------------------------------------------
+
+
+# A supervisor that may kill nobody, as if all were another user's.
+POWERLESS = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "client")!r})
+import supervisor
+
+def killpg(group, number):
+    raise PermissionError
+
+supervisor.os.killpg = killpg
+supervisor.GRACE = supervisor.LEFTOVER_GRACE = supervisor.KILL_BOUND = 0.1
+supervisor.main()
+"""
+
+
+def test_what_cannot_be_ended_is_named_and_delays_nobody_else(
+    tmp_path: Path, tether: Tether, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    powerless = tmp_path / "powerless.py"
+    powerless.write_text(POWERLESS)
+    monkeypatch.setattr(supervisor, "__file__", str(powerless))
+
+    async def main() -> None:
+        async with closing(shell()) as executor:
+            fields = detail(await executor.execute(command(f"{daemon(tether)}; exit 3")), "fail")
+            pid = int(fields["out"])
+            os.kill(pid, signal.SIGKILL)
+            assert fields["reason"] == f"cannot end process {pid}"
+            assert fields["code"] == 3
+            assert not executor._idle
+
+    run(main())

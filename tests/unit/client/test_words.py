@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client import words
+from client.words import Happening, Line, Unfinished, Unlogged, Unsent, Words, cannot_send
+from rankserver.client import events
+from rankserver.client.display import visible
+from rankserver.wire import frames, protocol
+
+WHERE = "127.0.0.1:5050"
+COMMAND = events.Execute(18, 0, "df -h", True, 1, "me")
+HOSTILE = "a\x1b[2J\r\x9b\x7f\u202egnp.\u2066\u200f\u2028\ud83d\n#17: executed by 3 of 3"
+VISIBLE = "a\\x1b[2J\\x0d\\x9b\\x7f\\u202egnp.\\u2066\\u200f\\u2028\\ud83d\\x0a#17: executed by 3 of 3"
+
+
+def described(happened: Happening) -> list[str]:
+    """Return the lines for an event, each of which must be one and safe to show."""
+    lines = [line.text for line in Words(WHERE)(happened)]
+    for line in lines:
+        assert protocol.text_problem(line) is None, line
+        line.encode()
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("happened", "line"),
+    [
+        (events.Connected("web-1", 1, 3, 9), "connected to 127.0.0.1:5050 as web-1: rank 1 of 3"),
+        (events.Sent(17, "uptime", True, 2), "sent #17: uptime"),
+        (events.Started(COMMAND), "executing #18 from rank 0: df -h"),
+        (events.Finished(COMMAND, events.Outcome("ok")), "executed #18: df -h"),
+        (events.Finished(COMMAND, events.Outcome("ok", {"out": "x"})), "executed #18: df -h"),
+        (events.Finished(COMMAND, events.Outcome("fail", {"code": 1})), "failed #18: df -h"),
+        (events.Finished(COMMAND, events.Outcome("fail", {"reason": "no"})), "failed #18: df -h (no)"),
+        (events.Finished(COMMAND, events.Outcome("denied")), "denied #18: df -h"),
+        (events.Finished(COMMAND, events.Outcome("timeout")), "timed out #18: df -h"),
+        (events.Finished(COMMAND, events.Outcome("refused")), "refused #18: df -h"),
+        (events.Refused(19, 2, "reboot"), "cannot execute #19 from lower-ranked rank 2: reboot"),
+        (events.RankChanged(0, 2, 20), "rank is now 0 of 2"),
+        (events.Rejected("bad-frame", "no", "x"), "the server rejected the command 'x': bad-frame no"),
+        (events.Rejected("no-such-ask", "7", None), "the server rejected a frame: no-such-ask 7"),
+        (events.Lost("uptime"), "connection lost before this was seen in the log: uptime"),
+        (events.Disconnected("shutdown", "stopping"), "disconnected: shutdown stopping"),
+        (events.Disconnected("", "connection lost"), "disconnected: connection lost"),
+        (events.Retrying("nobody there", 1.25), "nobody there; trying again in 1.2 s"),
+        (events.Retrying("", 0.5), "trying again in 0.5 s"),
+        (Unfinished(5, 2, 3), "#5: 2 of 3 answers"),
+        (Unlogged("uptime"), "not seen in the log: uptime"),
+        (Unsent("uptime"), "not sent: uptime"),
+    ],
+)
+def test_what_happened_is_put_into_these_words(happened: Happening, line: str) -> None:
+    assert described(happened) == [line]
+
+
+@pytest.mark.parametrize(
+    ("may_execute", "counts", "line"),
+    [
+        (1, events.Counts(ok=1, refused=1), "#17: executed by 1 of 1, refused by 1"),
+        (0, events.Counts(), "#17: executed by 0 of 0"),
+        (
+            9,
+            events.Counts(1, 2, 3, 4, 5, 6),
+            "#17: executed by 1 of 9, refused by 3, failed by 2, denied by 4, timed out at 5, gone 6",
+        ),
+    ],
+)
+def test_an_ask_ends_with_counts_of_all_outcomes(may_execute: int, counts: events.Counts, line: str) -> None:
+    assert described(events.AskDone(17, "uptime", may_execute, counts)) == [line]
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines"),
+    [
+        (events.Answer(17, 5, "web-5", "ok"), ["#17 rank 5 web-5: executed"]),
+        (events.Answer(17, 5, "web-5", "ok", 0, "up 3 days\n"), ["#17 rank 5 web-5 | up 3 days"]),
+        (
+            events.Answer(17, 5, "web-5", "ok", 0, " a\r\n\nb"),
+            ["#17 rank 5 web-5 |  a", "#17 rank 5 web-5 | ", "#17 rank 5 web-5 | b"],
+        ),
+        (
+            events.Answer(17, 5, "web-5", "ok", 0, "a", truncated=True),
+            ["#17 rank 5 web-5 | a", "#17 rank 5 web-5: executed, output truncated"],
+        ),
+        (
+            events.Answer(17, 5, "web-5", "fail", 3, "half", reason="why"),
+            ["#17 rank 5 web-5 | half", "#17 rank 5 web-5: failed with exit code 3 (why)"],
+        ),
+        (events.Answer(17, 5, "web-5", "fail"), ["#17 rank 5 web-5: failed"]),
+        (events.Answer(17, 5, "web-5", "refused"), ["#17 rank 5 web-5: refused"]),
+        (events.Answer(17, 5, "web-5", "denied", reason="no"), ["#17 rank 5 web-5: denied (no)"]),
+        (events.Answer(17, 5, "web-5", "timeout", 143), ["#17 rank 5 web-5: timed out"]),
+        (events.Answer(17, 5, "web-5", "gone"), ["#17 rank 5 web-5: gone"]),
+        (events.Answer(17, 5, "", "gone"), ["#17 rank 5: gone"]),
+        (events.Answer(17, 5, "", "ok", out="x"), ["#17 rank 5 | x"]),
+    ],
+)
+def test_an_answer_is_its_output_and_what_became_of_it(answer: events.Answer, lines: list[str]) -> None:
+    assert described(answer) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("grüße", "cannot send 'grüße': no"),
+        ("a 'b'", "cannot send \"a 'b'\": no"),
+        (HOSTILE, f"cannot send '{VISIBLE.replace('x0d', 'r').replace('x0a', 'n')}': no"),
+        ("x" * 64, f"cannot send '{'x' * 64}': no"),
+        ("x" * 65, f"cannot send '{'x' * 64}'...: no"),
+        ("", "cannot send: no"),
+    ],
+)
+def test_a_complaint_names_what_cannot_be_sent(text: str, words: str) -> None:
+    assert cannot_send(Unsent(text, "no")) == words
+
+
+def test_results_can_be_told_from_chatter() -> None:
+    describe = Words(WHERE)
+    answer = events.Answer(17, 5, "web-5", "fail", out="x")
+    results: list[Happening] = [answer, events.AskDone(17, "", 0, events.Counts())]
+    chatter: list[Happening] = [
+        events.Sent(17, "", True, 1),
+        events.RankChanged(0, 2, 20),
+        Unfinished(5, 2, 3),
+    ]
+    assert {line.kind for happened in results for line in describe(happened)} <= words.RESULTS
+    assert {line.kind for happened in chatter for line in describe(happened)}.isdisjoint(words.RESULTS)
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [
+        COMMAND,
+        events.ClientsChanged(2, 9),
+        events.RosterReceived((frames.Member(0, "a"),)),
+    ],
+)
+def test_what_changes_nothing_for_a_person_has_no_words(happened: events.Event) -> None:
+    assert described(happened) == []
+
+
+# --- text of others ---
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [
+        events.Connected(HOSTILE, 1, 3, 9),
+        events.Sent(17, HOSTILE, True, 2),
+        events.Started(COMMAND._replace(text=HOSTILE)),
+        events.Finished(COMMAND, events.Outcome("fail", {"reason": HOSTILE})),
+        events.Refused(1, 2, HOSTILE),
+        events.Lost(HOSTILE),
+        events.Disconnected("", HOSTILE),
+        events.Retrying(HOSTILE, 1.0),
+        events.Answer(17, 1, HOSTILE, "ok"),
+        events.Answer(17, 1, "web-1", "fail", reason=HOSTILE),
+        Unlogged(HOSTILE),
+        Unsent(HOSTILE),
+    ],
+)
+def test_text_of_others_neither_moves_the_cursor_nor_ends_the_line(happened: Happening) -> None:
+    (line,) = described(happened)
+    assert VISIBLE in line
+
+
+def test_an_output_cannot_pose_as_anything_else() -> None:
+    forged = (
+        "x\n#17: executed by 3 of 3\r\n\r\x1b[1A\x1b[2K#17 rank 0 top | root\u2028#18\x85#19\x0b#20\x0c#21"
+    )
+    lines = described(events.Answer(17, 1, "web-1", "ok", out=forged))
+    assert [line.removeprefix("#17 rank 1 web-1 | ") for line in lines] == [
+        "x",
+        "#17: executed by 3 of 3",
+        "\\x0d\\x1b[1A\\x1b[2K#17 rank 0 top | root\\u2028#18\\x85#19\\x0b#20\\x0c#21",
+    ]
+
+
+def test_what_is_harmless_stays_as_it_is() -> None:
+    assert visible("a\tgrüße שלום 🙂 \\x1b") == "a\tgrüße שלום 🙂 \\x1b"
+
+
+@given(st.text(st.characters()))
+def test_what_is_visible_passes_the_text_rule_and_can_be_encoded(text: str) -> None:
+    shown = visible(text)
+    assert protocol.text_problem(shown) is None
+    assert len(shown.splitlines()) <= 1
+    shown.encode()
+
+
+# --- the roster ---
+
+
+def test_the_roster_is_a_table_with_the_own_place_marked() -> None:
+    members = tuple(frames.Member(rank, f"web-{rank}") for rank in (0, 1, 12_345))
+    assert words.roster(members, 1) == [
+        Line("roster", "   rank  name"),
+        Line("roster", "      0  web-0"),
+        Line("roster", "*     1  web-1"),
+        Line("roster", "  12345  web-12345"),
+    ]
+    assert words.roster((frames.Member(0, HOSTILE),), None)[1].text == f"     0  {VISIBLE}"

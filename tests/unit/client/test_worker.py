@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from rankserver.client.events import Execute, Finished, Outcome, Started
+from rankserver.client.worker import LONGEST_REASON, Worker
+from tests.support.scripted import run
+
+DONE = Outcome("ok")
+
+
+def command(seq: int) -> Execute:
+    return Execute(seq, 0, f"command {seq}", True, 1, "me")
+
+
+class Scripted:
+    """An executor that does what a function says, and keeps count."""
+
+    def __init__(self, function: Callable[[Execute], Awaitable[Outcome]]) -> None:
+        self._function = function
+        self.running = 0
+        self.most = 0
+
+    async def execute(self, command: Execute) -> Outcome:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            return await self._function(command)
+        finally:
+            self.running -= 1
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+class Log:
+    """What a worker reports."""
+
+    def __init__(self) -> None:
+        self.steps: list[Started | Finished] = []
+        self._new = asyncio.Event()
+
+    def __call__(self, step: Started | Finished) -> None:
+        self.steps.append(step)
+        self._new.set()
+
+    async def until(self, count: int) -> list[Started | Finished]:
+        """Wait until there are so many."""
+        while len(self.steps) < count:
+            self._new.clear()
+            await self._new.wait()
+        return self.steps
+
+
+class ChoosyOne(Scripted):
+    """One that rejects the second command."""
+
+    def rejects(self, command: Execute) -> Outcome | None:
+        return Outcome("denied") if command.seq == 2 else None
+
+
+def unexpected(error: BaseException) -> None:
+    pytest.fail(f"the worker failed: {error!r}")
+
+
+async def at_once(_command: Execute) -> Outcome:
+    return DONE
+
+
+async def never(_command: Execute) -> Outcome:
+    await asyncio.Event().wait()
+    return DONE
+
+
+def test_commands_are_executed_one_after_the_other_in_order() -> None:
+    async def main() -> None:
+        log, executor = Log(), Scripted(at_once)
+        worker = Worker(executor, 1, log, unexpected)
+        for seq in range(10):
+            worker.add(command(seq))
+        steps = await log.until(20)
+        assert steps == [
+            step for seq in range(10) for step in (Started(command(seq)), Finished(command(seq), DONE))
+        ]
+        assert executor.most == 1
+        await worker.close()
+
+    run(main())
+
+
+def test_what_is_rejected_is_not_begun_and_has_its_place_in_the_order() -> None:
+    async def main() -> None:
+        log, executor = Log(), ChoosyOne(at_once)
+        worker = Worker(executor, 1, log, unexpected)
+        for seq in range(1, 4):
+            worker.add(command(seq))
+        assert await log.until(5) == [
+            Started(command(1)),
+            Finished(command(1), DONE),
+            Finished(command(2), Outcome("denied")),
+            Started(command(3)),
+            Finished(command(3), DONE),
+        ]
+        await worker.close()
+
+    run(main())
+
+
+def test_as_many_as_there_are_jobs_are_executed_at_once_and_begun_in_order() -> None:
+    async def main() -> None:
+        log, executor = Log(), Scripted(never)
+        worker = Worker(executor, 3, log, unexpected)
+        for seq in range(5):
+            worker.add(command(seq))
+        assert await log.until(3) == [Started(command(seq)) for seq in range(3)]
+        await asyncio.sleep(0)
+        assert (len(log.steps), executor.running) == (3, 3)
+        await worker.close()
+        assert executor.running == 0
+
+    run(main())
+
+
+async def _raise(error: BaseException) -> Outcome:
+    raise error
+
+
+async def _not_an_outcome(_command: Execute) -> Outcome:
+    return "ok"  # type: ignore[return-value]
+
+
+class Unprintable(BaseException):
+    """No Exception, and what it says of itself is another one."""
+
+    def __str__(self) -> str:
+        raise GeneratorExit
+
+    __repr__ = __str__
+
+
+async def _unprintable_outcome(_command: Execute) -> Outcome:
+    return Unprintable()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda _: _raise(ValueError("no such thing")), "ValueError: no such thing"),
+        (lambda _: _raise(KeyError()), "KeyError"),
+        (lambda _: _raise(OSError("one\ntwo\r\nthree")), "OSError: one two three"),
+        (lambda _: _raise(ValueError("x" * 5_000)), f"ValueError: {'x' * 5_000}"[:LONGEST_REASON]),
+        (lambda _: _raise(asyncio.CancelledError()), "CancelledError"),
+        (lambda _: _raise(GeneratorExit("x")), "GeneratorExit: x"),
+        (lambda _: _raise(Unprintable()), "Unprintable: <unprintable Unprintable>"),
+        (_not_an_outcome, "TypeError: the executor returned 'ok', which is no Outcome"),
+        (
+            _unprintable_outcome,
+            "TypeError: the executor returned <unprintable Unprintable>, which is no Outcome",
+        ),
+    ],
+)
+def test_a_failure_is_an_outcome_and_the_next_command_is_executed(
+    function: Callable[[Execute], Awaitable[Outcome]], reason: str
+) -> None:
+    async def main() -> None:
+        log = Log()
+        worker = Worker(Scripted(function), 1, log, unexpected)
+        worker.add(command(1))
+        worker.add(command(2))
+        steps = await log.until(4)
+        assert steps[1] == Finished(command(1), Outcome("fail", {"reason": reason}))
+        assert steps[2] == Started(command(2))
+        await worker.close()
+
+    run(main())
+
+
+class Moody(Scripted):
+    """One that fails to say what it rejects."""
+
+    def rejects(self, _command: Execute) -> Outcome | None:
+        raise Unprintable
+
+
+def test_to_fail_at_rejecting_is_an_outcome_and_the_next_command_is_executed() -> None:
+    async def main() -> None:
+        log = Log()
+        worker = Worker(Moody(at_once), 1, log, unexpected)
+        worker.add(command(1))
+        worker.add(command(2))
+        failed = Outcome("fail", {"reason": "Unprintable: <unprintable Unprintable>"})
+        assert await log.until(2) == [Finished(command(1), failed), Finished(command(2), failed)]
+        await worker.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), GeneratorExit()])
+def test_a_worker_that_cannot_go_on_says_so(error: BaseException) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Future[BaseException] = loop.create_future()
+        printed: list[object] = []
+        loop.set_exception_handler(lambda _, context: printed.append(context["exception"]))
+
+        def report(_step: Started | Finished) -> None:
+            raise error
+
+        worker = Worker(Scripted(at_once), 1, report, heard.set_result)
+        worker.add(command(1))
+        assert await heard is error
+        assert printed == [error]
+        await worker.close()
+
+    run(main())
+
+
+def test_another_executor_takes_the_next_command() -> None:
+    async def main() -> None:
+        log = Log()
+        worker = Worker(Scripted(at_once), 1, log, unexpected)
+        worker.add(command(1))
+        await log.until(2)
+        worker.executor = Scripted(never)
+        worker.add(command(2))
+        assert await log.until(3) == [Started(command(1)), Finished(command(1), DONE), Started(command(2))]
+        await worker.close()
+
+    run(main())
+
+
+def test_closing_waits_until_what_is_executed_has_cleaned_up_and_forgets_the_rest() -> None:
+    async def main() -> None:
+        cleaned = False
+
+        async def clean_up(_command: Execute) -> Outcome:
+            nonlocal cleaned
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                cleaned = True
+            return DONE
+
+        log = Log()
+        worker = Worker(Scripted(clean_up), 1, log, unexpected)
+        worker.add(command(1))
+        worker.add(command(2))
+        await log.until(1)
+        first = asyncio.create_task(worker.close())
+        await asyncio.sleep(0)
+        first.cancel()  # whoever waits for it may lose patience
+        await asyncio.wait({first})
+        assert not cleaned
+        await worker.close()  # and this waits, and does not cancel what cleans up
+        assert cleaned
+        assert log.steps == [Started(command(1))]
+
+    run(main())
+
+
+def test_an_executor_that_swallows_its_cancellation_does_not_hold_up_closing() -> None:
+    async def swallow(_command: Execute) -> Outcome:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return Outcome("timeout")
+        return DONE
+
+    async def main() -> None:
+        log = Log()
+        worker = Worker(Scripted(swallow), 1, log, unexpected)
+        worker.add(command(1))
+        worker.add(command(2))
+        await log.until(1)
+        await worker.close()
+        assert log.steps == [Started(command(1)), Finished(command(1), Outcome("timeout"))]
+
+    run(main())
+
+
+def test_the_executor_is_told_apart_from_others() -> None:
+    async def main() -> None:
+        log = Log()
+
+        async def ask(_command: Execute) -> Outcome:
+            return Outcome("ok" if worker.is_inside() else "fail")
+
+        worker = Worker(Scripted(ask), 1, log, unexpected)
+        worker.add(command(1))
+        assert (await log.until(2))[1] == Finished(command(1), DONE)
+        assert not worker.is_inside()
+        await worker.close()
+
+    run(main())

@@ -1,0 +1,179 @@
+"""Who may answer what: one case at a time, and any history against a dict of sets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rankserver.asks import MAX_ASKS, AskTable
+from rankserver.wire.exceptions import NoSuchAskError
+
+
+@pytest.fixture
+def asks() -> AskTable[str]:
+    table: AskTable[str] = AskTable()
+    for member in ("asker", "one", "two"):
+        table.enter(member)
+    return table
+
+
+def test_each_of_the_others_may_answer_once(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    for member in ("two", "one"):
+        assert asks.answer(7, member) == "asker"
+        with pytest.raises(NoSuchAskError):
+            asks.answer(7, member)
+
+
+def test_nobody_answers_their_own(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    with pytest.raises(NoSuchAskError):
+        asks.answer(7, "asker")
+
+
+def test_who_came_later_may_not_answer(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    asks.enter("late")
+    with pytest.raises(NoSuchAskError):
+        asks.answer(7, "late")
+
+
+def test_who_came_later_in_place_of_one_that_left_may_not_answer_for_it(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    asks.leave(["one"])
+    asks.enter("late")
+    with pytest.raises(NoSuchAskError):
+        asks.answer(7, "late")
+    assert asks.answer(7, "two") == "asker"
+
+
+def test_what_was_never_asked_cannot_be_answered(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    with pytest.raises(NoSuchAskError):
+        asks.answer(8, "one")
+
+
+def test_an_answer_to_an_asker_that_has_left_is_for_nobody_but_no_error(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    asks.leave(["asker"])
+    assert asks.answer(7, "one") is None
+    with pytest.raises(NoSuchAskError):
+        asks.answer(7, "one")
+
+
+def test_an_ask_is_forgotten_when_all_have_answered_or_left(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    asks.open(8, "asker")
+    asks.answer(7, "one")
+    assert len(asks) == 2
+    asks.leave(["two"])
+    assert len(asks) == 1
+    asks.answer(8, "one")
+    assert len(asks) == 0
+
+
+def test_an_ask_that_nobody_can_answer_is_not_remembered() -> None:
+    asks: AskTable[str] = AskTable()
+    asks.enter("alone")
+    asks.open(1, "alone")
+    assert len(asks) == 0
+
+
+def test_several_leave_at_once(asks: AskTable[str]) -> None:
+    asks.open(7, "asker")
+    asks.leave(["one", "asker", "two"])
+    assert len(asks) == 0
+
+
+def test_the_oldest_ask_is_forgotten_when_there_are_too_many() -> None:
+    asks: AskTable[str] = AskTable(limit=2)
+    asks.enter("asker")
+    asks.enter("one")
+    for seq in (1, 2, 3):
+        asks.open(seq, "asker")
+    assert len(asks) == 2
+    with pytest.raises(NoSuchAskError):
+        asks.answer(1, "one")
+    assert [asks.answer(seq, "one") for seq in (2, 3)] == ["asker", "asker"]
+
+
+def test_as_many_are_remembered_as_the_protocol_promises() -> None:
+    assert AskTable[str]().limit == MAX_ASKS == 65_536
+
+
+LIMIT: Final = 4
+WHICH: Final = st.integers(0, 99)
+
+
+class AskMachine(RuleBasedStateMachine):
+    """The model: who asked, and the set of those who may still answer, by seq."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks: AskTable[int] = AskTable(LIMIT)
+        self.open_asks: dict[int, tuple[int, set[int]]] = {}
+        self.here: list[int] = []
+        self.entered = 0
+        self.seq = 0
+
+    @rule(count=st.integers(1, 3))
+    def enter(self, count: int) -> None:
+        for _ in range(count):
+            self.entered += 1
+            self.asks.enter(self.entered)
+            self.here.append(self.entered)
+
+    @precondition(lambda self: self.here)
+    @rule(which=st.sets(WHICH, min_size=1, max_size=3))
+    def leave(self, which: set[int]) -> None:
+        gone = {self.here[number % len(self.here)] for number in which}
+        self.asks.leave(gone)
+        self.here = [member for member in self.here if member not in gone]
+        for _, waiting in self.open_asks.values():
+            waiting.difference_update(gone)
+        self._forget_what_is_done()
+
+    @precondition(lambda self: self.here)
+    @rule(which=WHICH)
+    def ask(self, which: int) -> None:
+        asker = self.here[which % len(self.here)]
+        self.seq += 1
+        self.asks.open(self.seq, asker)
+        self.open_asks[self.seq] = (asker, set(self.here) - {asker})
+        self._forget_what_is_done()
+        if len(self.open_asks) > LIMIT:
+            del self.open_asks[min(self.open_asks)]
+
+    @precondition(lambda self: self.here)
+    @rule(which=WHICH, back=st.integers(0, LIMIT + 1))
+    def answer(self, which: int, back: int) -> None:
+        member, seq = self.here[which % len(self.here)], self.seq - back
+        asker, waiting = self.open_asks.get(seq, (0, set()))
+        if member in waiting:
+            assert self.asks.answer(seq, member) == (asker if asker in self.here else None)
+            waiting.remove(member)
+        else:
+            with pytest.raises(NoSuchAskError):
+                self.asks.answer(seq, member)
+        self._forget_what_is_done()
+
+    @invariant()
+    def as_many_are_open(self) -> None:
+        assert len(self.asks) == len(self.open_asks)
+
+    def teardown(self) -> None:
+        for seq, (asker, waiting) in self.open_asks.items():
+            for member in waiting:
+                assert self.asks.answer(seq, member) == (asker if asker in self.here else None)
+        assert len(self.asks) == 0
+
+    def _forget_what_is_done(self) -> None:
+        self.open_asks = {seq: ask for seq, ask in self.open_asks.items() if ask[1]}
+
+
+AskMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+test_any_history_agrees_with_a_dict_of_sets = AskMachine.TestCase

@@ -1,0 +1,365 @@
+"""The TLS transport by itself: its bounds, and what it says when something fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rankserver import tls
+from rankserver.channel import Channel
+from rankserver.clist import READ_BYTES, Client, Flushed, Log
+from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, RECORD_BYTES, TlsTransport
+from rankserver.wire.exceptions import ConfigError
+from tests.support import BOUND
+from tests.support.tls_peer import Certificates, TlsSocket
+
+
+class Pair:
+    """A transport and its peer, in this thread.
+
+    Attributes:
+        ours: the server's side.
+        theirs: the client's.
+    """
+
+    def __init__(self, certificates: Certificates) -> None:
+        self.log = Log(65_536)
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        there.settimeout(BOUND)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        self.sockets = (here, there)
+        self.client = self.log.open(here.fileno(), external=True)
+        context = tls.context(str(certificates.cert), str(certificates.key), None)
+        self.ours = TlsTransport(here, context, self.log, self.client)
+        self.theirs = TlsSocket(there, certificates.client)
+
+    def shake_hands(self) -> None:
+        while not self.theirs._shakes_hands():
+            self.nothing()
+            self.theirs._incoming.write(self.theirs.plain.recv(READ_BYTES))
+        self.nothing()
+
+    def nothing(self) -> None:
+        """Let our side receive what is for the TLS layer alone."""
+        with contextlib.suppress(BlockingIOError):
+            assert not self.ours.receive(READ_BYTES)
+        self.ours.flush()
+
+    def queue(self, size: int) -> bytes:
+        frame = bytes(range(48, 58)) * (size // 10) + b"\n"
+        self.log.private(self.client, frame)
+        return frame
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        self.log.check()
+        self.log.close()
+
+
+@pytest.fixture
+def pair(certificates: Certificates) -> Iterator[Pair]:
+    made = Pair(certificates)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def opened(pair: Pair) -> Pair:
+    pair.shake_hands()
+    return pair
+
+
+# --- out --------------------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_before_the_handshake_is_done_and_all_after(pair: Pair) -> None:
+    frame = pair.queue(100)
+    assert pair.ours.flush() is Flushed.DONE
+    assert pair.log.lag(pair.client) == len(frame)
+    pair.shake_hands()
+    assert pair.theirs.recv(READ_BYTES) == frame
+
+
+def test_what_the_socket_does_not_take_follows_in_order_and_then_the_end(opened: Pair) -> None:
+    sent = opened.queue(500_000) + opened.queue(10)
+    assert opened.ours.flush() is Flushed.BLOCKED
+    assert opened.ours.is_blocked
+    received = b""
+    while opened.ours.flush() is Flushed.BLOCKED:
+        received += opened.theirs.recv(10_000)
+    assert opened.log.lag(opened.client) == 0
+    assert opened.ours.shut_down()
+    while more := opened.theirs.recv(READ_BYTES):
+        received += more
+    assert received == sent
+    assert opened.theirs.said_goodbye
+
+
+def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
+    here, there = opened.sockets
+    opened.queue(10_000)
+    while opened.ours.flush() is Flushed.DONE:
+        opened.queue(10_000)
+    assert not opened.ours.shut_down()
+    assert not opened.ours.shut_down()
+    while not opened.ours.shut_down():
+        assert opened.theirs.recv(READ_BYTES)
+    here.shutdown(socket.SHUT_WR)
+    while opened.theirs.recv(READ_BYTES):
+        pass
+    assert opened.theirs.said_goodbye
+    assert not there.recv(1)
+
+
+def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
+    before = opened.log.lag(opened.client)
+    monkeypatch.setattr(opened.ours, "_send", lambda: True)  # a socket that takes everything
+    assert opened.ours.flush() is Flushed.BLOCKED
+    assert opened.ours.is_blocked
+    assert before - opened.log.lag(opened.client) <= tls.SENDS * tls.SEND_BYTES
+
+
+def test_who_is_gone_is_broken(opened: Pair) -> None:
+    opened.theirs.close()
+    opened.queue(10)
+    assert opened.ours.flush() is Flushed.BROKEN
+    assert not opened.ours.is_blocked
+    assert opened.ours.shut_down()  # there is nobody to be told
+
+
+# --- in ---------------------------------------------------------------------------------------
+
+
+def test_one_call_returns_no_more_than_the_core_takes_at_once() -> None:
+    assert RECEIVE_BYTES + RECORD_BYTES <= READ_BYTES
+
+
+def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> None:
+    opened.theirs.sendall(b"x" * 5_000)
+    for _ in range(5):
+        assert opened.ours.receive(1_000) == b""
+        assert opened.ours.received == 1_000
+    assert opened.ours.receive(1_000) == b"x" * 5_000
+    with pytest.raises(BlockingIOError):
+        opened.ours.receive(1_000)
+
+
+def asked_for(opened: Pair, monkeypatch: pytest.MonkeyPatch, data: bytes) -> list[int]:
+    """Let the peer send these bytes; return how much each call asks the socket for until it has them."""
+    asked: list[int] = []
+    sock = opened.sockets[0]
+    left = len(data)
+
+    class Sock:
+        def recv(self, most: int) -> bytes:
+            nonlocal left
+            received = sock.recv(most)
+            asked.append(most)
+            left -= len(received)
+            return received
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.ours, "_sock", Sock())
+        opened.sockets[1].sendall(data)
+        while left:
+            with contextlib.suppress(BlockingIOError):
+                opened.ours.receive(READ_BYTES)
+    return asked
+
+
+def test_more_is_received_at_once_of_who_sends_something(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    asked = []
+    for _ in range(4):
+        asked += asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
+    assert asked[0] == FIRST_BYTES
+    assert sorted(asked) == asked
+    assert asked[-1] == RECEIVE_BYTES
+
+
+def test_little_is_received_at_once_of_who_lets_the_tls_layer_work_for_nothing(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    for _ in range(4):
+        asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
+    for _ in range(2):
+        asked = asked_for(opened, monkeypatch, b"".join(opened.theirs.encrypted(b"x") for _ in range(2_000)))
+    assert set(asked) == {FIRST_BYTES}
+    asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
+    assert asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x"))[0] == RECEIVE_BYTES
+
+
+def test_the_end_is_known_with_the_last_bytes(opened: Pair) -> None:
+    opened.sockets[1].sendall(opened.theirs.encrypted(b"last") + opened.theirs.goodbye())
+    assert opened.ours.receive(READ_BYTES) == b"last"
+    assert opened.ours.ended
+    assert opened.ours.receive(READ_BYTES) == b""
+
+
+def test_an_end_without_a_goodbye_is_an_end(opened: Pair) -> None:
+    opened.theirs.sendall(b"last")
+    opened.theirs.close()
+    assert opened.ours.receive(READ_BYTES) == b"last"
+    assert opened.ours.receive(READ_BYTES) == b""
+
+
+def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
+
+    class Bio:
+        def __init__(self, bio: ssl.MemoryBIO) -> None:
+            self._bio = bio
+
+        def write(self, data: memoryview) -> int:
+            nonlocal most
+            most = max(most, self._bio.pending + len(data))
+            return self._bio.write(data)
+
+    monkeypatch.setattr(opened.ours, "_incoming", Bio(opened.ours._incoming))
+    opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    opened.theirs.sendall(b"x" * 150_000)
+    received = b""
+    while len(received) < 150_000:
+        with contextlib.suppress(BlockingIOError):
+            received += opened.ours.receive(READ_BYTES)
+    assert received == b"x" * 150_000
+    assert most <= 2 * RECORD_BYTES + 1_024
+
+
+def test_who_lets_the_tls_layer_talk_and_does_not_read_is_dropped(opened: Pair) -> None:
+    opened.queue(500_000)
+    assert opened.ours.flush() is Flushed.BLOCKED
+    opened.ours._outgoing.write(b"x" * (OWED_BYTES + 1))  # as many answers to KeyUpdate
+    opened.theirs.sendall(b"data")
+    with pytest.raises(OSError, match="reads nothing"):
+        opened.ours.receive(READ_BYTES)
+
+
+# --- failures ---------------------------------------------------------------------------------
+
+
+class Failing:
+    """A TLS layer without memory, or with an error of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def fail(self, *_: object) -> int:
+        raise self._error
+
+    read = write = unwrap = do_handshake = fail
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ssl.SSLError(1, "broken")], ids=repr)
+def test_a_failure_of_the_tls_layer_breaks_its_connection_and_nothing_else(
+    opened: Pair, error: Exception
+) -> None:
+    opened.ours._tls = Failing(error)  # type: ignore[assignment]
+    opened.queue(10)
+    assert opened.ours.flush() is Flushed.BROKEN
+    opened.theirs.sendall(b"data")
+    with pytest.raises(OSError, match="memory" if isinstance(error, MemoryError) else "broken"):
+        opened.ours.receive(READ_BYTES)
+    assert opened.ours.shut_down()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ssl.SSLError(1, "no memory")], ids=repr)
+def test_a_connection_that_tls_cannot_be_set_up_for_leaves_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Context:
+        def wrap_bio(self, *_: object, **__: object) -> None:
+            raise error
+
+    here, there = socket.socketpair()
+    with here, there, Log(65_536) as log:
+        discarded: list[Client] = []
+        discard = log.discard
+
+        def recorded(client: Client) -> None:
+            discarded.append(client)
+            discard(client)
+
+        monkeypatch.setattr(log, "discard", recorded)
+        with pytest.raises(MemoryError):
+            Channel(here, "peer", log, "127.0.0.1", Context())  # type: ignore[arg-type]
+        assert len(discarded) == 1
+        log.check()
+
+
+# --- the context ------------------------------------------------------------------------------
+
+
+def test_the_context_refuses_what_is_unsafe_and_remembers_nobody(certificates: Certificates) -> None:
+    made = tls.context(str(certificates.cert), str(certificates.key), None)
+    assert made.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert made.options & ssl.OP_NO_RENEGOTIATION
+    assert made.options & ssl.OP_NO_COMPRESSION
+    assert made.num_tickets == 0
+    assert made.verify_mode is ssl.CERT_NONE
+    named = tls.context(str(certificates.cert), str(certificates.key), str(certificates.ca))
+    assert named.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_path: Path) -> None:
+    cert, key = str(certificates.cert), str(certificates.key)
+    other = Certificates(tmp_path)
+    empty = tmp_path / "empty"
+    empty.touch()
+    for arguments in (
+        ("missing.pem", key, None),
+        (cert, "missing.key", None),
+        (str(empty), key, None),
+        (cert, str(other.key), None),
+        (cert, key, "missing.ca"),
+        (cert, key, str(empty)),
+    ):
+        named = arguments[2] or f"{arguments[0]} with the key {arguments[1]}"
+        with pytest.raises(ConfigError, match=f"cannot use .* {named}: ."):
+            tls.context(*arguments)
+
+
+def test_what_is_no_regular_file_is_not_read(certificates: Certificates) -> None:
+    cert, key = str(certificates.cert), str(certificates.key)
+    for arguments in ((os.devnull, key, None), (cert, os.devnull, None), (cert, key, os.devnull)):
+        with pytest.raises(ConfigError, match=f"cannot use .*: {os.devnull} is not a regular file"):
+            tls.context(*arguments)
+
+
+def test_a_key_of_another_certificate_is_said_to_be_one(certificates: Certificates, tmp_path: Path) -> None:
+    for key in map(str, certificates.keys_of_others(tmp_path)):
+        says = f"certificate {certificates.cert} with the key {key}: the key and .* do not belong together"
+        with pytest.raises(ConfigError, match=says):
+            tls.context(str(certificates.cert), key, None)
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked.key"
+    openssl = shutil.which("openssl") or ""
+    subprocess.run(
+        [openssl, "ec", "-in", certificates.key, "-out", locked, "-aes128", "-passout", "pass:word"],
+        check=True,
+        capture_output=True,
+    )
+    begin = time.monotonic()
+    with pytest.raises(ConfigError, match="needs a password"):
+        tls.context(str(certificates.cert), str(locked), None)
+    assert time.monotonic() - begin < BOUND

@@ -1,0 +1,177 @@
+"""Tokens: what a file may say, and what of it never shows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import timeit
+from pathlib import Path
+
+import pytest
+
+from rankserver import tokens
+from rankserver.tokens import MAX_CLASS, Holder
+from rankserver.wire.exceptions import ConfigError
+from tests.support.tls_peer import write_private
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def load(path: Path, *lines: str) -> tokens.Tokens:
+    return tokens.load(str(write_private(path / "tokens", "".join(f"{line}\n" for line in lines))))
+
+
+def test_each_kind_of_line_gives_its_holder(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        "# operators",
+        "",
+        f"root:0 {digest('one')}",
+        f"  web-1:7\t {digest('two').upper()}  ",
+        f"web-2 {digest('three')}",
+        "four",
+        f"last:{MAX_CLASS} {digest('five')}",
+    )
+    assert len(loaded) == 5
+    assert loaded.holder("one") == Holder("root", 0)
+    assert loaded.holder("two") == Holder("web-1", 7)
+    assert loaded.holder("three") == Holder("web-2", 0)
+    assert loaded.holder("four") == Holder("-", 0)
+    assert loaded.holder("five") == Holder("last", MAX_CLASS)
+
+
+def test_nothing_else_is_a_token(tmp_path: Path) -> None:
+    loaded = load(tmp_path, f"root {digest('one')}", "two")
+    for wrong in (
+        "",
+        "One",
+        "one ",
+        digest("one"),
+        "root",
+        "# x",
+        "\ud800",
+        "x" * 65_536,
+        f"root {digest('one')}",
+    ):
+        assert loaded.holder(wrong) is None
+
+
+SECRET = "S3cret"  # noqa: S105 - of a test
+HEXADECIMAL = digest("of somebody")  # what a line without its name leaves
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"{SECRET} and more", "64 hexadecimal digits"),
+        (f"name {SECRET}", "64 hexadecimal digits"),
+        (f"{SECRET} {'0' * 63}", "64 hexadecimal digits"),
+        (f"name {'0' * 64} {SECRET}", "64 hexadecimal digits"),
+        (HEXADECIMAL, "needs name[:class] before it"),
+        (f"  {HEXADECIMAL.upper()}\t", "needs name[:class] before it"),
+        (f"name:x {'0' * 64}", "name[:class]"),
+        (f"name:-1 {'0' * 64}", "name[:class]"),
+        (f"name: {'0' * 64}", "name[:class]"),
+        (f"name:1:2 {'0' * 64}", "name[:class]"),
+        (f"name:99999999999 {'0' * 64}", "name[:class]"),
+        (f"na/me {'0' * 64}", "name[:class]"),
+        (f"{'n' * 65} {'0' * 64}", "name[:class]"),
+        (f"name:{MAX_CLASS + 1} {'0' * 64}", f"class {MAX_CLASS + 1}"),
+        (f"first {digest('again')}", "for the second time"),
+    ],
+)
+def test_a_line_that_is_none_is_refused_by_its_number_and_not_shown(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match="line 3 of the token file") as error:
+        load(tmp_path, "# who may join", "again", line)
+    assert says in str(error.value)
+    assert SECRET not in str(error.value)
+    assert HEXADECIMAL not in str(error.value).lower()
+
+
+def test_a_token_that_looks_like_a_digest_is_one_behind_its_name(tmp_path: Path) -> None:
+    loaded = load(tmp_path, f"root {digest(HEXADECIMAL)}", HEXADECIMAL[:-1])
+    assert loaded.holder(HEXADECIMAL) == Holder("root", 0)
+    assert loaded.holder(HEXADECIMAL[:-1]) == Holder("-", 0)
+
+
+@pytest.mark.parametrize("line", ["one", f"root {digest('one')}", "# who may join\none"])
+def test_the_first_line_counts_behind_a_byte_order_mark(tmp_path: Path, line: str) -> None:
+    loaded = load(tmp_path, f"\ufeff{line}")
+    assert loaded.holder("one")
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("lines", [[], ["", "# nobody"]])
+def test_a_file_without_a_token_is_refused(tmp_path: Path, lines: list[str]) -> None:
+    with pytest.raises(ConfigError, match="holds no token"):
+        load(tmp_path, *lines)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o644])
+def test_a_file_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    path = write_private(tmp_path / "tokens", "token\n")
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"mode {mode:o}.*chmod o="):
+        tokens.load(str(path))
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o640])
+def test_a_file_that_its_owner_and_group_read_is_taken(tmp_path: Path, mode: int) -> None:
+    path = write_private(tmp_path / "tokens", "token\n")
+    path.chmod(mode)
+    assert tokens.load(str(path)).holder("token")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(ConfigError, match=f"token file {path}: "):
+            tokens.load(str(path))
+    path = write_private(tmp_path / "tokens", "")
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        tokens.load(str(path))
+
+
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(ConfigError, match=f"{os.devnull} is not a regular file"):
+        tokens.load(os.devnull)
+
+
+def time_of_look_ups(loaded: tokens.Tokens) -> float:
+    """Return the seconds of some look-ups in vain: the least of a few, when nothing came between."""
+    return min(timeit.repeat(lambda: loaded.holder("wrong"), number=20, repeat=10))
+
+
+def test_a_look_up_takes_no_longer_with_many_tokens_than_with_one() -> None:
+    one, many = (
+        tokens.Tokens({hashlib.sha256(b"%d" % number).digest(): Holder("x", 0) for number in range(count)})
+        for count in (1, 10_000)
+    )
+    assert time_of_look_ups(many) < 50 * time_of_look_ups(one)  # hundreds of times, if all were compared
+    assert (len(many), many.holder("9999")) == (10_000, Holder("x", 0))
+
+
+def test_what_is_compared_is_known_to_nobody_outside(tmp_path: Path) -> None:
+    first, again = (load(tmp_path, "one", f"root {digest('two')}") for _ in range(2))
+    known = {hashlib.sha256(token).digest() for token in (b"one", b"two")}
+    assert len(known | first._holders.keys() | again._holders.keys()) == 6
+
+
+def test_a_new_token_is_accepted_with_the_line_that_comes_with_it(tmp_path: Path) -> None:
+    (one, line_one), (two, line_two) = tokens.new("op"), tokens.new("web-1:12")
+    loaded = load(tmp_path, line_one, line_two)
+    assert loaded.holder(one) == Holder("op", 0)
+    assert loaded.holder(two) == Holder("web-1", 12)
+    assert len(one) >= 32
+    assert one != two
+    assert one not in line_one
+
+
+@pytest.mark.parametrize("text", ["", "two words", "a:b", "a:", ":1", "a:-1", "a\n", f"a:{MAX_CLASS + 1}"])
+def test_a_new_token_needs_a_name_and_a_class(text: str) -> None:
+    with pytest.raises(ConfigError, match="argument --new-token: "):
+        tokens.new(text)

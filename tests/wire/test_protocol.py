@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rankserver.wire import protocol
+from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
+from rankserver.wire.frames import (
+    Answer,
+    Bye,
+    ClientFrame,
+    Command,
+    Hello,
+    Info,
+    Join,
+    Leave,
+    Left,
+    Member,
+    Ping,
+    Pong,
+    Rejected,
+    Result,
+    Resume,
+    Roster,
+    ServerFrame,
+    Submit,
+    Welcome,
+    Who,
+)
+from rankserver.wire.protocol import LineBuffer
+
+NAME_CHARACTERS = "ABCXYZabcxyz0189._:@-"
+
+texts = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"]) | st.just("\t"), min_size=1, max_size=40
+)  # what the text rule allows
+names = st.text(NAME_CHARACTERS, min_size=1, max_size=64)
+numbers = st.integers(0, 10**protocol.MAX_NUMBER_DIGITS - 1)
+details = st.dictionaries(texts, st.none() | st.booleans() | st.integers(-99, 99) | st.text(), max_size=3)
+rank_sets = st.sets(st.integers(0, 3_000), min_size=1).map(sorted)
+
+
+def cut(data: bytes, *, bytewise: bool, most: int = 1_000) -> list[bytes]:
+    """Cut ``data`` into lines, giving it whole or byte by byte."""
+    buffer = LineBuffer(most)
+    pieces = [data[i : i + 1] for i in range(len(data))] if bytewise else [data]
+    return [line for piece in pieces for line in buffer.feed(piece)]
+
+
+# --- lines ---
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"", []),
+        (b"WHO", []),
+        (b"WHO\n", [b"WHO"]),
+        (b"WHO\r\n", [b"WHO"]),
+        (b"CMD a\rb\n", [b"CMD a\rb"]),
+        (b"\n\r\n\nWHO\n\n", [b"WHO"]),
+        (b"A\nB\r\nC", [b"A", b"B"]),
+    ],
+)
+def test_lines_end_at_lf_and_empty_ones_are_left_out(data: bytes, lines: list[bytes], bytewise: bool) -> None:
+    assert cut(data, bytewise=bytewise) == lines
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(1, 20)))
+def test_lines_do_not_depend_on_how_the_bytes_arrive(data: bytes, sizes: list[int]) -> None:
+    buffer, rest, lines = LineBuffer(1_000), data, []
+    for size in sizes:
+        lines += buffer.feed(rest[:size])
+        rest = rest[size:]
+    lines += buffer.feed(rest)
+    assert lines == cut(data, bytewise=False) == cut(data, bytewise=True)
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_a_line_of_max_line_bytes_passes_and_one_more_is_too_long(bytewise: bool) -> None:
+    assert cut(b"1234567\n", bytewise=bytewise, most=8) == [b"1234567"]
+    for data in (b"12345678\n", b"123456789", b"ok\n12345678\nok\n"):
+        with pytest.raises(RemoteProtocolError) as caught:
+            cut(data, bytewise=bytewise, most=8)
+        assert caught.value.code == "too-long"
+
+
+# --- the text rule ---
+
+
+@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0)])
+def test_no_control_character_but_tab_is_allowed(code: int) -> None:
+    problem = protocol.text_problem(f"ab{chr(code)}c")
+    if chr(code) == "\t":
+        assert problem is None
+    else:
+        assert problem == f"control character U+{code:04X} at position 2; only TAB is allowed"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"CMD a\x1bb", "control character U+001B at position 5"),
+        (b"CMD \xc2\x85", "control character U+0085 at position 4"),
+        (b"CMD \xff", "byte 0xff at offset 4 is not valid UTF-8"),
+        (b"CMD \xed\xa0\x80", "byte 0xed at offset 4 is not valid UTF-8"),
+        (b"CMD \xc3", "byte 0xc3 at offset 4 is not valid UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("parse", [protocol.parse_client_line, protocol.parse_server_line])
+def test_both_sides_reject_what_breaks_the_text_rule(
+    parse: Callable[[bytes], object], line: bytes, words: str
+) -> None:
+    with pytest.raises(RemoteProtocolError, match=re.escape(words)) as caught:
+        parse(line)
+    assert caught.value.code == "bad-frame"
+
+
+@pytest.mark.parametrize("name", ["a", "web-1", "A.b_C:d@e-9", "x" * 64])
+def test_names_of_the_allowed_characters_pass(name: str) -> None:
+    assert protocol.is_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a b", "ü", "a\n", "a/b", "\u0661"])
+def test_other_names_do_not(name: str) -> None:
+    assert not protocol.is_name(name)
+
+
+@given(st.text(max_size=200))
+def test_what_an_error_message_repeats_is_short_ascii_on_one_line(text: str) -> None:
+    assert len(protocol.shown(text)) <= 10 * protocol.SHOWN + 5
+    assert protocol.shown(text).isascii()
+    assert protocol.text_problem(protocol.shown(text)) is None
+
+
+# --- what a client sends ---
+
+
+def from_client(frame: bytes) -> ClientFrame:
+    """Parse a frame after checking that it is one line, whole or byte by byte."""
+    assert cut(frame, bytewise=False) == cut(frame, bytewise=True) == [frame[:-1]]
+    return protocol.parse_client_line(frame[:-1])
+
+
+@given(texts, st.booleans())
+@example(" two  spaces ", True)
+@example("CMD x", False)
+def test_a_command_comes_through_unchanged(text: str, wants_answer: bool) -> None:
+    frame = protocol.submit(text, wants_answer=wants_answer)
+    assert from_client(frame) == Submit(text, wants_answer)
+
+
+@given(st.none() | names, st.none() | texts)
+def test_hello_comes_through_unchanged(name: str | None, token: str | None) -> None:
+    assert from_client(protocol.hello(name=name, token=token)) == Hello(name=name, token=token)
+
+
+@given(numbers, st.sampled_from(protocol.STATUSES), st.none() | details)
+def test_a_result_comes_through_unchanged(seq: int, status: str, detail: dict[str, object] | None) -> None:
+    result = from_client(protocol.result(seq, status, detail))
+    assert isinstance(result, Result)
+    assert (result.seq, result.status) == (seq, status)
+    assert (json.loads(result.detail) if result.detail else None) == detail
+
+
+def test_json_is_utf_8_but_for_what_no_line_can_have() -> None:
+    out = "aä€😀\u2028\t\n\x1b\x7f\x9f\ud83d"
+    frame = protocol.result(1, "ok", {"out": out})
+    assert frame == 'RES 1 ok {"out":"aä€😀\u2028\\t\\n\\u001b\\u007f\\u009f\\ud83d"}\n'.encode()
+    result = from_client(frame)
+    assert isinstance(result, Result)
+    assert json.loads(result.detail) == {"out": out}
+
+
+@given(texts)
+def test_ping_and_pong_come_through_unchanged(text: str) -> None:
+    assert (
+        from_client(protocol.ping(text)) == protocol.parse_server_line(f"PING {text}".encode()) == Ping(text)
+    )
+    assert (
+        from_client(protocol.pong(text)) == protocol.parse_server_line(f"PONG {text}".encode()) == Pong(text)
+    )
+
+
+def test_frames_without_arguments_come_through() -> None:
+    assert from_client(protocol.who()) == Who()
+    assert from_client(protocol.leave()) == Leave()
+    assert from_client(protocol.ping()) == Ping("")
+    assert from_client(protocol.pong()) == Pong("")
+
+
+@pytest.mark.parametrize(
+    ("line", "frame"),
+    [
+        (b"HELLO", Hello()),
+        (b"HELLO ", Hello()),
+        (b"HELLO {}", Hello()),
+        (b'HELLO {"later":[1],"name":"a"}', Hello(name="a")),
+        (b'HELLO {"resume":{"session":"s","seq":0}}', Hello(resume=Resume("s", 0))),
+        (b'RES 1 ok \t{"a": 1} ', Result(1, "ok", '\t{"a": 1} ')),
+        (b"WHO whatever", Who()),
+    ],
+)
+def test_lenient_forms_are_understood(line: bytes, frame: ClientFrame) -> None:
+    assert protocol.parse_client_line(line) == frame
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"CMD", "CMD needs a command"),
+        (b"ASK ", "ASK needs a command"),
+        (b"cmd x", "unknown verb 'cmd'"),
+        (b" CMD x", "unknown verb ''"),
+        (b"JOIN 1 2", "unknown verb 'JOIN'"),
+        (b"RES", "seq '' is not a number"),
+        (b"RES 1", "status '' is none of ok, fail, refused, denied, timeout"),
+        (b"RES 1 done", "status 'done'"),
+        (b"RES -1 ok", "seq '-1' is not a number"),
+        (b"RES 12345678901234567890 ok", "is not a number"),
+        ("RES \u0661 ok".encode(), "is not a number"),
+        (b"RES 1 ok []", "expected one object"),
+        (b"RES 1 ok {", "bad JSON"),
+        (b'RES 1 ok {"a":NaN}', "NaN is not JSON"),
+        (b"RES 1 ok {} {}", "bad JSON: 'Extra data"),
+        (b"HELLO " + b'{"a":' * 100_000, "bad JSON"),
+        (b"HELLO 1", "expected one object"),
+        (b'HELLO {"proto":2}', "this server speaks protocol 1, not '2'"),
+        (b'HELLO {"proto":true}', "this server speaks protocol 1"),
+        (b'HELLO {"name":"a b"}', "name 'a b' is not 1 to 64 characters"),
+        (b'HELLO {"name":1}', "name '1' is not 1 to 64 characters"),
+        (b'HELLO {"token":1}', "token is not a string"),
+        (b'HELLO {"resume":{"session":"s"}}', "resume needs a session and a seq"),
+        (b'HELLO {"resume":{"session":"s","seq":-1}}', "resume needs"),
+        (b'HELLO {"resume":1}', "resume needs"),
+    ],
+)
+def test_bad_lines_from_a_client_are_named(line: bytes, words: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=re.escape(words)) as caught:
+        protocol.parse_client_line(line)
+    assert caught.value.code == "bad-frame"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("", "bad-frame", "the command is empty"),
+        ("a\x1b[2J", "bad-frame", "control character U+001B at position 1; only TAB is allowed"),
+        ("a\nb", "bad-frame", "U+000A at position 1"),
+        ("\ud800", "bad-frame", "not valid Unicode"),
+        ("ü" * 6, "too-long", "the line has 17 bytes, 16 are allowed"),
+    ],
+)
+def test_a_command_that_may_not_be_sent_is_refused_before_it_is(text: str, code: str, words: str) -> None:
+    with pytest.raises(LocalProtocolError, match=re.escape(words)) as caught:
+        protocol.submit(text, wants_answer=True, max_line=16)
+    assert caught.value.code == code
+
+
+def test_a_command_may_fill_the_line_to_the_last_byte() -> None:
+    assert len(protocol.submit("x" * 11, wants_answer=False, max_line=16)) == 16
+
+
+def test_a_name_that_may_not_be_sent_is_refused_before_it_is() -> None:
+    with pytest.raises(LocalProtocolError, match="name 'a b' is not 1 to 64"):
+        protocol.hello(name="a b")
+
+
+# --- what the server sends ---
+
+
+def from_server(frame: bytes) -> ServerFrame | None:
+    """Parse a frame after checking that it is one line, whole or byte by byte."""
+    assert cut(frame, bytewise=False, most=100_000) == cut(frame, bytewise=True, most=100_000) == [frame[:-1]]
+    return protocol.parse_server_line(frame[:-1])
+
+
+@given(st.builds(Info, numbers, texts, numbers, st.booleans(), numbers))
+def test_info_comes_through_unchanged(frame: Info) -> None:
+    assert from_server(protocol.info(frame)) == frame
+
+
+@given(st.builds(Welcome, numbers, numbers, numbers, names, texts, st.floats(0, 1e6), numbers))
+def test_welcome_comes_through_unchanged(frame: Welcome) -> None:
+    assert from_server(protocol.welcome(frame)) == frame
+
+
+@given(numbers, numbers, names, st.sampled_from(protocol.STATUSES), st.none() | details)
+def test_an_answer_comes_through_unchanged(
+    seq: int, rank: int, name: str, status: str, detail: dict[str, object] | None
+) -> None:
+    result = Result(seq, status, "" if detail is None else json.dumps(detail))
+    assert from_server(protocol.answer(rank, name, result)) == Answer(seq, rank, name, status, detail or {})
+
+
+@pytest.mark.parametrize("text", [b"RES 1 ok %s", b"RES 1 0 a ok %s"])
+def test_json_may_be_nested_so_deep_whoever_reads_it_and_however_many_brackets_a_string_has(
+    text: bytes,
+) -> None:
+    parse = protocol.parse_server_line if b" a " in text else protocol.parse_client_line
+    inner = b'"\\"' + b"[{" * 500 + b'"'
+    depth = protocol.MAX_NESTING - 1
+    parse(text % (b'{"a":' + b"[" * depth + inner + b"]" * depth + b"}"))
+    with pytest.raises(RemoteProtocolError, match="nested more than 64 deep"):
+        parse(text % (b'{"a":[' + b"[" * depth + inner + b"]" * depth + b"]}"))
+    with pytest.raises(RemoteProtocolError, match="nested more than 64 deep"):
+        parse(text % (b'{"a":' + b"[" * 20_000))
+
+
+@pytest.mark.parametrize("end", ["", '"', "\\"])
+def test_a_hostile_line_takes_no_longer_for_its_length_than_any_other(end: str) -> None:
+    line = ("HELLO " + "{" * 65 + '"\\' * 32_000 + end).encode()
+    begin = time.process_time()
+    with pytest.raises(RemoteProtocolError, match="bad JSON"):
+        protocol.parse_client_line(line)
+    assert time.process_time() - begin < 1  # the square of its length would take 10 seconds and more
+
+
+@given(st.sampled_from(["full", "auth", "slow"]), texts)
+def test_err_and_bye_come_through_unchanged(code: str, text: str) -> None:
+    assert from_server(protocol.err(code, text)) == Rejected(code, text)
+    assert from_server(protocol.bye(code, text)) == Bye(code, text)
+
+
+@given(numbers, st.integers(0, 10**6), texts)
+def test_log_frames_are_understood(seq: int, rank: int, text: str) -> None:
+    assert from_server(f"CMD {seq} {rank} {text}\n".encode()) == Command(seq, rank, text, wants_answer=False)
+    assert from_server(f"ASK {seq} {rank} {text}\n".encode()) == Command(seq, rank, text, wants_answer=True)
+    assert from_server(b"JOIN %d 0,2-4\n" % seq) == Join(seq, [0, 2, 3, 4])
+    assert from_server(b"LEFT %d 7\n" % seq) == Left(seq, [7])
+
+
+def test_verbs_of_a_later_version_are_no_error() -> None:
+    assert protocol.parse_server_line(b"NEWS 1 2 3") is None
+
+
+def test_fields_of_a_later_version_are_ignored() -> None:
+    line = b'INFO {"proto":1,"server":"s","max_line":9,"auth":false,"capacity":8,"later":{}}'
+    assert protocol.parse_server_line(line) == Info(1, "s", 9, auth=False, capacity=8)
+
+
+INFO_FIELDS = {"proto": 1, "server": "s", "max_line": 9, "auth": False, "capacity": 8}
+WELCOME_FIELDS = {"rank": 0, "clients": 1, "seq": 0, "name": "a", "session": "s", "heartbeat": 30}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"CMD 1 2", "expected 3 words"),
+        (b"ASK x 2 t", "seq 'x' is not a number"),
+        (b"CMD 1 x t", "rank 'x' is not a number"),
+        (b"JOIN 1", "expected 2 words"),
+        (b"LEFT 1 ", "rank '' is not a number"),
+        (b"RES 1 2 name", "expected 4 words"),
+        (b"RES 1 2 na/me ok", "name 'na/me' is not 1 to 64"),
+        (b"RES 1 2 name good", "status 'good' is none of"),
+        (b"RES 1 2 name ok {", "bad JSON"),
+        (b"INFO", "bad JSON"),
+        (b"INFO []", "expected one object"),
+        (b"WELCOME {}", "WELCOME lacks a field or has a bad one: KeyError"),
+        (b'ROSTER {"total":1,"from":0,"clients":[{"rank":0}]}', "ROSTER lacks a field"),
+        (b'ROSTER {"total":1,"from":0,"clients":[1]}', "ROSTER lacks a field"),
+        (b'ROSTER {"total":1,"from":0,"clients":[{"rank":0,"name":"\\u001b[2J"}]}', "is not 1 to 64"),
+    ],
+)
+def test_bad_lines_from_a_server_are_named(line: bytes, words: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=re.escape(words)):
+        protocol.parse_server_line(line)
+
+
+@pytest.mark.parametrize(
+    ("verb", "fields", "change"),
+    [
+        ("INFO", INFO_FIELDS, {"max_line": "9"}),
+        ("INFO", INFO_FIELDS, {"capacity": -1}),
+        ("INFO", INFO_FIELDS, {"proto": True}),
+        ("WELCOME", WELCOME_FIELDS, {"rank": 0.5}),
+        ("WELCOME", WELCOME_FIELDS, {"seq": None}),
+        ("WELCOME", WELCOME_FIELDS, {"name": "\x1b[2J"}),
+        ("WELCOME", WELCOME_FIELDS, {"heartbeat": "often"}),
+        ("WELCOME", WELCOME_FIELDS, {"heartbeat": 10**400}),
+    ],
+)
+def test_fields_of_the_wrong_kind_are_rejected(
+    verb: str, fields: dict[str, object], change: dict[str, object]
+) -> None:
+    assert protocol.parse_server_line(f"{verb} {json.dumps(fields)}".encode())
+    with pytest.raises(RemoteProtocolError):
+        protocol.parse_server_line(f"{verb} {json.dumps(fields | change)}".encode())
+
+
+# --- ranks ---
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks"),
+    [("0", [0]), ("0,3,7-9", [0, 3, 7, 8, 9]), ("4-4", [4]), ("999999", [999_999])],
+)
+def test_ranks_and_ranges_are_understood(text: str, ranks: list[int]) -> None:
+    assert protocol.parse_ranks(text) == ranks
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ",", "1,", "3,1", "1,1", "1-3,3", "3-1", "-1", "1-", "1--2", "1-2-3", "1 ,2", "a", "0-999999999999"],
+)
+def test_other_lists_of_ranks_are_rejected(text: str) -> None:
+    with pytest.raises(RemoteProtocolError):
+        protocol.parse_ranks(text)
+
+
+@given(rank_sets, st.integers(9, 60))
+def test_split_lists_of_ranks_fit_and_join_to_the_whole(ranks: list[int], most: int) -> None:
+    pieces = protocol.rank_lists(ranks, most)
+    assert all(len(piece) <= most for piece in pieces)
+    assert [rank for piece in pieces for rank in protocol.parse_ranks(piece.decode())] == ranks
+
+
+@given(rank_sets)
+def test_a_list_of_ranks_that_fits_is_one_piece_with_ranges(ranks: list[int]) -> None:
+    (piece,) = protocol.rank_lists(ranks, 10**6)
+    ends = sum(rank - 1 not in ranks for rank in ranks)
+    assert piece.count(b",") == ends - 1
+
+
+def test_no_ranks_make_no_frame() -> None:
+    assert protocol.rank_lists([], 100) == []
+
+
+# --- the roster ---
+
+
+@given(st.lists(st.tuples(names, numbers), max_size=60), st.integers(protocol.MIN_MAX_LINE, 2_000))
+def test_a_split_roster_fits_and_joins_to_the_whole(roster: list[tuple[str, int]], max_line: int) -> None:
+    everybody = [Member(rank, *member) for rank, member in enumerate(roster)]
+    members: list[Member] = []
+    for line in protocol.roster(everybody, max_line):
+        assert len(line) <= max_line
+        frame = protocol.parse_server_line(line[:-1])
+        assert isinstance(frame, Roster)
+        assert (frame.total, frame.start) == (len(roster), len(members))
+        members += frame.members
+    assert members == everybody
+
+
+def test_a_roster_of_a_few_is_one_frame() -> None:
+    assert b"".join(protocol.roster([Member(0, "a"), Member(1, "b", 3)], 256)) == (
+        b'ROSTER {"total":2,"from":0,"clients":'
+        b'[{"rank":0,"name":"a","class":0},{"rank":1,"name":"b","class":3}]}\n'
+    )

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankserver.wire import ranking
+from rankserver.wire.ranking import Verdict
+
+
+def ascending(most: int) -> st.SearchStrategy[list[int]]:
+    return st.sets(st.integers(0, most), min_size=1).map(sorted)
+
+
+def test_newcomers_behind_me_do_not_move_me() -> None:
+    assert ranking.joined(2, 3, [3, 4]) == (2, 5)
+
+
+def test_newcomers_before_me_move_me_down() -> None:
+    assert ranking.joined(0, 1, [0]) == (1, 2)
+    assert ranking.joined(1, 3, [0, 2]) == (3, 5)
+
+
+def test_departures_before_me_move_me_up() -> None:
+    assert ranking.left(4, 6, [0, 3, 5]) == (2, 3)
+
+
+def test_departures_behind_me_do_not_move_me() -> None:
+    assert ranking.left(0, 3, [1, 2]) == (0, 1)
+
+
+def test_a_command_is_executed_if_its_sender_ranks_higher_refused_if_lower() -> None:
+    assert [ranking.verdict(1, sender) for sender in range(3)] == [
+        Verdict.EXECUTE,
+        Verdict.OWN,
+        Verdict.REFUSE,
+    ]
+
+
+@given(data=st.data(), n=st.integers(1, 30))
+def test_join_does_what_inserting_into_a_list_does(data: st.DataObject, n: int) -> None:
+    everybody = list(range(n))
+    me = data.draw(st.integers(0, n - 1))
+    newcomers = data.draw(ascending(n + 5).filter(lambda ranks: ranks[-1] < n + len(ranks)))
+    after = list(everybody)
+    for rank in newcomers:
+        after.insert(rank, -1)
+    assert ranking.joined(me, n, newcomers) == (after.index(me), len(after))
+
+
+@given(data=st.data(), n=st.integers(2, 30))
+def test_leave_does_what_deleting_from_a_list_does(data: st.DataObject, n: int) -> None:
+    me = data.draw(st.integers(0, n - 1))
+    gone = data.draw(ascending(n - 1).filter(lambda ranks: me not in ranks))
+    after = [rank for rank in range(n) if rank not in gone]
+    assert ranking.left(me, n, gone) == (after.index(me), len(after))
+
+
+@given(data=st.data(), n=st.integers(1, 30))
+def test_the_newcomers_leaving_again_undoes_a_join(data: st.DataObject, n: int) -> None:
+    me = data.draw(st.integers(0, n - 1))
+    newcomers = data.draw(ascending(n + 5).filter(lambda ranks: ranks[-1] < n + len(ranks)))
+    assert ranking.left(*ranking.joined(me, n, newcomers), newcomers) == (me, n)
