@@ -167,7 +167,7 @@ def outcome(given: events.Answer) -> str:
     return words + (", output truncated" if given.truncated else "")
 
 
-def roster(members: tuple[frames.Member, ...], own_rank: int | None) -> list[Line]:
+def roster(members: tuple[frames.RosterEntry, ...], own_rank: int | None) -> list[Line]:
     """Return who is here as a table, by rank, with the own place marked."""
     has_classes = any(member.rank_class for member in members)
     cells = [("rank", "class", "name")]

@@ -52,7 +52,8 @@ def parse(rng: random.Random) -> bytes:
     elif isinstance(frame, frames.Result):
         relayed = protocol.parse_server_line(protocol.answer(3, "name", frame)[:-1])
         _check(
-            relayed == frames.Answer(frame.seq, 3, "name", frame.status, json.loads(frame.detail or "{}")),
+            relayed
+            == frames.AnswerFrame(frame.seq, 3, "name", frame.status, json.loads(frame.detail or "{}")),
             line,
             f"it is {relayed}",
         )

@@ -75,7 +75,7 @@ class Server(Loop):
         self._pinged = self._timers.timeout(config.heartbeat, self._on_no_pong)
         self._log_renewal = self._timers.timeout(LOG_RENEWAL, Limited.renew)
         self._info = protocol.info(
-            frames.Info(
+            frames.InfoFrame(
                 protocol.VERSION,
                 f"rankserver/{rankserver.__version__}",
                 config.max_line,
@@ -225,7 +225,7 @@ class Server(Loop):
         if self._roster_of != self._changes:
             self._work += self._log.clients // WHO_SHARE
             members = [
-                frames.Member(rank, member.name, member.rank_class)
+                frames.RosterEntry(rank, member.name, member.rank_class)
                 for rank, member in enumerate(self._ranked())
             ]
             self._roster_parts = list(protocol.roster(members, self.config.max_line))
@@ -417,7 +417,7 @@ class Server(Loop):
         session = secrets.token_urlsafe(16)
         clients = self._log.clients
         heartbeat = self.config.heartbeat
-        frame = frames.Welcome(
+        frame = frames.WelcomeFrame(
             rank, clients, self._log.seq, channel.name, session, heartbeat, channel.rank_class
         )
         self._send(channel, protocol.welcome(frame))

@@ -15,7 +15,7 @@ from rankserver.wire.exceptions import (
     LocalProtocolError,
     RankserverError,
 )
-from rankserver.wire.frames import Member
+from rankserver.wire.frames import RosterEntry
 
 __all__ = [
     "Answer",
@@ -29,9 +29,9 @@ __all__ = [
     "Execute",
     "Executor",
     "LocalProtocolError",
-    "Member",
     "Outcome",
     "RankserverError",
+    "RosterEntry",
     "connect",
     "visible",
 ]

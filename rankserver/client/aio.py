@@ -135,7 +135,7 @@ class Client:
         self._worker: Worker | None = None
         self._submitted: deque[Ask | asyncio.Future[int]] = deque()  # not in the log yet, oldest first
         self._asks: dict[int, Ask] = {}  # in the log and open, by seq
-        self._whos: deque[asyncio.Future[tuple[frames.Member, ...]]] = deque()
+        self._whos: deque[asyncio.Future[tuple[frames.RosterEntry, ...]]] = deque()
         self._readers: list[weakref.ref[Events]] = []  # no WeakSet, which any thread that drops one changes
         self._lead = Lead(self._failed_to_lead)
 
@@ -227,7 +227,7 @@ class Client:
         if self._connection is not None:
             await self._connection.drain()
 
-    async def who(self) -> tuple[frames.Member, ...]:
+    async def who(self) -> tuple[frames.RosterEntry, ...]:
         """Return the roster: all clients in the order of their ranks, each with ``rank`` and ``name``.
 
         Raises:
@@ -235,7 +235,7 @@ class Client:
         """
         connection = self._joined()
         connection.session.who()
-        answer: asyncio.Future[tuple[frames.Member, ...]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[frames.RosterEntry, ...]] = asyncio.get_running_loop().create_future()
         self._whos.append(answer)
         connection.wake()
         return await answer

@@ -150,7 +150,7 @@ class AskDone(NamedTuple):
 class RosterReceived(NamedTuple):
     """The answer to ``who``, in the order of ranks."""
 
-    members: tuple[frames.Member, ...]
+    members: tuple[frames.RosterEntry, ...]
 
 
 class Rejected(NamedTuple):

@@ -88,7 +88,7 @@ class Session:
         self._asks: dict[int, _Ask] = {}  # by seq, those that are still waiting
         self._cut_off: frozenset[int] = frozenset()
         self._whos: deque[bool] = deque()  # the WHOs without answer; whether somebody wants to see it
-        self._roster: list[frames.Member] = []  # what has come of one that is not complete
+        self._roster: list[frames.RosterEntry] = []  # what has come of one that is not complete
 
     # --- questions ---
 
@@ -294,9 +294,9 @@ class Session:
             self._receive_banner(line)
             return
         frame = protocol.parse_server_line(line)
-        if isinstance(frame, frames.Command | frames.Join | frames.Left):
+        if isinstance(frame, frames.CommandFrame | frames.JoinFrame | frames.LeftFrame):
             self._receive_log(frame)
-        elif isinstance(frame, frames.Welcome):
+        elif isinstance(frame, frames.WelcomeFrame):
             self._welcome(frame)
         elif frame is not None:
             self._receive_private(frame)
@@ -306,9 +306,9 @@ class Session:
             frame = protocol.parse_server_line(line)
         except RemoteProtocolError:
             frame = None
-        if isinstance(frame, frames.Bye):
+        if isinstance(frame, frames.ByeFrame):
             self._disconnect(frame.code, frame.text)
-        elif not isinstance(frame, frames.Info):
+        elif not isinstance(frame, frames.InfoFrame):
             said = protocol.shown(line.decode(errors="replace"))
             self._disconnect("", f"this is not a rankserver: it says {said}")
         elif frame.proto != protocol.VERSION:
@@ -319,7 +319,7 @@ class Session:
             self._capacity = frame.capacity
             self._state = State.JOINING
 
-    def _welcome(self, frame: frames.Welcome) -> None:
+    def _welcome(self, frame: frames.WelcomeFrame) -> None:
         if self._state is not State.JOINING:
             raise _broken("a second WELCOME")
         if not frame.rank < frame.clients <= protocol.MAX_CLIENTS:
@@ -337,19 +337,19 @@ class Session:
 
     def _receive_private(self, frame: frames.ServerFrame) -> None:
         match frame:
-            case frames.Bye(code, text):
+            case frames.ByeFrame(code, text):
                 self._disconnect(code, text)
             case frames.Ping(text):
                 self._out += protocol.pong(text)
-            case frames.Answer():
+            case frames.AnswerFrame():
                 self._answer(frame)
-            case frames.Roster():
+            case frames.RosterFrame():
                 self._receive_roster(frame)
-            case frames.Rejected(code, text):
+            case frames.ErrFrame(code, text):
                 self._rejected(code, text)
             # PONG answers nothing that we ask, and INFO has said it all before.
 
-    def _answer(self, frame: frames.Answer) -> None:
+    def _answer(self, frame: frames.AnswerFrame) -> None:
         if frame.rank >= len(self._slots):
             raise _broken(f"RES from rank {frame.rank} of {len(self._slots)}")
         slot = self._slots[frame.rank]
@@ -364,7 +364,7 @@ class Session:
         self._events.append(answer)
         self._count(frame.seq, ask, 1 << slot, frame.status)
 
-    def _receive_roster(self, frame: frames.Roster) -> None:
+    def _receive_roster(self, frame: frames.RosterFrame) -> None:
         if frame.start != len(self._roster):
             raise _broken(f"ROSTER from {frame.start} on where {len(self._roster)} was due")
         self._roster += frame.members
@@ -386,20 +386,20 @@ class Session:
 
     # --- log frames ---
 
-    def _receive_log(self, frame: frames.Command | frames.Join | frames.Left) -> None:
+    def _receive_log(self, frame: frames.CommandFrame | frames.JoinFrame | frames.LeftFrame) -> None:
         if self._state is not State.JOINED:
             raise _broken("a log frame before WELCOME")
         if frame.seq != self._seq + 1:
             raise _broken(f"log frame {frame.seq} where {self._seq + 1} was due")
         self._seq = frame.seq
-        if isinstance(frame, frames.Command):
+        if isinstance(frame, frames.CommandFrame):
             self._command(frame)
-        elif isinstance(frame, frames.Join):
+        elif isinstance(frame, frames.JoinFrame):
             self._joined(frame.ranks)
         else:
             self._left(frame.ranks)
 
-    def _command(self, frame: frames.Command) -> None:
+    def _command(self, frame: frames.CommandFrame) -> None:
         if frame.rank >= len(self._slots):
             raise _broken(f"a command from rank {frame.rank} of {len(self._slots)}")
         verdict = ranking.verdict(self._rank, frame.rank)
@@ -412,7 +412,7 @@ class Session:
         else:
             self._own(frame)
 
-    def _own(self, frame: frames.Command) -> None:
+    def _own(self, frame: frames.CommandFrame) -> None:
         if not self._submitted:
             raise _broken(f"log frame {frame.seq} is from us, but we sent no command")
         self._submitted.popleft()

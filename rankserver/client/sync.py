@@ -136,7 +136,7 @@ class Client:
         """Wait until the server has taken most of what is to be sent, if much is asked at once."""
         self._loop.run(self._client.drain)
 
-    def who(self) -> tuple[frames.Member, ...]:
+    def who(self) -> tuple[frames.RosterEntry, ...]:
         """Return the roster: all clients in the order of their ranks, each with ``rank`` and ``name``.
 
         Raises:

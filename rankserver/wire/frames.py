@@ -67,7 +67,7 @@ class Pong(NamedTuple):
 # --- frames from the server -------------------------------------------------------------------
 
 
-class Info(NamedTuple):
+class InfoFrame(NamedTuple):
     """``INFO {json}``: the banner."""
 
     proto: int
@@ -77,7 +77,7 @@ class Info(NamedTuple):
     capacity: int
 
 
-class Welcome(NamedTuple):
+class WelcomeFrame(NamedTuple):
     """``WELCOME {json}``: joined; log frames from ``seq`` + 1 on follow. ``heartbeat`` is in seconds.
 
     ``rank_class`` is ``class`` in the frame: lower ones rank above.
@@ -92,21 +92,21 @@ class Welcome(NamedTuple):
     rank_class: int = 0
 
 
-class Join(NamedTuple):
+class JoinFrame(NamedTuple):
     """``JOIN <seq> <ranks>``: clients joined; ranks as numbered after the frame."""
 
     seq: int
     ranks: list[int]
 
 
-class Left(NamedTuple):
+class LeftFrame(NamedTuple):
     """``LEFT <seq> <ranks>``: clients are gone; ranks as numbered before the frame."""
 
     seq: int
     ranks: list[int]
 
 
-class Command(NamedTuple):
+class CommandFrame(NamedTuple):
     """``CMD`` or ``ASK <seq> <rank> <text>``: the client that holds ``rank`` commands ``text``."""
 
     seq: int
@@ -115,7 +115,7 @@ class Command(NamedTuple):
     wants_answer: bool
 
 
-class Answer(NamedTuple):
+class AnswerFrame(NamedTuple):
     """``RES <seq> <rank> <name> <status> [json]``: somebody's answer to my ASK ``seq``."""
 
     seq: int
@@ -125,7 +125,7 @@ class Answer(NamedTuple):
     detail: dict[str, Any]
 
 
-class Member(NamedTuple):
+class RosterEntry(NamedTuple):
     """One client in the roster."""
 
     rank: int
@@ -133,22 +133,22 @@ class Member(NamedTuple):
     rank_class: int = 0
 
 
-class Roster(NamedTuple):
+class RosterFrame(NamedTuple):
     """``ROSTER {json}``: ``members`` from rank ``start`` on, of ``total`` in all."""
 
     total: int
     start: int
-    members: list[Member]
+    members: list[RosterEntry]
 
 
-class Rejected(NamedTuple):
+class ErrFrame(NamedTuple):
     """``ERR <code> <text>``: what I just sent had no effect."""
 
     code: str
     text: str
 
 
-class Bye(NamedTuple):
+class ByeFrame(NamedTuple):
     """``BYE <code> <text>``: the server closes the connection."""
 
     code: str
@@ -156,4 +156,16 @@ class Bye(NamedTuple):
 
 
 ClientFrame = Hello | Submit | Result | Who | Leave | Ping | Pong
-ServerFrame = Info | Welcome | Join | Left | Command | Answer | Roster | Rejected | Bye | Ping | Pong
+ServerFrame = (
+    InfoFrame
+    | WelcomeFrame
+    | JoinFrame
+    | LeftFrame
+    | CommandFrame
+    | AnswerFrame
+    | RosterFrame
+    | ErrFrame
+    | ByeFrame
+    | Ping
+    | Pong
+)

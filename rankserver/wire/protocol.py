@@ -13,25 +13,25 @@ from typing import Any, Final
 
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 from rankserver.wire.frames import (
-    Answer,
-    Bye,
+    AnswerFrame,
+    ByeFrame,
     ClientFrame,
-    Command,
+    CommandFrame,
+    ErrFrame,
     Hello,
-    Info,
-    Join,
+    InfoFrame,
+    JoinFrame,
     Leave,
-    Left,
-    Member,
+    LeftFrame,
     Ping,
     Pong,
-    Rejected,
     Result,
     Resume,
-    Roster,
+    RosterEntry,
+    RosterFrame,
     ServerFrame,
     Submit,
-    Welcome,
+    WelcomeFrame,
     Who,
 )
 
@@ -207,18 +207,18 @@ def parse_server_line(line: bytes) -> ServerFrame | None:
     verb, _, rest = decode_line(line).partition(" ")
     if verb in ("CMD", "ASK"):
         seq, rank, text = _split(rest, 3)
-        return Command(_number("seq", seq), _number("rank", rank), text, verb == "ASK")
+        return CommandFrame(_number("seq", seq), _number("rank", rank), text, verb == "ASK")
     if verb in ("JOIN", "LEFT"):
         seq, ranks = _split(rest, 2)
-        return (Join if verb == "JOIN" else Left)(_number("seq", seq), parse_ranks(ranks))
+        return (JoinFrame if verb == "JOIN" else LeftFrame)(_number("seq", seq), parse_ranks(ranks))
     if verb == "RES":
         seq, rank, name, rest = _split(rest, 4)
         status, _, detail = rest.partition(" ")
         fields = _json_object(detail) if detail else {}
-        return Answer(_number("seq", seq), _number("rank", rank), _name(name), _status(status), fields)
+        return AnswerFrame(_number("seq", seq), _number("rank", rank), _name(name), _status(status), fields)
     if verb in ("ERR", "BYE"):
         code, _, text = rest.partition(" ")
-        return (Rejected if verb == "ERR" else Bye)(code, text)
+        return (ErrFrame if verb == "ERR" else ByeFrame)(code, text)
     if verb == "PING":
         return Ping(rest)
     if verb == "PONG":
@@ -237,8 +237,8 @@ def _parse_json_frame(verb: str, fields: dict[str, Any]) -> ServerFrame:
         raise _bad(f"{verb} lacks a field or has a bad one: {error!r}") from None
 
 
-def _parse_info(fields: dict[str, Any]) -> Info:
-    return Info(
+def _parse_info(fields: dict[str, Any]) -> InfoFrame:
+    return InfoFrame(
         proto=_count(fields, "proto"),
         server=str(fields["server"]),
         max_line=_count(fields, "max_line"),
@@ -247,8 +247,8 @@ def _parse_info(fields: dict[str, Any]) -> Info:
     )
 
 
-def _parse_welcome(fields: dict[str, Any]) -> Welcome:
-    return Welcome(
+def _parse_welcome(fields: dict[str, Any]) -> WelcomeFrame:
+    return WelcomeFrame(
         rank=_count(fields, "rank"),
         clients=_count(fields, "clients"),
         seq=_count(fields, "seq"),
@@ -259,14 +259,14 @@ def _parse_welcome(fields: dict[str, Any]) -> Welcome:
     )
 
 
-def _parse_roster(fields: dict[str, Any]) -> Roster:
+def _parse_roster(fields: dict[str, Any]) -> RosterFrame:
     members = [_parse_member(member) for member in fields["clients"]]
-    return Roster(_count(fields, "total"), _count(fields, "from"), members)
+    return RosterFrame(_count(fields, "total"), _count(fields, "from"), members)
 
 
-def _parse_member(fields: dict[str, Any]) -> Member:
+def _parse_member(fields: dict[str, Any]) -> RosterEntry:
     rank_class = _count(fields, "class") if "class" in fields else 0
-    return Member(_count(fields, "rank"), _name(fields["name"]), rank_class)
+    return RosterEntry(_count(fields, "rank"), _name(fields["name"]), rank_class)
 
 
 def _count(fields: dict[str, Any], field: str) -> int:
@@ -430,12 +430,12 @@ def pong(text: str = "") -> bytes:
 # --- building frames: server to client --------------------------------------------------------
 
 
-def info(frame: Info) -> bytes:
+def info(frame: InfoFrame) -> bytes:
     """Build ``INFO``."""
     return _json_frame("INFO", frame._asdict())
 
 
-def welcome(frame: Welcome) -> bytes:
+def welcome(frame: WelcomeFrame) -> bytes:
     """Build ``WELCOME``."""
     return _json_frame("WELCOME", _with_class(frame._asdict()))
 
@@ -446,7 +446,7 @@ def answer(rank: int, name: str, result: Result) -> bytes:
     return f"RES {seq} {rank} {name} {status}{' ' if detail else ''}{detail}\n".encode()
 
 
-def roster(members: Sequence[Member], max_line: int) -> Iterator[bytes]:
+def roster(members: Sequence[RosterEntry], max_line: int) -> Iterator[bytes]:
     """Build the ``ROSTER`` frames for all clients, in the order of their ranks. O(len(members))."""
     total = len(members)
     room = max_line - len(_json_frame("ROSTER", {"total": total, "from": total, "clients": []}))

@@ -107,7 +107,7 @@ def test_a_long_roster_is_split_into_frames_in_a_row(serve: Serve, connect: Conn
     names = [client.hello(f"client-{n}" + "x" * (n % 50))["name"] for n, client in enumerate(clients)]
     clients[299].send(b"WHO\n")
     received = [protocol.parse_server_line(clients[299].line())]
-    assert isinstance(received[0], frames.Roster)
+    assert isinstance(received[0], frames.RosterFrame)
     assert len(received[0].members) < 20
     assert clients[299].settle()[-1].startswith(b"ROSTER ")
     assert clients[0].roster() == names, "each goes on where the one before has ended"

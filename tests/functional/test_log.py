@@ -200,21 +200,21 @@ def test_departures_of_one_moment_are_split_into_frames_that_are_each_right(
     received = log_until(stayers[150], len(stayers), len(clients))
     assert 1 < len(received) < 20
     for frame in received:
-        assert isinstance(frame, frames.Left)
+        assert isinstance(frame, frames.LeftFrame)
         for rank in reversed(frame.ranks):
             del names[rank]
     assert names == [f"n{rank}" for rank in range(0, 601, 2)] == stayers[300].roster()
 
 
-def log_until(client: RawClient, wanted: int, n: int) -> list[frames.Join | frames.Left]:
+def log_until(client: RawClient, wanted: int, n: int) -> list[frames.JoinFrame | frames.LeftFrame]:
     """Return the JOIN and LEFT frames that bring n clients to the number wanted."""
-    received: list[frames.Join | frames.Left] = []
+    received: list[frames.JoinFrame | frames.LeftFrame] = []
     while n != wanted:
         line = client.line()
         assert len(line) < 256 + protocol.SERVER_SLACK
         frame = protocol.parse_server_line(line)
-        assert isinstance(frame, frames.Join | frames.Left), line
-        _, n = (ranking.joined if isinstance(frame, frames.Join) else ranking.left)(0, n, frame.ranks)
+        assert isinstance(frame, frames.JoinFrame | frames.LeftFrame), line
+        _, n = (ranking.joined if isinstance(frame, frames.JoinFrame) else ranking.left)(0, n, frame.ranks)
         received.append(frame)
     return received
 

@@ -24,7 +24,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rankserver.wire import frames, protocol, ranking
-from rankserver.wire.frames import Answer, Command, Info, Join, Left, Pong, Submit, Welcome
+from rankserver.wire.frames import (
+    AnswerFrame,
+    CommandFrame,
+    InfoFrame,
+    JoinFrame,
+    LeftFrame,
+    Pong,
+    Submit,
+    WelcomeFrame,
+)
 from tests.support import BOUND, READ_SIZE, RawClient, Server
 from tests.support.tls_peer import Certificates, write_private
 
@@ -72,7 +81,7 @@ class Peer:
         while self._seen < len(self.frames):
             frame = self.frames[self._seen]
             self._seen += 1
-            if isinstance(frame, Command) and frame.wants_answer and sender(frame) != self.name:
+            if isinstance(frame, CommandFrame) and frame.wants_answer and sender(frame) != self.name:
                 self._outbox += protocol.result(frame.seq, status)
                 return
 
@@ -148,8 +157,8 @@ class Peer:
         return int(self.token or 0)
 
     @property
-    def welcome(self) -> Welcome | None:
-        return next((frame for frame in self.frames if isinstance(frame, Welcome)), None)
+    def welcome(self) -> WelcomeFrame | None:
+        return next((frame for frame in self.frames if isinstance(frame, WelcomeFrame)), None)
 
     @property
     def log(self) -> list[LogFrame]:
@@ -168,12 +177,12 @@ class Peer:
         assert self.welcome is not None
         me, n = self.welcome.rank, self.welcome.clients
         for frame in self.log:
-            if isinstance(frame, Join | Left):
-                me, n = (ranking.joined if isinstance(frame, Join) else ranking.left)(me, n, frame.ranks)
+            if isinstance(frame, JoinFrame | LeftFrame):
+                me, n = (ranking.joined if isinstance(frame, JoinFrame) else ranking.left)(me, n, frame.ranks)
         return me, n
 
 
-LogFrame = Join | Left | Command
+LogFrame = JoinFrame | LeftFrame | CommandFrame
 
 
 def parsed(line: bytes) -> frames.ServerFrame:
@@ -182,7 +191,7 @@ def parsed(line: bytes) -> frames.ServerFrame:
     return frame
 
 
-def sender(frame: Command) -> str:
+def sender(frame: CommandFrame) -> str:
     """Return whose command this is, by its text."""
     return frame.text.partition(" ")[0]
 
@@ -215,12 +224,12 @@ class Replay:
         return self.names[seq - self.first]
 
     def _apply(self, frame: LogFrame, names: list[str]) -> list[str]:
-        if isinstance(frame, Join):
+        if isinstance(frame, JoinFrame):
             for rank in frame.ranks:
                 assert rank <= len(names)
                 names.insert(rank, self._welcomed.get((frame.seq, rank), ""))
             return names
-        if isinstance(frame, Left):
+        if isinstance(frame, LeftFrame):
             for rank in reversed(frame.ranks):
                 self.left_at[names.pop(rank)] = frame.seq
             return names
@@ -237,8 +246,8 @@ def check_stream(peer: Peer, replay: Replay) -> None:
     if peer.welcome is None:
         assert not peer.log
         return
-    assert isinstance(peer.frames[0], Info)
-    assert isinstance(peer.frames[1], Welcome)
+    assert isinstance(peer.frames[0], InfoFrame)
+    assert isinstance(peer.frames[1], WelcomeFrame)
     assert peer.frames.count(peer.welcome) == 1
     start = peer.welcome.seq
     if start >= replay.first:
@@ -248,12 +257,14 @@ def check_stream(peer: Peer, replay: Replay) -> None:
         known = [frame for frame in peer.log if frame.seq > replay.first]
         assert known == replay.log[: len(known)]
     seq = start
-    asked = {frame.seq for frame in peer.log if isinstance(frame, Command) and sender(frame) == peer.name}
+    asked = {
+        frame.seq for frame in peer.log if isinstance(frame, CommandFrame) and sender(frame) == peer.name
+    }
     for frame in peer.frames:
         if isinstance(frame, LogFrame):
             seq += 1
             assert frame.seq == seq
-        elif isinstance(frame, Answer):
+        elif isinstance(frame, AnswerFrame):
             assert frame.seq in asked
             assert replay.names_after(seq)[frame.rank] == frame.name
 
@@ -268,8 +279,8 @@ def check_answers(peers: list[Peer]) -> None:
     )
     got: Counter[tuple[int, str, str]] = Counter()
     for peer in peers:
-        answers = Counter((f.seq, f.name, f.status) for f in peer.frames if isinstance(f, Answer))
-        asks = {f.seq for f in peer.log if isinstance(f, Command) and sender(f) == peer.name}
+        answers = Counter((f.seq, f.name, f.status) for f in peer.frames if isinstance(f, AnswerFrame))
+        asks = {f.seq for f in peer.log if isinstance(f, CommandFrame) and sender(f) == peer.name}
         if peer.here:
             assert answers == Counter({key: count for key, count in given.items() if key[0] in asks})
         got += answers
@@ -446,7 +457,7 @@ class Example:
 
 
 def departures(peer: Peer) -> int:
-    return sum(len(frame.ranks) for frame in peer.log if isinstance(frame, Left))
+    return sum(len(frame.ranks) for frame in peer.log if isinstance(frame, LeftFrame))
 
 
 class Arena:

@@ -21,9 +21,9 @@ from rankserver.client import (
     Execute,
     Executor,
     LocalProtocolError,
-    Member,
     Outcome,
     RankserverError,
+    RosterEntry,
     connect,
     sync,
     visible,
@@ -62,7 +62,7 @@ async def with_asyncio(address: str) -> None:
         assert_type(boss.name, str)
         assert_type(str(boss.address), str)
         assert_type(boss.is_connected, bool)
-        assert_type(await boss.who(), tuple[Member, ...])
+        assert_type(await boss.who(), tuple[RosterEntry, ...])
         assert_type(await boss.cmd("hello"), int)
         asked = boss.ask("shout", timeout=10)
         assert_type(asked, Ask)
@@ -116,7 +116,7 @@ def without(address: str) -> None:
         assert_type(boss.name, str)
         assert_type(str(boss.address), str)
         assert_type(boss.is_connected, bool)
-        assert_type(boss.who(), tuple[Member, ...])
+        assert_type(boss.who(), tuple[RosterEntry, ...])
         assert_type(boss.cmd("hello"), int)
         asked = boss.ask("shout", timeout=10)
         assert_type(asked, sync.Ask)

@@ -10,8 +10,8 @@ from typing import Any
 from rankserver.wire import frames, protocol
 from tests.support import BOUND, ROOT, read_line
 
-BANNER = protocol.info(frames.Info(1, "fake", 65_536, auth=False, capacity=8))
-WELCOME = protocol.welcome(frames.Welcome(0, 1, 0, "me", "s", 30))
+BANNER = protocol.info(frames.InfoFrame(1, "fake", 65_536, auth=False, capacity=8))
+WELCOME = protocol.welcome(frames.WelcomeFrame(0, 1, 0, "me", "s", 30))
 
 
 class Program:

@@ -17,7 +17,7 @@ from rankserver.client.stream import Events
 from rankserver.wire import frames, protocol
 from tests.support import BOUND
 
-BANNER: Final = protocol.info(frames.Info(1, "fake", 65_536, auth=False, capacity=8))
+BANNER: Final = protocol.info(frames.InfoFrame(1, "fake", 65_536, auth=False, capacity=8))
 SHORT_BANNER: Final = BANNER.replace(b"65536", b"1000")
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -27,7 +27,7 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 def welcome(rank: int, clients: int, seq: int = 0, heartbeat: float = 30) -> bytes:
     """Return the WELCOME of a client that is called ``me``."""
-    return protocol.welcome(frames.Welcome(rank, clients, seq, "me", "s", heartbeat))
+    return protocol.welcome(frames.WelcomeFrame(rank, clients, seq, "me", "s", heartbeat))
 
 
 def joined(rank: int, clients: int, seq: int = 0) -> Session:

@@ -12,25 +12,25 @@ from hypothesis import strategies as st
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 from rankserver.wire.frames import (
-    Answer,
-    Bye,
+    AnswerFrame,
+    ByeFrame,
     ClientFrame,
-    Command,
+    CommandFrame,
+    ErrFrame,
     Hello,
-    Info,
-    Join,
+    InfoFrame,
+    JoinFrame,
     Leave,
-    Left,
-    Member,
+    LeftFrame,
     Ping,
     Pong,
-    Rejected,
     Result,
     Resume,
-    Roster,
+    RosterEntry,
+    RosterFrame,
     ServerFrame,
     Submit,
-    Welcome,
+    WelcomeFrame,
     Who,
 )
 from rankserver.wire.protocol import LineBuffer
@@ -282,13 +282,13 @@ def from_server(frame: bytes) -> ServerFrame | None:
     return protocol.parse_server_line(frame[:-1])
 
 
-@given(st.builds(Info, numbers, texts, numbers, st.booleans(), numbers))
-def test_info_comes_through_unchanged(frame: Info) -> None:
+@given(st.builds(InfoFrame, numbers, texts, numbers, st.booleans(), numbers))
+def test_info_comes_through_unchanged(frame: InfoFrame) -> None:
     assert from_server(protocol.info(frame)) == frame
 
 
-@given(st.builds(Welcome, numbers, numbers, numbers, names, texts, st.floats(0, 1e6), numbers))
-def test_welcome_comes_through_unchanged(frame: Welcome) -> None:
+@given(st.builds(WelcomeFrame, numbers, numbers, numbers, names, texts, st.floats(0, 1e6), numbers))
+def test_welcome_comes_through_unchanged(frame: WelcomeFrame) -> None:
     assert from_server(protocol.welcome(frame)) == frame
 
 
@@ -297,7 +297,9 @@ def test_an_answer_comes_through_unchanged(
     seq: int, rank: int, name: str, status: str, detail: dict[str, object] | None
 ) -> None:
     result = Result(seq, status, "" if detail is None else json.dumps(detail))
-    assert from_server(protocol.answer(rank, name, result)) == Answer(seq, rank, name, status, detail or {})
+    assert from_server(protocol.answer(rank, name, result)) == AnswerFrame(
+        seq, rank, name, status, detail or {}
+    )
 
 
 @pytest.mark.parametrize("text", [b"RES 1 ok %s", b"RES 1 0 a ok %s"])
@@ -325,16 +327,20 @@ def test_a_hostile_line_takes_no_longer_for_its_length_than_any_other(end: str) 
 
 @given(st.sampled_from(["full", "auth", "slow"]), texts)
 def test_err_and_bye_come_through_unchanged(code: str, text: str) -> None:
-    assert from_server(protocol.err(code, text)) == Rejected(code, text)
-    assert from_server(protocol.bye(code, text)) == Bye(code, text)
+    assert from_server(protocol.err(code, text)) == ErrFrame(code, text)
+    assert from_server(protocol.bye(code, text)) == ByeFrame(code, text)
 
 
 @given(numbers, st.integers(0, 10**6), texts)
 def test_log_frames_are_understood(seq: int, rank: int, text: str) -> None:
-    assert from_server(f"CMD {seq} {rank} {text}\n".encode()) == Command(seq, rank, text, wants_answer=False)
-    assert from_server(f"ASK {seq} {rank} {text}\n".encode()) == Command(seq, rank, text, wants_answer=True)
-    assert from_server(b"JOIN %d 0,2-4\n" % seq) == Join(seq, [0, 2, 3, 4])
-    assert from_server(b"LEFT %d 7\n" % seq) == Left(seq, [7])
+    assert from_server(f"CMD {seq} {rank} {text}\n".encode()) == CommandFrame(
+        seq, rank, text, wants_answer=False
+    )
+    assert from_server(f"ASK {seq} {rank} {text}\n".encode()) == CommandFrame(
+        seq, rank, text, wants_answer=True
+    )
+    assert from_server(b"JOIN %d 0,2-4\n" % seq) == JoinFrame(seq, [0, 2, 3, 4])
+    assert from_server(b"LEFT %d 7\n" % seq) == LeftFrame(seq, [7])
 
 
 def test_verbs_of_a_later_version_are_no_error() -> None:
@@ -343,7 +349,7 @@ def test_verbs_of_a_later_version_are_no_error() -> None:
 
 def test_fields_of_a_later_version_are_ignored() -> None:
     line = b'INFO {"proto":1,"server":"s","max_line":9,"auth":false,"capacity":8,"later":{}}'
-    assert protocol.parse_server_line(line) == Info(1, "s", 9, auth=False, capacity=8)
+    assert protocol.parse_server_line(line) == InfoFrame(1, "s", 9, auth=False, capacity=8)
 
 
 INFO_FIELDS = {"proto": 1, "server": "s", "max_line": 9, "auth": False, "capacity": 8}
@@ -439,19 +445,19 @@ def test_no_ranks_make_no_frame() -> None:
 
 @given(st.lists(st.tuples(names, numbers), max_size=60), st.integers(protocol.MIN_MAX_LINE, 2_000))
 def test_a_split_roster_fits_and_joins_to_the_whole(roster: list[tuple[str, int]], max_line: int) -> None:
-    everybody = [Member(rank, *member) for rank, member in enumerate(roster)]
-    members: list[Member] = []
+    everybody = [RosterEntry(rank, *member) for rank, member in enumerate(roster)]
+    members: list[RosterEntry] = []
     for line in protocol.roster(everybody, max_line):
         assert len(line) <= max_line
         frame = protocol.parse_server_line(line[:-1])
-        assert isinstance(frame, Roster)
+        assert isinstance(frame, RosterFrame)
         assert (frame.total, frame.start) == (len(roster), len(members))
         members += frame.members
     assert members == everybody
 
 
 def test_a_roster_of_a_few_is_one_frame() -> None:
-    assert b"".join(protocol.roster([Member(0, "a"), Member(1, "b", 3)], 256)) == (
+    assert b"".join(protocol.roster([RosterEntry(0, "a"), RosterEntry(1, "b", 3)], 256)) == (
         b'ROSTER {"total":2,"from":0,"clients":'
         b'[{"rank":0,"name":"a","class":0},{"rank":1,"name":"b","class":3}]}\n'
     )

@@ -135,7 +135,7 @@ def test_a_cancelled_command_disturbs_no_other(shared: Server) -> None:
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert isinstance(ends[0], int)
             assert ends[2] == ends[0] + 2  # it was sent all the same
-            assert ends[4] == (frames.Member(0, client.name),)
+            assert ends[4] == (frames.RosterEntry(0, client.name),)
 
     run(main())
 
@@ -144,7 +144,7 @@ def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: Server) -> None
     async def main() -> None:
         async with connect(shared.where, name="a") as first, connect(shared.where, name="b") as second:
             events = aiter(first)
-            members = (frames.Member(0, "a"), frames.Member(1, "b"))
+            members = (frames.RosterEntry(0, "a"), frames.RosterEntry(1, "b"))
             assert await first.who() == await second.who() == members
             assert await take(events, RosterReceived) == RosterReceived(members)
 
@@ -153,7 +153,7 @@ def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: Server) -> None
 
 def test_a_roster_that_nobody_asked_for_does_no_harm() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(BANNER + welcome(0, 1) + b"".join(protocol.roster([frames.Member(0, "me")], 1_000)))
+        writer.write(BANNER + welcome(0, 1) + b"".join(protocol.roster([frames.RosterEntry(0, "me")], 1_000)))
         await reader.readuntil(b"CMD x\n")
         writer.write(b"CMD 1 0 x\n")
         await reader.readuntil(b"BYE\n")
@@ -617,7 +617,7 @@ def test_a_client_joins_only_once(shared: Server) -> None:
         async with client:
             with pytest.raises(RuntimeError, match="joins only once"):
                 await client.__aenter__()
-            assert await client.who() == (frames.Member(0, client.name),)
+            assert await client.who() == (frames.RosterEntry(0, client.name),)
         with pytest.raises(DisconnectedError, match="the client is closed"):
             await client.__aenter__()
         early = connect(shared.where)
@@ -634,7 +634,7 @@ def test_of_two_that_join_one_client_at_once_the_first_does(shared: Server) -> N
         first, second = await asyncio.gather(client.__aenter__(), client.__aenter__(), return_exceptions=True)
         assert first is client
         assert isinstance(second, RuntimeError)
-        assert await client.who() == (frames.Member(0, client.name),)
+        assert await client.who() == (frames.RosterEntry(0, client.name),)
         await client.close()
 
     run(main())

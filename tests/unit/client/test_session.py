@@ -210,7 +210,7 @@ def test_a_rejected_answer_is_not_taken_for_a_command() -> None:
 
 
 def test_a_roster_is_reported_when_it_is_complete() -> None:
-    members = [frames.Member(i, f"web-{i}", i // 20) for i in range(50)]
+    members = [frames.RosterEntry(i, f"web-{i}", i // 20) for i in range(50)]
     for receive in (Session.receive_data, bytewise):
         session = joined(0, 50)
         session.who()

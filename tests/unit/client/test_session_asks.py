@@ -38,7 +38,7 @@ def asked(rank: int, clients: int) -> Session:
 
 
 def roster(*names: str) -> bytes:
-    return b"".join(protocol.roster([frames.Member(*pair) for pair in enumerate(names)], 1_000))
+    return b"".join(protocol.roster([frames.RosterEntry(*pair) for pair in enumerate(names)], 1_000))
 
 
 def test_an_ask_with_nobody_else_there_is_done_at_once() -> None:
@@ -370,7 +370,7 @@ class History:
     def roster(self) -> None:
         is_wanted = self.whos.pop(0)
         self.known = set(self.members)
-        members = [frames.Member(rank, member.name) for rank, member in enumerate(self.members)]
+        members = [frames.RosterEntry(rank, member.name) for rank, member in enumerate(self.members)]
         seen: list[Event] = [RosterReceived(tuple(members))]
         self.steps.append((b"".join(protocol.roster(members, 120)), seen if is_wanted else [], b""))
 

@@ -37,7 +37,7 @@ from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import ConfigError, ConnectError
 from tests.support import BOUND, ROOT, RawClient, Server
 
-BANNER = protocol.info(frames.Info(1, "fake", 65_536, auth=False, capacity=8))
+BANNER = protocol.info(frames.InfoFrame(1, "fake", 65_536, auth=False, capacity=8))
 HELLO = b'HELLO {"proto":1}\n'
 Later = Callable[..., "Future[Any]"]
 
@@ -93,7 +93,7 @@ def fake(data: bytes) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def welcome(rank: int, clients: int) -> bytes:
-    return BANNER + protocol.welcome(frames.Welcome(rank, clients, 0, "me", "s", 30))
+    return BANNER + protocol.welcome(frames.WelcomeFrame(rank, clients, 0, "me", "s", 30))
 
 
 def answer(raw: RawClient, status: bytes = b"ok") -> None:
@@ -151,7 +151,7 @@ def test_what_a_client_is_can_be_read(server: Server) -> None:
         assert str(c.address) == server.where
         with RawClient(server.address) as other:
             other.hello("web-2")
-            assert c.who() == (frames.Member(0, "web-1"), frames.Member(1, "web-2"))
+            assert c.who() == (frames.RosterEntry(0, "web-1"), frames.RosterEntry(1, "web-2"))
             assert (c.clients, c.seq) == (2, 2)
     assert not c.is_connected
 

@@ -135,7 +135,7 @@ def test_results_can_be_told_from_chatter() -> None:
     [
         COMMAND,
         events.ClientsChanged(2, 9),
-        events.RosterReceived((frames.Member(0, "a"),)),
+        events.RosterReceived((frames.RosterEntry(0, "a"),)),
     ],
 )
 def test_what_changes_nothing_for_a_person_has_no_words(happened: events.Event) -> None:
@@ -195,11 +195,11 @@ def test_what_is_visible_passes_the_text_rule_and_can_be_encoded(text: str) -> N
 
 
 def test_the_roster_is_a_table_with_the_own_place_marked() -> None:
-    members = tuple(frames.Member(rank, f"web-{rank}") for rank in (0, 1, 12_345))
+    members = tuple(frames.RosterEntry(rank, f"web-{rank}") for rank in (0, 1, 12_345))
     assert words.roster(members, 1) == [
         Line("roster", "   rank  name"),
         Line("roster", "      0  web-0"),
         Line("roster", "*     1  web-1"),
         Line("roster", "  12345  web-12345"),
     ]
-    assert words.roster((frames.Member(0, HOSTILE),), None)[1].text == f"     0  {VISIBLE}"
+    assert words.roster((frames.RosterEntry(0, HOSTILE),), None)[1].text == f"     0  {VISIBLE}"
