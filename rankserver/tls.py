@@ -14,7 +14,7 @@ import ssl
 import stat
 from typing import Final
 
-from rankserver.clist import Client, Flushed, Log
+from rankserver.clist import Cursor, Flushed, Log
 from rankserver.wire.exceptions import ConfigError
 
 RECORD_BYTES: Final = 16 * 1024  # what one TLS record holds, at most: the TLS layer's buffers keep this size
@@ -72,13 +72,13 @@ class TlsTransport:
         received: bytes that the last ``receive`` got from the socket, be they for us or for the TLS layer.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, log: Log, client: Client) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, log: Log, cursor: Cursor) -> None:
         self.is_blocked = False
         self.ended = False
         self.received = 0
         self._sock = sock
         self._log = log
-        self._client = client
+        self._cursor = cursor
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -181,7 +181,7 @@ class TlsTransport:
     def _encrypt(self) -> bool:
         """Encrypt what is to be sent next; return whether there is any."""
         data = bytearray()
-        for span in self._log.peek(self._client):
+        for span in self._log.peek(self._cursor):
             data += span[: SEND_BYTES - len(data)]
             if len(data) == SEND_BYTES:
                 break
@@ -192,7 +192,7 @@ class TlsTransport:
                 done += self._tls.write(view[done : done + RECORD_BYTES])
                 parts.append(self._outgoing.read())
         self._encrypted = b"".join(parts)
-        self._log.advance(self._client, len(data))
+        self._log.advance(self._cursor, len(data))
         return bool(data)
 
     def _send(self) -> bool:

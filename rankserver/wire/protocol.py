@@ -440,9 +440,8 @@ def welcome(frame: WelcomeFrame) -> bytes:
     return _json_frame("WELCOME", _with_class(frame._asdict()))
 
 
-def answer(rank: int, name: str, result: Result) -> bytes:
-    """Build the ``RES`` that relays the result of the client ``name`` to the sender of the ASK."""
-    seq, status, detail = result
+def answer(rank: int, name: str, seq: int, status: str, detail: str) -> bytes:
+    """Build the ``RES`` that relays the result of the client ``name`` to the sender of the ASK ``seq``."""
     return f"RES {seq} {rank} {name} {status}{' ' if detail else ''}{detail}\n".encode()
 
 
