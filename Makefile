@@ -6,7 +6,7 @@ SEEDS ?= 5000
 FUZZ_INPUTS ?= 5000000
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
+SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch])
 
 .PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability wheel clean
 
