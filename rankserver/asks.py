@@ -1,7 +1,7 @@
 """Who may still answer what. Pure bookkeeping over the numbers of members.
 
-Each member has a slot, a bit, while it holds a rank, so "who may answer" is one whole number per ASK: a thousand
-members cost 125 bytes, and a departure clears its bits in one pass over the open asks.
+Each member has a slot, a bit, while it holds a rank, so "who may answer" is one whole number per ASK: a
+thousand members cost 125 bytes, and a departure clears its bits in one pass over the open asks.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Final
 from rankserver.wire.exceptions import NoSuchAskError
 from rankserver.wire.slots import Slots
 
-# How many asks are remembered. When there is one more, the oldest is forgotten. With 10,000 members an ask takes
-# 1.3 KB, so this bounds the table at some 80 MB.
+# How many asks are remembered. When there is one more, the oldest is forgotten. With 10,000 members an ask
+# takes 1.3 KB, so this bounds the table at some 80 MB.
 MAX_ASKS: Final = 65_536
 
 
@@ -91,9 +91,8 @@ class AskTable:
         return ask.asker
 
     def waiting(self) -> dict[int, tuple[int | None, frozenset[int]]]:
-        """Return the open asks by seq: who asked, and who may still answer. For tests and reports. O(asks x members)."""
+        """Return the open asks by seq: who asked, and who may still answer. O(asks x members)."""
         return {
             seq: (ask.asker, frozenset(member for member, bit in self._bits.items() if bit & ask.waiting))
             for seq, ask in self._asks.items()
         }
-

@@ -9,14 +9,16 @@ Everything that affects the life of a connection lives in this file:
         │                        │     │                  LEAVING
         │                        │     │                     │ LEFT logged
         └────────────────────────┴─────┴───────> CLOSING <───┘
-                                                    │ it has taken what it is owed and closed, or has had its time
-                                                    v
+                                                    │ it has taken what it is owed and closed, or has had its
+                                                    time v
                                                   CLOSED
 
-A channel departs once, with a ``Departure`` that says why; every way to go begins there. What it sends after that is
-thrown away. It loses its rank at the end of the turn, is sent what it is owed and its farewell, and is then closed.
+A channel departs once, with a ``Departure`` that says why; every way to go begins there. What it sends after
+that is thrown away. It loses its rank at the end of the turn, is sent what it is owed and its farewell, and
+is then closed.
 
-A channel decides nothing about ranks. The C core reads and writes its socket, or ``tls`` does where that cannot.
+A channel decides nothing about ranks. The C core reads and writes its socket, or ``tls`` does where that
+cannot.
 """
 
 from __future__ import annotations
@@ -25,14 +27,12 @@ import contextlib
 import enum
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from rankserver.clist import Cursor, Flushed, Log
+from rankserver.members import NOBODY
 from rankserver.tls import TlsTransport
 from rankserver.wire import protocol
-
-if TYPE_CHECKING:
-    from rankserver.members import Member
 
 
 class ChannelState(enum.Enum):
@@ -66,8 +66,8 @@ class Departure(NamedTuple):
     Attributes:
         code: that of its BYE (docs/protocol.md, "Codes"); empty if it goes without one.
         text: for the BYE, and for the operator's log.
-        is_cut: it is sent no more than the frame that it has begun to get, because what it is owed is too much, or has
-            a hole where memory was lacking.
+        is_cut: it is sent no more than the frame that it has begun to get, because what it is owed is too
+            much, or has a hole where memory was lacking.
     """
 
     code: str
@@ -113,7 +113,7 @@ class Channel:
 
     Attributes:
         cursor: its place in the log, its input and its private frames.
-        member: whose channel it is, from the JOIN on.
+        member: whose channel it is, from the JOIN on; ``NOBODY`` before.
         departure: why it goes, once it does.
         waits_for: what its next line waits for. All that it sent stays where it is meanwhile.
         at_eof: nothing more comes from the peer.
@@ -152,7 +152,7 @@ class Channel:
             log.discard(self.cursor)
             raise MemoryError from None
         self.state = ChannelState.HANDSHAKE
-        self.member: Member | None = None
+        self.member = NOBODY
         self.departure: Departure | None = None
         self.waits_for: Blocker = None
         self.at_eof = False

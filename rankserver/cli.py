@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from rankserver import __version__, arguments, door, listeners, logs, tls, tokens
-from rankserver.config import Config
 from rankserver.channel import NO_MEMORY
+from rankserver.config import Config
 from rankserver.server import Server
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError, ListenError

@@ -1,7 +1,8 @@
 """The typed face of the C core: the ranked members, the shared log, what goes into it and what goes out.
 
 The only module that touches the core; what each call does, costs and guarantees stands above its function in
-the ``_*.c`` files. Codes become exceptions here, in one place. A closed log or cursor is a TypeError at its next use.
+the ``_*.c`` files. Codes become exceptions here, in one place. A closed log or cursor is a TypeError at its
+next use.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ class Log:
     def retain(self) -> Cursor:
         """Return a new cursor of nobody's that keeps the log from its end on. O(1).
 
-        It is read with ``peek`` and ``advance``, sees what is not published yet, and is never among those ``behind``.
+        It is read with ``peek`` and ``advance``, sees what is not published yet, and is never among those
+        ``behind``.
 
         Raises:
             MemoryError: there is none.
@@ -172,8 +174,8 @@ class Log:
             seq: None is the end of the log.
 
         Raises:
-            ValueError: the cursor was attached before, there is no such member, it has a cursor, or there is no such
-                frame yet.
+            ValueError: the cursor was attached before, there is no such member, it has a cursor, or there is
+                no such frame yet.
             LookupError: the frames after ``seq`` are not kept any more.
         """
         handle = ffi.NULL if member is None else self._member(member)
@@ -223,8 +225,8 @@ class Log:
             How many bytes came, 0 at the end of the stream.
 
         Raises:
-            BlockingIOError: there is nothing to receive, or the cursor has input that was not gone through, up to
-                where ``next_line`` returns None.
+            BlockingIOError: there is nothing to receive, or the cursor has input that was not gone through,
+                up to where ``next_line`` returns None.
             OSError: the connection is lost; with ENOMEM, the input of another cursor could not be kept.
         """
         count: int = lib.cl_read(self._log, cursor._handle, size)
@@ -249,8 +251,8 @@ class Log:
             logs: log the valid CMD lines of an attached member; otherwise they are lines as any other.
 
         Returns:
-            The first other line that is not empty, without its CR and LF; the next call goes on behind it. None at
-            the end: the beginning of a line is kept for the next read.
+            The first other line that is not empty, without its CR and LF; the next call goes on behind it.
+            None at the end: the beginning of a line is kept for the next read.
 
         Raises:
             RemoteProtocolError: ``too-long``; all before that line is handled.
@@ -271,7 +273,8 @@ class Log:
         """Take the valid CMD lines at the front of the cursor's input without logging them, for ``apply``. O(bytes).
 
         Returns:
-            The lines with their ends; nothing if the next line is another, if there is none, or if no member is
+            The lines with their ends; nothing if the next line is another, if there is none, or if no member
+            is
             attached: then ``next_line`` goes on.
 
         Raises:
@@ -284,8 +287,8 @@ class Log:
     def unread(self, cursor: Cursor) -> None:
         """Let the line that ``next_line`` returned last for this cursor be the next again. O(1).
 
-        What happened to other cursors in between does not matter. A line is taken by the cursor's next ``next_line``
-        or ``collect``.
+        What happened to other cursors in between does not matter. A line is taken by the cursor's next
+        ``next_line`` or ``collect``.
         """
         lib.cl_unread(self._log, cursor._handle)
 
@@ -347,7 +350,8 @@ class Log:
     def publish(self, position: int | None) -> None:
         """Let the log be sent up to ``position``, the end of a frame, and no further. O(1).
 
-        Private frames wait for their place to be published. A new log publishes everything at once, as None does.
+        Private frames wait for their place to be published. A new log publishes everything at once, as None
+        does.
         """
         lib.cl_publish(self._log, EVERYTHING if position is None else position)
 
@@ -464,8 +468,8 @@ class Log:
     def behind(self, size: int) -> list[int]:
         """Return the descriptors of the cursors for which more than ``size`` bytes of the log are kept.
 
-        Members come by rank, then those without one; those that are detached and still owed something come last.
-        O(n), for all cursors.
+        Members come by rank, then those without one; those that are detached and still owed something come
+        last. O(n), for all cursors.
         """
         return list(ffi.unpack(self._fds, lib.cl_behind(self._log, size, self._fds, len(self._fds))))
 

@@ -1,4 +1,4 @@
-"""The door: how many strangers may be here, how many connections come from one address, and which tokens are good.
+"""The door: how many strangers may be here, how many connections one address may have, and which tokens count.
 
 Pure bookkeeping: it reads no socket and no clock, and closes nothing.
 """
@@ -12,8 +12,8 @@ from rankserver.channel import Channel
 from rankserver.tokens import NO_TOKEN, Holder, Tokens
 from rankserver.wire import frames
 
-# Connections that have not joined may be open at a time, however few clients are accepted: enough for a small fleet
-# that comes back at once.
+# Connections that have not joined may be open at a time, however few clients are accepted: enough for a small
+# fleet that comes back at once.
 MIN_STRANGERS: Final = 64
 
 
@@ -26,7 +26,8 @@ class Door:
     """The connections that have not joined, called strangers, and the addresses of all.
 
     Args:
-        capacity: how many clients are accepted; the same number of strangers may be here, or ``MIN_STRANGERS``.
+        capacity: how many clients are accepted; the same number of strangers may be here, or
+            ``MIN_STRANGERS``.
         max_per_address: connections that one address may have, 0 for any number. Unix sockets do not count.
         tokens: who may join; None for everybody.
     """
@@ -53,8 +54,8 @@ class Door:
     def excess(self) -> Channel | None:
         """Return the stranger that must go if there are too many, else None. O(1).
 
-        Those that were refused and are still here go first, then the one that has waited longest: a client that
-        speaks at once is in before others push it out.
+        Those that were refused and are still here go first, then the one that has waited longest: a client
+        that speaks at once is in before others push it out.
         """
         if self.strangers <= self.max_strangers:
             return None

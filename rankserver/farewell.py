@@ -1,8 +1,9 @@
 """Farewells: how a connection that departs is sent what it is owed, and when it is closed.
 
-It is sent the rest of its part of the log, its private frames and its BYE, and then the end of the stream in our
-direction. It is closed once the peer has closed, too; a peer that does not is given up when it has taken nothing for
-``CLOSE_TIMEOUT``, and after ``MAX_CLOSE_TIMEOUT`` in any case, so that a stop of the server takes no longer than that.
+It is sent the rest of its part of the log, its private frames and its BYE, and then the end of the stream in
+our direction. It is closed once the peer has closed, too; a peer that does not is given up when it has taken
+nothing for ``CLOSE_TIMEOUT``, and after ``MAX_CLOSE_TIMEOUT`` in any case, so that a stop of the server takes
+no longer than that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from rankserver.channel import Channel, ChannelState
 from rankserver.clist import Log
 from rankserver.loop import Loop
 
-# Seconds without progress after which a departing peer is given up: what a slow network needs to deliver something.
+# Seconds without progress after which a departing peer is given up: what a slow network needs to deliver
+# something.
 CLOSE_TIMEOUT: Final = 2.0
 # Seconds in all for a departing peer that takes what it is owed, but slowly.
 MAX_CLOSE_TIMEOUT: Final = 10.0
@@ -43,7 +45,9 @@ class Farewells:
         self._whole.start(channel, self._loop.now)
         self._go_on(channel)
         self._loop.sender.touch(channel)
-        self._loop.sender.watch(channel)  # it may have waited: it is read again, so that it reads its farewell
+        self._loop.sender.watch(
+            channel
+        )  # it may have waited: it is read again, so that it reads its farewell
 
     def forget(self, channel: Channel) -> None:
         """Note that the channel is closed."""

@@ -1,13 +1,14 @@
 """Heartbeats: finding out which members are gone without a word.
 
-Theory of operation. A member from which nothing has come for a heartbeat is sent a PING, and if nothing comes for
-another one, it departs. What comes is noted by setting ``Channel.heard_at``, once for each read, and nothing else: each
-channel has one entry in a heap of deadlines, and an entry that comes up too early, because something was heard
-meanwhile, is put back for the rest of its time. So a read costs one assignment, and a heartbeat one heap operation.
+Theory of operation. A member from which nothing has come for a heartbeat is sent a PING, and if nothing comes
+for another one, it departs. What comes is noted by setting ``Channel.heard_at``, once for each read, and
+nothing else: each channel has one entry in a heap of deadlines, and an entry that comes up too early, because
+something was heard meanwhile, is put back for the rest of its time. So a read costs one assignment, and a
+heartbeat one heap operation.
 
-Two kinds of silence are no proof of death. While a channel's input waits for others, it is we who do not listen. And
-a member that reads on slowly may have megabytes of the log to take before it comes to the PING: as long as its system
-takes some of them in each heartbeat, it is alive.
+Two kinds of silence are no proof of death. While a channel's input waits for others, it is we who do not
+listen. And a member that reads on slowly may have megabytes of the log to take before it comes to the PING:
+as long as its system takes some of them in each heartbeat, it is alive.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from collections.abc import Callable
 from rankserver.channel import Channel, ChannelState
 from rankserver.timers import Timers
 
-# A heap with this many entries of channels that have left may have more of them than others, before it is made anew.
+# A heap with this many entries of channels that have left may have more of them than others, before it is
+# made anew.
 MIN_STALE = 64
 
 
@@ -77,12 +79,15 @@ class Heartbeat:
     def expire(self, now: float) -> None:
         """Look at the channels whose entries have come up. O(log channels) for each."""
         while self.deadline <= now:
-            channel = heapq.heappop(self._heap)[2]
+            deadline, _, channel = heapq.heappop(self._heap)
+            due = channel.heard_at + self.seconds
             if channel.state is not ChannelState.JOINED:
                 self._stale -= 1
-            elif channel.heard_at + self.seconds > now:
+                continue
+            if due > deadline:  # something was heard since this entry was made
                 channel.pinged_at = 0
-                self._push(channel, channel.heard_at + self.seconds)
+            if due > now:
+                self._push(channel, due)
             elif not channel.pinged_at:
                 channel.taken = channel.bytes_taken
                 channel.pinged_at = channel.bytes_owed
@@ -102,7 +107,8 @@ class Heartbeat:
             channel.taken = taken
             self._push(channel, now + self.seconds)
         else:
-            # Its entry is gone, and is counted as one that is still there, which ``stop`` will count as stale.
+            # Its entry is gone, and is counted as one that is still there, which ``stop`` will count as
+            # stale.
             self._push(channel, math.inf)
             self._on_dead(channel)
 

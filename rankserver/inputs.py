@@ -1,11 +1,12 @@
 """What can be ordered: everything that changes members, ranks, open asks or the log, as values with a codec.
 
-An ``Order`` puts inputs into one sequence, and ``State.apply`` makes each of them count. Whatever an input depends
-on besides the state (given names, which joins share a frame) was decided before it was proposed and is part of it.
+An ``Order`` puts inputs into one sequence, and ``State.apply`` makes each of them count. Whatever an input
+depends on besides the state (given names, which joins share a frame) was decided before it was proposed and
+is part of it.
 
 The codec is for orders that leave this process. An encoded input is one byte for its kind, then its fields:
-integers as unsigned LEB128, texts and batches as their length and their bytes. It holds no version number, because
-those who read it run the same program as those who write it.
+integers as unsigned LEB128, texts and batches as their length and their bytes. It holds no version number,
+because those who read it run the same program as those who write it.
 """
 
 from __future__ import annotations
@@ -213,7 +214,8 @@ _TEXT: Final[_Field] = (_write_text, _read_text)
 _MEMBERS: Final[_Field] = (_write_members, _read_members)
 _NEWCOMERS: Final[_Field] = (_write_newcomers, _read_newcomers)
 
-# The kinds of input, each with its fields in order: the only table that the codec has. A kind's byte is its place.
+# The kinds of input, each with its fields in order: the only table that the codec has. A kind's byte is its
+# place.
 _TABLE: Final[dict[type[Any], tuple[_Field, ...]]] = {
     Joined: (_NEWCOMERS,),
     Left: (_MEMBERS,),

@@ -11,16 +11,18 @@ Theory of operation. A turn goes through these steps, in this order:
  6. close the connections that are finished;
  7. find out who has to wait for whom from now on, and let those go on that need not wait any more.
 
-Two rules keep this simple. Nothing is closed, freed or accepted while the events of a turn are being handled: a
-descriptor's number would be used again while its old event still waits. And everything is bounded per turn, in the
-units that it costs: bytes read, lines handled in Python, handshakes, frames queued for one channel. Whoever has more
-than its share goes on in the next turn, before the others.
+Two rules keep this simple. Nothing is closed, freed or accepted while the events of a turn are being handled:
+a descriptor's number would be used again while its old event still waits. And everything is bounded per turn,
+in the units that it costs: bytes read, lines handled in Python, handshakes, frames queued for one channel.
+Whoever has more than its share goes on in the next turn, before the others.
 
-The loop moves bytes and times turns. It knows neither frames nor ranks: what a line means, who is a member and when
-somebody must go is its handler's. Cutting, logging and sending is the C core's, behind ``channel`` and ``clist``.
+The loop moves bytes and times turns. It knows neither frames nor ranks: what a line means, who is a member
+and when somebody must go is its handler's. Cutting, logging and sending is the C core's, behind ``channel``
+and ``clist``.
 
-Its clock stands still while the process is stopped (SIGSTOP, a suspended machine): a wait that took much longer than it
-was meant to, or a turn that did, is taken out of the time that deadlines see. Otherwise a stop would time out everybody.
+Its clock stands still while the process is stopped (SIGSTOP, a suspended machine): a wait that took much
+longer than it was meant to, or a turn that did, is taken out of the time that deadlines see. Otherwise a stop
+would time out everybody.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 from rankserver.wire.exceptions import RemoteProtocolError
 
-# Bytes read in one turn, shared by the channels that are ready: half of what one read may bring. It is that much
-# because a turn costs a system call for each client, which a short turn would not be worth.
+# Bytes read in one turn, shared by the channels that are ready: half of what one read may bring. It is that
+# much because a turn costs a system call for each client, which a short turn would not be worth.
 MAX_TURN_BYTES: Final = READ_BYTES // 2
 # From this many clients on, a turn reads twice as much: sending to each costs more by then than reading does.
 MANY_CLIENTS: Final = 300
@@ -54,12 +56,15 @@ MIN_LINES: Final = 8
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
 # TLS handshakes that go on in one turn: a step of one takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
-# Private frames queued for one channel before they are sent in the middle of a turn, so that it has work meanwhile.
+# Private frames queued for one channel before they are sent in the middle of a turn, so that it has work
+# meanwhile.
 MAX_UNSENT: Final = 100
-# Seconds without accepting after an error such as too few descriptors: the listeners would be ready all the time.
+# Seconds without accepting after an error such as too few descriptors: the listeners would be ready all the
+# time.
 ACCEPT_PAUSE: Final = 0.5
-# A wait that took this many seconds longer than it was meant to, or a turn that took this many, means that the process
-# was stopped. With a short heartbeat it is this share of that, since a PING sent before the stop has no answer yet.
+# A wait that took this many seconds longer than it was meant to, or a turn that took this many, means that
+# the process was stopped. With a short heartbeat it is this share of that, since a PING sent before the stop
+# has no answer yet.
 MAX_LATENESS: Final = 1.0
 LATENESS_SHARE: Final = 0.5
 # Seconds in one select, which cannot take every number.
@@ -71,9 +76,11 @@ class Handler(Protocol):
 
     Attributes:
         is_unsettled: something waits for ``settle``, so that another turn must follow at once.
+        collects: stretches of commands are for ``on_batch``, instead of being logged as they are read.
     """
 
     is_unsettled: bool
+    collects: bool
 
     def on_connection(self, sock: socket.socket, peer: str) -> None:
         """Take over a connection that has arrived, or close it."""
@@ -116,7 +123,6 @@ class Loop:
         clock: returns the time in seconds, and never goes back.
         log: the shared log.
         handler: says what lines mean.
-        collects: whether stretches of commands are given to the handler, instead of being logged as they are read.
 
     Attributes:
         now: the time of this turn, without the time in which the process was stopped.
@@ -136,8 +142,6 @@ class Loop:
         clock: Callable[[], float],
         log: Log,
         handler: Handler,
-        *,
-        collects: bool,
     ) -> None:
         self.now = clock()
         self.channels: dict[int, Channel] = {}
@@ -146,7 +150,7 @@ class Loop:
         slow = self.timers.timeout(config.slow_timeout, handler.on_slow)
         self.pace = Pace(log, self.channels, config.max_backlog, slow)
         self.sender = Sender(self, selector, log, handler)
-        self.reader = Reader(log, handler, self.pace, self.sender, collects=collects)
+        self.reader = Reader(log, handler, self.pace, self.sender)
         self._selector = selector
         self._clock = clock
         self._log = log
@@ -222,17 +226,17 @@ class Loop:
                     reader.read(channel, reader.share)
             if events & selectors.EVENT_WRITE:
                 self.sender.flush(channel)
-        if strangers or reader.has_handshakes:
+        if strangers or reader.put_off:
             reader.shake_hands(strangers)
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for what is next, and see that time in which the process was stopped does not count.
 
-        A turn itself counts for ``max_lateness`` at most, since the process may have been stopped in the middle of
-        one; but for that much, since time must go on however much there is to do.
+        A turn itself counts for ``max_lateness`` at most, since the process may have been stopped in the
+        middle of one; but for that much, since time must go on however much there is to do.
         """
-        patience = self._patience()
         begin = self._clock()
+        patience = self._patience(begin)
         ready = self._selector.select(patience)
         end = self._clock()
         lost = max(begin - self._lost - self.now - self._max_lateness, 0)
@@ -244,14 +248,17 @@ class Loop:
             self._handler.on_lost_time(lost)
         return ready
 
-    def _patience(self) -> float | None:
-        """Return how many seconds select may wait, None for ever."""
-        if self._handler.is_unsettled or self._released_some or self.reader.has_more or self.sender.finished:
+    def _patience(self, begin: float) -> float | None:
+        """Return how many seconds a select that begins now may wait, None for ever."""
+        reader, sender = self.reader, self.sender
+        if self._handler.is_unsettled or self._released_some:
+            return 0
+        if reader.paused or sender.broken or sender.finished or (reader.draining and reader.can_drain):
             return 0
         nearest = self.timers.nearest
         if nearest == math.inf:
             return None
-        return min(max(nearest + self._lost - self._clock(), 0), MAX_SELECT_SECONDS)
+        return min(max(nearest + self._lost - begin, 0), MAX_SELECT_SECONDS)
 
     def _accept(self) -> None:
         for sock, peer, _ in self.acceptor.accept():
@@ -289,52 +296,45 @@ class Reader:
         handler: says what lines mean.
         pace: says who waits.
         sender: is told which TLS channels may have something to say.
-        collects: whether stretches of commands are given to the handler, instead of being logged as they are read.
 
     Attributes:
         share: bytes that each ready channel may have read in this turn.
+        budget: bytes that a turn reads in all.
         draining: the channels whose connection broke, each with the bytes that may still be read of it.
+        paused: the channels that had their share of a turn, in the order in which they go on.
+        put_off: the channels whose TLS handshake had to wait, oldest first.
     """
 
-    def __init__(
-        self, log: Log, handler: Handler, pace: Pace, sender: Sender, *, collects: bool
-    ) -> None:
+    def __init__(self, log: Log, handler: Handler, pace: Pace, sender: Sender) -> None:
         self.share = MIN_READ_BYTES
+        self.budget = MAX_TURN_BYTES
+        self.paused: list[Channel] = []
+        self.put_off: list[Channel] = []
         self.draining: dict[Channel, int] = {}
         self._log = log
         self._handler = handler
         self._pace = pace
         self._sender = sender
-        self._collects = collects
         self._now = 0.0
         # Lines that this turn has handled in Python, and how many each channel may have.
         self._lines = 0
         self._line_share = MAX_LINES
-        # The channels that had their share of a turn, and those whose handshake had to wait, oldest first.
-        self._paused: list[Channel] = []
-        self._put_off: list[Channel] = []
 
     @property
-    def has_more(self) -> bool:
-        """Whether another turn must follow at once."""
-        if self._paused or self._sender.broken:
-            return True
+    def can_drain(self) -> bool:
+        """Whether there is a broken channel to read on from now. O(broken channels)."""
         return any(channel.waits_for is None for channel in self.draining)
 
-    @property
-    def has_handshakes(self) -> bool:
-        """Whether some handshakes wait for this turn."""
-        return bool(self._put_off)
-
     def begin(self, ready: int, now: float) -> None:
-        """Begin a turn in which this many channels are ready: divide it up, and go on with those that had to stop."""
-        budget = MAX_TURN_BYTES if self._log.count < MANY_CLIENTS else READ_BYTES
+        """Divide a turn among the ready channels, and go on with those that had to stop in the last one."""
         # While commands wait, what is read has to be kept; so no more is read than keeps the others going.
-        self.share = MIN_READ_BYTES if self._pace.is_holding else max(budget // (ready or 1), MIN_READ_BYTES)
-        self._line_share = max(MAX_LINES // (ready + len(self._paused) or 1), MIN_LINES)
+        self.share = (
+            MIN_READ_BYTES if self._pace.is_holding else max(self.budget // (ready or 1), MIN_READ_BYTES)
+        )
+        self._line_share = max(MAX_LINES // (ready + len(self.paused) or 1), MIN_LINES)
         self._lines = 0
         self._now = now
-        if self._paused:
+        if self.paused:
             self._resume_paused()
 
     def charge(self, lines: int) -> None:
@@ -368,9 +368,9 @@ class Reader:
         log, pace, cursor = self._log, self._pace, channel.cursor
         try:
             while channel.state is not ChannelState.JOINING:
-                if self._collects and not pace.is_holding and (batch := log.collect(cursor)):
+                if self._handler.collects and not pace.is_holding and (batch := log.collect(cursor)):
                     self._handler.on_batch(channel, batch)
-                line = log.next_line(cursor, not (pace.is_holding or self._collects))
+                line = log.next_line(cursor, logs=not (pace.is_holding or self._handler.collects))
                 if line is None:
                     return
                 blocker: Blocker = Wait.TURN
@@ -402,11 +402,11 @@ class Reader:
 
     def shake_hands(self, strangers: list[Channel]) -> None:
         """Read some of those that speak TLS and have not joined, those first whose turn was longest ago."""
-        order = {channel: place for place, channel in enumerate(self._put_off)}
+        order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))
         for channel in strangers[:MAX_HANDSHAKES]:
             self.read(channel, MIN_READ_BYTES)
-        self._put_off = strangers[MAX_HANDSHAKES:]
+        self.put_off = strangers[MAX_HANDSHAKES:]
 
     def forget(self, channel: Channel) -> None:
         """Note that a channel is closed."""
@@ -417,17 +417,17 @@ class Reader:
         self._log.unread(channel.cursor)
         if blocker is Wait.TURN:
             channel.waits_for = blocker
-            self._paused.append(channel)
+            self.paused.append(channel)
         else:
             self._pace.wait(channel, blocker)
             self._sender.watch(channel)
 
     def _resume_paused(self) -> None:
-        """Go on with those that had to stop, until this turn has done enough; the others come first in the next."""
-        paused, self._paused = self._paused, []
+        """Go on with those that had to stop, until this turn has done enough."""
+        paused, self.paused = self.paused, []
         for place, channel in enumerate(paused):
             if self._lines >= MAX_LINES:
-                self._paused = paused[place:] + self._paused
+                self.paused = paused[place:] + self.paused
                 break
             if channel.waits_for is Wait.TURN:  # it has not departed meanwhile
                 channel.waits_for = None
@@ -459,7 +459,8 @@ class Sender:
         # Frames of the log that may wait for company, of those that were not sent yet, and for how long.
         self._lazy_frames = 0
         self._company: Timeout[None] = loop.timers.timeout(1, self._on_no_company)
-        # The channels to flush at the end of the turn, each with the private frames queued since it was flushed.
+        # The channels to flush at the end of the turn, each with the private frames queued since it was
+        # flushed.
         self._unsent: dict[Channel, int] = {}
         # The channels of members that the core itself does not send to.
         self._external: dict[Channel, None] = {}
@@ -480,7 +481,7 @@ class Sender:
             self._pace.mark_congested(channel)
         waiting = self._unsent.get(channel, 0) + 1
         self._unsent[channel] = waiting % MAX_UNSENT
-        if waiting == MAX_UNSENT and not self._log.is_blocked(channel.cursor):
+        if waiting == MAX_UNSENT and not channel.interest & selectors.EVENT_WRITE:
             self.flush(channel)
 
     def touch(self, channel: Channel) -> None:
@@ -512,7 +513,8 @@ class Sender:
         if self._unsent:
             unsent, self._unsent = self._unsent, {}
             for channel in unsent:
-                if channel.state is not ChannelState.CLOSED and not channel.wants_write:
+                # One that is registered for EVENT_WRITE is blocked, and is flushed when its socket takes more.
+                if channel.state is not ChannelState.CLOSED and not channel.interest & selectors.EVENT_WRITE:
                     self.flush(channel)
 
     def flush(self, channel: Channel) -> None:
@@ -574,9 +576,12 @@ class Sender:
             self._log.mute(channel.cursor)  # nobody has to wait for one that reads no more
             if not channel.is_going:
                 self.broken.append(channel)
-        if channel.state is ChannelState.CLOSING and (
-            status is Flushed.BROKEN or (status is Flushed.DONE and channel.shut_down() and channel.at_eof)
-        ):
-            self.finish(channel)
-            return
+        if channel.state is ChannelState.CLOSING:
+            if status is Flushed.BROKEN or (
+                status is Flushed.DONE and channel.shut_down() and channel.at_eof
+            ):
+                self.finish(channel)
+                return
+        elif status is Flushed.DONE and not channel.interest & selectors.EVENT_WRITE:
+            return  # what it waits for has not changed
         self.watch(channel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rankserver.clist import Log
 from rankserver.inputs import Newcomer
@@ -32,6 +32,10 @@ class Member:
 
     def __repr__(self) -> str:
         return f"<Member {self.id} {self.name}>"
+
+
+# The member of a channel that has not joined.
+NOBODY: Final = Member(Newcomer(0, ""))
 
 
 class Roster:

@@ -1,10 +1,10 @@
 """Membership: which joins and leaves are proposed together, and what a channel gets when they count.
 
-All joins of a turn share one JOIN frame and all leaves one LEFT frame, as far as a frame has room for their ranks.
-That is decided here, before they are proposed, together with the numbers and names of newcomers.
+All joins of a turn share one JOIN frame and all leaves one LEFT frame, as far as a frame has room for their
+ranks. That is decided here, before they are proposed, together with the numbers and names of newcomers.
 
-Memory is kept for one LEFT, which neither a command nor a JOIN may take. If a LEFT cannot be logged all the same, it
-is retried soon; its members keep their ranks until then.
+Memory is kept for one LEFT, which neither a command nor a JOIN may take. If a LEFT cannot be logged all the
+same, it is retried soon; its members keep their ranks until then.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
+from rankserver.clist import READ_BYTES
 from rankserver.config import Config
 from rankserver.farewell import Farewells
 from rankserver.heartbeat import Heartbeat
 from rankserver.inputs import Joined, Left, Newcomer
-from rankserver.loop import Loop
+from rankserver.loop import MANY_CLIENTS, MAX_TURN_BYTES, Loop
 from rankserver.members import Member
 from rankserver.order import Order
 from rankserver.state import State
@@ -32,11 +33,11 @@ from rankserver.wire import frames, protocol
 MAX_RANK_BYTES: Final = 8
 # Seconds until a LEFT that could not be logged for lack of memory is retried.
 RETRY_WAIT: Final = 0.05
-# Seconds that a JOIN may wait for company before all are told of it, since telling them costs a system call for each
-# client: at least this long, ...
+# Seconds that a JOIN may wait for company before all are told of it, since telling them costs a system call
+# for each client: at least this long, ...
 MIN_JOIN_WAIT: Final = 0.05
-# ... and this much for each client where that is longer. Telling one takes some 5 µs, so that it takes at most about a
-# quarter of the time however many there are.
+# ... and this much for each client where that is longer. Telling one takes some 5 µs, so that it takes at
+# most about a quarter of the time however many there are.
 JOIN_WAIT_PER_CLIENT: Final = 20e-6
 # Bytes of randomness in the name of a session: too many to guess.
 SESSION_BYTES: Final = 16
@@ -90,7 +91,8 @@ class Membership:
         self._order = order
         self._parts = parts
         self._applicants: dict[Channel, Applicant] = {}
-        # The channels whose join was proposed and does not count yet, by the number that the member will have.
+        # The channels whose join was proposed and does not count yet, by the number that the member will
+        # have.
         self._proposed: dict[int, Channel] = {}
         # The channels that were welcomed, and may have sent something behind their HELLO.
         self._welcomed: list[Channel] = []
@@ -105,10 +107,8 @@ class Membership:
 
     def name(self, channel: Channel) -> str:
         """Return the name of a channel's member, or the one that it has asked for, or nothing."""
-        if channel.member is not None:
-            return channel.member.name
         applicant = self._applicants.get(channel)
-        return applicant.name or "" if applicant else ""
+        return applicant.name or "" if applicant else channel.member.name
 
     def withdraw(self, channel: Channel) -> None:
         """Note that a channel departs before it has joined."""
@@ -154,6 +154,7 @@ class Membership:
             loop.sender.send(channel, self._welcome(member, rank))
             self._parts.telemetry.on_joined(channel, member, rank, log.count, loop.now)
         self._welcomed += [channel for _, _, channel in here]
+        self._budget()
 
     def left(self, members: Sequence[Member]) -> None:
         """Say farewell to the channels of members that have left."""
@@ -161,6 +162,12 @@ class Membership:
             if member.channel is not None:
                 self._loop.sender.detach(member.channel)
                 self._parts.farewells.begin(member.channel)
+        self._budget()
+
+    def _budget(self) -> None:
+        """Let turns read as much as suits the number of members."""
+        is_many = self._state.log.count >= MANY_CLIENTS
+        self._loop.reader.budget = READ_BYTES if is_many else MAX_TURN_BYTES
 
     def _propose_leaves(self) -> None:
         """Propose that members leave, the lowest ranks first: then no frame renumbers those of the next."""

@@ -1,7 +1,7 @@
 """Orders: when an input counts.
 
-Whatever changes what clients see is proposed to an ``Order``, and counts when the order hands it out. All who read
-the same order apply the same inputs in the same sequence, and so hold the same members, ranks and log.
+Whatever changes what clients see is proposed to an ``Order``, and counts when the order hands it out. All who
+read the same order apply the same inputs in the same sequence, and so hold the same members, ranks and log.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Order(Protocol):
     """Decides on one sequence of inputs.
 
     Attributes:
-        collects: stretches of commands must be proposed. If not, the C core logs them as it reads them, which is
-            what ``State.apply`` would do with them at once.
+        collects: stretches of commands must be proposed. If not, the C core logs them as it reads them, which
+            is what ``State.apply`` would do with them at once.
     """
 
     collects: bool
@@ -43,7 +43,8 @@ class Immediate:
 
     def __init__(self, apply: Callable[[Input], None]) -> None:
         self.collects = False
-        # Proposing is applying. It is the function itself and no method around it, since it is called for each line.
+        # Proposing is applying. It is the function itself and no method around it, since it is called for
+        # each line.
         self.propose = apply
 
     def ready(self) -> Iterable[Input]:

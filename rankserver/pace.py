@@ -1,17 +1,18 @@
 """Pace: who has to wait for whom, so that nobody's memory grows and nothing is dropped.
 
-Theory of operation. A client that sends faster than others read must be slowed down, and the only honest way is to
-stop reading from it: TCP then slows the sender itself. Two things can pile up:
+Theory of operation. A client that sends faster than others read must be slowed down, and the only honest way
+is to stop reading from it: TCP then slows the sender itself. Two things can pile up:
 
-- the *log*, while the slowest client is more than ``max_backlog`` bytes behind. Whatever would add a command waits
-  then (``Wait.BACKLOG``); answers, heartbeats, joins and leaves go on, since they are what lets people catch up.
-- the *private frames* of one client, while more than ``MAX_PRIVATE_BYTES`` of them wait for it. A line that would add
-  one waits for that client, and with it whatever its sender sent behind it. A client that sends lines and does not
-  read the replies waits for itself.
+- the *log*, while the slowest client is more than ``max_backlog`` bytes behind. Whatever would add a command
+  waits then (``Wait.BACKLOG``); answers, heartbeats, joins and leaves go on, since they are what lets people
+  catch up.
+- the *private frames* of one client, while more than ``MAX_PRIVATE_BYTES`` of them wait for it. A line that
+  would add one waits for that client, and with it whatever its sender sent behind it. A client that sends
+  lines and does not read the replies waits for itself.
 
-Lines wait before anything is proposed; what was proposed never waits. Both conditions are looked at again at the end
-of each turn, from what is kept and not from what happened. A client for which others wait for ``slow`` seconds on end
-must go: the owner of that timeout says how.
+Lines wait before anything is proposed; what was proposed never waits. Both conditions are looked at again at
+the end of each turn, from what is kept and not from what happened. A client for which others wait for
+``slow`` seconds on end must go: the owner of that timeout says how.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from rankserver.channel import Blocker, Channel, Wait
 from rankserver.clist import Log
 from rankserver.timers import Timeout
 
-# Private frames that wait for one client before lines that would add to them wait. A mebibyte holds the answers of ten
-# thousand clients to one ASK, and is little beside what the systems between buffer.
+# Private frames that wait for one client before lines that would add to them wait. A mebibyte holds the
+# answers of ten thousand clients to one ASK, and is little beside what the systems between buffer.
 MAX_PRIVATE_BYTES: Final = 1024 * 1024
 
 
@@ -40,8 +41,8 @@ class Pace:
     Attributes:
         is_holding: commands wait.
         congested: the channels for which too many private frames wait; to be changed by methods only.
-        waiting: the channels whose next line waits, in the order in which they began to; likewise. What each waits
-            for is its ``waits_for``.
+        waiting: the channels whose next line waits, in the order in which they began to; likewise. What each
+            waits for is its ``waits_for``.
     """
 
     def __init__(

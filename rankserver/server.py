@@ -1,7 +1,7 @@
 """The server: it turns what clients send into inputs, and what becomes of them into frames.
 
-This module decides what each line and each deadline does. The turns are ``loop``'s, what counts is ``state``'s, how
-frames are written is ``wire``'s, and who may come in is ``door``'s.
+This module decides what each line and each deadline does. The turns are ``loop``'s, what counts is
+``state``'s, how frames are written is ``wire``'s, and who may come in is ``door``'s.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rankserver.heartbeat import Heartbeat
 from rankserver.inputs import Answered, Asked, Lines
 from rankserver.logs import event
 from rankserver.loop import MIN_READ_BYTES, Loop
-from rankserver.members import Member
+from rankserver.members import NOBODY, Member
 from rankserver.membership import Membership
 from rankserver.order import Immediate, Order
 from rankserver.state import State
@@ -42,8 +42,8 @@ MEMBERS_PER_LINE: Final = 8
 class Server:
     """A ranked command server. ``listen``, then ``run``; ``close`` frees what is left.
 
-    ``stop`` may be called from within a turn only, such as from a callback of ``loop.on_readable``: the server is not
-    safe for threads.
+    ``stop`` may be called from within a turn only, such as from a callback of ``loop.on_readable``: the
+    server is not safe for threads.
 
     Args:
         config: its settings.
@@ -59,10 +59,10 @@ class Server:
         heartbeat: finds out which members are gone without a word.
         farewells: sends those that go what they are owed.
         telemetry: what its operator is told.
-        is_unsettled: see ``loop.Handler``.
+        is_unsettled, collects: see ``loop.Handler``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first have defaults
         self,
         config: Config,
         tokens: Tokens | None = None,
@@ -77,13 +77,13 @@ class Server:
         self.is_unsettled = False
         self.state = State(log, config.max_line, self)
         self._order = order(self.state.apply)
+        self.collects = self._order.collects
         self.loop = Loop(
             config,
             selector or selectors.DefaultSelector(),
             clock,
             log,
             self,
-            collects=self._order.collects,
         )
         timers = self.loop.timers
         self.telemetry = Telemetry(timers)
@@ -205,7 +205,7 @@ class Server:
         """Do what a line asks for, and return None; or do nothing, and return what it must wait for."""
         if channel in self.loop.pace.congested:
             return channel
-        if self._order.collects:  # what it sent before counts first
+        if self.collects:  # what it sent before counts first
             self._apply_ready()
         try:
             frame = protocol.parse_client_line(line)
@@ -219,7 +219,7 @@ class Server:
 
     def on_batch(self, channel: Channel, batch: bytes) -> None:
         """Propose a stretch of a member's commands."""
-        self._order.propose(Lines(_member(channel).id, batch))
+        self._order.propose(Lines(channel.member.id, batch))
 
     def on_end(self, channel: Channel, reason: str) -> None:
         """Note that nothing more comes from a channel."""
@@ -231,7 +231,7 @@ class Server:
             self.depart(channel, Departure("", reason))
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Let a channel go: throw away what it sends from now on, and let its member leave after this turn."""
+        """Let a channel go: ignore what it sends from now on, and let its member leave after this turn."""
         if channel.is_going:
             return
         channel.departure = departure
@@ -241,7 +241,7 @@ class Server:
         self._penalty.stop(channel)
         self.is_unsettled = True
         member = channel.member
-        if member is not None:
+        if member is not NOBODY:
             channel.move(ChannelState.LEAVING)
             self.heartbeat.stop()
             self._membership.leave(member)
@@ -255,7 +255,7 @@ class Server:
 
     def settle(self) -> None:
         """Make the joins and leaves of this turn count, and see that strangers are not too many."""
-        if self._order.collects:
+        if self.collects:
             self._apply_ready()
         if not self.is_unsettled:
             return
@@ -341,11 +341,10 @@ class Server:
     def _on_submit(self, channel: Channel, frame: frames.Submit) -> Blocker:
         if self.loop.pace.is_holding:
             return Wait.BACKLOG
-        member = _member(channel)
         if frame.wants_answer:
-            self._order.propose(Asked(member.id, frame.text))
+            self._order.propose(Asked(channel.member.id, frame.text))
         else:
-            self._order.propose(Lines(member.id, b"CMD %s\n" % frame.text.encode()))
+            self._order.propose(Lines(channel.member.id, b"CMD %s\n" % frame.text.encode()))
         return None
 
     def _on_result(self, channel: Channel, frame: frames.Result) -> Blocker:
@@ -354,7 +353,7 @@ class Server:
             blocker = self.state.roster.by_id[asker].channel
             if blocker in congested:
                 return blocker
-        self._order.propose(Answered(_member(channel).id, frame.seq, frame.status, frame.detail))
+        self._order.propose(Answered(channel.member.id, frame.seq, frame.status, frame.detail))
         return None
 
     def _on_ping(self, channel: Channel, frame: frames.Ping) -> Blocker:
@@ -413,10 +412,3 @@ class Server:
     def _on_dead(self, channel: Channel) -> None:
         text = f"nothing heard for {2 * self.config.heartbeat:g} seconds"
         self.depart(channel, Departure(protocol.TIMEOUT, text))
-
-
-def _member(channel: Channel) -> Member:
-    """Return the member whose channel has joined."""
-    if channel.member is None:
-        raise AssertionError(f"{channel!r} has no member")
-    return channel.member

@@ -60,13 +60,9 @@ class Telemetry:
         """Count a member."""
         self.joined += 1
         who = {"name": member.name, "peer": channel.peer, "rank": rank}
-        self._note(
-            self._member_events, now, logging.INFO, "joined", **who, clients=clients, **_token(member)
-        )
+        self._note(self._member_events, now, logging.INFO, "joined", **who, clients=clients, **_token(member))
 
-    def on_left(
-        self, channel: Channel, member: Member, rank: int, departure: Departure, now: float
-    ) -> None:
+    def on_left(self, channel: Channel, member: Member, rank: int, departure: Departure, now: float) -> None:
         """Count a member that departs."""
         who = {"name": member.name, "peer": channel.peer, "rank": rank}
         self._note(self._member_events, now, logging.INFO, "left", **who, reason=departure.reason)

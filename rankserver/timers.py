@@ -1,8 +1,8 @@
 """Timeouts: a queue for each length of time, so that starting, stopping and expiring one is O(1).
 
-A queue is in the order in which its items expire, because all of them wait equally long. Nothing here reads a clock:
-the loop passes in the time of its turn. That clock stands still while the process is stopped, so that time in which
-nothing could be done counts for no timeout.
+A queue is in the order in which its items expire, because all of them wait equally long. Nothing here reads a
+clock: the loop passes in the time of its turn. That clock stands still while the process is stopped, so that
+time in which nothing could be done counts for no timeout.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from rankserver import logs
-from rankserver.door import LEAST_STRANGERS
+from rankserver.door import MIN_STRANGERS
 from tests.support import BOUND, RawClient, Server
 
 Connect = Callable[[Server], RawClient]
@@ -24,7 +24,7 @@ Join = Callable[..., list[RawClient]]
 Serve = Callable[..., Server]
 
 OWN_DESCRIPTORS = 16  # standard streams, listener, selector, signals and some to spare
-STRANGERS = 3 * LEAST_STRANGERS
+STRANGERS = 3 * MIN_STRANGERS
 
 
 def descriptors(server: Server) -> int:
@@ -58,7 +58,7 @@ def test_however_many_strangers_come_they_hold_few_descriptors_and_nobody_out(
         if len(strangers) % 10 == 0:
             first.settle()
     first.settle()
-    assert descriptors(server) <= LEAST_STRANGERS + 2 + OWN_DESCRIPTORS
+    assert descriptors(server) <= MIN_STRANGERS + 2 + OWN_DESCRIPTORS
     if not said.startswith(b"HELLO"):
         assert connect(server).hello()["rank"] == 2
         first.expect(b"JOIN ")
@@ -70,7 +70,7 @@ def test_the_stranger_that_has_waited_longest_goes_first_and_is_told_why(
     serve: Serve, connect: Connect
 ) -> None:
     server = serve(3)
-    strangers = [connect(server) for _ in range(LEAST_STRANGERS + 2)]
+    strangers = [connect(server) for _ in range(MIN_STRANGERS + 2)]
     for stranger in strangers:
         stranger.expect(b"INFO ")
     for gone in strangers[:2]:
@@ -84,10 +84,10 @@ def test_what_strangers_send_costs_little_memory_each(serve: Serve, connect: Con
     server = serve(64)
     (member,) = join(server, "a")
     before = memory(server)
-    for _ in range(LEAST_STRANGERS - 1):
+    for _ in range(MIN_STRANGERS - 1):
         connect(server).send(b"HELLO %s" % (b"x" * 60_000))
     member.settle()
-    assert memory(server) - before < LEAST_STRANGERS * 150 * 1024
+    assert memory(server) - before < MIN_STRANGERS * 150 * 1024
 
 
 def test_one_address_may_have_so_many_connections_and_one_more_when_one_is_closed(

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from rankserver import __version__, cli
-from rankserver.loop import LINGER
+from rankserver.farewell import CLOSE_TIMEOUT
 from tests.support import BOUND, ROOT, RawClient, Server, fields_of
 
 Connect = Callable[[Server], RawClient]
@@ -252,7 +252,9 @@ def test_who_reads_on_gets_all_before_it_stops_however_slowly(
         ahead = started + len(received) / 2.5e6 - time.monotonic()  # of its pace
         select.select([], [], [], max(ahead, 0))
     assert server.wait() == 0
-    assert time.monotonic() - started > 1.2 * LINGER, "it was to take longer than one who stands still may"
+    assert time.monotonic() - started > 1.2 * CLOSE_TIMEOUT, (
+        "it was to take longer than one who stands still may"
+    )
     lines = received.splitlines()
     commands = [line.split(b" ")[3][:3] for line in lines if line.startswith(b"CMD ")]
     assert commands == [b"%03d" % number for number in range(count)]

@@ -12,7 +12,7 @@ import pytest
 
 from rankserver import tokens
 from rankserver.client import ConnectError, DisconnectedError, connect, tls
-from rankserver.server import PENALTY
+from rankserver.server import TOKEN_PENALTY
 from tests.support import BOUND, Server
 from tests.support.program import Program, run
 from tests.support.tls_peer import Certificates, write_private
@@ -71,7 +71,7 @@ def test_a_wrong_token_ends_it_after_the_penalty_for_good(
     code, lines, err = run(trusted.where, *trusted.options("wrong"), *reconnect, "-c", "x")
     assert (code, lines) == (4, [])
     assert err.startswith("disconnected: auth ")
-    assert PENALTY <= time.monotonic() - begin < BOUND
+    assert TOKEN_PENALTY <= time.monotonic() - begin < BOUND
 
 
 def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(trusted: Trusted, tmp_path: Path) -> None:
