@@ -1,4 +1,4 @@
-"""The door: how many strangers may be here, how many connections one address may have, and which tokens count.
+"""The door: how many strangers may be here, how many connections come from an address, whose tokens count.
 
 Pure bookkeeping: it reads no socket and no clock, and closes nothing.
 """

@@ -513,7 +513,7 @@ class Sender:
         if self._unsent:
             unsent, self._unsent = self._unsent, {}
             for channel in unsent:
-                # One that is registered for EVENT_WRITE is blocked, and is flushed when its socket takes more.
+                # One that is registered for EVENT_WRITE is blocked, and is flushed when it is writable.
                 if channel.state is not ChannelState.CLOSED and not channel.interest & selectors.EVENT_WRITE:
                     self.flush(channel)
 

@@ -253,7 +253,7 @@ def test_who_reads_on_gets_all_before_it_stops_however_slowly(
         select.select([], [], [], max(ahead, 0))
     assert server.wait() == 0
     assert time.monotonic() - started > 1.2 * CLOSE_TIMEOUT, (
-        "it was to take longer than one who stands still may"
+        "it should take longer than a peer that stalls may"
     )
     lines = received.splitlines()
     commands = [line.split(b" ")[3][:3] for line in lines if line.startswith(b"CMD ")]
