@@ -9,6 +9,11 @@
  * comes back and what is logged must be the same for all. Built with
  * AddressSanitizer and UndefinedBehaviorSanitizer by fuzz/run.py. */
 #include "_clist.c"
+#include "_log.c"
+#include "_input.c"
+#include "_output.c"
+#include "_text.c"
+#include "_check.c"
 
 #include <inttypes.h>
 #include <time.h>

@@ -52,7 +52,7 @@ static void stamp_set(stamp *s, uint64_t seq, uint32_t rank) {
 }
 
 /* Count the seq in the stamp up by one; `seq` is what it becomes. */
-static void stamp_next(stamp *s, uint64_t seq, uint32_t rank) {
+static inline void stamp_next(stamp *s, uint64_t seq, uint32_t rank) {
     char *digit = s->text + s->last - 1;
 
     if (s->digit != '9') {
@@ -69,7 +69,7 @@ static void stamp_next(stamp *s, uint64_t seq, uint32_t rank) {
 }
 
 /* Append one command under the stamp. Returns 0 without memory. */
-static int put_command(cl_log *log, const stamp *s, const char *text,
+static inline int put_command(cl_log *log, const stamp *s, const char *text,
                        size_t len) {
     /* A whole stamp is copied, which the compiler does in a few moves. */
     char *to = reserve(log, CL_STAMP_BYTES + len + 1, CL_KEPT_BLOCKS);
@@ -87,12 +87,12 @@ static int put_command(cl_log *log, const stamp *s, const char *text,
 }
 
 /* Tell whether p[0..n), a line without its end, is a CMD of the protocol. */
-static int is_command(text_scan *scan, const char *p, size_t n) {
+static inline int is_command(text_scan *scan, const char *p, size_t n) {
     return n > 4 && memcmp(p, "CMD ", 4) == 0 && text_line_ok(scan, p, n);
 }
 
 /* The length of the line p[0..n), whose LF is at p[n], without its CR. */
-static size_t without_cr(const char *p, size_t n) {
+static inline size_t without_cr(const char *p, size_t n) {
     return n > 0 && p[n - 1] == '\r' ? n - 1 : n;
 }
 

@@ -24,7 +24,7 @@ OPTIONS: Final = (
 TESTS: Final = ("tests/functional/test_asks.py", "-k", "not 65536")  # all takes half an hour
 SLOWNESS: Final = 6  # the tests wait so many times as long for a thing to happen
 TIMEOUT: Final = 600  # seconds for one test
-OF_THE_CORE: Final = re.compile(r"\((?:_clist\.c|_input\.h|_text\.h|_check\.h):\d+\)")
+OF_THE_CORE: Final = re.compile(r"\(_(?:clist|log|input|output|text|check|core)\.[ch]:\d+\)")
 BUG: Final = """
 from rankserver._clist_cffi import ffi, lib
 data = ffi.new("char[100]", b"a" * 100)

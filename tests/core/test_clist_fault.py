@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 from cffi import FFI
 
+from build_ext import declarations
 from rankserver import clist
 from rankserver.clist import Client, Log
 from tests.support import ROOT
@@ -31,7 +32,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Build the core once more, with an allocator that can fail."""
     sources = ROOT / "rankserver"
     builder = FFI()
-    builder.cdef((sources / "_clist.cdef.txt").read_text() + FAULTS)
+    builder.cdef(declarations((sources / "_clist.h").read_text()) + FAULTS)
     builder.set_source(
         MODULE,
         '#include "_clist.h"\n' + FAULTS,
