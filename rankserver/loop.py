@@ -328,9 +328,8 @@ class Reader:
     def begin(self, ready: int, now: float) -> None:
         """Divide a turn among the ready channels, and go on with those that had to stop in the last one."""
         # While commands wait, what is read has to be kept; so no more is read than keeps the others going.
-        self.share = (
-            MIN_READ_BYTES if self._pace.is_holding else max(self.budget // (ready or 1), MIN_READ_BYTES)
-        )
+        budget = 0 if self._pace.is_holding else self.budget
+        self.share = max(budget // (ready or 1), MIN_READ_BYTES)
         self._line_share = max(MAX_LINES // (ready + len(self.paused) or 1), MIN_LINES)
         self._lines = 0
         self._now = now
