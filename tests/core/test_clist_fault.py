@@ -325,6 +325,7 @@ def test_whole_lines_and_what_is_kept_need_no_memory(lib: Any) -> None:
 
 def test_what_is_kept_is_freed_once_it_is_input_again(lib: Any) -> None:
     scene = Scene()
+    scene.frames()
     live = lib.fault_live()
     for _ in range(2):
         scene.feed(scene.ranked, b"CM")
@@ -335,7 +336,9 @@ def test_what_is_kept_is_freed_once_it_is_input_again(lib: Any) -> None:
         scene.log.take(scene.ranked, b"CMD a\nWHO\n")
         scene.log.keep(scene.ranked)
         assert lib.fault_live() == live + 1
+        assert scene.lines(scene.ranked) == [b"WHO"]
         assert lib.fault_live() == live
+        scene.frames()
     scene.feed(scene.new, b"HELLO")
     assert lib.fault_live() == live + 1
     scene.log.ignore(scene.new)
@@ -346,17 +349,20 @@ def test_what_is_kept_is_freed_once_it_is_input_again(lib: Any) -> None:
 def test_a_client_that_is_discarded_leaves_no_memory_behind(lib: Any) -> None:
     with Log(MAX_LINE, BLOCK_BYTES) as log:
         live = lib.fault_live()
-        for leave in (log.retire, log.cut, lambda _: None):
+        for leave in (log.detach, log.cut, log.mute, lambda _: log.leave(MEMBER), lambda _: None):
+            log.join(MEMBER)
             client = log.open(-1)
             log.private(client, b"INFO\n")
             log.take(client, b"HELLO\nCM")
             log.keep(client)
-            log.join(client)
+            log.attach(client, MEMBER)
             log.private(client, b"WELCOME\n")
             log.advance(client, 2)
             leave(client)
             log.private(client, b"BYE\n")
             log.discard(client)
+            if log.count:
+                log.leave(MEMBER)
             assert lib.fault_live() == live
 
 
@@ -383,6 +389,58 @@ def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
         scene.log.check()
         assert lib.fault_live() == kept
     scene.log.close()
+
+
+@pytest.mark.parametrize("call", ["line", "take", "collect"])
+def test_anothers_input_that_cannot_be_kept_stays_where_it_is(call: str, lib: Any) -> None:
+    scene = Scene()
+    scene.log.take(scene.new, b"HELLO\nCM")
+    assert scene.log.next_line(scene.new, logs=True) == b"HELLO"
+    if call != "take":
+        scene.log.keep(scene.new)
+        scene.log.take(scene.ranked, b"CMD a\n")
+        scene.log.keep(scene.ranked)
+        scene.log.take(other := scene.log.open(-1), b"WHO\n")
+    before, live = scene.state, lib.fault_live()
+    calls: dict[str, Callable[[], object]] = {
+        "line": lambda: scene.next_line(scene.ranked),
+        "take": lambda: scene.log.take(scene.ranked, b"CMD a\n"),
+        "collect": lambda: scene.log.collect(scene.ranked),
+    }
+    lib.fault_arm(0)
+    with pytest.raises(MemoryError):
+        calls[call]()
+    assert lib.fault_disarm()
+    assert (scene.state, lib.fault_live()) == (before, live)
+    scene.log.unread(scene.new)
+    assert scene.lines(scene.new) == [b"HELLO"]
+    if call != "take":
+        assert scene.lines(other) == [b"WHO"]
+        assert scene.lines(scene.ranked) == []
+    scene.log.close()
+
+
+def test_a_batch_that_gets_no_memory_changes_nothing(lib: Any) -> None:
+    batch = COMMAND * COMMANDS
+    for after in itertools.count():
+        scene = Scene()
+        before, live = scene.state, lib.fault_live()
+        lib.fault_arm(after)
+        try:
+            scene.log.apply(MEMBER, batch)
+        except MemoryError:
+            assert lib.fault_disarm()
+            assert (scene.state, lib.fault_live()) == (before, live)
+            scene.log.apply(MEMBER, batch)
+        else:
+            assert not lib.fault_disarm()
+            assert after == 3  # blocks beyond the first, and the spare one is left
+        assert len(scene.frames()) == 1 + COMMANDS
+        scene.log.check()
+        scene.log.close()
+        assert lib.fault_live() == 0
+        if after == 3:
+            break
 
 
 def log_commands(scene: Scene) -> None:

@@ -124,6 +124,20 @@ def test_who_is_cut_gets_the_frame_that_was_begun_and_no_other(sent: int, peers:
     assert peers.rest(client) == stream[sent:end]
 
 
+@pytest.mark.parametrize("sent", range(1, 18))
+def test_who_is_cut_twice_still_gets_the_frame_that_was_begun(sent: int, peers: Peers) -> None:
+    client = peers.join()
+    peers.log.append(b"JOIN", b"1")
+    peers.log.append(b"LEFT", b"1")
+    peers.log.advance(client, sent)
+    peers.log.cut(client)
+    peers.log.private(client, b"BYE slow\n")
+    assert peers.log.sent(client) == sent
+    peers.log.cut(client)
+    peers.log.check()
+    assert peers.rest(client) == b"JOIN 1 1\nLEFT 2 1\n"[sent : 9 if sent <= 9 else 18]
+
+
 @pytest.mark.parametrize("sent", range(36))
 def test_who_is_cut_gets_no_other_private_frame_of_one_place(sent: int, peers: Peers) -> None:
     client = peers.join()
