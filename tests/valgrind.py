@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 LOGS: Final = ROOT / "build" / "valgrind"
 OPTIONS: Final = (

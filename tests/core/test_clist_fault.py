@@ -15,7 +15,7 @@ from cffi import FFI
 
 from rankserver import clist
 from rankserver.clist import Client, Log
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 MAX_LINE: Final = 256
 BLOCK_BYTES: Final = MAX_LINE + 256

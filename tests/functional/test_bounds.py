@@ -17,21 +17,23 @@ import pytest
 
 from rankserver import logs
 from rankserver.door import LEAST_STRANGERS
-from tests.support import BOUND, RawClient, Server
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 OWN_DESCRIPTORS = 16  # standard streams, listener, selector, signals and some to spare
 STRANGERS = 3 * LEAST_STRANGERS
 
 
-def descriptors(server: Server) -> int:
+def descriptors(server: ServerProcess) -> int:
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
-def memory(server: Server) -> int:
+def memory(server: ServerProcess) -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 

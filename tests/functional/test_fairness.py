@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from rankserver.wire import protocol
-from tests.support import BOUND, READ_SIZE, RawClient, Server, fields_of
+from tests.support.rawclient import READ_SIZE, RawClient, fields_of
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 PROMPT = 0.2  # seconds that a command takes at most, half of the time that is watched, on a busy machine
 IN_TIME = BOUND / 2  # seconds that any one takes at most
@@ -211,7 +213,7 @@ def times_during(flood: Flood, sender: RawClient, other: RawClient) -> list[floa
     return times
 
 
-def test_a_flood_of_pings_delays_nobody_and_all_are_answered(server: Server, join: Join) -> None:
+def test_a_flood_of_pings_delays_nobody_and_all_are_answered(server: ServerProcess, join: Join) -> None:
     sender, other, flooder = join(server, "a", "b", "c")
     drain(sender)
     flood = Flood(flooder, b"".join(b"PING %d\n" % n for n in range(150_000)))
@@ -220,7 +222,9 @@ def test_a_flood_of_pings_delays_nobody_and_all_are_answered(server: Server, joi
     assert median_in_time(times) < PROMPT, times
 
 
-def test_a_flood_of_answers_to_nothing_delays_nobody_and_all_are_rejected(server: Server, join: Join) -> None:
+def test_a_flood_of_answers_to_nothing_delays_nobody_and_all_are_rejected(
+    server: ServerProcess, join: Join
+) -> None:
     sender, other, flooder = join(server, "a", "b", "c")
     drain(sender)
     flood = Flood(flooder, b"".join(b"RES %d ok\n" % n for n in range(1_000_000, 1_100_000)))
@@ -250,7 +254,7 @@ def test_a_flood_of_rosters_delays_nobody_and_all_are_whole(
     assert median_in_time(times) < PROMPT, times
 
 
-def test_what_follows_a_flood_in_the_same_stream_is_done_after_it(server: Server, join: Join) -> None:
+def test_what_follows_a_flood_in_the_same_stream_is_done_after_it(server: ServerProcess, join: Join) -> None:
     other, flooder = join(server, "a", "b")
     flooder.send(b"PING x\n" * 20_000 + b"CMD after\n" + b"PING y\n" * 20_000 + b"CMD last\n")
     flooder.sock.shutdown(socket.SHUT_WR)

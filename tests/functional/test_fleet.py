@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from rankserver.client import Ask, Client, connect
-from tests.support import BOUND, ROOT, Server, read_line
+from tests.support.paths import ROOT
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND, read_line
 
 AGENTS = 50
 ASKS = 200
@@ -106,7 +108,7 @@ def check(ask: Ask, roster: dict[int, str]) -> None:
 
 @pytest.mark.timeout(150)  # some 15 s on two cores that do nothing else
 def test_a_fleet_of_which_half_is_killed_answers_two_hundred_asks(
-    serve: Callable[..., Server], tmp_path: Path
+    serve: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     chance = random.Random(1)
     server = serve(AGENTS + 1)
@@ -137,7 +139,7 @@ def test_a_fleet_of_which_half_is_killed_answers_two_hundred_asks(
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_what_an_agent_executes_ends_with_it(
-    serve: Callable[..., Server], tmp_path: Path, end: signal.Signals
+    serve: Callable[..., ServerProcess], tmp_path: Path, end: signal.Signals
 ) -> None:
     server = serve(AGENTS + 1)
 

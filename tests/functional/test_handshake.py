@@ -10,10 +10,12 @@ from collections.abc import Callable
 import pytest
 
 import rankserver
-from tests.support import BOUND, RawClient, Server, fields_of
+from tests.support.rawclient import RawClient, fields_of
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
-Connect = Callable[[Server], RawClient]
-Serve = Callable[..., Server]
+Connect = Callable[[ServerProcess], RawClient]
+Serve = Callable[..., ServerProcess]
 Join = Callable[..., list[RawClient]]
 
 
@@ -43,28 +45,28 @@ def test_welcome_tells_rank_clients_seq_name_session_and_heartbeat(serve: Serve,
     assert min(len(one["session"]), len(two["session"])) >= 16
 
 
-def test_clients_are_ranked_first_come_first_served(anywhere: Server, connect: Connect) -> None:
+def test_clients_are_ranked_first_come_first_served(anywhere: ServerProcess, connect: Connect) -> None:
     clients = [connect(anywhere) for _ in range(5)]
     welcomes = [client.hello(f"n{rank}") for rank, client in enumerate(clients)]
     assert [welcome["rank"] for welcome in welcomes] == [0, 1, 2, 3, 4]
     assert clients[2].roster() == ["n0", "n1", "n2", "n3", "n4"]
 
 
-def test_the_rank_counts_from_hello_not_from_the_connection(server: Server, connect: Connect) -> None:
+def test_the_rank_counts_from_hello_not_from_the_connection(server: ServerProcess, connect: Connect) -> None:
     early, late = connect(server), connect(server)
     early.expect(b"INFO ")
     assert late.hello()["rank"] == 0
     assert early.hello()["rank"] == 1
 
 
-def test_the_own_join_is_not_sent_to_a_client(server: Server, connect: Connect) -> None:
+def test_the_own_join_is_not_sent_to_a_client(server: ServerProcess, connect: Connect) -> None:
     client = connect(server)
     client.hello()
     assert client.settle() == []
 
 
 def test_log_frames_go_on_right_after_the_seq_of_welcome(
-    server: Server, connect: Connect, join: Join
+    server: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (sender,) = join(server, "a")
     sender.send(b"CMD before\n" * 10)
@@ -88,7 +90,7 @@ def test_log_frames_go_on_right_after_the_seq_of_welcome(
     ],
 )
 def test_every_field_of_hello_is_optional_and_unknown_ones_are_ignored(
-    shared: Server, connect: Connect, hello: bytes
+    shared: ServerProcess, connect: Connect, hello: bytes
 ) -> None:
     client = connect(shared)
     client.expect(b"INFO ")
@@ -96,17 +98,21 @@ def test_every_field_of_hello_is_optional_and_unknown_ones_are_ignored(
     assert fields_of(client.expect(b"WELCOME "))["name"].startswith("c")
 
 
-def test_a_client_without_a_name_is_named_after_its_member_number(server: Server, connect: Connect) -> None:
+def test_a_client_without_a_name_is_named_after_its_member_number(
+    server: ServerProcess, connect: Connect
+) -> None:
     assert [connect(server).hello()["name"] for _ in range(3)] == ["c1", "c2", "c3"]
 
 
 @pytest.mark.parametrize("name", ["x", "a" * 64, "AZaz09._:@-"])
-def test_a_name_of_1_to_64_allowed_characters_is_taken(shared: Server, connect: Connect, name: str) -> None:
+def test_a_name_of_1_to_64_allowed_characters_is_taken(
+    shared: ServerProcess, connect: Connect, name: str
+) -> None:
     assert connect(shared).hello(name)["name"] == name
 
 
 def test_what_is_pipelined_behind_hello_is_handled_after_welcome_in_order(
-    anywhere: Server, connect: Connect, join: Join
+    anywhere: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (witness,) = join(anywhere, "w")
     client = connect(anywhere)
@@ -122,7 +128,7 @@ def test_what_is_pipelined_behind_hello_is_handled_after_welcome_in_order(
     assert witness.lines(5) == [b"JOIN %d 1" % seq, lines[0], lines[2], lines[5], b"LEFT %d 1" % (seq + 4)]
 
 
-def test_a_handshake_byte_by_byte_is_the_same(anywhere: Server, connect: Connect) -> None:
+def test_a_handshake_byte_by_byte_is_the_same(anywhere: ServerProcess, connect: Connect) -> None:
     client = connect(anywhere)
     client.expect(b"INFO ")
     for byte in b'\r\nHELLO {"name":"slow"}\r\nCMD x\nWH':
@@ -134,7 +140,7 @@ def test_a_handshake_byte_by_byte_is_the_same(anywhere: Server, connect: Connect
     client.expect(b"ROSTER ")
 
 
-def test_a_full_64_kib_may_be_pipelined_before_welcome(server: Server, connect: Connect) -> None:
+def test_a_full_64_kib_may_be_pipelined_before_welcome(server: ServerProcess, connect: Connect) -> None:
     client = connect(server)
     client.send(b"HELLO\n" + b"CMD 1234567\n" * 20_000)
     client.expect(b"INFO ")
@@ -146,7 +152,7 @@ def test_a_full_64_kib_may_be_pipelined_before_welcome(server: Server, connect: 
 
 
 def test_one_more_than_fits_is_told_the_capacity_and_the_place_is_free_after_a_leave(
-    anywhere: Server, connect: Connect
+    anywhere: ServerProcess, connect: Connect
 ) -> None:
     members = [connect(anywhere) for _ in range(8)]
     for member in members:
@@ -173,7 +179,7 @@ def test_a_place_is_free_again_after_a_disconnect(serve: Serve, connect: Connect
         wait_for_place(server).close()
 
 
-def wait_for_place(server: Server) -> RawClient:
+def wait_for_place(server: ServerProcess) -> RawClient:
     """Join as soon as the server has noticed that a place is free."""
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
@@ -235,7 +241,7 @@ def test_many_hellos_in_one_moment_share_the_places_exactly(serve: Serve, connec
     ],
 )
 def test_a_first_frame_that_is_no_valid_hello_ends_the_connection(
-    shared: Server, connect: Connect, join: Join, first: bytes
+    shared: ServerProcess, connect: Connect, join: Join, first: bytes
 ) -> None:
     (witness,) = join(shared, "w")
     client = connect(shared)
@@ -248,14 +254,14 @@ def test_a_first_frame_that_is_no_valid_hello_ends_the_connection(
     witness.eof()
 
 
-def test_an_unknown_version_is_named_in_the_goodbye(shared: Server, connect: Connect) -> None:
+def test_an_unknown_version_is_named_in_the_goodbye(shared: ServerProcess, connect: Connect) -> None:
     client = connect(shared)
     client.expect(b"INFO ")
     client.send(b'HELLO {"proto":99}\n')
     assert b"99" in client.expect(b"BYE proto ")
 
 
-def test_a_session_that_is_unknown_cannot_be_resumed(server: Server, connect: Connect) -> None:
+def test_a_session_that_is_unknown_cannot_be_resumed(server: ServerProcess, connect: Connect) -> None:
     client = connect(server)
     client.expect(b"INFO ")
     client.send(b'HELLO {"resume":{"session":"Zm9v","seq":0}}\n')
@@ -309,7 +315,7 @@ def drip_until_goodbye(client: RawClient) -> None:
 
 
 def test_a_connection_that_is_closed_before_hello_leaves_no_trace(
-    anywhere: Server, connect: Connect, join: Join
+    anywhere: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (witness,) = join(anywhere, "w")
     for data in (b"", b"HEL", b"HELLO", b"\n"):
@@ -321,7 +327,7 @@ def test_a_connection_that_is_closed_before_hello_leaves_no_trace(
     assert witness.settle() == []
 
 
-def test_a_second_hello_ends_the_membership(server: Server, join: Join) -> None:
+def test_a_second_hello_ends_the_membership(server: ServerProcess, join: Join) -> None:
     first, second = join(server, "a", "b")
     first.send(b"CMD before\nHELLO\nCMD after\n")
     first.expect(b"CMD ")

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from rankserver.wire import frames, protocol
-from tests.support import RawClient, Server
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 MIB = 1024 * 1024
 
@@ -43,7 +44,7 @@ def test_a_line_of_max_line_bytes_is_taken_and_one_more_is_too_long(
     assert other.settle() == []
 
 
-def test_an_endless_line_is_too_long_before_it_ends(anywhere: Server, join: Join) -> None:
+def test_an_endless_line_is_too_long_before_it_ends(anywhere: ServerProcess, join: Join) -> None:
     sender, other = join(anywhere, "a", "b")
     for _ in range(16):
         sender.send(b"x" * 4_096)
@@ -264,7 +265,9 @@ def test_who_asks_and_does_not_read_is_dropped(serve: Serve, connect: Connect) -
 # --- shutdown ---------------------------------------------------------------------------------
 
 
-def test_shutdown_says_goodbye_to_everybody_behind_what_was_logged(anywhere: Server, join: Join) -> None:
+def test_shutdown_says_goodbye_to_everybody_behind_what_was_logged(
+    anywhere: ServerProcess, join: Join
+) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[0].send(b"CMD x\n" * 10_000)
     clients[0].settle()
@@ -277,7 +280,7 @@ def test_shutdown_says_goodbye_to_everybody_behind_what_was_logged(anywhere: Ser
     assert anywhere.wait() == 0
 
 
-def test_shutdown_under_load_cuts_no_stream(server: Server, join: Join) -> None:
+def test_shutdown_under_load_cuts_no_stream(server: ServerProcess, join: Join) -> None:
     clients = join(server, "a", "b")
     for client in clients:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -304,7 +307,7 @@ def send_until_the_end(client: RawClient) -> None:
 
 
 def test_who_shakes_hands_in_the_moment_of_shutdown_is_told_so(
-    server: Server, connect: Connect, join: Join
+    server: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (member,) = join(server, "a")
     silent, early, late = connect(server), connect(server), connect(server)

@@ -11,11 +11,12 @@ import pytest
 
 from rankserver.loop import JOIN_WAIT
 from rankserver.wire import frames, protocol, ranking
-from tests.support import RawClient, Server, fields_of
+from tests.support.rawclient import RawClient, fields_of
+from tests.support.servers import ServerProcess
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 COMMANDS = 10_000
 
@@ -46,7 +47,7 @@ def numbered(lines: list[bytes], verb: bytes, rank: int) -> list[bytes]:
 
 @pytest.mark.parametrize("verb", [b"CMD", b"ASK"])
 def test_a_command_reaches_everybody_and_its_sender_with_seq_and_rank(
-    anywhere: Server, join: Join, verb: bytes
+    anywhere: ServerProcess, join: Join, verb: bytes
 ) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[1].send(verb + b" df -h  /tmp \n")
@@ -55,7 +56,7 @@ def test_a_command_reaches_everybody_and_its_sender_with_seq_and_rank(
 
 
 def test_ten_thousand_commands_in_one_write_arrive_in_order_at_everybody(
-    anywhere: Server, join: Join
+    anywhere: ServerProcess, join: Join
 ) -> None:
     clients = join(anywhere, "a", "b", "c")
     texts = [b"%d" % n for n in range(COMMANDS)]
@@ -65,7 +66,9 @@ def test_ten_thousand_commands_in_one_write_arrive_in_order_at_everybody(
     assert logs[0] == logs[1] == logs[2]
 
 
-def test_ten_thousand_commands_byte_by_byte_arrive_in_order_at_everybody(server: Server, join: Join) -> None:
+def test_ten_thousand_commands_byte_by_byte_arrive_in_order_at_everybody(
+    server: ServerProcess, join: Join
+) -> None:
     clients = join(server, "a", "b")
     texts = [b"%d" % n for n in range(COMMANDS)]
     for byte in b"".join(b"CMD %s\n" % text for text in texts):
@@ -75,7 +78,9 @@ def test_ten_thousand_commands_byte_by_byte_arrive_in_order_at_everybody(server:
     assert logs[0] == logs[1]
 
 
-def test_commands_of_many_senders_are_in_the_same_order_at_everybody(server: Server, join: Join) -> None:
+def test_commands_of_many_senders_are_in_the_same_order_at_everybody(
+    server: ServerProcess, join: Join
+) -> None:
     clients = join(server, "a", "b", "c", "d")
     for n in range(500):
         for client in clients:
@@ -89,7 +94,7 @@ def test_commands_of_many_senders_are_in_the_same_order_at_everybody(server: Ser
         assert own == [b"%d" % n for n in range(500)]
 
 
-def test_cmd_and_ask_mixed_keep_the_order_in_which_they_were_sent(server: Server, join: Join) -> None:
+def test_cmd_and_ask_mixed_keep_the_order_in_which_they_were_sent(server: ServerProcess, join: Join) -> None:
     sender, other = join(server, "a", "b")
     verbs = [b"ASK" if n % 7 == 3 else b"CMD" for n in range(1_000)]
     sender.send(b"".join(b"%s %d\n" % (verb, n) for n, verb in enumerate(verbs)))
@@ -98,7 +103,7 @@ def test_cmd_and_ask_mixed_keep_the_order_in_which_they_were_sent(server: Server
     assert sender.lines(1_000) == expected
 
 
-def test_private_frames_stand_where_they_are_true(server: Server, join: Join) -> None:
+def test_private_frames_stand_where_they_are_true(server: ServerProcess, join: Join) -> None:
     sender, other = join(server, "a", "b")
     sender.send(b"".join(b"CMD %d\nPING %d\n" % (n, n) for n in range(1_000)))
     expected = [line for n in range(1_000) for line in (b"CMD %d 0 %d" % (n + 3, n), b"PONG %d" % n)]
@@ -109,7 +114,7 @@ def test_private_frames_stand_where_they_are_true(server: Server, join: Join) ->
 # --- ranks ------------------------------------------------------------------------------------
 
 
-def test_join_tells_everybody_else_the_new_rank(anywhere: Server, connect: Connect) -> None:
+def test_join_tells_everybody_else_the_new_rank(anywhere: ServerProcess, connect: Connect) -> None:
     clients: list[RawClient] = []
     for rank in range(4):
         client = connect(anywhere)
@@ -118,7 +123,7 @@ def test_join_tells_everybody_else_the_new_rank(anywhere: Server, connect: Conne
         clients.append(client)
 
 
-def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: Server, join: Join) -> None:
+def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, *"abcdef")
     seq = 6
     for leave, rank in zip(WAYS_TO_LEAVE, (1, 4, 0, 2), strict=True):
@@ -134,7 +139,7 @@ def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: Serve
 
 @pytest.mark.parametrize("leave", [bye, half_close])
 def test_who_leaves_still_gets_what_was_logged_before_and_then_the_end(
-    anywhere: Server, join: Join, leave: Callable[[RawClient], None]
+    anywhere: ServerProcess, join: Join, leave: Callable[[RawClient], None]
 ) -> None:
     leaver, other = join(anywhere, "a", "b")
     other.send(b"CMD x\n" * 1_000)
@@ -146,7 +151,7 @@ def test_who_leaves_still_gets_what_was_logged_before_and_then_the_end(
 
 
 def test_a_farewell_before_closing_the_sending_side_loses_nothing_that_is_owed(
-    server: Server, join: Join
+    server: ServerProcess, join: Join
 ) -> None:
     (leaver,) = join(server, "a")
     leaver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -220,7 +225,7 @@ def log_until(client: RawClient, wanted: int, n: int) -> list[frames.JoinFrame |
 
 
 def test_somebody_who_joins_in_the_moment_of_a_departure_gets_the_right_rank(
-    server: Server, join: Join, connect: Connect
+    server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     clients = join(server, "a", "b", "c")
     newcomers = [connect(server), connect(server)]
@@ -242,7 +247,7 @@ def test_somebody_who_joins_in_the_moment_of_a_departure_gets_the_right_rank(
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_commands_right_before_a_disconnect_count_before_its_left(
-    anywhere: Server, join: Join, paused: bool
+    anywhere: ServerProcess, join: Join, paused: bool
 ) -> None:
     *leavers, other = join(anywhere, *"abcde")
     texts = [b"%d" % n for n in range(2_000)]
@@ -255,7 +260,7 @@ def test_commands_right_before_a_disconnect_count_before_its_left(
 
 
 def test_commands_count_whose_sender_is_gone_when_something_is_to_be_sent_to_it(
-    anywhere: Server, join: Join
+    anywhere: ServerProcess, join: Join
 ) -> None:
     *leavers, witness, other = join(anywhere, *"abcdef")
     texts = [b"%d %s" % (n, b"x" * 990) for n in range(40)]
@@ -270,7 +275,7 @@ def test_commands_count_whose_sender_is_gone_when_something_is_to_be_sent_to_it(
         assert [text for text in received if text != b"meanwhile"] == texts
 
 
-def test_a_last_line_without_lf_is_dropped(anywhere: Server, join: Join) -> None:
+def test_a_last_line_without_lf_is_dropped(anywhere: ServerProcess, join: Join) -> None:
     *leavers, other = join(anywhere, "a", "b", "c", "d")
     for leaver, leave in zip(leavers, DISCONNECTS, strict=True):
         leaver.send(b"CMD whole\nCMD part")
@@ -282,7 +287,7 @@ def test_a_last_line_without_lf_is_dropped(anywhere: Server, join: Join) -> None
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_who_says_hello_commands_and_is_gone_in_one_moment_loses_no_command(
-    anywhere: Server, join: Join, connect: Connect, paused: bool
+    anywhere: ServerProcess, join: Join, connect: Connect, paused: bool
 ) -> None:
     (witness,) = join(anywhere, "w")
     for leave in WAYS_TO_LEAVE:
@@ -297,7 +302,7 @@ def test_who_says_hello_commands_and_is_gone_in_one_moment_loses_no_command(
         assert witness.roster() == ["w"]
 
 
-def test_nothing_after_bye_counts(server: Server, join: Join) -> None:
+def test_nothing_after_bye_counts(server: ServerProcess, join: Join) -> None:
     leaver, other = join(server, "a", "b")
     leaver.send(b"CMD x\nBYE\nCMD y\n")
     leaver.send(b"CMD z\n")
@@ -327,7 +332,7 @@ def test_nothing_after_bye_counts(server: Server, join: Join) -> None:
 )
 @pytest.mark.parametrize("pieces", ["whole", "bytes"])
 def test_a_valid_line_is_broadcast_as_it_is_however_it_arrives(
-    shared: Server, connect: Connect, sent: bytes, text: bytes, pieces: str
+    shared: ServerProcess, connect: Connect, sent: bytes, text: bytes, pieces: str
 ) -> None:
     client = connect(shared)
     client.hello()
@@ -339,7 +344,7 @@ def test_a_valid_line_is_broadcast_as_it_is_however_it_arrives(
 @pytest.mark.parametrize("verb", [b"CMD ", b"ASK "])
 @pytest.mark.parametrize("character", [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
 def test_a_control_character_but_tab_is_rejected(
-    shared: Server, connect: Connect, verb: bytes, character: int
+    shared: ServerProcess, connect: Connect, verb: bytes, character: int
 ) -> None:
     client = connect(shared)
     client.hello()
@@ -388,7 +393,9 @@ def test_a_control_character_but_tab_is_rejected(
         b"RES 1 ok " + b'{"a":' * 9_000,
     ],
 )
-def test_a_bad_frame_gets_its_code_and_harms_nobody(shared: Server, connect: Connect, line: bytes) -> None:
+def test_a_bad_frame_gets_its_code_and_harms_nobody(
+    shared: ServerProcess, connect: Connect, line: bytes
+) -> None:
     sender, other = connect(shared), connect(shared)
     sender.hello("a")
     seq = other.hello("b")["seq"]
@@ -403,7 +410,9 @@ def test_a_bad_frame_gets_its_code_and_harms_nobody(shared: Server, connect: Con
     assert sender.roster() == other.roster() == ["a", "b"]
 
 
-def test_bad_lines_between_ten_thousand_commands_cost_only_themselves(server: Server, join: Join) -> None:
+def test_bad_lines_between_ten_thousand_commands_cost_only_themselves(
+    server: ServerProcess, join: Join
+) -> None:
     sender, other = join(server, "a", "b")
     data = b"".join(b"CMD %d\n%s" % (n, b"CMD \x00\n" if n % 100 == 50 else b"") for n in range(COMMANDS))
     sender.send(data)
@@ -414,14 +423,14 @@ def test_bad_lines_between_ten_thousand_commands_cost_only_themselves(server: Se
     )
 
 
-def test_ping_is_answered_with_the_same_text(anywhere: Server, join: Join) -> None:
+def test_ping_is_answered_with_the_same_text(anywhere: ServerProcess, join: Join) -> None:
     client, other = join(anywhere, "a", "b")
     client.send("PING\nPING 1\nPING  two  words \u20ac\r\nPONG\nPONG unasked\nPING\n".encode())
     assert client.lines(4) == [b"PONG", b"PONG 1", "PONG  two  words \u20ac".encode(), b"PONG"]
     assert other.settle() == []
 
 
-def test_who_is_answered_with_the_roster_by_rank(anywhere: Server, join: Join) -> None:
+def test_who_is_answered_with_the_roster_by_rank(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[1].send(b"WHO\n")
     assert fields_of(clients[1].expect(b"ROSTER ")) == {

@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 
 from rankserver.wire import protocol
-from tests.support import BOUND, READ_SIZE, RawClient, Server
+from tests.support.rawclient import READ_SIZE, RawClient
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -130,18 +132,18 @@ def seqs(stream: bytes) -> list[int]:
     return [int(line.split()[1]) for line in stream.splitlines() if line.startswith(verbs)]
 
 
-def memory(server: Server, what: str = "VmRSS") -> int:
+def memory(server: ServerProcess, what: str = "VmRSS") -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) * KIB
 
 
-def cpu_seconds(server: Server) -> float:
+def cpu_seconds(server: ServerProcess) -> float:
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def bounded(server: Server, most: int = BACKLOG + ROOM) -> Iterator[None]:
+def bounded(server: ServerProcess, most: int = BACKLOG + ROOM) -> Iterator[None]:
     """Check that the server never needs more than so many bytes beyond what it has now."""
     before = memory(server)
     yield
@@ -149,7 +151,7 @@ def bounded(server: Server, most: int = BACKLOG + ROOM) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def idle(server: Server, seconds: float = 0.4) -> Iterator[None]:
+def idle(server: ServerProcess, seconds: float = 0.4) -> Iterator[None]:
     """Check that the server hardly runs in the time of the body, which is to take at least ``seconds``."""
     before, started = cpu_seconds(server), time.monotonic()
     yield

@@ -20,11 +20,14 @@ import pytest
 
 from rankserver import __version__, cli
 from rankserver.loop import LINGER
-from tests.support import BOUND, ROOT, RawClient, Server, fields_of
+from tests.support.paths import ROOT
+from tests.support.rawclient import RawClient, fields_of
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -133,7 +136,7 @@ def test_a_host_without_an_address_exits_with_one_line() -> None:
 
 
 def test_the_first_line_says_where_it_listens_and_it_accepts_by_then(tmp_path: Path) -> None:
-    with Server(8, "--host", "::1", unix=tmp_path / "socket") as server:  # checks both lines
+    with ServerProcess(8, "--host", "::1", unix=tmp_path / "socket") as server:  # checks both lines
         assert server.host == "::1"
         for address in (("::1", server.port), str(tmp_path / "socket")):
             with RawClient(address) as client:
@@ -152,7 +155,7 @@ def test_clients_of_tcp_and_of_the_unix_socket_share_the_ranks(
         assert local.lines(2) == [b"JOIN 2 1", b"CMD 3 1 x"]
 
 
-def test_a_port_in_use_exits_1_with_one_line_that_names_it(server: Server, join: Join) -> None:
+def test_a_port_in_use_exits_1_with_one_line_that_names_it(server: ServerProcess, join: Join) -> None:
     check_failure(run("8", "--port", str(server.port)), 1, f"127.0.0.1:{server.port}")
     join(server, "unharmed")
 
@@ -215,7 +218,9 @@ def test_it_works_from_any_directory(serve: Serve, connect: Connect, tmp_path: P
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0_without_a_word_of_complaint(server: Server, join: Join, signum: int) -> None:
+def test_a_signal_ends_it_with_0_without_a_word_of_complaint(
+    server: ServerProcess, join: Join, signum: int
+) -> None:
     clients = join(server, "a", "b", "c")
     server.process.send_signal(signum)
     for client in clients:
@@ -225,7 +230,9 @@ def test_a_signal_ends_it_with_0_without_a_word_of_complaint(server: Server, joi
     assert "Traceback" not in server.log()
 
 
-def test_a_signal_ends_it_although_somebody_neither_reads_nor_closes(server: Server, join: Join) -> None:
+def test_a_signal_ends_it_although_somebody_neither_reads_nor_closes(
+    server: ServerProcess, join: Join
+) -> None:
     _, silent = join(server, "sender", "silent")
     for _ in range(16):
         silent.send(b"CMD %s\n" % (b"x" * 60_000) * 40)
@@ -259,7 +266,7 @@ def test_who_reads_on_gets_all_before_it_stops_however_slowly(
     assert lines[-1].startswith(b"BYE shutdown ")
 
 
-def test_nobody_is_accepted_any_more_while_it_stops(server: Server, join: Join) -> None:
+def test_nobody_is_accepted_any_more_while_it_stops(server: ServerProcess, join: Join) -> None:
     (lingering,) = join(server, "a")
     server.process.send_signal(signal.SIGTERM)
     lingering.expect(b"BYE shutdown ")
@@ -267,7 +274,7 @@ def test_nobody_is_accepted_any_more_while_it_stops(server: Server, join: Join) 
         connect_again_and_again(server)
 
 
-def connect_again_and_again(server: Server) -> None:
+def connect_again_and_again(server: ServerProcess) -> None:
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
         with RawClient(server.address) as late, contextlib.suppress(ConnectionResetError):
@@ -275,7 +282,7 @@ def connect_again_and_again(server: Server) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once_with_130(server: Server, join: Join, signum: int) -> None:
+def test_a_second_signal_ends_it_at_once_with_130(server: ServerProcess, join: Join, signum: int) -> None:
     (lingering,) = join(server, "a")
     server.process.send_signal(signum)
     lingering.expect(b"BYE shutdown ")
@@ -307,7 +314,7 @@ def test_every_line_of_the_json_log_is_an_object_with_time_level_and_event(
     assert (joined["name"], joined["rank"], joined["level"]) == ("web-1", 0, "info")
 
 
-def test_the_text_log_names_who_joined_and_left_and_why(server: Server, join: Join) -> None:
+def test_the_text_log_names_who_joined_and_left_and_why(server: ServerProcess, join: Join) -> None:
     first, second = join(server, "web-1", "web-2")
     second.send(b"HELLO\n")
     second.expect(b"BYE ")
@@ -351,11 +358,11 @@ def test_what_a_client_sends_cannot_write_control_characters_to_the_log(
 # --- resources --------------------------------------------------------------------------------
 
 
-def descriptors(server: Server) -> int:
+def descriptors(server: ServerProcess) -> int:
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
 
-def cpu_seconds(server: Server) -> float:
+def cpu_seconds(server: ServerProcess) -> float:
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -368,7 +375,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def test_without_descriptors_it_neither_dies_nor_spins_and_goes_on_when_there_are_some(
-    server: Server, join: Join, connect: Connect
+    server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")
     limit = descriptors(server) + 5
@@ -401,13 +408,13 @@ def select_readable(client: RawClient, seconds: float) -> bool:
 
 def test_too_few_descriptors_for_the_capacity_are_said_at_the_start() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with Server(1_000_000) as server:
+    with ServerProcess(1_000_000) as server:
         assert f"limit={hard}" in server.log()
 
 
 @pytest.mark.parametrize("greeting", [b"", b"HEL", b"HELLO\n", b"HELLO\nCMD x\n", b"NONSENSE\n"])
 def test_descriptors_and_ranks_are_back_after_a_thousand_connections(
-    server: Server, join: Join, greeting: bytes
+    server: ServerProcess, join: Join, greeting: bytes
 ) -> None:
     (witness,) = join(server, "w")
     before = descriptors(server)
@@ -420,13 +427,13 @@ def test_descriptors_and_ranks_are_back_after_a_thousand_connections(
     join_again(server)
 
 
-def join_again(server: Server) -> None:
+def join_again(server: ServerProcess) -> None:
     with contextlib.ExitStack() as stack:
         ranks = [stack.enter_context(RawClient(server.address)).hello()["rank"] for _ in range(7)]
     assert ranks == list(range(1, 8))
 
 
-def test_an_idle_server_uses_no_cpu(server: Server, join: Join) -> None:
+def test_an_idle_server_uses_no_cpu(server: ServerProcess, join: Join) -> None:
     clients = join(server, *"abcdefgh")
     for client in clients:
         client.settle()
@@ -436,7 +443,7 @@ def test_an_idle_server_uses_no_cpu(server: Server, join: Join) -> None:
 
 
 def test_who_speaks_http_is_told_what_this_is_and_harms_nobody(
-    server: Server, join: Join, connect: Connect
+    server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")
     browser = connect(server)
@@ -447,7 +454,7 @@ def test_who_speaks_http_is_told_what_this_is_and_harms_nobody(
     assert member.settle() == []
 
 
-def test_random_bytes_from_many_connections_harm_nobody(server: Server, join: Join) -> None:
+def test_random_bytes_from_many_connections_harm_nobody(server: ServerProcess, join: Join) -> None:
     sender, other = join(server, "a", "b")
     seed = int.from_bytes(os.urandom(4), "big")
     noise = random.Random(seed)

@@ -19,11 +19,12 @@ from rankserver.config import Config
 from rankserver.server import PENALTY
 from rankserver.wire import protocol
 from tests.functional.test_server import check_failure, run
-from tests.support import READ_SIZE, RawClient, Server, fields_of
+from tests.support.rawclient import READ_SIZE, RawClient, fields_of
+from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
 
-Connect = Callable[[Server], RawClient]
-Serve = Callable[..., Server]
+Connect = Callable[[ServerProcess], RawClient]
+Serve = Callable[..., ServerProcess]
 
 Happened = TypeVar("Happened", bound=events.Event)
 
@@ -74,7 +75,7 @@ class Guarded:
         signalled(self.server, number, client)
 
 
-def signalled(server: Server, number: int, client: RawClient) -> None:
+def signalled(server: ServerProcess, number: int, client: RawClient) -> None:
     """Send a signal, and wait until it is handled: that may be in the turn after the one that it came in."""
     server.process.send_signal(number)
     for _ in range(2):
