@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,3 +132,49 @@ class ServerProcess:
         """End it without a goodbye."""
         self.process.kill()
         self.process.wait()
+
+    # --- what the system knows about the process ---
+
+    def descriptors(self) -> int:
+        """Return how many descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def memory(self) -> int:
+        """Return the bytes of memory that it occupies now."""
+        return self._status_bytes("VmRSS")
+
+    def peak_memory(self) -> int:
+        """Return the most bytes of memory that it has ever occupied."""
+        return self._status_bytes("VmHWM")
+
+    def naps(self) -> int | None:
+        """Return how often it has gone to sleep so far, or None if it is running.
+
+        If two calls return the same number, it slept all the time in between, however busy the machine is.
+        """
+        status = self._status()
+        return int(status["voluntary_ctxt_switches"]) if status["State"].startswith("S") else None
+
+    def wait_until_asleep(self) -> None:
+        """Wait until it has done all it has to do for now."""
+        deadline = time.monotonic() + BOUND
+        while self.naps() is None:
+            assert time.monotonic() < deadline, "the server does not go to sleep"
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Wait until it sleeps for this long without waking up once."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + BOUND
+        while True:
+            naps = self.naps()
+            assert not select.select([self.process.stdout], [], [], seconds)[0], "the server ended"
+            if naps is not None and naps == self.naps():
+                return
+            assert time.monotonic() < deadline, "the server keeps waking up"
+
+    def _status_bytes(self, name: str) -> int:
+        return int(self._status()[name].split()[0]) * 1024
+
+    def _status(self) -> dict[str, str]:
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
