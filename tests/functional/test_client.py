@@ -5,11 +5,9 @@ import http.server
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,23 +100,6 @@ def test_executing_holds_up_neither_what_is_received_nor_what_is_typed(server: S
         ]
         program.type("exit")
         assert program.end() == (5, [], "")
-
-
-def test_a_command_is_at_the_receiver_at_once_while_others_join_and_leave(server: ServerProcess) -> None:
-    with ClientProgram(server.where, "--delay", "0") as above:
-        above.line()
-        with ClientProgram(server.where, "--delay", "0") as below:
-            below.line()
-            times = []
-            for number in range(30):
-                with RawClient(server.address) as passer_by:
-                    passer_by.hello()
-                start = time.monotonic()
-                above.type(f"command {number}")
-                while not below.line().startswith("executing "):
-                    pass
-                times.append(time.monotonic() - start)
-    assert statistics.median(times) < 0.02  # a millisecond on an idle machine; this one runs other tests, too
 
 
 def test_commands_are_executed_one_after_another_in_order(server: ServerProcess) -> None:

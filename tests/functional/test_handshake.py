@@ -288,7 +288,8 @@ def test_a_first_line_that_is_too_long_ends_the_connection_before_its_end_is_the
 def test_silent_and_dripping_connections_hold_no_rank_and_are_gone_after_the_timeout(
     serve: Serve, connect: Connect
 ) -> None:
-    server = serve(2, "--handshake-timeout", "0.6")
+    timeout = 1.0
+    server = serve(2, "--handshake-timeout", str(timeout))
     started = time.monotonic()
     silent, dripping = connect(server), connect(server)
     silent.expect(b"INFO ")
@@ -296,7 +297,7 @@ def test_silent_and_dripping_connections_hold_no_rank_and_are_gone_after_the_tim
     member = connect(server)
     assert member.hello()["rank"] == 0
     drip_until_goodbye(dripping)
-    assert 0.5 < time.monotonic() - started < 3, "in all, not for each byte"
+    assert time.monotonic() - started >= timeout
     silent.expect(b"BYE timeout ")
     silent.eof()
     assert member.settle() == []
@@ -305,11 +306,11 @@ def test_silent_and_dripping_connections_hold_no_rank_and_are_gone_after_the_tim
 
 
 def drip_until_goodbye(client: RawClient) -> None:
-    """Send a HELLO that never ends, a byte each 20 ms, until the server has had enough."""
+    """Send a HELLO that never ends, a byte every 20 ms, until the server has had enough."""
     deadline = time.monotonic() + BOUND
     client.send(b"HELLO {")
     while not select.select([client.sock], [], [], 0.02)[0]:
-        assert time.monotonic() < deadline, "the server waits for ever"
+        assert time.monotonic() < deadline, "each byte starts the time anew"
         client.send(b" ")
     client.expect(b"BYE timeout ")
 

@@ -169,7 +169,7 @@ def test_the_others_are_told_of_a_join_when_it_has_waited_for_company(
     start = time.monotonic()
     client.hello("b")
     first.expect(b"JOIN ")
-    # The server counts from the begin of its turn, which may be a little before our clock was read.
+    # The server counts from the beginning of its turn, which may be a little before our clock was read.
     assert time.monotonic() - start >= 0.9 * JOIN_WAIT
 
 

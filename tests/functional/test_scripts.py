@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,8 +24,8 @@ from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
-AT_ONCE = 1.5  # seconds; below it no time-out has passed, not even that of leaving
-LONG = "1000"  # seconds that no test waits
+# Seconds that no test waits: a program that ends did not wait for an answer that long.
+LONG = "1000"
 
 
 @pytest.fixture
@@ -107,13 +106,11 @@ def test_a_command_is_asked_answered_and_left_at_once(
     answer(web, "uptime", 'ok {"code":0,"out":"up 3 days\\n"}')
     assert program.line() == "#4 rank 1 web | up 3 days"  # as it comes, not at the end
     answer(db, "uptime", "ok")
-    start = time.monotonic()
     assert program.end() == (
         0,
         ["#4 rank 2 db: executed", "#4: executed by 2 of 2"],
         "sent #4: uptime\n",
     )
-    assert time.monotonic() - start < AT_ONCE
 
 
 def test_a_last_target_that_leaves_is_not_waited_for(
@@ -124,10 +121,8 @@ def test_a_last_target_that_leaves_is_not_waited_for(
     answer(web, "uptime", "ok")
     assert program.line() == "#4 rank 1 web: executed"
     db.abort()
-    start = time.monotonic()
     code, lines, _ = program.end()
     assert (code, lines) == (6, ["#4 rank 2 db: gone", "#4: executed by 1 of 2, gone 1"])
-    assert time.monotonic() - start < AT_ONCE
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,13 @@ Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
 Serve = Callable[..., ServerProcess]
 
-HANDSHAKE: Final = 1.0  # seconds that a server here gives
+# The option of a server that waits for a handshake longer than any test: what ends before was not timed out.
+PATIENT: Final = ("--handshake-timeout", "1000")
 
 
 @pytest.fixture
 def server(serve: Serve, certificates: Certificates) -> ServerProcess:
-    return serve(300, "--log-level", "debug", tls=certificates)
+    return serve(300, "--log-level", "debug", *PATIENT, tls=certificates)
 
 
 @contextlib.contextmanager
@@ -48,13 +49,6 @@ def rest(sock: socket.socket) -> bytes:
         while more := sock.recv(READ_SIZE):
             data += more
     return data
-
-
-def answered(client: RawClient) -> None:
-    """Check that the server answers this client now."""
-    begin = time.monotonic()
-    client.settle()
-    assert time.monotonic() - begin < HANDSHAKE / 2
 
 
 # --- who gets in ------------------------------------------------------------------------------
@@ -105,23 +99,19 @@ def test_a_client_certificate_is_needed_where_an_authority_is_named(
 )
 def test_who_speaks_no_tls_is_sent_away_at_once(server: ServerProcess, join: Join, sent: bytes) -> None:
     (member,) = join(server, "a")
-    begin = time.monotonic()
     with plain(server) as sock:
         with contextlib.suppress(OSError):
             sock.sendall(sent)
         assert len(rest(sock)) < 100
-    assert time.monotonic() - begin < HANDSHAKE
-    answered(member)
+    assert member.settle() == []
 
 
 def test_tls_to_a_plain_server_fails_at_once(
     serve: Serve, certificates: Certificates, connect: Connect
 ) -> None:
-    server = serve(2)
-    begin = time.monotonic()
+    server = serve(2, *PATIENT)
     with pytest.raises(ssl.SSLError):
         RawClient(TlsAddress(server.host, server.port, certificates.client))
-    assert time.monotonic() - begin < HANDSHAKE
     assert connect(server).hello()["rank"] == 0
 
 
@@ -160,7 +150,7 @@ def test_a_handshake_byte_by_byte_succeeds_and_nobody_waits_for_it(
             for number in range(len(data)):
                 sock.sendall(data[number : number + 1])
                 if number % 50 == 0:
-                    answered(member)
+                    assert member.settle() == []
         assert member.expect(b"JOIN ").endswith(b" 1")
         assert member.expect(b"CMD ").endswith(b" 1 x")
 
@@ -169,7 +159,8 @@ def test_a_handshake_byte_by_byte_succeeds_and_nobody_waits_for_it(
 def test_who_stalls_in_the_handshake_is_gone_in_time_and_nobody_waits_for_it(
     serve: Serve, certificates: Certificates, join: Join, after: int | str
 ) -> None:
-    server = serve(2, "--handshake-timeout", str(HANDSHAKE), tls=certificates)
+    timeout = 1.0
+    server = serve(2, "--handshake-timeout", str(timeout), tls=certificates)
     (member,) = join(server, "a")
     begin = time.monotonic()
     with plain(server) as sock:
@@ -179,10 +170,10 @@ def test_who_stalls_in_the_handshake_is_gone_in_time_and_nobody_waits_for_it(
         else:
             sock.sendall(slow.hello)
             sock.sendall(slow.finish()[:-1])
-        answered(member)
+        assert member.settle() == []
         rest(sock)
-        assert HANDSHAKE <= time.monotonic() - begin < 2 * HANDSHAKE + 1
-        answered(member)
+        assert time.monotonic() - begin >= timeout
+        assert member.settle() == []
 
 
 def test_what_comes_with_the_last_of_the_handshake_is_served(
@@ -296,10 +287,8 @@ def test_the_clients_end_is_answered(server: ServerProcess, join: Join, certific
         received = b""
         while b"CMD 3 1 x\n" not in received:
             received += tls.recv(READ_SIZE)
-        begin = time.monotonic()
         tls.unwrap()
-        assert member.line() == b"LEFT 4 1"
-        assert time.monotonic() - begin < HANDSHAKE  # the socket is still open
+        assert member.line() == b"LEFT 4 1"  # though the socket is still open
 
 
 def test_what_comes_in_one_piece_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -114,32 +115,29 @@ def test_who_has_none_waits_for_its_answer_and_nobody_else_waits(guarded: Guarde
     begin = time.monotonic()
     for stranger, line in zip(strangers, tries, strict=True):
         stranger.send(line + b"CMD first\n")
-    turns = 0
-    while time.monotonic() < begin + PENALTY / 2:
-        assert member.settle() == []
-        turns += 1
+    assert member.settle() == []
     friend = guarded.join("op", "friend")
-    assert time.monotonic() < begin + PENALTY
+    assert not select.select([stranger.sock for stranger in strangers], [], [], 0)[0]
     for stranger, line in zip(strangers, tries, strict=True):
         absent = b'"token":"' not in line
         text = b"a token is needed" if absent else b"the token is not accepted"
         assert stranger.rest() == [b"BYE auth " + text]
     assert time.monotonic() >= begin + PENALTY
-    assert turns > 20
     assert friend.roster() == ["friend", "member"]
 
 
 def test_a_token_that_is_no_string_and_a_hello_that_is_too_long_end_at_once(guarded: Guarded) -> None:
+    waiting = guarded.connect()
+    waiting.send(b"HELLO\n")
     for line, goodbye in (
         (b'HELLO {"token":7}\n', b"BYE proto "),
         (b'HELLO {"token":["x"]}\n', b"BYE proto "),
         (b'HELLO {"token":"' + b"x" * 65_536 + b'"}\n', b"BYE too-long "),
     ):
         client = guarded.connect()
-        begin = time.monotonic()
         client.send(line)
         assert client.rest()[0].startswith(goodbye)
-        assert time.monotonic() - begin < PENALTY
+    assert not select.select([waiting.sock], [], [], 0)[0], "they were as slow as a wrong token"
 
 
 def test_strangers_who_wait_hold_no_place_and_stopping_does_not_wait_for_them(
@@ -151,13 +149,11 @@ def test_strangers_who_wait_hold_no_place_and_stopping_does_not_wait_for_them(
         stranger.send(b"HELLO\n")
     strangers.pop().close()
     member = guarded.join("op", "a")
-    begin = time.monotonic()
     guarded.server.process.send_signal(signal.SIGTERM)
     for client in (member, *strangers):
         assert client.rest() == [b"BYE shutdown the server is stopping"]
         client.close()
     assert guarded.server.wait() == 0
-    assert time.monotonic() - begin < PENALTY
 
 
 def test_no_token_is_ever_logged(guarded: Guarded) -> None:

@@ -72,7 +72,7 @@ def test_a_wrong_token_ends_it_after_the_penalty_for_good(
     code, lines, err = run(trusted.where, *trusted.options("wrong"), *reconnect, "-c", "x")
     assert (code, lines) == (4, [])
     assert err.startswith("disconnected: auth ")
-    assert PENALTY <= time.monotonic() - begin < BOUND
+    assert time.monotonic() - begin >= PENALTY
 
 
 def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(trusted: Trusted, tmp_path: Path) -> None:
