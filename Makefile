@@ -34,7 +34,7 @@ sanitize: $(READY)
 sanitize-functional: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh tests/functional \
 		"--deselect=tests/functional/test_reliability.py::test_what_the_page_says_holds[never-reads]" \
-		"--deselect=tests/functional/test_client.py::test_a_hundred_thousand_commands_from_a_file_need_little_memory"
+		"--deselect=tests/functional/test_client.py::test_100_000_commands_from_a_file_need_little_memory"
 
 # Some of them with the servers under Valgrind, which are fifty times slower there. OPTIONS go to pytest, to name others.
 

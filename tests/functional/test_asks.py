@@ -34,7 +34,7 @@ def ask(asker: RawClient, others: list[RawClient], text: bytes = b"uptime") -> i
         b'fail {"unknown": {"field": [null]}, "out": "\xe2\x82\xac"}',
     ],
 )
-def test_an_answer_is_relayed_to_the_asker_alone_with_rank_and_name(
+def test_an_answer_goes_to_the_asker_alone_with_rank_and_name(
     shared: ServerProcess, join: Join, answer: bytes
 ) -> None:
     asker, executor, other = join(shared, "asker", "executor", "other")
@@ -45,9 +45,7 @@ def test_an_answer_is_relayed_to_the_asker_alone_with_rank_and_name(
     assert asker.settle() == other.settle() == []
 
 
-def test_everybody_else_may_answer_in_any_order_whatever_the_rank(
-    anywhere: ServerProcess, join: Join
-) -> None:
+def test_everybody_else_may_answer_whatever_the_order_and_rank(anywhere: ServerProcess, join: Join) -> None:
     first, asker, last = clients = join(anywhere, "first", "asker", "last")
     seq = ask(asker, [first, last])
     for rank, name in ((2, b"last"), (0, b"first")):
@@ -84,7 +82,7 @@ def test_nobody_answers_an_ask_of_its_own(server: ServerProcess, join: Join) -> 
     asker.expect(b"RES ")
 
 
-def test_who_joined_after_an_ask_may_not_answer_it(
+def test_a_client_that_joined_after_an_ask_may_not_answer_it(
     server: ServerProcess, connect: Connect, join: Join
 ) -> None:
     asker, executor, leaver = join(server, "asker", "executor", "leaver")
@@ -100,7 +98,9 @@ def test_who_joined_after_an_ask_may_not_answer_it(
 
 
 @pytest.mark.parametrize("what", ["a CMD", "a JOIN", "no frame yet", "zero", "an ASK without others"])
-def test_an_answer_to_what_is_no_ask_is_rejected(server: ServerProcess, connect: Connect, what: str) -> None:
+def test_an_answer_to_a_seq_that_is_no_ask_is_rejected(
+    server: ServerProcess, connect: Connect, what: str
+) -> None:
     client = connect(server)
     join_seq = client.hello()["seq"]
     client.send(b"ASK nobody is there\n")
@@ -123,9 +123,7 @@ def test_an_answer_to_what_is_no_ask_is_rejected(server: ServerProcess, connect:
     assert client.settle() == []
 
 
-def test_an_answer_is_dropped_without_a_word_when_the_asker_has_left(
-    anywhere: ServerProcess, join: Join
-) -> None:
+def test_an_answer_to_an_asker_that_has_left_is_dropped(anywhere: ServerProcess, join: Join) -> None:
     asker, executor, other = join(anywhere, "asker", "executor", "other")
     seq = ask(asker, [executor, other])
     asker.send(b"BYE\n")
@@ -134,9 +132,7 @@ def test_an_answer_is_dropped_without_a_word_when_the_asker_has_left(
     assert executor.settle() == other.settle() == []
 
 
-def test_an_answer_in_the_moment_in_which_the_asker_leaves_harms_nobody(
-    server: ServerProcess, join: Join
-) -> None:
+def test_an_answer_while_its_asker_leaves_harms_nobody(server: ServerProcess, join: Join) -> None:
     asker, executor, other = join(server, "asker", "executor", "other")
     seq = ask(asker, [executor, other])
     with server.paused():
@@ -148,7 +144,7 @@ def test_an_answer_in_the_moment_in_which_the_asker_leaves_harms_nobody(
     assert executor.roster() == ["executor", "other"]
 
 
-def test_an_answer_carries_the_rank_that_its_sender_has_by_now(server: ServerProcess, join: Join) -> None:
+def test_an_answer_carries_the_current_rank_of_its_sender(server: ServerProcess, join: Join) -> None:
     first, asker, executor = join(server, "first", "asker", "executor")
     seq = ask(asker, [first, executor])
     first.close()
@@ -157,9 +153,7 @@ def test_an_answer_carries_the_rank_that_its_sender_has_by_now(server: ServerPro
     assert asker.lines(2) == [b"LEFT %d 0" % (seq + 1), b"RES %d 1 executor ok" % seq]
 
 
-def test_an_answer_right_before_a_disconnect_is_relayed_before_its_left(
-    anywhere: ServerProcess, join: Join
-) -> None:
+def test_an_answer_right_before_a_disconnect_precedes_the_left(anywhere: ServerProcess, join: Join) -> None:
     asker, *executors = join(anywhere, "asker", "x", "x", "x")
     seq = ask(asker, executors)
     for executor, leave in zip(executors, (RawClient.close, RawClient.abort, half_bye), strict=True):
@@ -173,9 +167,7 @@ def half_bye(client: RawClient) -> None:
     client.send(b"BYE\nCMD nothing after it counts")
 
 
-def test_65536_asks_are_remembered_and_then_the_oldest_is_forgotten(
-    server: ServerProcess, join: Join
-) -> None:
+def test_the_oldest_of_more_than_65536_asks_is_forgotten(server: ServerProcess, join: Join) -> None:
     asker, executor = join(server, "asker", "executor")
     asker.send(b"ASK x\n" * MAX_ASKS)
     first = int(executor.lines(MAX_ASKS)[0].split()[1])

@@ -34,7 +34,7 @@ STRANGERS = 3 * LEAST_STRANGERS
 @pytest.mark.parametrize(
     "said", [b"", b"HELL", b"NONSENSE\n", b"HELLO {}\n"], ids=["nothing", "drip", "bad", "full"]
 )
-def test_however_many_strangers_come_they_hold_few_descriptors_and_nobody_out(
+def test_many_strangers_hold_few_descriptors_and_keep_nobody_out(
     serve: Serve, connect: Connect, join: Join, said: bytes
 ) -> None:
     server = serve(2 if said.startswith(b"HELLO") else 3)
@@ -54,9 +54,7 @@ def test_however_many_strangers_come_they_hold_few_descriptors_and_nobody_out(
     assert first.line().endswith(b" 0 on")
 
 
-def test_the_stranger_that_has_waited_longest_goes_first_and_is_told_why(
-    serve: Serve, connect: Connect
-) -> None:
+def test_the_stranger_that_waited_longest_is_dropped_first(serve: Serve, connect: Connect) -> None:
     server = serve(3)
     strangers = [connect(server) for _ in range(LEAST_STRANGERS + 2)]
     for stranger in strangers:
@@ -78,9 +76,7 @@ def test_what_strangers_send_costs_little_memory_each(serve: Serve, connect: Con
     assert server.peak_memory() - before < LEAST_STRANGERS * 150 * 1024
 
 
-def test_one_address_may_have_so_many_connections_and_one_more_when_one_is_closed(
-    serve: Serve, connect: Connect
-) -> None:
+def test_closing_one_makes_room_for_another_from_its_address(serve: Serve, connect: Connect) -> None:
     server = serve(8, "--max-per-address", "2")
     first, second, third = (connect(server) for _ in range(3))
     first.hello()
@@ -103,7 +99,7 @@ def test_one_address_may_have_so_many_connections_and_one_more_when_one_is_close
         fourth.close()
 
 
-def test_a_flood_of_strangers_is_logged_so_often_and_then_counted(serve: Serve, connect: Connect) -> None:
+def test_a_flood_of_strangers_is_logged_and_then_only_counted(serve: Serve, connect: Connect) -> None:
     server = serve(1, "--log-format", "json")
     member = connect(server)
     member.hello()

@@ -84,7 +84,7 @@ def test_what_three_clients_see_word_by_word(server: ServerProcess) -> None:
             assert middle.end() == (4, [], "")
 
 
-def test_executing_holds_up_neither_what_is_received_nor_what_is_typed(server: ServerProcess) -> None:
+def test_executing_holds_up_neither_receiving_nor_typing(server: ServerProcess) -> None:
     with RawClient(server.address) as top, ClientProgram(server.where, "--delay", "1000") as program:
         top.hello()
         assert program.line().startswith("connected to")
@@ -117,7 +117,7 @@ def test_commands_are_executed_one_after_another_in_order(server: ServerProcess)
 # --- where and under what name ---
 
 
-def test_the_server_gives_a_name_to_who_brings_none(server: ServerProcess) -> None:
+def test_the_server_names_a_client_that_brings_no_name(server: ServerProcess) -> None:
     assert run(server.where) == (0, [f"connected to {server.where} as c1: rank 0 of 1"], "")
 
 
@@ -127,9 +127,7 @@ def test_every_kind_of_address_works(anywhere: ServerProcess) -> None:
     assert line.startswith(f"connected to {anywhere.where} as ")
 
 
-def test_the_environment_names_the_server_unless_the_command_line_does(
-    server: ServerProcess, closed: str
-) -> None:
+def test_the_command_line_wins_over_the_environment(server: ServerProcess, closed: str) -> None:
     assert run(env=os.environ | {"RANKSERVER": server.where})[0] == 0
     assert run(server.where, env=os.environ | {"RANKSERVER": closed})[0] == 0
 
@@ -137,7 +135,7 @@ def test_the_environment_names_the_server_unless_the_command_line_does(
 # --- the input ---
 
 
-def test_the_last_line_counts_without_a_line_end_and_odd_line_ends_do_not_matter(
+def test_any_line_end_will_do_and_the_last_line_needs_none(
     server: ServerProcess,
 ) -> None:
     code, lines, err = run(server.where, stdin=b"a\r\n\n \t \n  b\nc")
@@ -174,9 +172,7 @@ sys.exit(code)
 """
 
 
-def test_a_hundred_thousand_commands_from_a_file_need_little_memory(
-    server: ServerProcess, tmp_path: Path
-) -> None:
+def test_100_000_commands_from_a_file_need_little_memory(server: ServerProcess, tmp_path: Path) -> None:
     commands = tmp_path / "commands"
     commands.write_bytes(b"".join(b"%d\n" % count for count in range(100_000)))
     with commands.open("rb") as stdin:
@@ -203,7 +199,7 @@ def test_without_input_it_leaves(server: ServerProcess, redirect: str) -> None:
     assert done.stderr == b""
 
 
-def test_text_that_the_output_cannot_encode_is_written_in_escapes(server: ServerProcess) -> None:
+def test_text_that_the_output_cannot_encode_is_escaped(server: ServerProcess) -> None:
     code, lines, err = run(
         server.where, stdin="grün".encode(), env=os.environ | {"PYTHONIOENCODING": "ascii"}
     )
@@ -213,7 +209,7 @@ def test_text_that_the_output_cannot_encode_is_written_in_escapes(server: Server
 # --- how it ends ---
 
 
-def test_nobody_there_is_exit_code_3(closed: str, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_exit_code_3(closed: str, tmp_path: Path) -> None:
     assert run(closed) == (3, [], f"cannot connect to {closed}: Connection refused\n")
     where = f"unix:{tmp_path}/none"
     assert run(where) == (3, [], f"cannot connect to {where}: No such file or directory\n")
@@ -275,7 +271,7 @@ def test_a_command_that_the_server_rejects_is_exit_code_6(
     assert (code, line, err) == (6, "the server rejected the command 'x': bad-frame no", "")
 
 
-def test_a_server_that_breaks_the_protocol_is_left_with_exit_code_4(
+def test_a_server_that_breaks_the_protocol_is_exit_code_4(
     listen: Callable[[Callable[[socket.socket], None]], str],
 ) -> None:
     def script(connection: socket.socket) -> None:
@@ -325,7 +321,7 @@ def test_a_signal_ends_waiting_for_a_connection(
         assert program.end() == (130, [], "")
 
 
-def test_output_that_nobody_reads_is_exit_code_1_without_traceback(server: ServerProcess) -> None:
+def test_output_that_nobody_reads_is_exit_code_1(server: ServerProcess) -> None:
     with ClientProgram(server.where) as program:
         assert program.line().startswith("connected to")
         assert program.process.stdout is not None

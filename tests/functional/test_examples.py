@@ -119,7 +119,7 @@ def generations(work: Path) -> list[tuple[int, str]]:
     return found
 
 
-def test_each_killed_leader_is_followed_by_the_next_within_a_second(
+def test_each_killed_leader_is_followed_by_the_next(
     server: ServerProcess, stand_by: Callable[[str, str], ExampleProgram], tmp_path: Path
 ) -> None:
     names = [f"copy-{number}" for number in range(7)]
@@ -133,7 +133,7 @@ def test_each_killed_leader_is_followed_by_the_next_within_a_second(
     assert generations(tmp_path / "work") == list(zip([1, *range(8, 14)], names, strict=True))
 
 
-def test_a_leader_that_slept_through_its_eviction_writes_nothing_under_its_old_fence(
+def test_a_leader_that_slept_writes_nothing_under_its_old_fence(
     serve: Callable[..., ServerProcess], stand_by: Callable[[str, str], ExampleProgram], tmp_path: Path
 ) -> None:
     server = serve(8, "--heartbeat", "1")
@@ -152,7 +152,7 @@ def test_a_leader_that_slept_through_its_eviction_writes_nothing_under_its_old_f
 
 @pytest.mark.parametrize("cut_off", ["1 2", "1 2 a", "1", "9 2 "])
 @pytest.mark.parametrize("before", ["", "1 1 a\n"])
-def test_a_line_that_was_not_written_whole_is_cut_off_by_who_takes_over(
+def test_the_heir_cuts_off_a_line_that_was_not_written_whole(
     server: ServerProcess,
     stand_by: Callable[[str, str], ExampleProgram],
     tmp_path: Path,
@@ -222,7 +222,7 @@ def test_a_leader_that_is_cut_off_is_fenced_by_the_file(
     assert generations(tmp_path / "work") == [(1, "cut-off"), (3, "heir")]
 
 
-def test_a_leader_that_is_cut_off_before_it_begins_does_not_begin(
+def test_a_leader_cut_off_before_it_begins_does_not_begin(
     server: ServerProcess, stand_by: Callable[[str, str], ExampleProgram], tmp_path: Path
 ) -> None:
     with Relay(server) as relay, (tmp_path / "work").open("w") as file:
@@ -239,7 +239,7 @@ def test_a_leader_that_is_cut_off_before_it_begins_does_not_begin(
     assert generations(tmp_path / "work") == [(3, "heir")]
 
 
-def test_after_a_restart_of_the_server_all_are_back_and_exactly_one_works(
+def test_after_a_restart_of_the_server_exactly_one_works(
     serve: Callable[..., ServerProcess], stand_by: Callable[[str, str], ExampleProgram], tmp_path: Path
 ) -> None:
     before = serve(8)
@@ -321,7 +321,7 @@ def test_a_fleet_is_gathered_from_once_all_are_there(
     assert agents[0].until("executed #")[-1].endswith(": uname -a")
 
 
-def test_who_denies_fails_or_dies_is_accounted_for(
+def test_agents_that_deny_fail_or_die_are_accounted_for(
     operate: Callable[..., ExampleProgram], agent: Callable[..., ExampleProgram], tmp_path: Path
 ) -> None:
     operator = operate(5, "cat role")
@@ -355,7 +355,7 @@ def test_who_denies_fails_or_dies_is_accounted_for(
     ]
 
 
-def test_who_takes_too_long_is_not_waited_for(
+def test_an_agent_that_takes_too_long_is_not_waited_for(
     operate: Callable[..., ExampleProgram], agent: Callable[..., ExampleProgram], tmp_path: Path
 ) -> None:
     operator = operate(1, "cat role", "--answer-timeout", "0.1")
@@ -529,7 +529,7 @@ def test_blank_lines_of_a_lesson_are_no_steps(attend: Callable[..., ExampleProgr
     assert teacher.end()[::2] == (0, "")
 
 
-def test_a_teacher_whose_input_ends_leaves_the_class_to_the_assistant(
+def test_the_assistant_takes_over_when_the_teachers_input_ends(
     attend: Callable[..., ExampleProgram],
 ) -> None:
     teacher = attend("teacher", "teacher", LESSON)

@@ -52,9 +52,7 @@ except OSError:
 # --- who cannot be sent to --------------------------------------------------------------------
 
 
-def test_who_writes_on_though_it_cannot_be_sent_to_starves_nobody(
-    serve: Serve, join: Join, tmp_path: Path
-) -> None:
+def test_a_writer_that_cannot_be_sent_to_starves_nobody(serve: Serve, join: Join, tmp_path: Path) -> None:
     server = serve(4, unix=tmp_path / "socket")
     sender, other = join(server, "a", "b")
     drain(sender)
@@ -75,7 +73,7 @@ def test_who_writes_on_though_it_cannot_be_sent_to_starves_nobody(
             writer.kill()
 
 
-def test_who_is_gone_in_the_middle_of_much_loses_none_of_its_lines(
+def test_a_client_that_is_gone_loses_none_of_the_lines_it_sent(
     serve: Serve, join: Join, tmp_path: Path
 ) -> None:
     server = serve(4, unix=tmp_path / "socket")
@@ -90,7 +88,7 @@ def test_who_is_gone_in_the_middle_of_much_loses_none_of_its_lines(
     assert [int(line.split()[3]) for line in lines] == list(range(sent // 11))
 
 
-def test_who_floods_and_is_gone_when_the_server_stops_takes_nobody_along(
+def test_a_flood_from_a_client_that_is_gone_delays_no_shutdown(
     serve: Serve, join: Join, tmp_path: Path
 ) -> None:
     server = serve(4, unix=tmp_path / "socket")
@@ -109,7 +107,7 @@ def test_who_floods_and_is_gone_when_the_server_stops_takes_nobody_along(
 
 @pytest.mark.parametrize("ending", ["proto", "shutdown"])
 @pytest.mark.parametrize("kib", [220, 300, 400, 800])
-def test_who_is_behind_and_catches_up_in_the_turn_of_its_end_gets_the_goodbye(
+def test_who_catches_up_in_the_turn_of_its_end_gets_the_goodbye(
     serve: Serve, join: Join, tmp_path: Path, ending: str, kib: int
 ) -> None:
     server = serve(4, unix=tmp_path / "socket")  # a Unix socket holds some 200 KiB, and never more
@@ -221,7 +219,7 @@ def test_a_flood_of_rosters_delays_nobody_and_all_are_whole(
     assert [member["name"] for member in fields_of(answers[0])["clients"]] == names
 
 
-def test_what_follows_a_flood_in_the_same_stream_is_done_after_it(server: ServerProcess, join: Join) -> None:
+def test_what_follows_a_flood_in_one_stream_is_done_after_it(server: ServerProcess, join: Join) -> None:
     other, flooder = join(server, "a", "b")
     flooder.send(b"PING x\n" * 20_000 + b"CMD after\n" + b"PING y\n" * 20_000 + b"CMD last\n")
     flooder.sock.shutdown(socket.SHUT_WR)
@@ -233,7 +231,7 @@ def test_what_follows_a_flood_in_the_same_stream_is_done_after_it(server: Server
 # --- many answers for one ---------------------------------------------------------------------
 
 
-def test_who_reads_gets_the_answers_of_all_though_they_come_at_once(serve: Serve, connect: Connect) -> None:
+def test_an_asker_that_reads_gets_all_answers_that_come_at_once(serve: Serve, connect: Connect) -> None:
     executors, asks = 100, 200
     server = serve(executors + 1, "--max-backlog", str(4 * 1024 * 1024))
     asker, *others = [connect(server) for _ in range(executors + 1)]

@@ -107,7 +107,7 @@ def check(ask: Ask, roster: dict[int, str]) -> None:
 
 
 @pytest.mark.timeout(150)  # some 15 s on two cores that do nothing else
-def test_a_fleet_of_which_half_is_killed_answers_two_hundred_asks(
+def test_a_fleet_answers_200_asks_while_half_of_it_is_killed(
     serve: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     chance = random.Random(1)

@@ -22,7 +22,7 @@ Join = Callable[..., list[RawClient]]
 # --- what works -------------------------------------------------------------------------------
 
 
-def test_the_banner_names_protocol_version_longest_line_and_capacity(serve: Serve, connect: Connect) -> None:
+def test_the_banner_has_protocol_version_max_line_and_capacity(serve: Serve, connect: Connect) -> None:
     server = serve(3, "--max-line", "4096")
     assert fields_of(connect(server).expect(b"INFO ")) == {
         "proto": 1,
@@ -33,7 +33,7 @@ def test_the_banner_names_protocol_version_longest_line_and_capacity(serve: Serv
     }
 
 
-def test_welcome_tells_rank_clients_seq_name_session_and_heartbeat(serve: Serve, connect: Connect) -> None:
+def test_welcome_has_rank_clients_seq_name_session_and_heartbeat(serve: Serve, connect: Connect) -> None:
     server = serve(3, "--heartbeat", "7.5")
     first, second = connect(server), connect(server)
     one, two = first.hello("web-1"), second.hello("web-2")
@@ -59,7 +59,7 @@ def test_the_rank_counts_from_hello_not_from_the_connection(server: ServerProces
     assert early.hello()["rank"] == 1
 
 
-def test_the_own_join_is_not_sent_to_a_client(server: ServerProcess, connect: Connect) -> None:
+def test_a_client_is_not_sent_its_own_join(server: ServerProcess, connect: Connect) -> None:
     client = connect(server)
     client.hello()
     assert client.settle() == []
@@ -89,7 +89,7 @@ def test_log_frames_go_on_right_after_the_seq_of_welcome(
         b'HELLO {"proto": 1, "colour": ["unknown", {"fields": null}], "name": null}\n',
     ],
 )
-def test_every_field_of_hello_is_optional_and_unknown_ones_are_ignored(
+def test_fields_of_hello_are_optional_and_unknown_ones_ignored(
     shared: ServerProcess, connect: Connect, hello: bytes
 ) -> None:
     client = connect(shared)
@@ -98,7 +98,7 @@ def test_every_field_of_hello_is_optional_and_unknown_ones_are_ignored(
     assert fields_of(client.expect(b"WELCOME "))["name"].startswith("c")
 
 
-def test_a_client_without_a_name_is_named_after_its_member_number(
+def test_a_client_without_a_name_is_named_by_its_member_number(
     server: ServerProcess, connect: Connect
 ) -> None:
     assert [connect(server).hello()["name"] for _ in range(3)] == ["c1", "c2", "c3"]
@@ -111,7 +111,7 @@ def test_a_name_of_1_to_64_allowed_characters_is_taken(
     assert connect(shared).hello(name)["name"] == name
 
 
-def test_what_is_pipelined_behind_hello_is_handled_after_welcome_in_order(
+def test_lines_behind_hello_are_handled_after_welcome_in_order(
     anywhere: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (witness,) = join(anywhere, "w")
@@ -151,9 +151,7 @@ def test_a_full_64_kib_may_be_pipelined_before_welcome(server: ServerProcess, co
 # --- full -------------------------------------------------------------------------------------
 
 
-def test_one_more_than_fits_is_told_the_capacity_and_the_place_is_free_after_a_leave(
-    anywhere: ServerProcess, connect: Connect
-) -> None:
+def test_a_full_server_says_so_until_somebody_leaves(anywhere: ServerProcess, connect: Connect) -> None:
     members = [connect(anywhere) for _ in range(8)]
     for member in members:
         member.hello()
@@ -240,7 +238,7 @@ def test_many_hellos_in_one_moment_share_the_places_exactly(serve: Serve, connec
         b"HELLO " + b"[" * 30_000 + b"\n",
     ],
 )
-def test_a_first_frame_that_is_no_valid_hello_ends_the_connection(
+def test_a_first_frame_other_than_a_valid_hello_is_the_end(
     shared: ServerProcess, connect: Connect, join: Join, first: bytes
 ) -> None:
     (witness,) = join(shared, "w")
@@ -261,7 +259,7 @@ def test_an_unknown_version_is_named_in_the_goodbye(shared: ServerProcess, conne
     assert b"99" in client.expect(b"BYE proto ")
 
 
-def test_a_session_that_is_unknown_cannot_be_resumed(server: ServerProcess, connect: Connect) -> None:
+def test_an_unknown_session_cannot_be_resumed(server: ServerProcess, connect: Connect) -> None:
     client = connect(server)
     client.expect(b"INFO ")
     client.send(b'HELLO {"resume":{"session":"Zm9v","seq":0}}\n')
@@ -270,9 +268,7 @@ def test_a_session_that_is_unknown_cannot_be_resumed(server: ServerProcess, conn
     assert connect(server).hello()["rank"] == 0
 
 
-def test_a_first_line_that_is_too_long_ends_the_connection_before_its_end_is_there(
-    serve: Serve, connect: Connect
-) -> None:
+def test_a_first_line_is_too_long_before_its_end_arrives(serve: Serve, connect: Connect) -> None:
     server = serve(8, "--max-line", "256")
     whole, open_end, longest = connect(server), connect(server), connect(server)
     for client in (whole, open_end, longest):
@@ -285,9 +281,7 @@ def test_a_first_line_that_is_too_long_ends_the_connection_before_its_end_is_the
     longest.expect(b"WELCOME ")
 
 
-def test_silent_and_dripping_connections_hold_no_rank_and_are_gone_after_the_timeout(
-    serve: Serve, connect: Connect
-) -> None:
+def test_silent_and_dripping_connections_time_out_without_a_rank(serve: Serve, connect: Connect) -> None:
     timeout = 1.0
     server = serve(2, "--handshake-timeout", str(timeout))
     started = time.monotonic()
@@ -315,7 +309,7 @@ def drip_until_goodbye(client: RawClient) -> None:
     client.expect(b"BYE timeout ")
 
 
-def test_a_connection_that_is_closed_before_hello_leaves_no_trace(
+def test_a_connection_closed_before_hello_leaves_no_trace(
     anywhere: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (witness,) = join(anywhere, "w")

@@ -29,7 +29,7 @@ MIB = 1024 * 1024
 
 @pytest.mark.parametrize("verb", [b"CMD ", b"ASK "])
 @pytest.mark.parametrize("max_line", [256, protocol.DEFAULT_MAX_LINE])
-def test_a_line_of_max_line_bytes_is_taken_and_one_more_is_too_long(
+def test_a_line_of_max_line_bytes_is_taken_and_no_longer_one(
     serve: Serve, join: Join, verb: bytes, max_line: int
 ) -> None:
     sender, other = join(serve(4, "--max-line", str(max_line)), "a", "b")
@@ -90,9 +90,7 @@ def test_no_line_of_the_server_is_longer_than_max_line_and_256(serve: Serve, con
     assert max(len(line) + 1 for line in lines) <= 256 + 256
 
 
-def test_a_hello_that_is_longer_than_any_may_be_is_told_the_limit_that_it_broke(
-    serve: Serve, connect: Connect
-) -> None:
+def test_a_hello_that_is_too_long_is_told_the_limit(serve: Serve, connect: Connect) -> None:
     client = connect(serve(4, "--max-line", "200000"))
     client.expect(b"INFO ")
     client.send(b'HELLO {"more":"%s"}\n' % (b"x" * 70_000))
@@ -175,7 +173,7 @@ def test_without_a_heartbeat_nobody_is_pinged(serve: Serve, connect: Connect) ->
 
 @pytest.mark.parametrize("option", ["--heartbeat", "--handshake-timeout"])
 @pytest.mark.parametrize("seconds", ["3000000", "1e300"])
-def test_a_time_that_is_as_good_as_never_serves_like_any_other(
+def test_an_immensely_long_timeout_works_like_any_other(
     serve: Serve, connect: Connect, option: str, seconds: str
 ) -> None:
     server = serve(4, option, seconds)
@@ -196,7 +194,7 @@ def test_a_time_that_is_as_good_as_never_serves_like_any_other(
 
 
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
-def test_who_is_too_far_behind_is_dropped_after_a_whole_frame_and_others_lose_nothing(
+def test_a_slow_client_is_dropped_after_a_whole_frame(
     serve: Serve, connect: Connect, tmp_path: Path, transport: str
 ) -> None:
     unix = tmp_path / "socket" if transport == "unix" else None
@@ -229,9 +227,7 @@ def test_who_is_too_far_behind_is_dropped_after_a_whole_frame_and_others_lose_no
     assert len(lines) < sent
 
 
-def test_who_is_dropped_gets_the_end_of_its_frame_and_a_goodbye_however_little_may_be_kept(
-    serve: Serve, connect: Connect
-) -> None:
+def test_a_small_backlog_cuts_no_frame_of_a_dropped_client(serve: Serve, connect: Connect) -> None:
     server = serve(4, "--max-backlog", "131072", "--slow-timeout", "0.3")
     sender, slow = connect(server), connect(server)
     slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -250,7 +246,7 @@ def test_who_is_dropped_gets_the_end_of_its_frame_and_a_goodbye_however_little_m
     assert lines == log[: len(lines)]
 
 
-def test_who_asks_and_does_not_read_is_dropped(serve: Serve, connect: Connect) -> None:
+def test_a_client_that_pings_and_never_reads_is_dropped(serve: Serve, connect: Connect) -> None:
     server = serve(4, "--slow-timeout", "0.3")
     other, greedy = connect(server), connect(server)
     greedy.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -266,9 +262,7 @@ def test_who_asks_and_does_not_read_is_dropped(serve: Serve, connect: Connect) -
 # --- shutdown ---------------------------------------------------------------------------------
 
 
-def test_shutdown_says_goodbye_to_everybody_behind_what_was_logged(
-    anywhere: ServerProcess, join: Join
-) -> None:
+def test_shutdown_says_goodbye_to_all_behind_what_was_logged(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[0].send(b"CMD x\n" * 10_000)
     clients[0].settle()
@@ -307,7 +301,7 @@ def send_until_the_end(client: RawClient) -> None:
             client.send(b"CMD %s\n" % (b"x" * 60_000))
 
 
-def test_who_shakes_hands_in_the_moment_of_shutdown_is_told_so(
+def test_connections_in_the_handshake_are_told_of_a_shutdown(
     server: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (member,) = join(server, "a")

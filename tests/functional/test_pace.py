@@ -167,7 +167,7 @@ def small(client: RawClient) -> RawClient:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
-def test_producers_wait_for_a_slow_consumer_and_nothing_is_lost_or_kept(
+def test_producers_wait_for_a_slow_consumer_and_nothing_is_lost(
     serve: Serve, join: Join, tmp_path: Path, transport: str
 ) -> None:
     unix = tmp_path / "socket" if transport == "unix" else None
@@ -210,7 +210,7 @@ def test_a_slow_client_that_catches_up_after_each_pause_stays(serve: Serve, join
 
 @pytest.mark.parametrize("size", [LINE, 60_000])
 @pytest.mark.parametrize("slow_ones", [1, 2])
-def test_who_never_reads_is_dropped_after_a_while_and_the_others_go_on_at_once(
+def test_clients_that_never_read_are_dropped_and_others_go_on(
     serve: Serve, join: Join, size: int, slow_ones: int
 ) -> None:
     server = serve(8, *ALLOWED, *SOON)
@@ -247,7 +247,7 @@ def test_nobody_waits_for_a_dropped_client_that_reads_nothing(serve: Serve, join
     assert consumer.received.count(b"LEFT ") == 1
 
 
-def test_nobody_runs_while_everybody_waits(serve: Serve, join: Join) -> None:
+def test_the_server_sleeps_while_everybody_waits(serve: Serve, join: Join) -> None:
     server = serve(8, *ALLOWED, *NEVER)
     first, second, third, fourth = join(server, "producer", "gone", "gone-too", "slow")
     small(fourth)
@@ -260,9 +260,7 @@ def test_nobody_runs_while_everybody_waits(serve: Serve, join: Join) -> None:
     assert producer.to_send
 
 
-def test_a_server_that_was_stopped_for_long_gives_the_slow_as_much_time_as_before(
-    serve: Serve, join: Join
-) -> None:
+def test_a_long_stop_of_the_server_costs_slow_clients_no_time(serve: Serve, join: Join) -> None:
     server = serve(8, *ALLOWED, "--slow-timeout", "2")
     first, second = join(server, "producer", "slow")
     producer, slow = Peer(first, commands(20_000)), Peer(small(second), reads=0)
@@ -278,7 +276,7 @@ def test_a_server_that_was_stopped_for_long_gives_the_slow_as_much_time_as_befor
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_producer_that_goes_while_it_waits_loses_no_line_that_was_taken(
+def test_a_producer_that_leaves_while_it_waits_loses_no_line(
     serve: Serve, join: Join, tmp_path: Path, *, reads: bool
 ) -> None:
     # What was sent through a Unix socket is there whatever follows; it is reset if what came is not read.
@@ -299,9 +297,7 @@ def test_a_producer_that_goes_while_it_waits_loses_no_line_that_was_taken(
     assert consumer.received.splitlines()[-1].startswith(b"LEFT "), "it has its rank until all is logged"
 
 
-def test_who_waits_for_itself_and_is_gone_loses_no_line_and_lets_nobody_wait(
-    serve: Serve, join: Join, tmp_path: Path
-) -> None:
+def test_who_waits_for_itself_and_is_gone_loses_no_line(serve: Serve, join: Join, tmp_path: Path) -> None:
     server = serve(8, *ALLOWED, *NEVER, unix=tmp_path / "socket")
     first, second = join(server, "producer", "consumer")
     producer, consumer = Peer(first, commands(20_000), reads=0), Peer(second)
@@ -313,9 +309,7 @@ def test_who_waits_for_itself_and_is_gone_loses_no_line_and_lets_nobody_wait(
     assert consumer.received.splitlines()[-1].startswith(b"LEFT ")
 
 
-def test_a_connection_that_is_gone_lets_nobody_wait_though_it_reads_nothing_more(
-    serve: Serve, join: Join
-) -> None:
+def test_nobody_waits_for_a_connection_that_is_gone(serve: Serve, join: Join) -> None:
     server = serve(8, *ALLOWED, *NEVER)
     first, second, third = join(server, "producer", "consumer", "slow")
     producer, consumer = Peer(first, commands(20_000)), Peer(second)
@@ -388,9 +382,7 @@ def ask(asker: RawClient, executor: RawClient, count: int) -> list[int]:
     return [int(line.split()[1]) for line in executor.lines(count)]
 
 
-def test_an_asker_that_reads_late_lets_those_wait_who_answer_it_and_gets_all(
-    serve: Serve, join: Join
-) -> None:
+def test_answers_wait_for_an_asker_that_reads_late(serve: Serve, join: Join) -> None:
     server = serve(8, *NEVER)
     asker, executor, other = join(server, "asker", "executor", "other")
     small(asker)
@@ -410,7 +402,7 @@ def test_an_asker_that_reads_late_lets_those_wait_who_answer_it_and_gets_all(
     assert other.settle()[-1].endswith(b" 1 after")
 
 
-def test_an_asker_that_does_not_read_is_dropped_and_who_answers_it_goes_on(serve: Serve, join: Join) -> None:
+def test_an_asker_that_never_reads_is_dropped(serve: Serve, join: Join) -> None:
     server = serve(8, *SOON)
     asker, executor, other = join(server, "asker", "executor", "other")
     small(asker)
@@ -431,7 +423,7 @@ def test_an_asker_that_does_not_read_is_dropped_and_who_answers_it_goes_on(serve
     [b"WHO\n", b"PING %s\n" % (b"x" * 500), b"NONSENSE %s\n" % (b"x" * 80)],
     ids=["who", "ping", "err"],
 )
-def test_a_flood_of_whoever_does_not_read_the_answers_costs_it_its_place_and_nobody_memory(
+def test_who_floods_without_reading_the_answers_is_dropped(
     serve: Serve, join: Join, tmp_path: Path, line: bytes
 ) -> None:
     server = serve(8, *SOON, unix=tmp_path / "socket")  # a Unix socket takes 200 KiB, and never more
@@ -447,9 +439,7 @@ def test_a_flood_of_whoever_does_not_read_the_answers_costs_it_its_place_and_nob
     assert flood.received.endswith(b"\n" + GOODBYE)
 
 
-def test_of_two_who_answer_each_other_without_reading_one_goes_and_the_other_goes_on(
-    serve: Serve, join: Join
-) -> None:
+def test_one_of_two_that_answer_each_other_unread_is_dropped(serve: Serve, join: Join) -> None:
     server = serve(8, *SOON)
     one, other, witness = join(server, "one", "other", "witness")
     first = ask(one, other, 300)
@@ -470,9 +460,7 @@ def test_of_two_who_answer_each_other_without_reading_one_goes_and_the_other_goe
     assert left.client.settle() == []
 
 
-def test_who_reads_slowly_but_steadily_is_not_taken_for_dead(
-    serve: Serve, join: Join, connect: Connect
-) -> None:
+def test_a_slow_but_steady_reader_is_not_taken_for_dead(serve: Serve, join: Join, connect: Connect) -> None:
     # Its pace: what the system has taken for it, some 3 MiB, takes longer than two heartbeats to read.
     heartbeat, pause = 0.8, 0.05
     server = serve(2, "--heartbeat", str(heartbeat), "--max-backlog", str(32 * MIB))
@@ -504,7 +492,7 @@ def test_who_reads_slowly_but_steadily_is_not_taken_for_dead(
     assert b"\nBYE " not in received
 
 
-def test_who_reads_and_does_not_answer_a_ping_is_given_up(serve: Serve, join: Join) -> None:
+def test_a_reader_that_answers_no_ping_is_dropped(serve: Serve, join: Join) -> None:
     talker, mute = join(serve(2, "--heartbeat", "0.6"), "talker", "mute")
     mute.sock.setblocking(False)
     received = b""

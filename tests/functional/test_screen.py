@@ -74,7 +74,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("out", "shown"), HOSTILE.values(), ids=HOSTILE)
-def test_control_characters_in_an_output_are_shown_and_not_done(
+def test_control_characters_in_an_output_are_shown_as_text(
     console: TerminalClient, other: RawClient, out: str, shown: str
 ) -> None:
     answer(console, other, f"before\n{out}\nafter")
@@ -101,7 +101,7 @@ def test_lines_longer_than_the_screen_is_wide_are_all_there(
     console.see(said[200:], said[:43].replace("#3", "#4") + " " + "y" * 56, "y" * 100, "0/2> half")
 
 
-def test_a_tab_in_an_output_leads_to_the_next_stop(console: TerminalClient, other: RawClient) -> None:
+def test_a_tab_in_an_output_leads_to_the_next_tab_stop(console: TerminalClient, other: RawClient) -> None:
     answer(console, other, "a\tb\n\tc")
     console.see("#3 rank 1 web | a       b", "#3 rank 1 web |         c", "#3: executed by 1 of 1", "0/2>")
 
@@ -203,7 +203,7 @@ def test_it_works_where_next_to_nothing_can_be_seen(
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_where_rows_are_few_the_prompt_goes_before_the_bottom_line(
+def test_a_screen_of_few_rows_has_a_prompt_and_no_bottom_line(
     server: ServerProcess, start: Callable[..., TerminalClient], rows: int
 ) -> None:
     console = start(server.where, size=(rows, 20))

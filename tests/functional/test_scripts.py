@@ -148,7 +148,7 @@ def test_the_exit_code_tells_what_became_of_it(
     assert program.end()[0] == code
 
 
-def test_where_nobody_may_execute_it_the_exit_code_is_5(
+def test_a_command_that_nobody_may_execute_is_exit_code_5(
     server: ServerProcess, fleet: Callable[..., list[RawClient]]
 ) -> None:
     assert run(server.where, "-c", "x")[:2] == (5, ["#2: executed by 0 of 0"])
@@ -159,7 +159,7 @@ def test_where_nobody_may_execute_it_the_exit_code_is_5(
         assert program.end()[:2] == (5, lines)
 
 
-def test_of_several_commands_each_is_accounted_for_and_the_highest_exit_code_counts(
+def test_the_worst_of_several_commands_gives_the_exit_code(
     server: ServerProcess,
 ) -> None:
     code, lines, err = run(server.where, "-c", "a", "-c", "", "-c", "-x", "--name", "me", stdin=b"not read\n")
@@ -173,7 +173,7 @@ def test_of_several_commands_each_is_accounted_for_and_the_highest_exit_code_cou
     ]
 
 
-def test_who_does_not_answer_in_time_counts_as_timed_out(
+def test_a_client_that_does_not_answer_in_time_is_timed_out(
     script: Callable[..., ClientProgram], fleet: Callable[..., list[RawClient]]
 ) -> None:
     program = script("-c", "x", "--wait-for", "1", "--answer-timeout", "0.1")
@@ -185,7 +185,7 @@ def test_who_does_not_answer_in_time_counts_as_timed_out(
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 6)])
-def test_who_interrupts_a_command_hears_how_far_it_was(
+def test_an_interrupted_command_says_how_far_it_was(
     script: Callable[..., ClientProgram], fleet: Callable[..., list[RawClient]], signum: int, code: int
 ) -> None:
     program = script("-c", "x", "-c", "y", "-c", "z", "--wait-for", "3")
@@ -200,7 +200,7 @@ def test_who_interrupts_a_command_hears_how_far_it_was(
     assert err.splitlines()[-3:] == ["#5: 2 of 3 answers", "#6: 0 of 3 answers", "#7: 1 of 3 answers"]
 
 
-def test_who_is_interrupted_while_waiting_hears_that_nothing_was_sent(
+def test_interrupted_while_waiting_it_says_that_nothing_was_sent(
     script: Callable[..., ClientProgram],
 ) -> None:
     program = script("-c", "x", "--wait-for", "1")
@@ -338,7 +338,7 @@ def test_json_ends_with_the_exit_code_however_it_ends(
     assert ("disconnected" in [event["event"] for event in events]) == (code == 4)
 
 
-def test_json_has_each_command_that_cannot_be_sent_with_the_reason(server: ServerProcess) -> None:
+def test_json_says_why_a_command_cannot_be_sent(server: ServerProcess) -> None:
     code, lines, err = run(server.where, "--json", stdin=b"bad\xff\n" + b"y" * 100_000 + b"\nok\n")
     unsent = [event for event in parsed(lines) if event["event"] == "unsent"]
     assert unsent == [
@@ -376,7 +376,7 @@ def test_json_that_nobody_reads_is_exit_code_1(
     assert program.end(stdin=stdin)[::2] == (1, err)
 
 
-def test_json_on_a_terminal_has_no_prompt_no_progress_and_no_help(
+def test_json_on_a_terminal_has_no_prompt_progress_or_help(
     server: ServerProcess, fleet: Callable[..., list[RawClient]]
 ) -> None:
     (top,) = fleet("top")
@@ -426,7 +426,7 @@ def test_an_agent_stays_until_it_is_told_to_leave(
     assert "reason=left" in server.log()
 
 
-def test_who_has_asked_may_stay_and_execute(
+def test_a_client_may_stay_and_execute_after_its_own_command(
     server: ServerProcess, script: Callable[..., ClientProgram]
 ) -> None:
     with RawClient(server.address) as top:
@@ -462,7 +462,7 @@ RETRY = r"trying again in (0\.[2-5]) s"  # half a second at most, and not always
 
 
 @pytest.mark.parametrize(("arguments", "unsent"), [(("-c", "x"), "not sent: x\n"), ((), "")])
-def test_more_company_than_the_server_takes_is_not_waited_for(
+def test_more_clients_than_the_server_takes_are_not_waited_for(
     serve: Callable[..., ServerProcess], arguments: tuple[str, ...], unsent: str
 ) -> None:
     server = serve(3)
@@ -473,7 +473,7 @@ def test_more_company_than_the_server_takes_is_not_waited_for(
     assert err.endswith(words + unsent)
 
 
-def test_what_is_not_allowed_is_not_said_to_be_executed(
+def test_a_denied_command_is_not_said_to_be_executed(
     serve: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     server = serve(8)
@@ -493,7 +493,7 @@ def test_what_is_not_allowed_is_not_said_to_be_executed(
             ]
 
 
-def test_who_reconnects_outlives_the_server(serve: Callable[..., ServerProcess]) -> None:
+def test_with_reconnect_it_outlives_the_server(serve: Callable[..., ServerProcess]) -> None:
     server = serve(8)
     with (
         RawClient(server.address) as other,
@@ -518,7 +518,7 @@ def test_who_reconnects_outlives_the_server(serve: Callable[..., ServerProcess])
         assert program.end() == (6, [], "")
 
 
-def test_who_reconnects_waits_for_a_server_that_is_not_there_yet(serve: Callable[..., ServerProcess]) -> None:
+def test_with_reconnect_it_waits_for_a_server_to_start(serve: Callable[..., ServerProcess]) -> None:
     server = serve(8)
     server.stop()
     with ClientProgram(server.where, "--name", "me", "--reconnect", "-c", "x") as program:
@@ -530,7 +530,7 @@ def test_who_reconnects_waits_for_a_server_that_is_not_there_yet(serve: Callable
     assert err.splitlines()[-2:] == [f"connected to {server.where} as me: rank 0 of 1", "sent #2: x"]
 
 
-def test_who_waits_for_a_server_can_be_told_to_leave(serve: Callable[..., ServerProcess]) -> None:
+def test_while_it_waits_for_a_server_it_can_be_told_to_leave(serve: Callable[..., ServerProcess]) -> None:
     server = serve(8)
     server.stop()
     for signum, arguments, code, err in (
@@ -601,7 +601,7 @@ def test_a_signal_ends_it_even_if_nobody_reads_what_it_writes(
         assert agent.process.wait(BOUND) == code
 
 
-def test_as_many_commands_as_there_are_jobs_are_executed_at_once(
+def test_jobs_bounds_how_many_commands_execute_at_once(
     server: ServerProcess, agent: Callable[..., ClientProgram], tmp_path: Path
 ) -> None:
     there, back = tmp_path / "there", tmp_path / "back"
@@ -624,7 +624,7 @@ def test_a_client_that_may_execute_nothing_says_so_at_the_start(server: ServerPr
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_output_that_fails_ends_also_who_only_tries_to_connect(closed: str, options: tuple[str, ...]) -> None:
+def test_failing_output_ends_a_client_that_is_still_connecting(closed: str, options: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
         code, _, err = run("--reconnect", closed, *options, stdout=full)
     assert (code, err.splitlines()[-1:]) == (1, ["cannot write to standard output: No space left on device"])

@@ -135,7 +135,7 @@ def test_a_host_without_an_address_exits_with_one_line() -> None:
 # --- listening --------------------------------------------------------------------------------
 
 
-def test_the_first_line_says_where_it_listens_and_it_accepts_by_then(tmp_path: Path) -> None:
+def test_it_accepts_by_the_time_it_says_where_it_listens(tmp_path: Path) -> None:
     with ServerProcess(8, "--host", "::1", unix=tmp_path / "socket") as server:  # checks both lines
         assert server.host == "::1"
         for address in (("::1", server.port), str(tmp_path / "socket")):
@@ -205,7 +205,7 @@ def test_a_unix_socket_in_use_and_a_file_are_left_alone(serve: Serve, join: Join
     join(server, "a", "b")
 
 
-def test_a_unix_path_that_cannot_be_had_exits_1_with_one_line(tmp_path: Path) -> None:
+def test_an_unusable_unix_path_exits_1_with_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "missing" / "socket", tmp_path / ("long" * 40)):
         check_failure(run("8", "--port", "0", "--unix", str(path)), 1, str(path))
 
@@ -218,9 +218,7 @@ def test_it_works_from_any_directory(serve: Serve, connect: Connect, tmp_path: P
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0_without_a_word_of_complaint(
-    server: ServerProcess, join: Join, signum: int
-) -> None:
+def test_a_signal_ends_it_with_0_and_no_complaint(server: ServerProcess, join: Join, signum: int) -> None:
     clients = join(server, "a", "b", "c")
     server.process.send_signal(signum)
     for client in clients:
@@ -230,16 +228,14 @@ def test_a_signal_ends_it_with_0_without_a_word_of_complaint(
     assert "Traceback" not in server.log()
 
 
-def test_a_signal_ends_it_although_somebody_neither_reads_nor_closes(
-    server: ServerProcess, join: Join
-) -> None:
+def test_a_signal_ends_it_though_a_client_never_reads_or_closes(server: ServerProcess, join: Join) -> None:
     _, silent = join(server, "sender", "silent")
     for _ in range(16):
         silent.send(b"CMD %s\n" % (b"x" * 60_000) * 40)
     assert server.stop() == 0
 
 
-def test_who_reads_on_gets_all_before_it_stops_however_slowly(
+def test_a_slow_reader_gets_everything_before_the_server_stops(
     serve: Serve, join: Join, connect: Connect
 ) -> None:
     server = serve(2)
@@ -292,9 +288,7 @@ def test_a_second_signal_ends_it_at_once_with_130(server: ServerProcess, join: J
 # --- what it logs -----------------------------------------------------------------------------
 
 
-def test_every_line_of_the_json_log_is_an_object_with_time_level_and_event(
-    serve: Serve, connect: Connect
-) -> None:
+def test_each_json_log_line_has_time_level_and_event(serve: Serve, connect: Connect) -> None:
     server = serve(1, "--log-format", "json", "--log-level", "debug")
     client = connect(server)
     client.hello("web-1")
@@ -334,9 +328,7 @@ def test_the_log_level_hides_what_is_below_it(serve: Serve, connect: Connect) ->
     assert server.log() == ""
 
 
-def test_what_a_client_sends_cannot_write_control_characters_to_the_log(
-    serve: Serve, connect: Connect
-) -> None:
+def test_no_client_can_write_control_characters_to_the_log(serve: Serve, connect: Connect) -> None:
     server = serve(8, "--log-level", "debug")
     names = (
         b'HELLO {"name":"\\u001b[2J\\nforged"}\n',
@@ -363,7 +355,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         assert time.monotonic() < deadline, what
 
 
-def test_without_descriptors_it_neither_dies_nor_spins_and_goes_on_when_there_are_some(
+def test_it_waits_for_descriptors_without_dying_or_spinning(
     server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")
@@ -383,14 +375,14 @@ def test_without_descriptors_it_neither_dies_nor_spins_and_goes_on_when_there_ar
     assert "cannot accept" in server.log()
 
 
-def test_too_few_descriptors_for_the_capacity_are_said_at_the_start() -> None:
+def test_it_warns_of_too_few_descriptors_for_its_capacity() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ServerProcess(1_000_000) as server:
         assert f"limit={hard}" in server.log()
 
 
 @pytest.mark.parametrize("greeting", [b"", b"HEL", b"HELLO\n", b"HELLO\nCMD x\n", b"NONSENSE\n"])
-def test_descriptors_and_ranks_are_back_after_a_thousand_connections(
+def test_1_000_connections_leave_no_descriptor_and_no_rank_taken(
     server: ServerProcess, join: Join, greeting: bytes
 ) -> None:
     (witness,) = join(server, "w")
@@ -410,14 +402,14 @@ def join_again(server: ServerProcess) -> None:
     assert ranks == list(range(1, 8))
 
 
-def test_an_idle_server_uses_no_cpu(server: ServerProcess, join: Join) -> None:
+def test_an_idle_server_never_wakes_up(server: ServerProcess, join: Join) -> None:
     clients = join(server, *"abcdefgh")
     for client in clients:
         client.settle()
     server.wait_until_idle(1.0)
 
 
-def test_who_speaks_http_is_told_what_this_is_and_harms_nobody(
+def test_an_http_client_is_told_what_this_is_and_harms_nobody(
     server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")

@@ -46,7 +46,7 @@ def test_a_half_typed_line_survives_what_arrives_meanwhile(
         console.see("0/2> half typedi!", "sent #4: half typedi!", "0/2>")
 
 
-def test_a_half_typed_line_and_its_cursor_survive_a_thousand_lines(
+def test_a_half_typed_line_and_its_cursor_survive_1_000_lines(
     server: ServerProcess, console: TerminalClient
 ) -> None:
     with RawClient(server.address) as other:
@@ -168,7 +168,7 @@ def test_a_paste_of_many_lines_is_sent_in_order(server: ServerProcess, console: 
         console.see("sent #502: line 499", "0/2> rest")
 
 
-def test_lines_typed_faster_than_they_are_read_are_all_sent_in_order(console: TerminalClient) -> None:
+def test_lines_typed_faster_than_they_are_read_are_sent_in_order(console: TerminalClient) -> None:
     console.type("".join(f"{count}\r" for count in range(200)))
     console.see("sent #201: 199", "#201: executed by 0 of 0", "0/1>")
 
@@ -182,7 +182,7 @@ def test_what_may_not_be_sent_is_refused_above_the_prompt(console: TerminalClien
     )
 
 
-def test_who_shows_the_roster_with_the_own_place_marked(
+def test_the_roster_marks_the_clients_own_place(
     server: ServerProcess, start: Callable[..., TerminalClient]
 ) -> None:
     with RawClient(server.address) as top:
@@ -229,7 +229,7 @@ def test_tab_completes_from_earlier_commands_the_latest_first(experienced: Termi
     experienced.see("0/1> upgrade all", "sent #5: upgrade all", "#5: executed by 0 of 0", "0/1>")
 
 
-def test_a_line_can_be_completed_and_entered_faster_than_it_is_shown(experienced: TerminalClient) -> None:
+def test_a_line_is_completed_and_entered_faster_than_it_is_shown(experienced: TerminalClient) -> None:
     experienced.type("da" + TAB + "\rupg" + TAB + " now\r")
     experienced.see("sent #6: upgrade all now", "#6: executed by 0 of 0", "0/1>")
     assert "sent #5: date" in experienced.rows()
@@ -264,7 +264,7 @@ def test_the_completion_menu_gives_its_rows_back(experienced: TerminalClient) ->
     experienced.until(lambda: experienced.bottom_distance() == 1)
 
 
-def test_the_right_arrow_takes_what_is_suggested_from_earlier_commands(experienced: TerminalClient) -> None:
+def test_the_right_arrow_accepts_a_suggestion_from_the_history(experienced: TerminalClient) -> None:
     experienced.type("upt")
     experienced.see("0/1> uptime")
     experienced.until(lambda: experienced.cursor() == (-1, len("0/1> upt")))
@@ -292,7 +292,7 @@ def test_ctrl_c_leaves_a_search_and_not_the_client(experienced: TerminalClient) 
     experienced.see("#4: executed by 0 of 0", "0/1>")
 
 
-def test_history_is_kept_for_the_next_time_and_for_its_owner_only(
+def test_history_is_kept_for_next_time_and_its_owner_alone(
     server: ServerProcess, console: TerminalClient, start: Callable[..., TerminalClient], tmp_path: Path
 ) -> None:
     history = tmp_path / "state" / "rankserver" / "history"
@@ -359,7 +359,7 @@ def test_a_signal_leaves(console: TerminalClient) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_the_end_of_the_server_ends_it_and_leaves_the_terminal_as_it_was(
+def test_the_end_of_the_server_leaves_the_terminal_as_it_was(
     server: ServerProcess, console: TerminalClient, signum: signal.Signals
 ) -> None:
     console.type("half")

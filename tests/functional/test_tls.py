@@ -74,7 +74,7 @@ def test_older_versions_are_refused_at_once(
     join(server, "a")
 
 
-def test_a_client_certificate_is_needed_where_an_authority_is_named(
+def test_a_client_authority_makes_a_client_certificate_necessary(
     serve: Serve, certificates: Certificates, tmp_path: Path
 ) -> None:
     server = serve(2, "--tls-client-ca", str(certificates.ca), "--log-level", "debug", tls=certificates)
@@ -97,7 +97,9 @@ def test_a_client_certificate_is_needed_where_an_authority_is_named(
 @pytest.mark.parametrize(
     "sent", [b"HELLO\n", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 70_000]
 )
-def test_who_speaks_no_tls_is_sent_away_at_once(server: ServerProcess, join: Join, sent: bytes) -> None:
+def test_a_client_that_speaks_no_tls_is_sent_away_at_once(
+    server: ServerProcess, join: Join, sent: bytes
+) -> None:
     (member,) = join(server, "a")
     with plain(server) as sock:
         with contextlib.suppress(OSError):
@@ -138,7 +140,7 @@ class Slow:
                 return finished + self.tls.encrypted(more)
 
 
-def test_a_handshake_byte_by_byte_succeeds_and_nobody_waits_for_it(
+def test_a_handshake_byte_by_byte_succeeds_and_delays_nobody(
     server: ServerProcess, join: Join, certificates: Certificates
 ) -> None:
     (member,) = join(server, "a")
@@ -156,7 +158,7 @@ def test_a_handshake_byte_by_byte_succeeds_and_nobody_waits_for_it(
 
 
 @pytest.mark.parametrize("after", [0, 1, 100, "the answer"])
-def test_who_stalls_in_the_handshake_is_gone_in_time_and_nobody_waits_for_it(
+def test_a_stalled_handshake_times_out(
     serve: Serve, certificates: Certificates, join: Join, after: int | str
 ) -> None:
     timeout = 1.0
@@ -176,7 +178,7 @@ def test_who_stalls_in_the_handshake_is_gone_in_time_and_nobody_waits_for_it(
         assert member.settle() == []
 
 
-def test_what_comes_with_the_last_of_the_handshake_is_served(
+def test_data_with_the_last_of_the_handshake_is_served(
     server: ServerProcess, certificates: Certificates
 ) -> None:
     with plain(server) as sock:
@@ -191,9 +193,7 @@ def test_what_comes_with_the_last_of_the_handshake_is_served(
 # --- records ----------------------------------------------------------------------------------
 
 
-def test_all_that_is_in_the_tls_layer_is_served_without_more_from_the_socket(
-    server: ServerProcess, join: Join
-) -> None:
+def test_what_the_tls_layer_holds_is_served_without_more_input(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     texts = [b"CMD %d\n" % number for number in range(5_000)]
     records = b"".join(map(member.sock.encrypted, texts[:100])) + member.sock.encrypted(b"".join(texts[100:]))
@@ -224,7 +224,7 @@ def test_lines_before_a_bad_record_count(server: ServerProcess, join: Join) -> N
     assert other.lines(2) == [b"CMD 3 0 x", b"LEFT 4 0"]
 
 
-def test_a_record_that_was_changed_on_the_way_ends_the_connection(server: ServerProcess, join: Join) -> None:
+def test_a_record_changed_on_the_way_ends_the_connection(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     record = bytearray(member.sock.encrypted(b"CMD x\n"))
     record[-1] ^= 1
@@ -291,7 +291,7 @@ def test_the_clients_end_is_answered(server: ServerProcess, join: Join, certific
         assert member.line() == b"LEFT 4 1"  # though the socket is still open
 
 
-def test_what_comes_in_one_piece_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:
+def test_data_in_one_piece_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:
     (member,) = join(server, "a")
     hasty = RawClient(server.address)
     lines = b"HELLO\n" + b"WHO\n" * 3_000 + b"CMD x\n"  # more than one turn handles
@@ -301,9 +301,7 @@ def test_what_comes_in_one_piece_with_the_clients_end_counts(server: ServerProce
     hasty.close()
 
 
-def test_everybody_gets_the_goodbye_and_the_end_when_the_server_stops(
-    server: ServerProcess, join: Join
-) -> None:
+def test_everybody_gets_the_goodbye_when_the_server_stops(server: ServerProcess, join: Join) -> None:
     clients = join(server, *"abcdefgh")
     clients[0].send(b"CMD last\n")
     for client in clients:
@@ -318,9 +316,7 @@ def test_everybody_gets_the_goodbye_and_the_end_when_the_server_stops(
 # --- load -------------------------------------------------------------------------------------
 
 
-def test_large_bursts_reach_a_slow_reader_whole_while_others_go_on(
-    server: ServerProcess, connect: Connect
-) -> None:
+def test_large_bursts_reach_a_slow_reader_while_others_go_on(server: ServerProcess, connect: Connect) -> None:
     slow, sender, fast = (connect(server) for _ in range(3))
     slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
     for number, client in enumerate((slow, sender, fast)):

@@ -47,7 +47,7 @@ def trusted(serve: Callable[..., ServerProcess], tmp_path: Path) -> Trusted:
     return Trusted(serve, tmp_path)
 
 
-def test_an_operator_that_comes_last_commands_those_of_a_lower_class_and_goes_again(trusted: Trusted) -> None:
+def test_an_operator_that_comes_last_commands_higher_classes(trusted: Trusted) -> None:
     with ClientProgram(trusted.where, *trusted.options("web"), "--name", "web-1", "--delay", "0") as agent:
         assert agent.line() == f"connected to {trusted.where} as web-1: rank 0 of 1"
         for _ in range(2):
@@ -83,7 +83,7 @@ def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(trusted: Trusted, 
     assert err.startswith(f"cannot connect to {trusted.where}: the server's certificate is not accepted: ")
 
 
-def test_who_speaks_tls_where_the_other_does_not_is_told_so(trusted: Trusted, server: ServerProcess) -> None:
+def test_a_tls_mismatch_is_explained(trusted: Trusted, server: ServerProcess) -> None:
     assert run(trusted.where)[0] == 4
     code, _, err = run(server.where, "--tls", "--tls-ca", str(trusted.certificates.ca))
     assert code == 3
@@ -103,7 +103,7 @@ def test_who_speaks_tls_where_the_other_does_not_is_told_so(trusted: Trusted, se
         ),
     ],
 )
-def test_files_that_cannot_be_used_are_named(options: list[str], words: str) -> None:
+def test_unusable_files_are_named(options: list[str], words: str) -> None:
     expected = f"rankserver-client: {words} (see rankserver-client --help)\n"
     assert run(*options) == (2, [], expected)
 
