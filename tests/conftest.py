@@ -18,12 +18,12 @@ from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates
 from tests.support.waiting import BOUND
 
-# What these modules check is to hold on every transport.
+# The functional test modules whose tests run on every transport.
 CONFORMANCE = ("log", "asks", "handshake", "limits")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run twice as many tests at once as there are cores: half of their time they wait."""
+    """Run twice as many tests at once as there are cores: tests wait half of their time."""
     return 2 * len(os.sched_getaffinity(0))
 
 
@@ -60,7 +60,7 @@ def long_running(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
 
 
 def _tls(request: pytest.FixtureRequest) -> Certificates | None:
-    """Return the certificates if it is TLS that the fixture is to use."""
+    """Return the certificates if the fixture must use TLS."""
     if getattr(request, "param", "") != "tls":
         return None
     certificates: Certificates = request.getfixturevalue("certificates")
@@ -69,7 +69,7 @@ def _tls(request: pytest.FixtureRequest) -> Certificates | None:
 
 @pytest.fixture
 def shared(long_running: ServerProcess) -> Iterator[ServerProcess]:
-    """Return a server that many tests use, one after the other: nobody is there, but its log goes on."""
+    """Return a server that many tests use in turn: each finds it without clients, but its log goes on."""
     yield long_running
     with RawClient(long_running.address) as last:
         last.hello("last")
@@ -82,7 +82,7 @@ def shared(long_running: ServerProcess) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
-    """Start a server for eight clients whose address is of each kind in turn."""
+    """Start a server for eight clients, with an address of each kind in turn."""
     host = "::1" if request.param == "ipv6" else "127.0.0.1"
     unix = tmp_path / "socket" if request.param == "unix" else None
     with ServerProcess(8, "--host", host, unix=unix, tls=_tls(request)) as running:

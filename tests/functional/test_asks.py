@@ -1,4 +1,4 @@
-"""Answers to ASK (docs/protocol.md), spoken to the real program: who may answer, and who hears of it."""
+"""Answers to ASK (docs/protocol.md), from the real server: who may answer, and who hears of it."""
 
 from __future__ import annotations
 

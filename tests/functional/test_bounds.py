@@ -1,4 +1,4 @@
-"""Strangers, and a server that was stopped for a while: what they cost those who have joined is bounded."""
+"""Strangers, and a server that was stopped for a while: those who have joined hardly notice either."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_standard_error_that_nobody_reads_holds_nobody_up(
         fcntl.fcntl(stderr, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
     server = serve(8, stderr=stderr)
     (member,) = join(server, "a")
-    for _ in range(200):  # as many bytes as a terminal takes, twice
+    for _ in range(200):  # twice as many bytes as a terminal takes
         client = connect(server)
         client.send(b"HELLO\nBYE\n")
         client.rest()
@@ -155,7 +155,7 @@ def test_a_server_that_was_stopped_for_long_drops_nobody(serve: Serve, connect: 
             pass
     stranger = connect(server)
     stranger.expect(b"INFO ")
-    server.wait_until_asleep()  # of a stop in the middle of a turn, a part counts
+    server.wait_until_asleep()  # a stop in the middle of a turn would count in part
     with server.paused():
         assert not select.select([stranger.sock], [], [], 3.0)[0]  # longer than either timeout
     for client in clients:

@@ -1,3 +1,5 @@
+"""The client program with the real server: what it prints, its exit codes, and how it ends."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The programs of examples/, with the real server, as docs/ tells people to run them."""
+"""The programs of examples/ with the real server, run as docs/ says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The handshake of docs/protocol.md, spoken to the real program: INFO, HELLO, WELCOME, and how it fails."""
+"""The handshake of docs/protocol.md with the real server: INFO, HELLO, WELCOME, and how it fails."""
 
 from __future__ import annotations
 

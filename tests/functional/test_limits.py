@@ -1,4 +1,4 @@
-"""Limits and endings (docs/protocol.md), spoken to the real program: long, silent, slow, shutdown."""
+"""Limits of docs/protocol.md, kept by the real server: long lines, silence, slow clients, shutdown."""
 
 from __future__ import annotations
 

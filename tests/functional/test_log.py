@@ -1,4 +1,4 @@
-"""The one ordered log of docs/protocol.md, spoken to the real program: commands, ranks, departures, lines."""
+"""The ordered log of docs/protocol.md, from the real server: commands, ranks, departures, lines."""
 
 from __future__ import annotations
 

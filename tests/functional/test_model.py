@@ -1,4 +1,4 @@
-"""Random clients against the real server: whatever they do, there is one log, and ranks follow from it.
+"""Random clients against the real server: whatever they do, there is one log, and the ranks follow from it.
 
 Hypothesis draws what the clients do; one server serves all examples, one after the other. What was
 received is checked at the end of an example, against a replay of the log from the example's beginning.
@@ -39,8 +39,10 @@ from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
 from tests.support.waiting import BOUND
 
-CLASSES: Final = 3  # that clients of a server with tokens have; who has token "c" is in class c
-SMALL: Final = 32_768  # bytes of a receive buffer that is soon full
+# Classes of a server with tokens: token "c" puts its holder into class c.
+CLASSES: Final = 3
+# Bytes of a receive buffer that is soon full.
+SMALL: Final = 32_768
 
 
 class Peer:

@@ -1,4 +1,4 @@
-"""A console on a terminal: what is drawn. What is typed: test_terminal."""
+"""What the console draws on a terminal; ``test_terminal`` has what is typed there."""
 
 from __future__ import annotations
 

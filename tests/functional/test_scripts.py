@@ -1,3 +1,5 @@
+"""The client program in scripts: single commands, JSON, agents that execute, and reconnecting."""
+
 from __future__ import annotations
 
 import io
@@ -458,7 +460,8 @@ def test_a_handler_gets_commands_on_its_input(
 
 # --- reconnecting ------------------------------------------------------------------------------
 
-RETRY = r"trying again in (0\.[2-5]) s"  # half a second at most, and not always the same
+# The wait before another attempt is at most half a second, and random.
+RETRY = r"trying again in (0\.[2-5]) s"
 
 
 @pytest.mark.parametrize(("arguments", "unsent"), [(("-c", "x"), "not sent: x\n"), ((), "")])

@@ -1,4 +1,4 @@
-"""A console on a terminal: what is typed, keys, how it ends. What is drawn: test_screen."""
+"""What is typed into the console on a terminal, and how it ends; ``test_screen`` has what is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS: what it lets in, and that nothing which a peer does with it stops or hurts anybody else.
+"""TLS: who is let in, and that nothing a peer does with it disturbs anybody else.
 
 That the protocol holds over TLS is checked by the modules in ``conftest.CONFORMANCE``, with the same tests.
 """

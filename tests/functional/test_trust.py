@@ -1,4 +1,4 @@
-"""Tokens and classes: who may join, who ranks above whom, and what the operator may change meanwhile."""
+"""Tokens and classes: who may join, who ranks above whom, and what an operator can change while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real clients with tokens and TLS: who is let in, and an operator that comes late and commands."""
+"""The client program and library with tokens and TLS: who is let in, and an operator that comes late."""
 
 from __future__ import annotations
 

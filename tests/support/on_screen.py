@@ -1,4 +1,4 @@
-"""The console on a real pseudo-terminal, read as a person does: from the screen.
+"""The console on a pseudo-terminal, read from the screen as a person would.
 
 ``conftest`` has the fixtures that start a ``TerminalClient``.
 """
@@ -23,7 +23,8 @@ from tests.support.waiting import BOUND
 ROWS, COLUMNS = 24, 100
 CTRL_C, CTRL_D, CTRL_L, CTRL_Q, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x11", "\x12", "\x1a", "\t"
 UP, RIGHT, LEFT, END = "\x1b[A", "\x1b[C", "\x1b[D", "\x1b[F"
-DRAWN: Final = b"\x1b[?25h"  # the cursor is shown: the end of each drawing
+# Ends each drawing: the cursor is shown again.
+DRAWN: Final = b"\x1b[?25h"
 CLIENT: Final = (sys.executable, "-m", "client")
 
 

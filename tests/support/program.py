@@ -1,4 +1,4 @@
-"""The client program as tests use it: started with pipes, typed to, and read line by line."""
+"""The client program, started with pipes: tests type into it and read what it writes line by line."""
 
 from __future__ import annotations
 

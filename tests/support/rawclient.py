@@ -20,7 +20,7 @@ Address = tuple[str, int] | TlsAddress | str
 
 
 class RawClient:
-    """A client that knows nothing but lines; what it receives is checked by the test that uses it.
+    """A client that knows nothing but lines: the test that uses it checks what it receives.
 
     Args:
         address: where to connect to.
