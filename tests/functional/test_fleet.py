@@ -1,4 +1,4 @@
-"""A fleet whose members die while it works: every ask ends, every answer is right, no process stays behind."""
+"""A fleet whose members die while it works: every ask ends, every answer is right, no process is left."""
 
 from __future__ import annotations
 

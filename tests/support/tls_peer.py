@@ -1,7 +1,7 @@
 """TLS for tests: certificates that are made for them, and the client's side of a connection.
 
-The client's side is not ``ssl.SSLSocket``, which can neither close its sending side alone nor tell an end that
-the peer announced (close_notify) from one that an attacker may have forged.
+The client's side is not ``ssl.SSLSocket``, which can neither close its sending side alone nor tell an end
+that the peer announced (close_notify) from one that an attacker may have forged.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Certificates:
         return paths
 
     def context(self, *, identity: str | None = None) -> ssl.SSLContext:
-        """Return the context of a client that trusts the authority, with a certificate for ``identity`` if any."""
+        """Return a client's context that trusts the authority, with a certificate for ``identity`` if any."""
         context = ssl.create_default_context(cafile=str(self.ca))
         if identity is not None:
             self._authority.issue_cert(identity).configure_cert(context)
