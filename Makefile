@@ -34,7 +34,7 @@ sanitize: $(READY)
 sanitize-functional: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh tests/functional \
 		"--deselect=tests/functional/test_reliability.py::test_what_the_page_says_holds[never-reads]" \
-		"--deselect=tests/functional/test_client.py::test_a_hundred_thousand_commands_from_a_file_need_little_memory"
+		"--deselect=tests/functional/test_client.py::test_100_000_commands_from_a_file_need_little_memory"
 
 # Some of them with the servers under Valgrind, which are fifty times slower there. OPTIONS go to pytest, to name others.
 
@@ -59,6 +59,7 @@ bench: $(READY)
 	@sh benchmarks/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/interactive.py
+	$(BIN)/python benchmarks/fairness.py --require 50
 	$(BIN)/python benchmarks/answers.py --require 50000
 
 # All benchmarks in small: that they run and verify, not how fast a busy machine is.
@@ -66,6 +67,7 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 20 --commands 20000 --bursts 2 --rate 50 --require 0.2
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
 	$(BIN)/python benchmarks/interactive.py --commands 30
+	$(BIN)/python benchmarks/fairness.py --commands 30
 	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable

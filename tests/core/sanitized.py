@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from rankserver import _clist_cffi
-from tests.support import BOUND, ROOT
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND
 
 READ_BEHIND_THE_END = """
 data = ffi.new("char[100]", b"a" * 100)

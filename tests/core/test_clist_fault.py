@@ -16,7 +16,7 @@ from cffi import FFI
 from build_ext import declarations
 from rankserver import clist
 from rankserver.clist import Cursor, Log
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 MAX_LINE: Final = 256
 BLOCK_BYTES: Final = MAX_LINE + 256

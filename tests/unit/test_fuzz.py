@@ -12,7 +12,8 @@ import pytest
 
 from fuzz import python
 from rankserver.wire import protocol
-from tests.support import BOUND, ROOT
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND
 
 INPUTS = 3000
 

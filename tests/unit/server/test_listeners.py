@@ -17,7 +17,7 @@ import pytest
 from rankserver import listeners
 from rankserver.listeners import ACCEPTS, Acceptor
 from rankserver.wire.exceptions import ListenError
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 HEARTBEAT = 30.0
 
