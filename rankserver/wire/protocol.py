@@ -201,9 +201,10 @@ def _parse_resume(fields: object) -> frames.Resume | None:
 def _parse_result(rest: str) -> frames.Result:
     seq, _, rest = rest.partition(" ")
     status, _, detail = rest.partition(" ")
+    parsed = frames.Result(_number("seq", seq), _status(status), detail)
     if detail:
         _json_object(detail)
-    return frames.Result(_number("seq", seq), _status(status), detail)
+    return parsed
 
 
 # --- parsing: what follows a verb from the server ------------------------------------------
