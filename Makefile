@@ -1,17 +1,23 @@
-# `make run` and `make test` do all their set-up themselves.
+# `make run` and `make test` do all their set-up themselves, in .venv.
+#
+#   make run N=100 PORT=6060    a server for N clients, on this port
 
+N ?= 8
+PORT ?= 5050
 PYTHON ?= python3
 VENV := .venv
+# Stamps: this one says that what `make run` needs is installed, READY that what all other targets need is.
+INSTALLED := $(VENV)/installed
 SEEDS ?= 5000
 FUZZ_INPUTS ?= 5000000
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch])
 
-.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability wheel clean
+.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability dist clean
 
-run: $(READY)
-	@$(BIN)/python -m rankserver 8
+run: $(INSTALLED)
+	$(BIN)/python -m rankserver $(N) --port $(PORT)
 
 test: lint
 	$(BIN)/pytest --numprocesses auto
@@ -81,15 +87,26 @@ reliability: $(READY)
 microbench: $(READY)
 	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,iqr,ops,rounds $(OPTIONS)
 
-wheel: $(READY)
-	$(BIN)/python -m build --wheel
+# The source distribution, and the wheel that is built from it.
+dist: $(READY)
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info rankserver/*.so
 
-# The environment is made anew when the C core or the packaging has changed.
-$(READY): $(SOURCES)
+# $(call install,REQUIREMENT,WHAT)
+define install
 	@sh ./check-setup.sh $(PYTHON)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@test -x $(BIN)/python || { echo "creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "building the C core and installing $(2)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(1)'
+endef
+
+# Everything is installed again when the C core or the packaging has changed.
+$(INSTALLED): $(SOURCES)
+	$(call install,.,what the server and the client need)
 	@touch $@
+
+$(READY): $(SOURCES)
+	$(call install,.[dev],what the tests need)
+	@touch $(INSTALLED) $@
