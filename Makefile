@@ -56,7 +56,7 @@ fuzz: $(READY)
 # benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow:
 # 50,000 answers/s have to be shown.
 bench: $(READY)
-	@sh benchmarks/install-peers.sh $(BIN)/python
+	@sh tools/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/interactive.py
 	$(BIN)/python benchmarks/answers.py --require 50000
@@ -87,7 +87,7 @@ clean:
 
 # The environment is made anew when the C core or the packaging has changed.
 $(READY): $(SOURCES)
-	@sh ./check-setup.sh $(PYTHON)
+	@sh tools/check-setup.sh $(PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
