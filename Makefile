@@ -73,7 +73,7 @@ bench-smoke: $(READY)
 # What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
 # takes some fifteen minutes; the tests do the same in small.
 reliability: $(READY)
-	$(BIN)/python benchmarks/reliability.py
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/reliability.py
 
 # What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
 microbench: $(READY)
