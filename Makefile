@@ -67,6 +67,7 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
 	$(BIN)/python benchmarks/interactive.py --commands 30
 	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
+	$(BIN)/python benchmarks/paired.py . --rounds 1 --quick
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 

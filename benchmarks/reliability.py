@@ -1,7 +1,7 @@
 """Do to rankserver what it must stand, and to Redis and NATS what can be compared, and write it down.
 
-Each row is a function in ``tests/abuse/``, and the tests run the same ones in small. What was measured goes into the
-table of docs/reliability.md, between two marks; what stands around it is written by hand.
+Each row is a function in ``tests/abuse/``, and the tests run the same ones in small. What was measured goes
+into the table of docs/reliability.md, between two marks; what stands around it is written by hand.
 """
 
 from __future__ import annotations
