@@ -62,7 +62,7 @@ fuzz: $(READY)
 # benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow:
 # 50,000 answers/s have to be shown.
 bench: $(READY)
-	@sh benchmarks/install-peers.sh $(BIN)/python
+	@sh tools/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/interactive.py
 	$(BIN)/python benchmarks/fairness.py --require 50
@@ -75,13 +75,14 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/interactive.py --commands 30
 	$(BIN)/python benchmarks/fairness.py --commands 30
 	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
+	$(BIN)/python benchmarks/paired.py . --rounds 1 --quick
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 
 # What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
 # takes some fifteen minutes; the tests do the same in small.
 reliability: $(READY)
-	$(BIN)/python benchmarks/reliability.py
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/reliability.py
 
 # What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
 microbench: $(READY)
@@ -96,7 +97,7 @@ clean:
 
 # $(call install,REQUIREMENT,WHAT)
 define install
-	@sh ./check-setup.sh $(PYTHON)
+	@sh tools/check-setup.sh $(PYTHON)
 	@test -x $(BIN)/python || { echo "creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "building the C core and installing $(2)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(1)'
