@@ -296,7 +296,8 @@ class Log:
     def keep(self, cursor: Cursor) -> None:
         """Move the rest of the cursor's input into its own memory. O(bytes).
 
-        That happens anyway when another cursor needs the buffer. Now it is this one that fails without memory.
+        That happens anyway when another cursor needs the buffer. Now it is this one that fails for lack
+        of memory.
 
         Raises:
             MemoryError: it is where it was.
@@ -355,7 +356,8 @@ class Log:
     def publish(self, position: int | None) -> None:
         """Let the log be sent up to ``position``, the end of a frame, and no further. O(1).
 
-        Private frames wait for their place to be published. None publishes everything at once, as in a new log.
+        Private frames wait for their place to be published. None publishes everything at once, as in a
+        new log. What was sent already stays sent.
         """
         lib.cl_publish(self._log, EVERYTHING if position is None else position)
 
