@@ -109,7 +109,9 @@ class Log:
         del self._members[member]
 
     def rank(self, member: int) -> int:
-        """Return the member's rank, 0 for the highest. O(n) after a change in the middle of the list, else O(1).
+        """Return the member's rank, 0 for the highest.
+
+        O(n) after a change in the middle of the list, else O(1).
 
         Raises:
             ValueError: it is no member.
@@ -137,9 +139,9 @@ class Log:
     # --- cursors ---
 
     def open(self, fd: int, *, external: bool = False) -> Cursor:
-        """Return a new cursor that reads and writes socket ``fd``; until it is attached, it is sent private frames alone.
+        """Return a new cursor that reads and writes socket ``fd``. O(1).
 
-        O(1).
+        Until it is attached, it is sent private frames alone.
 
         Args:
             fd: its socket.
@@ -174,8 +176,8 @@ class Log:
             seq: None is the end of the log.
 
         Raises:
-            ValueError: the cursor was attached before, there is no such member, it has a cursor, or there is
-                no such frame yet.
+            ValueError: the cursor was attached before, there is no such member, the member has a cursor, or
+                there is no such frame yet.
             LookupError: the frames after ``seq`` are not kept any more.
         """
         handle = ffi.NULL if member is None else self._member(member)
@@ -225,8 +227,8 @@ class Log:
             How many bytes came, 0 at the end of the stream.
 
         Raises:
-            BlockingIOError: there is nothing to receive, or the cursor has input that was not gone through,
-                up to where ``next_line`` returns None.
+            BlockingIOError: there is nothing to receive, or there is input that was not gone through:
+                ``next_line`` has not returned None since the last read.
             OSError: the connection is lost; with ENOMEM, the input of another cursor could not be kept.
         """
         count: int = lib.cl_read(self._log, cursor._handle, size)
@@ -270,12 +272,11 @@ class Log:
         raise _error(status)
 
     def collect(self, cursor: Cursor) -> bytes:
-        """Take the valid CMD lines at the front of the cursor's input without logging them, for ``apply``. O(bytes).
+        """Take the valid CMD lines at the front of the cursor's input without logging them. O(bytes).
 
         Returns:
-            The lines with their ends; nothing if the next line is another, if there is none, or if no member
-            is
-            attached: then ``next_line`` goes on.
+            The lines with their ends, for ``apply``. Nothing if the next line is another, if there is none,
+            or if the cursor has no member; then ``next_line`` goes on.
 
         Raises:
             MemoryError: nothing was taken.
@@ -287,13 +288,16 @@ class Log:
     def unread(self, cursor: Cursor) -> None:
         """Let the line that ``next_line`` returned last for this cursor be the next again. O(1).
 
-        What happened to other cursors in between does not matter. A line is taken by the cursor's next
-        ``next_line`` or ``collect``.
+        It does not matter what happened to other cursors in between. The line is taken for good by this
+        cursor's next ``next_line`` or ``collect``.
         """
         lib.cl_unread(self._log, cursor._handle)
 
     def keep(self, cursor: Cursor) -> None:
-        """Keep the rest of the cursor's input in its own memory now, rather than when another is read. O(bytes).
+        """Move the rest of the cursor's input into its own memory. O(bytes).
+
+        That happens anyway when another cursor needs the buffer. Now it is this one that fails for lack
+        of memory.
 
         Raises:
             MemoryError: it is where it was.
@@ -325,7 +329,9 @@ class Log:
         return seq
 
     def apply(self, member: int, batch: bytes) -> None:
-        """Log what ``collect`` returned for a member, with or without a cursor: as ``next_line`` would have. O(bytes).
+        """Log what ``collect`` returned, for a member with or without a cursor. O(bytes).
+
+        The log becomes what it would be if ``next_line`` had logged it.
 
         Raises:
             ValueError: it is no member, or a line is no valid command or has no end; nothing was logged.
@@ -350,8 +356,8 @@ class Log:
     def publish(self, position: int | None) -> None:
         """Let the log be sent up to ``position``, the end of a frame, and no further. O(1).
 
-        Private frames wait for their place to be published. A new log publishes everything at once, as None
-        does.
+        Private frames wait for their place to be published. None publishes everything at once, as in a
+        new log. What was sent already stays sent.
         """
         lib.cl_publish(self._log, EVERYTHING if position is None else position)
 
@@ -430,7 +436,7 @@ class Log:
         return lag
 
     def sent(self, cursor: Cursor) -> int:
-        """Return how many bytes the cursor was sent, and what was logged before the place where it was attached.
+        """Return how many bytes the cursor was sent, and those of the log before the place of its attachment.
 
         Raises:
             TypeError: the log is closed.
@@ -468,8 +474,8 @@ class Log:
     def behind(self, size: int) -> list[int]:
         """Return the descriptors of the cursors for which more than ``size`` bytes of the log are kept.
 
-        Members come by rank, then those without one; those that are detached and still owed something come
-        last. O(n), for all cursors.
+        Those of members come first, by rank, then those that follow the log, and last those that are detached
+        and still owed something. O(n), for all cursors.
         """
         return list(ffi.unpack(self._fds, lib.cl_behind(self._log, size, self._fds, len(self._fds))))
 
