@@ -21,7 +21,7 @@ from rankserver.channel import Channel, State
 from rankserver.clist import READ_BYTES
 from rankserver.config import Config
 from rankserver.door import Door
-from rankserver.logs import MEMBER_LINES, STRANGER_LINES, Limited, event
+from rankserver.logs import MAX_MEMBER_LINES, MAX_STRANGER_LINES, Limited, event
 from rankserver.loop import JOIN_WAIT, JOIN_WAIT_EACH, MANY, NO_MEMORY, READ_LEAST, TURN_BYTES, Loop
 from rankserver.tokens import Tokens
 from rankserver.wire import frames, protocol
@@ -59,8 +59,8 @@ class Server(Loop):
         self._context = context
         self._asks: AskTable[Channel] = AskTable()
         self._door = Door(config.capacity, config.max_per_address, tokens)
-        self._stranger_events = Limited(STRANGER_LINES)
-        self._member_events = Limited(MEMBER_LINES)
+        self._stranger_events = Limited(MAX_STRANGER_LINES)
+        self._member_events = Limited(MAX_MEMBER_LINES)
         self._accepted = 0  # connections, of which ...
         self._members = 0  # ... so many ever joined
         self._refused: Counter[str] = Counter()  # those that were told BYE before they joined, by code, ...

@@ -1,6 +1,8 @@
-"""Timeouts on the monotonic clock: a queue for each length of time, so that start, stop and expiry are O(1).
+"""Timeouts on the monotonic clock. It reads no clock itself: callers pass in the time of their turn.
 
-It reads no clock: the server passes the time of its turn in.
+Every duration has a queue of its own. Its items all wait equally long, so they expire in the order in which
+they were started: starting, stopping and expiring are O(1). A turn in which nothing expires compares one
+number.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ class Timers:
     """All timeouts of one loop.
 
     Attributes:
-        nearest: nothing expires before this time; it may be too early, and is right after ``expire``.
+        nearest: nothing expires before this time. It may be too early, and is exact after ``expire``.
     """
 
     def __init__(self) -> None:
@@ -25,19 +27,19 @@ class Timers:
         self._timeouts: list[Timeout[Any]] = []
 
     def timeout(self, seconds: float, on_expiry: Callable[[T], None]) -> Timeout[T]:
-        """Make a timeout; ``on_expiry`` is called with each item that expires. 0 seconds means never."""
+        """Make a timeout that calls ``on_expiry`` with each item that expires; 0 seconds means never."""
         timeout = Timeout(self, seconds, on_expiry)
         self._timeouts.append(timeout)
         return timeout
 
     def delay(self, seconds: float) -> None:
-        """Let all expire so much later: for time in which nothing could be done. O(n)."""
+        """Postpone every expiry, to make up for time in which the server did not run. O(n)."""
         for timeout in self._timeouts:
             timeout.delay(seconds)
         self.nearest += seconds
 
     def expire(self, now: float) -> None:
-        """Call what is due. O(1) if nothing is."""
+        """Expire every item that is due. O(1) if none is."""
         if now < self.nearest:
             return
         for timeout in self._timeouts:
@@ -46,16 +48,17 @@ class Timers:
 
 
 class Timeout(Generic[T]):
-    """Things that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
+    """Items that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
 
     def __init__(self, timers: Timers, seconds: float, on_expiry: Callable[[T], None]) -> None:
         self.seconds = seconds
         self._timers = timers
         self._on_expiry = on_expiry
-        self._deadlines: OrderedDict[T, float] = OrderedDict()  # in the order in which they expire
+        # In the order in which they expire.
+        self._deadlines: OrderedDict[T, float] = OrderedDict()
 
     def start(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, anew if it was started before."""
+        """Let ``item`` expire ``seconds`` from ``now``, even if it was started before."""
         if self.seconds:
             deadline = now + self.seconds
             self._deadlines[item] = deadline
@@ -63,16 +66,16 @@ class Timeout(Generic[T]):
             self._timers.nearest = min(self._timers.nearest, deadline)
 
     def start_once(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, unless it was started before."""
+        """Let ``item`` expire ``seconds`` from ``now``, unless it is started already."""
         if item not in self._deadlines:
             self.start(item, now)
 
     def stop(self, item: T) -> None:
-        """Forget ``item``; it need not be there."""
+        """Forget ``item``, if it is started at all."""
         self._deadlines.pop(item, None)
 
     def delay(self, seconds: float) -> None:
-        """Let all items expire so much later. O(n)."""
+        """Postpone the expiry of all items. O(n)."""
         for item in self._deadlines:
             self._deadlines[item] += seconds
 
