@@ -39,7 +39,7 @@ def test_an_input_that_fails_is_shown(
 
 
 @pytest.mark.timeout(250)  # some 18 s on two cores that do nothing else
-def test_the_core_is_fuzzed_against_a_reference(tmp_path: Path) -> None:
+def test_the_core_is_fuzzed_whole_in_pieces_and_against_a_reference(tmp_path: Path) -> None:
     done = _fuzz(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     broken = tmp_path / "broken"
