@@ -1,6 +1,6 @@
 """One point of the grid: all peers are connected, and take turns in bursts and at a pace.
 
-What to measure is planned in ``plan.py``. The result of a point is raw: ``derive.py`` makes numbers of it.
+What to measure is planned in ``plan.py``, and what follows from it is in ``measurements.py``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 import plan
-from derive import CEILING, OURS
 from harness import BenchmarkError, Generator
+from measurements import CEILING, OURS
 from membership import memory
 from peers import Load
 from sources import Burst, Source, choose_chunk
