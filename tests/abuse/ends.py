@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from rankserver.client import Client as ApiClient
     from tests.abuse.subjects import Subject
 
-EXIT: Final = 3.0  # seconds from SIGTERM to the end: two for those who do not read, and one
-NOTICE: Final = 1.0  # seconds in which a client is to find out that the server is gone
+# The time from SIGTERM to the end of the server, in seconds: two for clients that do not read, and one.
+MAX_EXIT: Final = 3.0
+
+# The time in which a client has to find out that the server is gone, or back, in seconds.
+MAX_NOTICE: Final = 1.0
+
+# Places for others than the clients that a row counts.
 SPARE: Final = 16
 
 
@@ -49,7 +54,7 @@ def sigterm(subject: Subject, receivers: int = 50, seconds: float = 3, backlog: 
         farewells = sum(member.last.startswith(b"BYE shutdown") for member in members)
     lost = sum(max(counts) - count for count in counts)
     outcome.check(code == 0, f"exit code {code}")
-    outcome.check(took <= EXIT, f"it took {took:.1f} s to end")
+    outcome.check_time(took <= MAX_EXIT, f"it took {took:.1f} s to end")
     outcome.check(not lost, f"{lost:,} commands that one got and others did not")
     outcome.check(not wrong, f"{wrong} of {receivers} got something else")
     if subject is RANK:
@@ -120,7 +125,7 @@ def kill(subject: Subject) -> Outcome:
             seconds, told = asyncio.run(_killed(server, client, console, where))
             code = console.wait()  # before it is told to end
     for who, after in (("a bare socket", seconds[0]), ("the API", seconds[1]), ("the console", seconds[2])):
-        outcome.check(after <= NOTICE, f"{who} knew after {after:.1f} s")
+        outcome.check_time(after <= MAX_NOTICE, f"{who} knew after {after:.1f} s")
     outcome.check(code != 0, "the console ended with 0")
     outcome.figure = (
         f"a bare socket after {milliseconds(seconds[0])}, the API {milliseconds(seconds[1])}, the console "
@@ -185,7 +190,7 @@ def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: fl
         served = sum(map(_is_served, members))
     outcome.check(not evicted, f"{evicted} of {clients} were evicted")
     outcome.check(served == clients, f"{clients - served} of {clients} got no command afterwards")
-    outcome.check(seconds <= NOTICE, f"the first command afterwards took {seconds:.1f} s")
+    outcome.check_time(seconds <= MAX_NOTICE, f"the first command afterwards took {seconds:.1f} s")
     outcome.figure = (
         f"{evicted} of {clients} evicted; a command reaches {served} of {clients} "
         f"{milliseconds(seconds)} after it goes on"

@@ -21,7 +21,7 @@ from tests.abuse.clients import (
     read_all,
 )
 from tests.abuse.flow import Consumer, Producer, Pump
-from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds, percentile
+from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds
 from tests.abuse.probe import probing
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ CATCH_UP: Final = 120.0  # seconds for slow readers to get what was kept for the
 LOOK: Final = 0.05  # seconds between two looks
 SAMPLE: Final = 0.1  # seconds between two looks at memory
 PART: Final = 16_384  # bytes that are read or sent at a time
-P99: Final = 0.1  # seconds that one command of a hundred may take on a busy machine
 
 
 def slow_readers(
-    subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012, p99: float = P99
+    subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012
 ) -> Outcome:
     """Send commands to very many that hardly read, and look how long one that reads has to wait."""
     outcome = Outcome()
@@ -72,7 +71,7 @@ def slow_readers(
         lost = sum(commands - member.got for member in slow)
         wrong = any(member.wrong for member in (fast, *slow))
         gone = sum(member.ended for member in slow)
-    outcome.check(percentile(times, 0.99) <= p99, f"the fast one's {latency(times)}")
+    outcome.check_latency("the fast one's", times)
     outcome.check(not lost, f"the slow ones lost {lost:,} commands")
     outcome.check(not wrong, "somebody got something else")
     outcome.check(growth <= SLACK, f"{mebibytes(growth)} of memory")
@@ -204,9 +203,9 @@ def never_reads(
         lost = reader.wrong or reader.ended
         end = ", and was dropped" if reader.ended else ", and lost commands" if reader.wrong else ""
     outcome.check(beside.is_over, f"it was not dropped within {patience:g} s")
-    outcome.check(beside.longest <= timeout + 1, f"another one waited for {beside.longest:.1f} s")
+    outcome.check_time(beside.longest <= timeout + 1, f"another one waited for {beside.longest:.1f} s")
     outcome.check(not lost, "the one that reads lost something")
-    outcome.check(
+    outcome.check_time(
         then.rate >= before.rate * least,
         f"{before.rate / MIB:.0f} MiB/s before it, {then.rate / MIB:.0f} after",
     )
@@ -270,13 +269,12 @@ class _Executor(Follower):
                     self._waiting.appendleft(rest)
 
 
-def asker(  # noqa: PLR0917 - each is a number of the row
+def asker(
     subject: Subject,
     asks: int = 400,
     executors: int = 8,
     timeout: float = 5,
     size: int = 30_000,
-    p99: float = P99,
 ) -> Outcome:
     """Let one ask all the time and never read the answers, which are long."""
     outcome = Outcome()
@@ -302,7 +300,7 @@ def asker(  # noqa: PLR0917 - each is a number of the row
                 dropped = not min(other.me for other in others)
     outcome.check(dropped, f"it was not dropped within {seconds:.1f} s")
     outcome.check(most - before <= SLACK, f"{mebibytes(most - before)} more memory")
-    outcome.check(percentile(probe.times, 0.99) <= p99, f"others' {latency(probe.times)}")
+    outcome.check_latency("others'", probe.times)
     outcome.figure = (
         f"{executors * asks * size / MIB:.0f} MiB of answers; dropped after {seconds:.1f} s; "
         f"memory +{mebibytes(most - before)}; others' {latency(probe.times)}"
