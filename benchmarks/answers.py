@@ -26,12 +26,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-SEED: Final = 1  # of the order in which answers are sent, so that a run can be repeated
-SILENCE: Final = 10.0  # seconds after which what does not come is taken as lost
-RECEIVED: Final = 256 * 1024  # bytes that a bare asker takes at once, and room for all while it does not read
-LOOK: Final = 0.0005  # seconds between two looks at what the client prints: being woken by each line is work
-WARM_UPS: Final = 2  # asks that are verified and not timed: memory is touched, code is specialised
-SHOWN_LOST: Final = 3  # lines that an error shows of those that are missing or wrong
+# The seed of the order in which answers are sent, so that a run can be repeated.
+SEED: Final = 1
+
+# After this many seconds without a line, what is missing counts as lost.
+MAX_SILENCE: Final = 10.0
+
+# The bytes that a bare asker takes at once, with room for all answers while it does not read.
+MAX_RECEIVED: Final = 256 * 1024
+
+# Seconds between two looks at what the client prints: to be woken by each line would be work.
+LOOK: Final = 0.0005
+
+# Asks that are verified but not timed: they touch memory and let the interpreter specialise its code.
+WARM_UPS: Final = 2
+
+# The number of missing or wrong lines that an error quotes.
+MAX_SHOWN: Final = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,8 +124,8 @@ class Connection:
         self.rank = -1
         self._begun = b""
         self._sock = socket.socket()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
-        self._sock.settimeout(SILENCE)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_RECEIVED)
+        self._sock.settimeout(MAX_SILENCE)
         self._sock.connect(address)
         self.send(f'HELLO {{"name":"{name}"}}\n'.encode())
 
@@ -133,7 +144,7 @@ class Connection:
             BenchmarkError: if nothing comes.
         """
         try:
-            data = self._sock.recv(RECEIVED)
+            data = self._sock.recv(MAX_RECEIVED)
         except TimeoutError:
             raise BenchmarkError(f"the server is silent to {self.name}") from None
         if not data:
@@ -191,7 +202,7 @@ class Shown:
         self._program = Program("the client", command)
         self.pid = self._program.pid
         try:
-            self._program.line(SILENCE)
+            self._program.line(MAX_SILENCE)
         except BaseException:
             self.close()
             raise
@@ -210,7 +221,7 @@ class Shown:
         lines: list[str] = []
         while summary not in lines[-1:]:
             time.sleep(LOOK)
-            lines += self._program.lines(SILENCE)
+            lines += self._program.lines(MAX_SILENCE)
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
@@ -235,8 +246,8 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> None:
     missing, wrong = list((want - have).elements()), list((have - want).elements())
     if missing or wrong:
         raise BenchmarkError(
-            f"{len(missing)} answers are missing, as {missing[:SHOWN_LOST]}, "
-            f"and {len(wrong)} wrong or doubled, as {wrong[:SHOWN_LOST]}"
+            f"{len(missing)} answers are missing, as {missing[:MAX_SHOWN]}, "
+            f"and {len(wrong)} wrong or doubled, as {wrong[:MAX_SHOWN]}"
         )
 
 

@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     from peers import Peer
 
 FOLDER: Final = harness.ROOT / "benchmarks"
-PART: Final = "compare.json.part"  # what is measured so far, while a run is
-SPARE: Final = 200  # descriptors that a server needs besides its connections
+
+# What has been measured so far, while a run goes on.
+PART: Final = "compare.json.part"
+
+# Descriptors that a server needs besides its connections.
+SPARE: Final = 200
+
 FULL: Final[dict[str, Any]] = {
     "receivers": plan.RECEIVERS,
     "sizes": plan.SIZES,
@@ -56,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add, smallest = parser.add_argument, harness.SMALLEST_COMMAND
+    add, smallest = parser.add_argument, harness.MIN_COMMAND_BYTES
     keys = [peer.key for peer in PEERS]
     add("--receivers", type=_numbers(1), metavar="N,...", help=f"default: {_listed(plan.RECEIVERS)}")
     add("--sizes", type=_numbers(smallest), metavar="B,...", help=f"default: {_listed(plan.SIZES)} bytes")

@@ -118,7 +118,7 @@ class Contender:
         if self._point.everyone:
             self._calibrate_crowd()
         else:
-            most = plan.most_commands(self._point, self._timing)
+            most = plan.max_commands(self._point, self._timing)
             self.record["commands"] = plan.calibrate(self._seconds, most, self._timing.burst)
         if self.peer.key == CEILING:
             choose_chunk(self.source, self.record["commands"], self._timing.trials)

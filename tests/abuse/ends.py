@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from harness import BenchmarkError, Program
 
 from rankserver.client import DisconnectedError, connect
-from tests.abuse.clients import BOUND, Client, Follower, crowd, read_all
+from tests.abuse.clients import MAX_WAIT, Client, Follower, crowd, read_all
 from tests.abuse.flow import Consumer, Producer, Pump
 from tests.abuse.outcome import MIB, Outcome, milliseconds
 from tests.abuse.subjects import RANK
@@ -97,7 +97,7 @@ def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: fl
             if not told and now - begin > seconds:
                 told = now
                 server.signal(signal.SIGTERM)
-            if now - begin > seconds + BOUND:
+            if now - begin > seconds + MAX_WAIT:
                 raise BenchmarkError(f"{server.name} does not close its connections")
     code = server.wait()
     return time.monotonic() - told, code
@@ -120,7 +120,7 @@ def kill(subject: Subject) -> Outcome:
         where = f"{server.address.host}:{server.address.port}"
         program = [sys.executable, "-m", "client", where, "--stay", "--exec", "simulate"]
         with Program("the client", program) as console:
-            while "ank" not in console.line(BOUND):
+            while "ank" not in console.line(MAX_WAIT):
                 pass
             seconds, told = asyncio.run(_killed(server, client, console, where))
             code = console.wait()  # before it is told to end
@@ -145,10 +145,10 @@ async def _killed(
         server.signal(signal.SIGKILL)
         read_all([client], lambda: False)
         socket_knew = time.perf_counter() - begin
-        api_knew = await asyncio.wait_for(waiting, BOUND) - begin
+        api_knew = await asyncio.wait_for(waiting, MAX_WAIT) - begin
     told = ""
     while "disconnected" not in told:
-        told = console.line(BOUND)
+        told = console.line(MAX_WAIT)
     return (socket_knew, api_knew, time.perf_counter() - begin), told
 
 

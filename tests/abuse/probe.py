@@ -28,7 +28,8 @@ from tests.abuse.subjects import SUBJECTS, Subject
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAUSE: Final = 0.005  # seconds between two commands
+# Seconds between two commands.
+PAUSE: Final = 0.005
 
 
 def main() -> int:

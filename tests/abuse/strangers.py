@@ -41,8 +41,12 @@ KINDS: Final = {
     "TLS": TLS_HELLO,
     "noise": bytes(range(128, 256)) + b"\n" + bytes(64) + b"\n",
 }
-DRIP: Final = 0.2  # seconds between two bytes
-READ: Final = 65_536
+
+# Seconds between two bytes of a client that drips them.
+DRIP: Final = 0.2
+
+# The bytes of one read.
+MAX_READ: Final = 65_536
 
 
 @dataclass
@@ -123,7 +127,7 @@ def _pester(address: Address, kinds: Sequence[str], patience: float) -> list[_St
 
 def _is_open(sock: socket.socket) -> bool:
     try:
-        return bool(sock.recv(READ))
+        return bool(sock.recv(MAX_READ))
     except BlockingIOError:
         return True
     except OSError:
@@ -198,7 +202,7 @@ def _first_answers(subject: Subject, server: Server, tokens: Sequence[bytes | No
 def _first_answer(client: Client) -> str:
     lines: list[bytes] = []
     with client, suppress(OSError):
-        while data := client.sock.recv(READ):
+        while data := client.sock.recv(MAX_READ):
             lines += data.split(b"\n")
             for line in lines:
                 if line.startswith((b"BYE", b"-", b"WELCOME", b"+OK", b"PONG")):
@@ -225,7 +229,7 @@ def _guess(subject: Subject, server: Server, guessers: int, seconds: float) -> t
         for descriptor, _ in poll.poll(50):
             sock = clients[descriptor]
             try:
-                data = sock.recv(READ)
+                data = sock.recv(MAX_READ)
             except OSError:
                 data = b""
             entered += data.startswith((b"+OK", b"PONG")) or b"WELCOME " in data

@@ -53,7 +53,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("size", [64, 1_024])
-def test_steps_of_a_point_are_planned_to_take_as_long_as_the_whole(size: int) -> None:
+def test_the_planned_steps_of_a_point_add_up_to_the_whole(size: int) -> None:
     class Planned:
         seconds = 0.0
 
@@ -121,7 +121,7 @@ def mortal_peer(started: list[Server]) -> tuple[Peer, Any]:
     return replace(BY_KEY["rankserver"], key="mortal", name="mortal", start=start), die
 
 
-def test_a_peer_that_dies_is_marked_with_its_rounds_so_far_and_the_others_go_on() -> None:
+def test_a_peer_that_dies_keeps_its_rounds_and_others_go_on() -> None:
     started: list[Server] = []
     mortal, die = mortal_peer(started)
     watching = Watching("bursts, mortal", die)
@@ -135,7 +135,7 @@ def test_a_peer_that_dies_is_marked_with_its_rounds_so_far_and_the_others_go_on(
     assert gone(started[0].pid)
 
 
-def test_what_we_did_at_the_rate_of_a_peer_that_then_died_is_forgotten() -> None:
+def test_a_pair_whose_peer_then_died_is_forgotten() -> None:
     mortal, die = mortal_peer([])
     watching = Watching("latency at half load of mortal, rankserver", die)
     point = TINY._replace(latency=True)
@@ -177,7 +177,7 @@ def test_a_peer_that_does_not_take_all_connections_is_marked() -> None:
     assert "closed by the server" in sources["small"]["lost"]
 
 
-def test_a_peer_is_left_out_where_it_cannot_have_so_many_connections() -> None:
+def test_a_peer_is_left_out_where_it_has_too_few_connections() -> None:
     few = replace(BY_KEY["asyncio"], key="few", most=TINY.receivers)
 
     assert list(run_point(BY_KEY["rankserver"], few)) == ["rankserver"]
@@ -295,7 +295,7 @@ def asked(*points: Point) -> Asked:
     return Asked(points, (), [BY_KEY["rankserver"]], Timing.quick(1), PLACES)
 
 
-def test_an_interrupted_run_goes_on_with_the_point_that_it_was_at(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
     harness.build()
     part, head = tmp_path / "part", {"command": "c", "machine": {}, "peers": [], "seconds": 0.0}
     first, second = TINY, TINY._replace(receivers=3)
@@ -314,7 +314,7 @@ def test_an_interrupted_run_goes_on_with_the_point_that_it_was_at(tmp_path: Path
     assert not part.exists()
 
 
-def test_a_run_of_older_code_can_be_gone_on_with_and_that_is_recorded(tmp_path: Path) -> None:
+def test_a_run_of_older_code_can_be_resumed_and_that_is_told(tmp_path: Path) -> None:
     peer = {"key": "redis", "version": "7.0.15", "skipped": None, "settings": "old words"}
     old = {"command": "c", "machine": {}, "peers": [peer], "seconds": 7.0, "points": [], "membership": []}
     part = tmp_path / "part"
@@ -331,7 +331,7 @@ def test_a_run_of_older_code_can_be_gone_on_with_and_that_is_recorded(tmp_path: 
         other.resume()
 
 
-def test_a_different_run_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_different_run_is_not_resumed(tmp_path: Path) -> None:
     part, head = tmp_path / "part", {"command": "c", "machine": {"cpus": 2}, "peers": []}
     run = Run(asked(), head, part)
 
