@@ -1,8 +1,8 @@
-"""How fast the answers to one command come back: a thousand clients answer, and the one that asked has them.
+"""Measure how fast the answers of a thousand clients to one command come back to the client that asked.
 
-It starts the real server, an asker and many connections that answer each ASK all at once, and takes the time
-from the first answer sent until the asker has the last. First the asker is a bare socket that only reads:
-what the server *relays*. Then it is the real client, writing to a pipe that is read here: what is *shown*.
+It starts the real server, an asker, and many connections that all answer each ASK at once, and takes the time
+from sending the first answer until the asker has the last. First the asker is a bare socket that only reads:
+this is what the server *relays*. Then it is the real client, writing to a pipe: this is what is *shown*.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Reply(NamedTuple):
 
 
 class Asker(Protocol):
-    """The highest ranked client. Its ``wait`` is what is timed.
+    """The highest-ranked client. Its ``wait`` is what is timed.
 
     Attributes:
         pid: the process whose CPU time it costs, 0 if that is this one.
@@ -153,7 +153,7 @@ class Connection:
         return [line.decode() for line in lines]
 
     def joined(self) -> None:
-        """Wait for the WELCOME, and note the rank in it: all who join later get lower ones."""
+        """Wait for the WELCOME, and note its rank: later clients get lower ones."""
         self.rank = int(self._find("WELCOME ").partition('"rank":')[2].partition(",")[0])
 
     def hear(self, text: str) -> int:
@@ -189,7 +189,7 @@ class Bare(Connection):
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
-        """Compare what came with what is to be relayed."""
+        """Compare what came with what must be relayed."""
         compare(lines, (reply.relayed for reply in replies))
 
 
@@ -225,7 +225,7 @@ class Shown:
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
-        """Compare the lines of answers, if it prints any, with what is to be shown."""
+        """Compare the lines of answers, if it prints any, with what must be shown."""
         found = [line for line in lines if is_answer(line, replies[0].seq)]
         if found:
             compare(found, (reply.shown for reply in replies))

@@ -1,8 +1,8 @@
-"""From Enter to the other screen: how long a command takes from one client program to another.
+"""Measure how long a command takes from Enter in one client program to the screen of another.
 
 It starts the real server and two real clients, types commands into one, and takes the time until the other
 prints that it executes them: first while nothing else happens, then while others join and leave all the
-time. All of it is in there: both client programs, the server, and every wake-up between them.
+time. Both client programs, the server, and every wake-up between them are part of it.
 """
 
 from __future__ import annotations

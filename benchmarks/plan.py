@@ -63,7 +63,7 @@ MAX_STEPS: Final = 12
 class Idle(NamedTuple):
     """How a server is paced that sleeps between two commands."""
 
-    receivers: int  # up to so many
+    receivers: int  # at most
     rate: int  # commands/s
     share: float  # of the time that the longest takes: the more commands there are, the surer is the p99
 
@@ -179,14 +179,14 @@ def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
 
 
 def crowd_commands(clients: int, seconds_of_one: float, timing: Timing) -> int:
-    """Return how many commands all clients together send at once, if one of each takes so long."""
+    """Return how many commands all clients together send at once, if one of each takes this long."""
     if seconds_of_one * EACH <= timing.whole:
         return clients * EACH
     return clients * max(1, int(timing.crowd / seconds_of_one))
 
 
 def crowd_repeats(seconds: float, timing: Timing) -> int:
-    """Return how many bursts of so many seconds a round has: an odd number, for there to be a middle one."""
+    """Return how many bursts of this length a round has: an odd number, so that there is a middle one."""
     return min(int(timing.crowds / seconds), 20) // 2 * 2 + 1
 
 
@@ -221,7 +221,7 @@ def paced_commands(rate: int, seconds: float, size: int) -> int:
 
 
 def order(items: Sequence[Item], number: int) -> list[Item]:
-    """Return the order of round ``number``: who is late in one is early in another.
+    """Return the order of round ``number``: an item that is late in one is early in another.
 
     Every round begins with the next one, and every other round goes on backwards from there.
     """
@@ -274,7 +274,7 @@ def latency_seconds(point: Point, peers: int, timing: Timing) -> float:
 
 
 def point_seconds(point: Point, peers: int, timing: Timing) -> float:
-    """Return about how long a point with so many peers takes: this server and the ceiling are among them."""
+    """Return about how long a point takes with this many peers, this server and the ceiling included."""
     each = start_seconds(point) + warming_seconds(point, timing, ceiling=False)
     each += timing.rounds * burst_seconds(point, timing)
     paced = timing.rounds * latency_seconds(point, peers, timing) if point.latency else 0.0

@@ -1,4 +1,4 @@
-"""Do to rankserver what it must stand, and to Redis and NATS what can be compared, and write it down.
+"""Abuse rankserver, and Redis and NATS where they can be compared, and write down what they did.
 
 Each row is a function in ``tests/abuse/``, and the tests run the same ones in small. What was measured goes
 into the table of docs/reliability.md, between two marks; what stands around it is written by hand.
@@ -66,8 +66,8 @@ ROWS: Final = (
     ),
     Row(
         "churn",
-        "50,000 times connect and go: with FIN or RST, before joining or after",
-        "descriptors as before, memory within 2 MiB, ranks and log of who stays right",
+        "50,000 connections come and go: with FIN or RST, before joining or after",
+        "descriptors as before, memory within 2 MiB, the ranks and the log of those that stay are right",
         crowds.churn,
         {"cycles": 1000},
     ),
@@ -87,7 +87,7 @@ ROWS: Final = (
     ),
     Row(
         "producers",
-        "3 clients send 1,000 bytes each time as fast as they can for a minute, 3 read 2 MiB/s each",
+        "3 clients send commands of 1,000 bytes as fast as they can for a minute, 3 read 2 MiB/s each",
         "every byte arrives, in order; memory stays below backlog (64 MiB) + 16 MiB, and is flat",
         slow.producers,
         {"seconds": 1, "backlog": 2 * MIB, "pace": 8 * MIB},
@@ -133,8 +133,8 @@ ROWS: Final = (
     ),
     Row(
         "descriptors",
-        "100 clients too many connect: the server has no descriptor for them; then 100 others leave",
-        "at most 5 % of a CPU meanwhile, members are served; who waited is served within 3 s",
+        "100 more clients connect than the server has descriptors for; then 100 others leave",
+        "at most 5% of a CPU meanwhile, members are served; those that waited are served within 3 s",
         strangers.descriptors,
         {"clients": 20, "too_many": 20, "seconds": 0.5},
     ),
@@ -155,7 +155,7 @@ ROWS: Final = (
     ),
     Row(
         "forging",
-        "a lower rank sends 5,600 frames: the server's own, answers to be another's, controls in text",
+        "a lower rank sends 5,600 frames: the server's own, answers for others, controls in text",
         "nothing but text under its own rank reaches others",
         liars.forging,
         {"rounds": 5},
@@ -163,7 +163,7 @@ ROWS: Final = (
     ),
     Row(
         "escapes",
-        "terminal escapes in all that others, the operator or the log could show",
+        "terminal escapes wherever other clients, the operator or the log could show them",
         "only printable text in the log and in what the client shows",
         liars.escapes,
     ),

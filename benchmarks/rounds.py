@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Who is told what goes on; ``compare.py`` has one that shows it."""
+    """What is told about the progress of a run; ``grid.py`` has one that shows it."""
 
     def say(self, what: str) -> None:
         """Begin something."""
 
     def passed(self, seconds: float) -> None:
-        """Note that something planned to take so long is over."""
+        """Note that something that was planned to take this many seconds is over."""
 
 
 class Contender:
@@ -189,7 +189,7 @@ class Contender:
 def run_point(
     point: Point, peers: Sequence[Peer], places: Places, timing: Timing, progress: Progress
 ) -> Event:
-    """Measure a point with all peers that can have so many connections, and return its part of the result.
+    """Measure a point with all peers that can have this many connections; return its part of the result.
 
     Raises:
         BenchmarkError: if the ceiling fails; a peer that does, or this server, is marked as lost.

@@ -1,6 +1,6 @@
-"""What sends in a benchmark, and the generator that is connected to it: bursts and paced phases.
+"""A program that sends in a benchmark, and the generator that is connected to it: bursts and paced phases.
 
-``load.py`` and ``compare.py`` both drive it. It leaves to them how much is sent and what is made of it.
+``load.py``, ``paired.py`` and ``compare.py`` drive it, and decide how much is sent and what follows from it.
 """
 
 from __future__ import annotations

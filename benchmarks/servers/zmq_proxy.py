@@ -1,4 +1,4 @@
-"""A ZeroMQ forwarder: who subscribes at the first address gets what is published at the second.
+"""A ZeroMQ forwarder: subscribers at the first address get what is published at the second.
 
 There is no high-water mark on either side, so nothing is dropped.
 """

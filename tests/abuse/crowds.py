@@ -77,8 +77,8 @@ def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
         if witness:
             roster = witness.roster()
             outcome.check(roster == ["witness"], f"{len(roster)} clients are left")
-            outcome.check(not witness.wrong, f"the log of who stayed: {witness.wrong[:1]}")
-            outcome.check((witness.me, witness.clients) == (0, 1), "who stayed has another rank")
+            outcome.check(not witness.wrong, f"the log of the client that stayed: {witness.wrong[:1]}")
+            outcome.check((witness.me, witness.clients) == (0, 1), "the client that stayed has another rank")
             witness.close()
     outcome.figure = (
         f"descriptors {descriptors} → {after}, memory {mebibytes(before)} {growth / MIB:+.1f} MiB, "
@@ -149,7 +149,7 @@ def _texts(member: Client) -> list[bytes]:
 
 
 def _ranks(members: list[Client], before: list[str], outcome: Outcome) -> str:
-    """Check that those who stay keep their order, and that each knows its rank as the server does."""
+    """Check that those that stay keep their order, and that each agrees with the server on its rank."""
     followers = [member for member in members if isinstance(member, Follower)]
     read_all(followers, lambda: all(follower.clients == len(followers) + 1 for follower in followers))
     roster = followers[0].roster()

@@ -84,7 +84,7 @@ class _Receiver(Consumer):
 
 
 def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: float) -> tuple[float, int]:
-    """Let commands flow for so long, end the server, and read to the end.
+    """Let commands flow for some seconds, end the server, and read to the end.
 
     Returns:
         The seconds from SIGTERM to its end, and its exit code.

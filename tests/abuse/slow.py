@@ -1,4 +1,4 @@
-"""Rows: those who read slowly or not at all, and those who send faster than others read."""
+"""Rows: clients that read slowly or not at all, and clients that send faster than others read."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def _flow(
     seconds: float,
     over: Callable[[], bool] = lambda: False,
 ) -> _Flow:
-    """Send and read for so long, or until it is over."""
+    """Send and read for this many seconds, or until it is over."""
     begin = last = looked = time.monotonic()
     first = count = reader.counts[0]
     longest, most, is_over = 0.0, 0, False

@@ -288,11 +288,11 @@ def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, secon
             for client in waiting:
                 client.close()
     outcome.check_time(used <= MAX_SHARE, f"{used:.0%} of a CPU while there were too few descriptors")
-    outcome.check(joined, "who waited for a descriptor was not served")
-    outcome.check_time(resumed <= MAX_RESUMED, f"who waited was served after {resumed:.1f} s")
+    outcome.check(joined, "clients that waited for a descriptor were not served")
+    outcome.check_time(resumed <= MAX_RESUMED, f"clients that waited were served after {resumed:.1f} s")
     outcome.check_time(served <= MAX_SERVED, f"a member waited {served:.1f} s for a command")
     outcome.figure = (
-        f"CPU {used:.1%} meanwhile, a member's command {milliseconds(served)}; who waited is served "
+        f"CPU {used:.1%} meanwhile, a member's command {milliseconds(served)}; those that waited are served "
         + (f"{milliseconds(resumed)} after" if joined else "not")
     )
     return outcome
