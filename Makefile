@@ -56,10 +56,9 @@ simulate: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
 
-# rankserver beside other servers, which are installed if they are missing, and the ceiling of the machine; then
-# from Enter to the other screen, and the answers on the way back. It takes about 40 minutes. benchmarks/load.py,
-# benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow:
-# 50,000 answers/s have to be shown.
+# Compares rankserver with other servers, which are installed if they are missing, and with the ceiling of the machine;
+# then measures a command from Enter to another screen, and the answers on their way back. It takes about 40 minutes.
+# load.py, membership.py and answers.py measure a single case, and fail with --require if it is too slow.
 bench: $(READY)
 	@sh tools/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
@@ -67,7 +66,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/fairness.py --require 50
 	$(BIN)/python benchmarks/answers.py --require 50000
 
-# All benchmarks in small: that they run and verify, not how fast a busy machine is.
+# Runs all benchmarks in small, to see that they work: the figures mean nothing.
 bench-smoke: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 20 --commands 20000 --bursts 2 --rate 50 --require 0.2
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
