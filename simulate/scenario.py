@@ -21,6 +21,7 @@ import rankserver.listeners
 import rankserver.loop
 import rankserver.membership
 import rankserver.pace
+import rankserver.sender
 import rankserver.server
 from rankserver.clist import Log
 from rankserver.config import Config
@@ -34,6 +35,7 @@ MODULES: Final = (
     rankserver.loop,
     rankserver.membership,
     rankserver.pace,
+    rankserver.sender,
     rankserver.server,
 )
 # Bounds of the server, with values so small that a run reaches them; 0 leaves the server's own.
@@ -44,7 +46,7 @@ BOUNDS: Final = {
     "MIN_LINES": (1, 2),
     "MAX_UNSENT": (0, 2, 3),
     "MAX_PRIVATE_BYTES": (0, 200, 2000),
-    "ACCEPTS": (0, 1, 2),
+    "MAX_ACCEPTS": (0, 1, 2),
     "MIN_STRANGERS": (0, 2, 4),
     "MANY_CLIENTS": (0, 2),
     "MIN_STALE": (0, 1),
