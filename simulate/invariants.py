@@ -10,6 +10,7 @@ import selectors
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+import rankserver.pace
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
 from rankserver.farewell import MAX_CLOSE_TIMEOUT
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 WAIT_SLACK: Final = 1.1
 # Seconds in which what a client sent may not have been read: readiness may be told a few turns late.
 JUST_NOW: Final = 0.01
+# Bytes of private frames that one line or the loop may add for a client: a roster and some frames.
+PRIVATE_SLACK: Final = 2500
+# Heartbeats after which a member that says nothing must be gone, with the time until its silence is noticed.
+SILENT_HEARTBEATS: Final = 3
 # Turns between two checks of the heartbeat, whose whole heap is looked at.
 HEARTBEAT_TURNS: Final = 8
 # The states in which the channel of a member is.
@@ -84,6 +89,7 @@ class Invariants:
         if channel.state is ChannelState.JOINED and channel.waits_for is None:
             self._check_waits_for_input(channel)
         self._check_waits(channel)
+        self._check_private(channel)
         client = client_of(channel)
         is_joining = channel.state is ChannelState.JOINING
         if not client.conn.reset and not channel.wants_write and not is_joining:
@@ -106,6 +112,12 @@ class Invariants:
             raise Violation(f"{client_of(channel)} waits for its turn, which does not come")
         if channel in loop.pace.congested and channel.state is not ChannelState.JOINED:
             raise Violation(f"others wait for {client_of(channel)}, which goes")
+
+    def _check_private(self, channel: Channel) -> None:
+        """Not much more is queued for a member alone than it takes for others to wait for it."""
+        queued = self.server.state.log.queued(channel.cursor)
+        if queued > rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK and channel.state is ChannelState.JOINED:
+            raise Violation(f"{queued} bytes of private frames wait for {client_of(channel)}")
 
     def _check_all_sent(self, channel: Channel) -> None:
         """Nothing waits for who would take it but JOINs, and those not long."""
@@ -174,7 +186,9 @@ class Invariants:
         elif code == "timeout" and channel.state is ChannelState.JOINED:
             silent = self.run.running - client.heard
             if JUST_NOW < silent < self.scenario.config.heartbeat:
-                raise Violation(f"{client} was silent for {silent:g} seconds, and departs: {departure.reason}")
+                raise Violation(
+                    f"{client} was silent for {silent:g} seconds, and departs: {departure.reason}"
+                )
 
     def _check_ended(self, client: SimClient, departure: Departure) -> None:
         if departure == NO_MEMORY:
@@ -195,6 +209,9 @@ class Invariants:
                 raise Violation(f"{client} was not heard: {client.fed - client.conn.received} bytes")
             if client.expected and not client.is_lax:
                 raise Violation(f"{client} did not get {client.expected[0]}")
+            silent, heartbeat = self.run.running - client.heard, self.scenario.config.heartbeat
+            if heartbeat and silent > SILENT_HEARTBEATS * heartbeat:
+                raise Violation(f"{client} was silent for {silent:g} seconds, and is still a member")
         for client in self.run.clients:
             self._check_client(client)
         self._check_timers()
