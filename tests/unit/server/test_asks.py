@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rankserver.asks import MAX_ASKS, AskTable
 from rankserver.wire.exceptions import NoSuchAskError
 
-
 ASKER, ONE, TWO, LATE, ALONE = range(1, 6)
 
 
