@@ -315,6 +315,18 @@ static void drop_frames_not_begun(cl_cursor *cursor) {
     cursor->private_bytes = rest;
 }
 
+/* Make `rest` bytes of the log from data on private, which are those that are
+ * missing of a frame. The byte before them goes with them, as one that is sent
+ * already: so the frame counts as begun. Returns CL_OK or CL_NOMEM. */
+static int make_rest_private(cl_log *log, cl_cursor *cursor, const char *data,
+                             size_t rest) {
+    if (cl_private(log, cursor, data - 1, rest + 1) == CL_NOMEM)
+        return CL_NOMEM;
+    cursor->first->sent = 1;
+    cursor->private_bytes = rest;
+    return CL_OK;
+}
+
 /* Owe the cursor no more than the frame that it has begun to get, and detach
  * it if it is attached. The rest of that frame is made private, so that
  * nothing of the log is kept for it; if there is no memory for that, it is
@@ -334,7 +346,7 @@ void cl_cut(cl_log *log, cl_cursor *cursor) {
     if (cursor->stage == CL_ATTACHED)
         detach_at(log, cursor, cursor->pos);
     cursor->limit = cursor->pos;
-    if (rest && cl_private(log, cursor, data, rest) == CL_NOMEM)
+    if (rest && make_rest_private(log, cursor, data, rest) == CL_NOMEM)
         cursor->limit += rest;
     cl_release_if_done(log, cursor);
 }

@@ -349,12 +349,13 @@ static size_t check_commands(const char *data, size_t len, size_t size,
  * or there is none; CL_NOMEM as cl_line. O(bytes). */
 int cl_collect(cl_log *log, cl_cursor *cursor, cl_span *batch) {
     *batch = (cl_span){log->input, 0};
-    if (!cursor->member || !has_input(log, cursor))
+    if (!has_input(log, cursor))
         return CL_OK;
     if (own_buffer(log, cursor) != CL_OK)
         return CL_NOMEM;
     log->back = log->at; /* the line that came last is taken */
-    if (cursor->kept) /* a line that has begun, and does not end here either */
+    /* A line that is kept has begun, and does not end here either. */
+    if (!cursor->member || cursor->kept)
         return CL_OK;
     batch->data = log->input + log->at;
     check_commands(batch->data, log->to - log->at, log->max_line, &batch->len);

@@ -29,7 +29,7 @@ import socket
 import ssl
 from typing import Final, NamedTuple, TypeAlias
 
-from rankserver.clist import Cursor, Flushed, Log
+from rankserver.clist import Cursor, Log
 from rankserver.members import NOBODY
 from rankserver.tls import TlsTransport
 from rankserver.wire import protocol
@@ -205,17 +205,6 @@ class Channel:
     def bytes_owed(self) -> int:
         """How many bytes it will have been sent when it has been sent all that waits for it now."""
         return self._log.sent(self.cursor) + self._log.lag(self.cursor)
-
-    def receive(self, size: int) -> int:
-        """Receive once, at most ``size`` bytes; as ``Log.read``."""
-        if self.tls is None:
-            return self._log.read(self.cursor, size)
-        self._log.take(self.cursor, self.tls.receive(size))
-        return self.tls.received
-
-    def flush(self) -> Flushed:
-        """Send what waits, in a bounded number of system calls; as ``Log.flush``."""
-        return self.tls.flush() if self.tls else self._log.flush(self.cursor)
 
     def shut_down(self) -> bool:
         """Tell the peer that it was sent all; return whether it could be told: else flush, and try again."""

@@ -34,10 +34,11 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
-from rankserver.clist import READ_BYTES, Flushed, Log
+from rankserver.clist import READ_BYTES, Log
 from rankserver.config import Config
 from rankserver.listeners import Acceptor
-from rankserver.pace import MAX_PRIVATE_BYTES, Pace
+from rankserver.pace import Pace
+from rankserver.sender import Sender
 from rankserver.timers import Timeout, Timers
 from rankserver.wire.exceptions import RemoteProtocolError
 
@@ -56,9 +57,6 @@ MIN_LINES: Final = 8
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
 # TLS handshakes that go on in one turn: a step of one takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
-# Private frames queued for one channel before they are sent in the middle of a turn, so that it has work
-# meanwhile.
-MAX_UNSENT: Final = 100
 # Seconds without accepting after an error such as too few descriptors: the listeners would be ready all the
 # time.
 ACCEPT_PAUSE: Final = 0.5
@@ -149,7 +147,14 @@ class Loop:
         self.acceptor = Acceptor(selector)
         slow = self.timers.timeout(config.slow_timeout, handler.on_slow)
         self.pace = Pace(log, self.channels, config.max_backlog, slow)
-        self.sender = Sender(self, selector, log, handler)
+        self.sender = Sender(
+            selector=selector,
+            channels=self.channels,
+            log=log,
+            pace=self.pace,
+            timers=self.timers,
+            departs=handler,
+        )
         self.reader = Reader(log, handler, self.pace, self.sender)
         self._selector = selector
         self._clock = clock
@@ -343,7 +348,8 @@ class Reader:
     def read(self, channel: Channel, size: int) -> int:
         """Read once, and handle what came; return how many bytes it was, 0 if no more is to be had now."""
         try:
-            count = channel.receive(size)
+            tls = channel.tls
+            count = tls.receive(size) if tls else self._log.read(channel.cursor, size)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -431,156 +437,3 @@ class Reader:
             if channel.waits_for is Wait.TURN:  # it has not departed meanwhile
                 channel.waits_for = None
                 self.handle(channel)
-
-
-class Sender:
-    """What goes out: it sends what the log holds for channels, and queues private frames.
-
-    Args:
-        loop: whose channels and pace these are.
-        selector: is told which channels wait to be written to.
-        log: the shared log.
-        handler: lets channels go for which there is no memory.
-
-    Attributes:
-        finished: the channels to close at the end of this turn.
-        broken: the channels whose sending failed; they are still read to their end.
-    """
-
-    def __init__(self, loop: Loop, selector: selectors.BaseSelector, log: Log, handler: Handler) -> None:
-        self.finished: list[Channel] = []
-        self.broken: list[Channel] = []
-        self._selector = selector
-        self._channels = loop.channels
-        self._pace = loop.pace
-        self._log = log
-        self._handler = handler
-        # Frames of the log that may wait for company, of those that were not sent yet, and for how long.
-        self._lazy_frames = 0
-        self._company: Timeout[None] = loop.timers.timeout(1, self._on_no_company)
-        # The channels to flush at the end of the turn, each with the private frames queued since it was
-        # flushed.
-        self._unsent: dict[Channel, int] = {}
-        # The channels of members that the core itself does not send to.
-        self._external: dict[Channel, None] = {}
-
-    def send(self, channel: Channel, frame: bytes) -> None:
-        """Queue a private frame, to be sent at the end of the turn, or before if there are many.
-
-        A channel that goes gets none: one for which there was no memory may be missing before it.
-        """
-        if channel.departure is not None:
-            return
-        try:
-            queued = self._log.private(channel.cursor, frame)
-        except MemoryError:
-            self._handler.depart(channel, NO_MEMORY)
-            return
-        if queued > MAX_PRIVATE_BYTES and channel.state is ChannelState.JOINED:
-            self._pace.mark_congested(channel)
-        waiting = self._unsent.get(channel, 0) + 1
-        self._unsent[channel] = waiting % MAX_UNSENT
-        if waiting == MAX_UNSENT and not channel.interest & selectors.EVENT_WRITE:
-            self.flush(channel)
-
-    def touch(self, channel: Channel) -> None:
-        """Flush the channel at the end of the turn."""
-        self._unsent.setdefault(channel, 0)
-
-    def put_off(self, frames: int, seconds: float, now: float) -> None:
-        """Let this many frames that were just logged wait until others come, but for so long at most.
-
-        Telling all clients costs a system call for each, whatever it is that they are told.
-        """
-        self._lazy_frames += frames
-        self._company.seconds = seconds
-        self._company.start_once(None, now)
-
-    def attach(self, channel: Channel) -> None:
-        """Send the log to this channel from now on."""
-        if channel.tls:
-            self._external[channel] = None
-
-    def detach(self, channel: Channel) -> None:
-        """Send the channel no more than it is owed now."""
-        self._external.pop(channel, None)
-
-    def flush_all(self) -> None:
-        """Send what this turn has logged and queued."""
-        if self._log.unflushed > self._lazy_frames:
-            self._flush_log()
-        if self._unsent:
-            unsent, self._unsent = self._unsent, {}
-            for channel in unsent:
-                # One that is registered for EVENT_WRITE is blocked, and is flushed when it is writable.
-                if channel.state is not ChannelState.CLOSED and not channel.interest & selectors.EVENT_WRITE:
-                    self.flush(channel)
-
-    def flush(self, channel: Channel) -> None:
-        """Send what waits for one channel."""
-        self._after_flush(channel, channel.flush())
-
-    def watch(self, channel: Channel) -> None:
-        """Register for what the channel waits for; a system call only where that has changed."""
-        interest = selectors.EVENT_READ * channel.wants_read | selectors.EVENT_WRITE * channel.wants_write
-        if interest == channel.interest:
-            return
-        if not channel.interest:
-            self._selector.register(channel.sock, interest, channel)
-        elif not interest:
-            self._selector.unregister(channel.sock)
-        else:
-            self._selector.modify(channel.sock, interest, channel)
-        channel.interest = interest
-
-    def finish(self, channel: Channel) -> None:
-        """Close the connection at the end of the turn, whatever it is still owed."""
-        if channel.state is not ChannelState.CLOSED:
-            channel.move(ChannelState.CLOSED)
-            self.finished.append(channel)
-
-    def forget(self, channel: Channel) -> None:
-        """Note that a channel is being closed."""
-        if channel.interest:
-            self._selector.unregister(channel.sock)
-
-    def take_finished(self) -> list[Channel]:
-        """Return the channels to close now."""
-        finished, self.finished = self.finished, []
-        return finished
-
-    def take_broken(self) -> list[Channel]:
-        """Return the channels whose sending has failed since this was last called."""
-        broken, self.broken = self.broken, []
-        return broken
-
-    def _flush_log(self) -> None:
-        if self._lazy_frames:
-            self._lazy_frames = 0
-            self._company.stop(None)
-        blocked, broken = self._log.flush_all()
-        for fd in blocked:
-            self.watch(self._channels[fd])
-        for fd in broken:
-            self._after_flush(self._channels[fd], Flushed.BROKEN)
-        for channel in list(self._external):
-            if not channel.wants_write and self._log.lag(channel.cursor):
-                self.flush(channel)
-
-    def _on_no_company(self, _: None) -> None:
-        self._lazy_frames = 0
-
-    def _after_flush(self, channel: Channel, status: Flushed) -> None:
-        if status is Flushed.BROKEN:
-            self._log.mute(channel.cursor)  # nobody has to wait for one that reads no more
-            if not channel.is_going:
-                self.broken.append(channel)
-        if channel.state is ChannelState.CLOSING:
-            if status is Flushed.BROKEN or (
-                status is Flushed.DONE and channel.shut_down() and channel.at_eof
-            ):
-                self.finish(channel)
-                return
-        elif status is Flushed.DONE and not channel.interest & selectors.EVENT_WRITE:
-            return  # what it waits for has not changed
-        self.watch(channel)

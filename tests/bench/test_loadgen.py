@@ -15,7 +15,6 @@ import harness
 import pytest
 from harness import BenchmarkError, Event, Program
 
-from tests.support import BOUND
 from tests.support.loadgen_script import (
     COMMANDS,
     FRAMES,
@@ -41,6 +40,7 @@ from tests.support.loadgen_script import (
     texts,
     whole,
 )
+from tests.support.waiting import BOUND
 
 pytestmark = pytest.mark.timeout(2 * BOUND)
 

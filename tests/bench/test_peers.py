@@ -19,7 +19,7 @@ import pytest
 from harness import Address, BenchmarkError, Program
 from peers import PEERS, Load, Peer
 
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 COMMANDS: Final = 1_000
 BY_KEY: Final = {peer.key: peer for peer in PEERS}

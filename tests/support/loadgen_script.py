@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import harness
 from harness import Address, Event, Generator, Places
 
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 SIZE: Final = 20  # bytes of a text
 COMMANDS: Final = 120  # so that the numbers of log frames, from 1 on, get longer twice

@@ -11,7 +11,7 @@ import pytest
 from simulate import mutants
 from simulate.mutants import MUTANTS, Mutant
 from simulate.run import simulate, trace
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 SEEDS = 60
 QUICK = (

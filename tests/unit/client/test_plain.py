@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from client.plain import CLEAR, LineCutter, Plain, Status
 from client.words import Line
 from rankserver.wire.exceptions import StreamError
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 CHATTER = [Line("rank", "r"), Line("sent", "s"), Line("execute", "x"), Line("error", "e")]
 RESULTS = [Line("out", "o"), Line("answer", "a"), Line("done", "d"), Line("json", "j")]

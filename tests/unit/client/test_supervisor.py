@@ -17,7 +17,6 @@ import pytest
 from client import supervisor
 from client.executors import Supervisor
 from rankserver.client.events import Outcome
-from tests.support import BOUND, ROOT
 from tests.support.executing import (
     Tether,
     closing,
@@ -30,6 +29,8 @@ from tests.support.executing import (
     tethered,
     told,
 )
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND
 
 IGNORING: Final = "trap '' TERM HUP"
 

@@ -21,7 +21,7 @@ from rankserver.clist import Flushed
 from rankserver.config import Config
 from rankserver.loop import HANDSHAKES, LATE, LINES, READ_LEAST, TURN_BYTES, UNSENT
 from rankserver.server import LOG_RENEWAL, Server
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from rankserver.channel import Channel
 from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
 from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, RECORD_BYTES, TlsTransport
 from rankserver.wire.exceptions import ConfigError
-from tests.support import BOUND
 from tests.support.tls_peer import Certificates, TlsSocket
+from tests.support.waiting import BOUND
 
 
 class Pair:
