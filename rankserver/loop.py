@@ -212,6 +212,7 @@ class Loop:
         sender.flush_all()
         if sender.finished or self.is_stopping:
             self._close_finished()
+        self._released_some = False
         if pace.waiting or pace.congested or pace.is_holding or self._log.held > pace.max_backlog:
             self._release()
 
