@@ -55,7 +55,7 @@ class Sender:
         departs: Departs,
     ) -> None:
         self.finished: list[Channel] = []
-        self.broken: list[Channel] = []
+        self.broken: dict[Channel, None] = {}
         self._selector = selector
         self._channels = channels
         self._log = log
@@ -147,6 +147,7 @@ class Sender:
 
     def forget(self, channel: Channel) -> None:
         """Note that a channel is being closed."""
+        self.broken.pop(channel, None)
         if channel.interest:
             self._selector.unregister(channel.sock)
 
@@ -157,8 +158,8 @@ class Sender:
 
     def take_broken(self) -> list[Channel]:
         """Return the channels whose sending has failed since this was last called."""
-        broken, self.broken = self.broken, []
-        return broken
+        broken, self.broken = self.broken, {}
+        return list(broken)
 
     def _flush_log(self) -> None:
         if self._lazy_frames:
@@ -180,7 +181,7 @@ class Sender:
         if status is Flushed.BROKEN:
             self._log.mute(channel.cursor)  # nobody has to wait for one that reads no more
             if not channel.is_going:
-                self.broken.append(channel)
+                self.broken[channel] = None
         if channel.state is ChannelState.CLOSING:
             if status is Flushed.BROKEN or (
                 status is Flushed.DONE and channel.shut_down() and channel.at_eof
