@@ -263,6 +263,7 @@ class Server:
             self._membership.propose()
             self._apply_ready()
             self._membership.resume()
+            self._apply_ready()  # what newcomers had sent behind their HELLO counts in this turn
         while (oldest := self._door.excess()) is not None:
             self._turn_away(oldest)
         self.is_unsettled = False
