@@ -116,3 +116,46 @@ def test_an_item_may_be_started_again_when_it_expires() -> None:
         timers.expire(now)
     assert seen == [1, 2, 3]
     assert timers.nearest == math.inf
+
+
+def test_items_can_be_stopped_while_they_are_gone_through(clock: Clock) -> None:
+    for item in "abc":
+        clock.timeout.start(item, 0)
+    assert len(clock.timeout) == 3
+    for item in clock.timeout:
+        clock.timeout.stop(item)
+    assert len(clock.timeout) == 0
+    assert clock.timeout.deadline == math.inf
+
+
+def test_a_timeout_may_change_for_what_is_started_next(clock: Clock) -> None:
+    clock.timeout.start("a", 0)
+    assert clock.at(5) == ["a"]
+    clock.timeout.seconds = 20
+    clock.timeout.start("b", 5)
+    assert clock.timers.nearest == 25
+
+
+class Source:
+    """A source of deadlines that is no timeout."""
+
+    def __init__(self) -> None:
+        self.deadline = math.inf
+        self.expired: list[float] = []
+
+    def expire(self, now: float) -> None:
+        self.expired.append(now)
+        self.deadline = now + 100
+
+
+def test_another_source_expires_with_the_timeouts(clock: Clock) -> None:
+    source = Source()
+    clock.timers.add(source)
+    clock.timers.expect(3)
+    assert clock.timers.nearest == 3
+    clock.timeout.start("a", 0)
+    assert clock.at(3) == []
+    assert source.expired == [3]
+    assert clock.timers.nearest == 5
+    assert clock.at(5) == ["a"]
+    assert clock.timers.nearest == 105
