@@ -116,7 +116,10 @@ class Invariants:
     def _check_private(self, channel: Channel) -> None:
         """Not much more is queued for a member alone than it takes for others to wait for it."""
         queued = self.server.state.log.queued(channel.cursor)
-        if queued > rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK and channel.state is ChannelState.JOINED:
+        if (
+            queued > rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK
+            and channel.state is ChannelState.JOINED
+        ):
             raise Violation(f"{queued} bytes of private frames wait for {client_of(channel)}")
 
     def _check_all_sent(self, channel: Channel) -> None:
