@@ -6,6 +6,7 @@ RankserverError
 ├── ConnectError           no server answers at an address (the client's exit code 3)
 ├── DisconnectedError      the server refused or ended the connection (the client's exit code 4)
 ├── StreamError            standard input or output cannot be used (exit code 1)
+├── InputError             bytes are not an encoded input of the order
 ├── NoSuchAskError         an answer is for an ASK that is not waiting for it
 └── ProtocolError          a frame breaks the protocol; has a code and a text
     ├── LocalProtocolError     we were asked to send it
@@ -45,6 +46,10 @@ class DisconnectedError(RankserverError):
 
 class StreamError(RankserverError):
     """Standard input or output cannot be used; the message says which and why."""
+
+
+class InputError(RankserverError):
+    """Bytes are not an encoded input (see ``rankserver.inputs``); the message says why."""
 
 
 class NoSuchAskError(RankserverError):
