@@ -57,7 +57,7 @@ class Pair:
 
     def queue(self, size: int) -> bytes:
         frame = bytes(range(48, 58)) * (size // 10) + b"\n"
-        self.log.private(self.cursor, frame)
+        self.cursor.private(frame)
         return frame
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ def opened(pair: Pair) -> Pair:
 def test_nothing_is_sent_before_the_handshake_and_all_after(pair: Pair) -> None:
     frame = pair.queue(100)
     assert pair.ours.flush() is Flushed.DONE
-    assert pair.log.lag(pair.cursor) == len(frame)
+    assert pair.cursor.lag() == len(frame)
     pair.shake_hands()
     assert pair.theirs.recv(READ_BYTES) == frame
 
@@ -98,7 +98,7 @@ def test_what_a_full_socket_leaves_follows_in_order_then_the_end(opened: Pair) -
     received = b""
     while opened.ours.flush() is Flushed.BLOCKED:
         received += opened.theirs.recv(10_000)
-    assert opened.log.lag(opened.cursor) == 0
+    assert opened.cursor.lag() == 0
     assert opened.ours.shut_down()
     while more := opened.theirs.recv(READ_BYTES):
         received += more
@@ -124,11 +124,11 @@ def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
 
 def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
-    before = opened.log.lag(opened.cursor)
+    before = opened.cursor.lag()
     monkeypatch.setattr(opened.ours, "_send", lambda: True)  # a socket that takes everything
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
-    assert before - opened.log.lag(opened.cursor) <= tls.SENDS * tls.SEND_BYTES
+    assert before - opened.cursor.lag() <= tls.SENDS * tls.SEND_BYTES
 
 
 def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
