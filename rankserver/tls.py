@@ -104,13 +104,13 @@ class TlsTransport:
         self.ended = not received
         try:
             data = self._decrypt(received)
+            if self._outgoing.pending > OWED_BYTES:
+                raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
+            self._cursor.take(data)
         except MemoryError:
             raise OSError(errno.ENOMEM, "out of memory") from None
-        if self._outgoing.pending > OWED_BYTES:
-            raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
         self._decrypted += len(data)
         self._idle = max(self._idle + len(received) - WORTH * len(data), 0)
-        self._cursor.take(data)
         return len(received)
 
     def flush(self) -> Flushed:

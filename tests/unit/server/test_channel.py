@@ -193,7 +193,7 @@ def test_it_waits_to_write_while_a_flush_is_blocked(connected: Connected) -> Non
     for _ in range(100):
         channel.cursor.private(b"PONG %s\n" % (b"x" * 200))
     assert not channel.wants_write
-    while channel.flush() is Flushed.BLOCKED:
+    while connected.log.flush(channel.cursor) is Flushed.BLOCKED:
         assert channel.wants_write
         connected.theirs.recv(READ_SIZE)
     assert not channel.wants_write
@@ -207,7 +207,7 @@ def test_what_is_owed_counts_all_that_waits(connected: Connected) -> None:
     log.append(b"JOIN", b"0")
     taken = channel.bytes_taken
     assert channel.bytes_owed == taken + len(b"PONG\nJOIN 1 0\n")
-    assert channel.flush() is Flushed.DONE
+    assert channel.cursor.flush() is Flushed.DONE
     assert channel.cursor.sent() == channel.bytes_owed
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rankserver import loop
 from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
-from rankserver.clist import Log
+from rankserver.clist import Cursor, Log
 from rankserver.config import Config
 from rankserver.loop import Loop
 from rankserver.pace import MAX_PRIVATE_BYTES
@@ -478,10 +478,10 @@ def test_the_end_of_the_stream_is_told_once_and_not_read(joined: Conversation) -
 
 
 def test_a_reset_is_an_end(joined: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reset(_: Channel, __: int) -> int:
+    def reset(_: Cursor, __: int) -> int:
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    monkeypatch.setattr(Channel, "receive", reset)
+    monkeypatch.setattr(joined.log, "read", reset)
     joined.feed(b"CMD a\n")
     assert joined.handler.ended == "Connection reset by peer"
 

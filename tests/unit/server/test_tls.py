@@ -22,6 +22,18 @@ from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
 
 
+class TakingLog(Log):
+    """A log that shows what it was given as input."""
+
+    def __init__(self) -> None:
+        super().__init__(65_536)
+        self.taken = b""
+
+    def take(self, cursor: Cursor, data: bytes | bytearray | memoryview) -> None:
+        del cursor
+        self.taken += data
+
+
 class Pair:
     """A transport and its peer, in this thread.
 
@@ -31,7 +43,7 @@ class Pair:
     """
 
     def __init__(self, certificates: Certificates) -> None:
-        self.log = Log(65_536)
+        self.log = TakingLog()
         here, there = socket.socketpair()
         here.setblocking(False)
         there.settimeout(BOUND)
@@ -52,8 +64,14 @@ class Pair:
     def nothing(self) -> None:
         """Let our side receive what is for the TLS layer alone."""
         with contextlib.suppress(BlockingIOError):
-            assert not self.ours.receive(READ_BYTES)
+            assert self.receive() == b""
         self.ours.flush()
+
+    def receive(self, size: int = READ_BYTES) -> bytes:
+        """Let our side receive once; return what that gives the log."""
+        self.log.taken = b""
+        self.ours.receive(size)
+        return self.log.taken
 
     def queue(self, size: int) -> bytes:
         frame = bytes(range(48, 58)) * (size // 10) + b"\n"
@@ -149,9 +167,9 @@ def test_one_call_returns_no_more_than_the_core_takes_at_once() -> None:
 def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> None:
     opened.theirs.sendall(b"x" * 5_000)
     for _ in range(5):
-        assert opened.ours.receive(1_000) == b""
-        assert opened.ours.received == 1_000
-    assert opened.ours.receive(1_000) == b"x" * 5_000
+        assert opened.ours.receive(1_000) == 1_000
+        assert opened.log.taken == b""
+    assert opened.receive(1_000) == b"x" * 5_000
     with pytest.raises(BlockingIOError):
         opened.ours.receive(1_000)
 
@@ -204,16 +222,16 @@ def test_little_is_received_at_once_of_a_peer_that_wastes_work(
 
 def test_the_end_is_known_with_the_last_bytes(opened: Pair) -> None:
     opened.sockets[1].sendall(opened.theirs.encrypted(b"last") + opened.theirs.goodbye())
-    assert opened.ours.receive(READ_BYTES) == b"last"
+    assert opened.receive() == b"last"
     assert opened.ours.ended
-    assert opened.ours.receive(READ_BYTES) == b""
+    assert opened.ours.receive(READ_BYTES) == 0
 
 
 def test_an_end_without_a_goodbye_is_an_end(opened: Pair) -> None:
     opened.theirs.sendall(b"last")
     opened.theirs.close()
-    assert opened.ours.receive(READ_BYTES) == b"last"
-    assert opened.ours.receive(READ_BYTES) == b""
+    assert opened.receive() == b"last"
+    assert opened.ours.receive(READ_BYTES) == 0
 
 
 def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +252,7 @@ def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pyte
     received = b""
     while len(received) < 150_000:
         with contextlib.suppress(BlockingIOError):
-            received += opened.ours.receive(READ_BYTES)
+            received += opened.receive()
     assert received == b"x" * 150_000
     assert most <= 2 * RECORD_BYTES + 1_024
 
@@ -272,6 +290,18 @@ def test_a_failure_of_the_tls_layer_breaks_its_connection_alone(opened: Pair, er
     with pytest.raises(OSError, match="memory" if isinstance(error, MemoryError) else "broken"):
         opened.ours.receive(READ_BYTES)
     assert opened.ours.shut_down()
+
+
+def test_without_memory_for_what_came_the_connection_is_lost(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(opened.log, "take", no_memory)
+    opened.theirs.sendall(b"data")
+    with pytest.raises(OSError, match="out of memory"):
+        opened.ours.receive(READ_BYTES)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ssl.SSLError(1, "no memory")], ids=repr)
