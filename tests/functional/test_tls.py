@@ -13,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -26,13 +25,10 @@ Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
 Serve = Callable[..., ServerProcess]
 
-# The option of a server that waits for a handshake longer than any test: what ends before was not timed out.
-PATIENT: Final = ("--handshake-timeout", "1000")
-
 
 @pytest.fixture
 def server(serve: Serve, certificates: Certificates) -> ServerProcess:
-    return serve(300, "--log-level", "debug", *PATIENT, tls=certificates)
+    return serve(300, "--log-level", "debug", tls=certificates)
 
 
 @contextlib.contextmanager
@@ -111,7 +107,7 @@ def test_a_client_that_speaks_no_tls_is_sent_away_at_once(
 def test_tls_to_a_plain_server_fails_at_once(
     serve: Serve, certificates: Certificates, connect: Connect
 ) -> None:
-    server = serve(2, *PATIENT)
+    server = serve(2)
     with pytest.raises(ssl.SSLError):
         RawClient(TlsAddress(server.host, server.port, certificates.client))
     assert connect(server).hello()["rank"] == 0
