@@ -1,25 +1,22 @@
 """Clients that cannot keep up (docs/design.md): who waits, who is dropped, and what is kept.
 
-These tests drive the real server. Whether everybody waits is not a matter of time: ``pump`` lets clients send
-and read until none of them can and the server sleeps. How long a wait takes is tested with an injected clock,
-in ``unit/server``.
+These tests drive the real server. How long a wait takes is tested with an injected clock, in ``unit/server``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import select
-import selectors
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from rankserver.wire import protocol
-from tests.support.rawclient import READ_SIZE, RawClient
+from tests.support.pumping import PumpedClient, exchange, finish, pump
+from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
@@ -37,95 +34,11 @@ SLOW = 1.0
 # The option for it, and one for tests in which nobody may be dropped.
 SOON = ("--slow-timeout", str(SLOW))
 NEVER = ("--slow-timeout", "1000")
-# Seconds without any movement, longer than TCP delays an acknowledgement or waits to probe a full window.
-QUIET = 0.3
 # Bytes that a server may need beside the backlog: two turns' growth, its buffers, and Python's.
 ROOM = 12 * MIB
 GOODBYE = b"BYE slow read too slowly for %g seconds\n" % SLOW
 # Bytes of one command, as its sender writes it.
 LINE = 1000
-
-
-class PumpedClient:
-    """A client that sends and reads what it can when it is pumped.
-
-    Args:
-        client: it joined.
-        data: what it has to send.
-        reads: bytes that it is willing to read; add to it.
-    """
-
-    def __init__(self, client: RawClient, data: bytes = b"", reads: int = 1 << 40) -> None:
-        self.client = client
-        self.sock = client.sock
-        self.to_send = memoryview(data)
-        self.reads = reads
-        self.pieces: list[bytes] = []
-        self.ended = False
-
-    @property
-    def received(self) -> bytes:
-        self.pieces = [b"".join(self.pieces)]
-        return self.pieces[0]
-
-    @property
-    def interest(self) -> int:
-        if self.ended:
-            return 0
-        return selectors.EVENT_READ * (self.reads > 0) | selectors.EVENT_WRITE * bool(self.to_send)
-
-    def move(self, events: int) -> None:
-        self.sock.setblocking(False)
-        try:
-            if events & selectors.EVENT_READ:
-                data = self.sock.recv(min(self.reads, READ_SIZE))
-                self.reads -= len(data)
-                self.pieces.append(data)
-                self.ended = not data
-            if events & selectors.EVENT_WRITE:
-                self.to_send = self.to_send[self.sock.send(self.to_send) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.ended = True
-        finally:
-            self.sock.settimeout(BOUND)
-
-
-def move(peers: tuple[PumpedClient, ...], seconds: float) -> bool:
-    """Let each of these send and read once as soon as any of them can, and tell whether one could in time."""
-    with selectors.DefaultSelector() as selector:
-        for peer in peers:
-            if peer.interest:
-                selector.register(peer.sock, peer.interest, peer)
-        ready = selector.select(seconds) if selector.get_map() else []
-    for key, events in ready:
-        key.data.move(events)
-    return bool(ready)
-
-
-def pump(server: ServerProcess, *peers: PumpedClient, quiet: float = QUIET) -> None:
-    """Let these send and read until none of them can, and the server has slept for ``quiet`` seconds."""
-    deadline = time.monotonic() + BOUND
-    while True:
-        naps = server.naps()
-        if move(peers, quiet):
-            deadline = time.monotonic() + BOUND
-        elif naps is not None and naps == server.naps():
-            return
-        assert time.monotonic() < deadline, "nothing moves, but the server does not rest"
-
-
-def exchange(*peers: PumpedClient, until: bytes) -> None:
-    """Let these send and read until the first of them has got ``until``."""
-    while until not in b"".join(peers[0].pieces[-2:]):
-        assert move(peers, BOUND), f"{until!r} never comes"
-
-
-def finish(*peers: PumpedClient) -> None:
-    """Let these send and read until the server has ended all of their connections."""
-    while any(not peer.ended for peer in peers):
-        assert move(peers, BOUND), "the server does not end a connection"
 
 
 def commands(count: int, size: int = LINE) -> bytes:
