@@ -1,17 +1,23 @@
-# `make run` and `make test` do all their set-up themselves.
+# `make run` and `make test` do all their set-up themselves, in .venv.
+#
+#   make run N=100 PORT=6060    a server for N clients, on this port
 
+N ?= 8
+PORT ?= 5050
 PYTHON ?= python3
 VENV := .venv
+# Stamps: this one says that what `make run` needs is installed, READY that what all other targets need is.
+INSTALLED := $(VENV)/installed
 SEEDS ?= 5000
 FUZZ_INPUTS ?= 5000000
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
+SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch])
 
-.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability wheel clean
+.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability dist clean
 
-run: $(READY)
-	@$(BIN)/python -m rankserver 8
+run: $(INSTALLED)
+	$(BIN)/python -m rankserver $(N) --port $(PORT)
 
 test: lint
 	$(BIN)/pytest --numprocesses auto
@@ -56,7 +62,7 @@ fuzz: $(READY)
 # benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow:
 # 50,000 answers/s have to be shown.
 bench: $(READY)
-	@sh benchmarks/install-peers.sh $(BIN)/python
+	@sh tools/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/interactive.py
 	$(BIN)/python benchmarks/fairness.py --require 50
@@ -69,27 +75,39 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/interactive.py --commands 30
 	$(BIN)/python benchmarks/fairness.py --commands 30
 	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
+	$(BIN)/python benchmarks/paired.py . --rounds 1 --quick
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 
 # What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
 # takes some fifteen minutes; the tests do the same in small.
 reliability: $(READY)
-	$(BIN)/python benchmarks/reliability.py
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/reliability.py
 
 # What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
 microbench: $(READY)
 	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,iqr,ops,rounds $(OPTIONS)
 
-wheel: $(READY)
-	$(BIN)/python -m build --wheel
+# The source distribution, and the wheel that is built from it.
+dist: $(READY)
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info rankserver/*.so
 
-# The environment is made anew when the C core or the packaging has changed.
-$(READY): $(SOURCES)
-	@sh ./check-setup.sh $(PYTHON)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# $(call install,REQUIREMENT,WHAT)
+define install
+	@sh tools/check-setup.sh $(PYTHON)
+	@test -x $(BIN)/python || { echo "creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "building the C core and installing $(2)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(1)'
+endef
+
+# Everything is installed again when the C core or the packaging has changed.
+$(INSTALLED): $(SOURCES)
+	$(call install,.,what the server and the client need)
 	@touch $@
+
+$(READY): $(SOURCES)
+	$(call install,.[dev],what the tests need)
+	@touch $(INSTALLED) $@

@@ -24,6 +24,7 @@ from harness import Address, BenchmarkError, Places, Program, RankServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
 SEED: Final = 1  # of the order in which answers are sent, so that a run can be repeated
 SILENCE: Final = 10.0  # seconds after which what does not come is taken as lost
@@ -254,18 +255,28 @@ class Burst:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    harness.raise_descriptor_limit(options.clients + 1)
-    result: dict[str, Any] = {"clients": options.clients, "asks": options.asks}
-    for name, start in (("relayed", _bare), ("shown", Shown)):
-        with ExitStack() as stack:
-            server = stack.enter_context(RankServer(options.clients + 1, cpu=Places.choose().sender))
-            asker = stack.enter_context(closing(start(server.address)))
-            connections = list(_connections(options.clients, server.address, stack))
-            bursts = list(_bursts(asker, connections, server.pid, options.asks))
-        result[name] = _summary(bursts, options.clients)
+    result = measure(options.clients, options.asks)
     if options.require and result["shown"]["answers_per_second"] < options.require:
         rate = result["shown"]["answers_per_second"]
         result["unmet"] = [f"{rate:,.0f} answers/s are shown, {options.require:,} are required"]
+    return result
+
+
+def measure(clients: int, asks: int, tree: Path = harness.ROOT) -> dict[str, Any]:
+    """Let ``clients`` answer ``asks`` asks, at the server of a source tree; the asking client is this tree's.
+
+    Raises:
+        BenchmarkError: an answer was lost or wrong.
+    """
+    harness.raise_descriptor_limit(clients + 1)
+    result: dict[str, Any] = {"clients": clients, "asks": asks}
+    for name, start in (("relayed", _bare), ("shown", Shown)):
+        with ExitStack() as stack:
+            server = stack.enter_context(RankServer(clients + 1, cpu=Places.choose().sender, tree=tree))
+            asker = stack.enter_context(closing(start(server.address)))
+            connections = list(_connections(clients, server.address, stack))
+            bursts = list(_bursts(asker, connections, server.pid, asks))
+        result[name] = _summary(bursts, clients)
     return result
 
 

@@ -133,15 +133,17 @@ def _pinned(cpu: int | None) -> Iterator[None]:
 class Program:
     """A program that is started, asked line by line, and ended with the block that it is used in."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most are handed on to Popen
         self,
         name: str,
         command: Sequence[str],
         cpu: int | None = None,
+        *,
         output: IO[bytes] | None = None,
         errors: IO[bytes] | None = None,
+        folder: Path = ROOT,
     ) -> None:
-        """Start ``command``, on one CPU if it is given; ``name`` is what errors call it.
+        """Start ``command`` in ``folder``, on one CPU if it is given; ``name`` is what errors call it.
 
         All that it prints goes to ``output`` if that is given, and cannot be read by ``line`` then; what it
         prints to standard error goes to ``errors`` if that is.
@@ -155,7 +157,7 @@ class Program:
                 stdin=subprocess.PIPE,
                 stdout=output or subprocess.PIPE,
                 stderr=errors or output,
-                cwd=ROOT,
+                cwd=folder,
             )
 
     @property
@@ -305,14 +307,18 @@ class Server(Program):
 class RankServer(Server):
     """The real server, for up to ``capacity`` clients, on a free port of the loopback."""
 
-    def __init__(self, capacity: int, options: Sequence[str] = (), cpu: int | None = None) -> None:
-        """Start it and wait until it listens.
+    def __init__(
+        self, capacity: int, options: Sequence[str] = (), cpu: int | None = None, tree: Path = ROOT
+    ) -> None:
+        """Start the server of a source tree, with the Python of its ``.venv`` if it has one, and wait for it.
 
         Raises:
-            BenchmarkError: if it does not.
+            BenchmarkError: if it does not listen.
         """
-        command = [sys.executable, "-m", "rankserver", str(capacity), "--port", "0", "--heartbeat", "0"]
-        super().__init__("the server", [*command, "--log-level", "warning", *options], cpu)
+        python = tree / ".venv" / "bin" / "python"
+        command = [str(python) if python.exists() else sys.executable, "-m", "rankserver", str(capacity)]
+        command += ["--port", "0", "--heartbeat", "0", "--log-level", "warning", *options]
+        super().__init__("the server", command, cpu, folder=tree)
         try:
             words = self.line(seconds=30).split()
             self.address = Address.parse(words[-1])

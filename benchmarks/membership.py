@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import BenchmarkError, Ceiling, Generator, Places, Program, RankServer
+from harness import ROOT, BenchmarkError, Ceiling, Generator, Places, Program, RankServer
 from sources import Source
 from targets import MAX_HALF, MAX_MEMORY, MIN_JOINS
 
@@ -57,7 +57,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     harness.raise_descriptor_limit(max(clients + FIRST, options.idle))
     places = Places.choose()
     with harness.bar(2, "membership") as bar:
-        result = _join_and_leave(clients, leave, places)
+        result = join_and_leave(clients, leave, places)
         bar.update()
         result["idle"] = _idle(options.idle, options.idle_seconds, places)
         bar.update()
@@ -90,8 +90,12 @@ def _members(server: RankServer, places: Places) -> Program:
     return members
 
 
-def _join_and_leave(clients: int, leave: int, places: Places) -> dict[str, Any]:
-    with RankServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
+def join_and_leave(clients: int, leave: int, places: Places, tree: Path = ROOT) -> dict[str, Any]:
+    """Let ``clients`` join the server of a source tree, and ``leave`` of them drop at once."""
+    with (
+        RankServer(clients + FIRST, cpu=places.sender, tree=tree) as server,
+        _members(server, places) as members,
+    ):
         join = _join(members, server.pid, clients)
         members.ask("roster")
         drop = members.ask(f"drop {leave} {SEED}")

@@ -120,7 +120,9 @@ class Daemon(Server):
             (folder / "config").write_text(config)
             self._output = stack.enter_context((folder / "output").open("w+b"))
             program, *options = command
-            super().__init__(name, [_find(program), *options, str(folder / "config")], cpu, self._output)
+            super().__init__(
+                name, [_find(program), *options, str(folder / "config")], cpu, output=self._output
+            )
             stack.callback(super().close)
             self._await_listening()
             self._folder = stack.pop_all()

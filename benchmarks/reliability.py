@@ -1,7 +1,7 @@
 """Do to rankserver what it must stand, and to Redis and NATS what can be compared, and write it down.
 
-Each row is a function in ``abuse/``; the tests run the same ones in small. What was measured goes into the
-table of docs/reliability.md, between two marks; what stands around it is written by hand.
+Each row is a function in ``tests/abuse/``, and the tests run the same ones in small. What was measured goes
+into the table of docs/reliability.md, between two marks; what stands around it is written by hand.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from abuse import crowds, ends, liars, slow, strangers
-from abuse.clients import raise_descriptor_limit
-from abuse.outcome import MIB, Outcome
-from abuse.subjects import RANK, SUBJECTS, Subject
 from harness import BenchmarkError
+
+from tests.abuse import crowds, ends, liars, slow, strangers
+from tests.abuse.clients import raise_descriptor_limit
+from tests.abuse.outcome import MIB, Outcome
+from tests.abuse.subjects import RANK, SUBJECTS, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

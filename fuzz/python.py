@@ -50,7 +50,7 @@ def parse(rng: random.Random) -> bytes:
         again = protocol.submit(frame.text, wants_answer=frame.wants_answer)
         _check(again == line + b"\n", line, f"{frame} would be sent as {again!r}")
     elif isinstance(frame, frames.Result):
-        relayed = protocol.parse_server_line(protocol.answer(3, "name", frame)[:-1])
+        relayed = protocol.parse_server_line(protocol.answer(3, "name", *frame)[:-1])
         _check(
             relayed
             == frames.AnswerFrame(frame.seq, 3, "name", frame.status, json.loads(frame.detail or "{}")),

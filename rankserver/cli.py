@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from rankserver import __version__, arguments, door, listeners, logs, tls, tokens
+from rankserver.channel import NO_MEMORY
 from rankserver.config import Config
-from rankserver.loop import NO_MEMORY
 from rankserver.server import Server
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError, ListenError
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: Config, accepted: tokens.Tokens | None, context: ssl.SSLContext | None) -> int:
-    _raise_descriptor_limit(config.capacity + door.most_strangers(config.capacity) + SPARE_DESCRIPTORS)
+    _raise_descriptor_limit(config.capacity + door.max_strangers(config.capacity) + SPARE_DESCRIPTORS)
     server = Server(config, accepted, context)
     try:
         with _signals(server):
@@ -80,7 +80,7 @@ def _reload(server: Server) -> None:
     except ConfigError as error:
         logs.event(logging.ERROR, "not reloaded", reason=str(error))
     except MemoryError:
-        logs.event(logging.ERROR, "not reloaded", reason=NO_MEMORY)
+        logs.event(logging.ERROR, "not reloaded", reason=NO_MEMORY.text)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def _signals(server: Server) -> Iterator[None]:
     with reader, writer:
         reader.setblocking(False)
         writer.setblocking(False)
-        server.on_readable(reader, on_signal)
+        server.loop.on_readable(reader, on_signal)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         for number in numbers:
             signal.signal(number, lambda *_: None)

@@ -404,6 +404,11 @@ void sim_forget_input(sim_conn *conn) {
 #define sendmsg sim_sendmsg
 #define ioctl sim_ioctl
 #include "_clist.c"
+#include "_log.c"
+#include "_input.c"
+#include "_output.c"
+#include "_text.c"
+#include "_check.c"
 
 static void sim_keep_log(const cl_log *log) {
     for (const cl_block *b = log->first; b; b = b->next) {

@@ -50,15 +50,15 @@ MUTANTS: Final = (
     Mutant(
         "ranks are not numbered anew after a leave",
         "_clist.c",
-        "    if (client != log->ranked.tail)\n        log->numbered = 0;\n    list_remove(&log->ranked, client);",
-        "    list_remove(&log->ranked, client);",
+        "    if (member != log->members.tail)\n        log->numbered = 0;\n    remove_member(&log->members, member);",
+        "    remove_member(&log->members, member);",
     ),
     Mutant("classes are ignored", "_clist.c", "while (prev && prev->rank_class > rank_class)", "while (0)"),
     Mutant(
         "a JOIN is sent to the newcomer",
         "_clist.c",
-        "client->pos = client->limit = log_end(log);",
-        "client->pos = client->limit = log->last->used ? log->last->start : log_end(log);",
+        "cursor->pos = cursor->limit = pos;",
+        "cursor->pos = cursor->limit = log->last->used ? log->last->start : pos;",
     ),
     Mutant(
         "WELCOME says the seq before the JOIN",
@@ -68,45 +68,45 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a private frame that was sent in part is forgotten",
-        "_clist.c",
-        "    client->first_sent += n;\n    client->private_bytes -= n;\n",
-        "    client->private_bytes -= n + (n < 9) * (frame->len - client->first_sent - n);\n    client->first_sent = n < 9 ? frame->len : client->first_sent + n;\n",
+        "_output.c",
+        "    frame->sent += n;\n    cursor->private_bytes -= n;\n",
+        "    cursor->private_bytes -= n + (n < 9) * (frame->len - frame->sent - n);\n    frame->sent = n < 9 ? frame->len : frame->sent + n;\n",
     ),
     Mutant(
         "a client that leaves is owed nothing",
         "_clist.c",
-        "    unrank(log, client, log_end(log));",
-        "    unrank(log, client, client->pos);",
+        "    detach_at(log, cursor, log_end(log));",
+        "    detach_at(log, cursor, cursor->pos);",
     ),
     Mutant(
         "EAGAIN means that the connection is gone",
-        "_clist.c",
+        "_output.c",
         "if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS ||",
         "if (errno == ENOBUFS ||",
     ),
     Mutant(
         "a partial send counts as a whole one",
-        "_clist.c",
-        "    cl_advance(log, client, (size_t)sent);\n",
-        "    cl_advance(log, client, total);\n",
+        "_output.c",
+        "    cl_advance(log, cursor, (size_t)sent);\n",
+        "    cl_advance(log, cursor, total);\n",
     ),
     Mutant(
         "the rest of a line is lost between two reads",
-        "_input.h",
-        "    client->kept_len = need;\n",
-        "    client->kept_len = need > 200 ? 200 : need;\n",
+        "_input.c",
+        "        kept->len = need;\n",
+        "        kept->len = need > 200 ? 200 : need;\n",
     ),
     Mutant(
         "a spare block too many is lost",
-        "_clist.c",
+        "_log.c",
         "            free(block);\n        }\n    }\n}",
         "        }\n    }\n}",
     ),
     Mutant(
         "a frame is logged over two blocks' border",
-        "_clist.c",
-        "if (log->block_size - block->used < n) {",
-        "if (log->block_size - block->used + 20 < n) {",
+        "_core.h",
+        "    if (log->block_size - block->used < n)\n",
+        "    if (log->block_size - block->used + 20 < n)\n",
     ),
     Mutant(
         "the answer goes to the one who answers",
@@ -187,9 +187,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "commands are logged though others have to wait",
-        "_input.h",
-        "    int logs = client->ranked && !log->on_hold;",
-        "    int logs = client->ranked;",
+        "_input.c",
+        "feed(log, logs ? cursor->member : NULL, size, line);",
+        "feed(log, cursor->member, size, line);",
     ),
     Mutant(
         "who joins while it is blocked is not listened to",
@@ -211,8 +211,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a block is rewound under who has left",
-        "_clist.c",
-        "    if (at_end != block->refs)\n        return;\n",
+        "_output.c",
+        "    if (refs != block->refs)\n        return;\n",
         "",
     ),
 )
@@ -228,6 +228,7 @@ def caught(mutant: Mutant, seeds: int = SEEDS) -> str | None:
         root = Path(place)
         for package in ("rankserver", "simulate"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "build_ext.py", root)
         changed = root / "rankserver" / mutant.file
         source = changed.read_text()
         if source.count(mutant.old) != 1:

@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rankserver.client import events
-from rankserver.wire import frames, protocol, ranking
+from rankserver.wire import frames, jsontext, lines, protocol, ranking
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 LONGEST_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK  # from any server, whatever it announces
@@ -69,7 +69,7 @@ class Session:
 
     def __init__(self) -> None:
         self._state = State.GREETING
-        self._lines = protocol.LineBuffer(LONGEST_LINE)
+        self._lines = lines.LineBuffer(LONGEST_LINE)
         self._out = bytearray()
         self._events: list[events.Event] = []
         self._max_line = protocol.DEFAULT_MAX_LINE
@@ -522,10 +522,10 @@ def _shortened(outcome: events.Outcome, excess: int) -> events.Outcome:
     out = detail.get("out")
     if not isinstance(out, str):
         return outcome
-    room = len(protocol.json_bytes(out)) - excess - len(TRUNCATED)
+    room = len(jsontext.encode(out)) - excess - len(TRUNCATED)
     out = out[: max(0, room)]  # a character has a byte at least
     ends = range(1, len(out) + 1)
-    length = bisect.bisect_right(ends, room, key=lambda end: len(protocol.json_bytes(out[:end])))
+    length = bisect.bisect_right(ends, room, key=lambda end: len(jsontext.encode(out[:end])))
     return events.Outcome(outcome.status, {**detail, "out": out[:length], "truncated": True})
 
 

@@ -36,7 +36,7 @@ def test_the_core_is_the_one_that_was_built_for_this() -> None:
         (LOOK_INTO_NULL, "runtime error: member access within null pointer"),
     ],
 )
-def test_a_bug_ends_the_process_with_a_report_that_names_the_source(bug: str, report: str) -> None:
+def test_a_bug_ends_the_process_and_the_report_names_the_source(bug: str, report: str) -> None:
     code = "from rankserver._clist_cffi import ffi, lib\n" + bug
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from rankserver import logs
-from rankserver.door import LEAST_STRANGERS
+from rankserver.door import MIN_STRANGERS
 from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
@@ -25,7 +25,7 @@ Serve = Callable[..., ServerProcess]
 
 # Descriptors of the server's own: standard streams, listener, selector, signals, and some to spare.
 OWN_DESCRIPTORS = 16
-STRANGERS = 3 * LEAST_STRANGERS
+STRANGERS = 3 * MIN_STRANGERS
 
 
 # --- strangers --------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def test_many_strangers_hold_few_descriptors_and_keep_nobody_out(
         if len(strangers) % 10 == 0:
             first.settle()
     first.settle()
-    assert server.descriptors() <= LEAST_STRANGERS + 2 + OWN_DESCRIPTORS
+    assert server.descriptors() <= MIN_STRANGERS + 2 + OWN_DESCRIPTORS
     if not said.startswith(b"HELLO"):
         assert connect(server).hello()["rank"] == 2
         first.expect(b"JOIN ")
@@ -56,7 +56,7 @@ def test_many_strangers_hold_few_descriptors_and_keep_nobody_out(
 
 def test_the_stranger_that_waited_longest_is_dropped_first(serve: Serve, connect: Connect) -> None:
     server = serve(3)
-    strangers = [connect(server) for _ in range(LEAST_STRANGERS + 2)]
+    strangers = [connect(server) for _ in range(MIN_STRANGERS + 2)]
     for stranger in strangers:
         stranger.expect(b"INFO ")
     for gone in strangers[:2]:
@@ -70,10 +70,10 @@ def test_what_strangers_send_costs_little_memory_each(serve: Serve, connect: Con
     server = serve(64)
     (member,) = join(server, "a")
     before = server.peak_memory()
-    for _ in range(LEAST_STRANGERS - 1):
+    for _ in range(MIN_STRANGERS - 1):
         connect(server).send(b"HELLO %s" % (b"x" * 60_000))
     member.settle()
-    assert server.peak_memory() - before < LEAST_STRANGERS * 150 * 1024
+    assert server.peak_memory() - before < MIN_STRANGERS * 150 * 1024
 
 
 def test_closing_one_makes_room_for_another_from_its_address(serve: Serve, connect: Connect) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import reliability
-from abuse.subjects import RANK
 from harness import BenchmarkError
 from reliability import ROWS, Row
+
+from tests.abuse.subjects import RANK
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.key for row in ROWS])

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from rankserver import __version__, cli
-from rankserver.loop import LINGER
+from rankserver.farewell import CLOSE_TIMEOUT
 from tests.support.paths import ROOT
 from tests.support.rawclient import RawClient, fields_of
 from tests.support.servers import ServerProcess
@@ -255,7 +255,7 @@ def test_a_slow_reader_gets_everything_before_the_server_stops(
         ahead = started + len(received) / bytes_per_second - time.monotonic()
         select.select([], [], [], max(ahead, 0))
     assert server.wait() == 0
-    assert len(received) / bytes_per_second > 1.2 * LINGER, "longer than it may read nothing"
+    assert len(received) / bytes_per_second > 1.2 * CLOSE_TIMEOUT, "longer than it may read nothing"
     lines = received.splitlines()
     commands = [line.split(b" ")[3][:3] for line in lines if line.startswith(b"CMD ")]
     assert commands == [b"%03d" % number for number in range(count)]

@@ -17,7 +17,7 @@ from rankserver import cli, tokens
 from rankserver.client import events
 from rankserver.client.session import Session
 from rankserver.config import Config
-from rankserver.server import PENALTY
+from rankserver.server import TOKEN_PENALTY
 from rankserver.wire import protocol
 from tests.functional.test_server import check_failure, run
 from tests.support.rawclient import READ_SIZE, RawClient, fields_of
@@ -122,7 +122,7 @@ def test_only_the_stranger_with_a_wrong_token_waits(guarded: Guarded) -> None:
         absent = b'"token":"' not in line
         text = b"a token is needed" if absent else b"the token is not accepted"
         assert stranger.rest() == [b"BYE auth " + text]
-    assert time.monotonic() >= begin + PENALTY
+    assert time.monotonic() >= begin + TOKEN_PENALTY
     assert friend.roster() == ["friend", "member"]
 
 

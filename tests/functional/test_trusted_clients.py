@@ -12,7 +12,7 @@ import pytest
 
 from rankserver import tokens
 from rankserver.client import ConnectError, DisconnectedError, connect, tls
-from rankserver.server import PENALTY
+from rankserver.server import TOKEN_PENALTY
 from tests.support.program import ClientProgram, run
 from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
@@ -72,7 +72,7 @@ def test_a_wrong_token_ends_it_after_the_penalty_for_good(
     code, lines, err = run(trusted.where, *trusted.options("wrong"), *reconnect, "-c", "x")
     assert (code, lines) == (4, [])
     assert err.startswith("disconnected: auth ")
-    assert time.monotonic() - begin >= PENALTY
+    assert time.monotonic() - begin >= TOKEN_PENALTY
 
 
 def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(trusted: Trusted, tmp_path: Path) -> None:

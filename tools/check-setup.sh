@@ -1,5 +1,5 @@
 #!/bin/sh
-# Say in one line what is missing before anything is installed. Usage: check-setup.sh PYTHON
+# Say in one line what is missing before anything is installed. Usage: tools/check-setup.sh PYTHON
 python=$1
 
 fail() {

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from abuse import subjects
-from abuse.clients import Checker, Client, Follower, crowd, pass_time, read_all
-from abuse.outcome import MIB, Outcome, mebibytes, milliseconds
-from abuse.subjects import RANK
+from tests.abuse import subjects
+from tests.abuse.clients import Checker, Client, Follower, crowd, pass_time, read_all
+from tests.abuse.outcome import MIB, Outcome, mebibytes, milliseconds
+from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
     from harness import Address, Server
 
-    from abuse.subjects import Subject
+    from tests.abuse.subjects import Subject
 
 SPARE: Final = 32  # places for those who are just going
 GROWTH: Final = 2 * MIB  # of memory that is noise: the allocator's, and the log of what happened

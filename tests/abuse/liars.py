@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from harness import Program
 
-from abuse.clients import Client, Follower
-from abuse.outcome import Outcome
-from abuse.subjects import RANK, RankServer
+from tests.abuse.clients import Client, Follower
+from tests.abuse.outcome import Outcome
+from tests.abuse.subjects import RANK, RankServer
 
 if TYPE_CHECKING:
-    from abuse.subjects import Subject
+    from tests.abuse.subjects import Subject
 
 # What a lower rank sends. The first are commands, and may be logged: under its own rank.
 ALLOWED: Final = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 from typing import TYPE_CHECKING, Final
 
-from abuse.clients import READ, Client
+from tests.abuse.clients import READ, Client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

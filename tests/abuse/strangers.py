@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from abuse import subjects
-from abuse.clients import Client, crowd, pass_time
-from abuse.outcome import Outcome, latency, milliseconds, percentile
-from abuse.probe import probing
+from tests.abuse import subjects
+from tests.abuse.clients import Client, crowd, pass_time
+from tests.abuse.outcome import Outcome, latency, milliseconds, percentile
+from tests.abuse.probe import probing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harness import Address, Server
 
-    from abuse.subjects import Subject
+    from tests.abuse.subjects import Subject
 
 P99: Final = 0.1  # seconds that one command of a hundred may take on a busy machine
 TLS_HELLO: Final = bytes.fromhex("160301007a010000760303") + bytes(range(111))

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 from harness import BenchmarkError, Program
 
-from abuse.clients import BOUND, Client, Follower, crowd, read_all
-from abuse.flow import Consumer, Producer, Pump
-from abuse.outcome import MIB, Outcome, milliseconds
-from abuse.subjects import RANK
 from rankserver.client import DisconnectedError, connect
+from tests.abuse.clients import BOUND, Client, Follower, crowd, read_all
+from tests.abuse.flow import Consumer, Producer, Pump
+from tests.abuse.outcome import MIB, Outcome, milliseconds
+from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
     from harness import Server
 
-    from abuse.subjects import Subject
     from rankserver.client import Client as ApiClient
+    from tests.abuse.subjects import Subject
 
 EXIT: Final = 3.0  # seconds from SIGTERM to the end: two for those who do not read, and one
 NOTICE: Final = 1.0  # seconds in which a client is to find out that the server is gone

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harness import BenchmarkError
 
-from abuse.subjects import RANK
 from rankserver.wire import protocol, ranking
+from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness import Address, Server
     from typing_extensions import Self
 
-    from abuse.subjects import Subject
+    from tests.abuse.subjects import Subject
 
 BOUND: Final = 60.0  # seconds that anything may take that is not measured: a loaded machine is slow
 READ: Final = 262_144  # bytes in one read

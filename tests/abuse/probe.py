@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-if __name__ == "__main__":  # it lies in a package, and is started by its path
-    sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
+# As a program it is started by its path, and has to find the package that it is part of, and the harness.
+if __name__ == "__main__":
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from harness import Address, Program
 
-from abuse.clients import Client
-from abuse.subjects import SUBJECTS, Subject
+from tests.abuse.clients import Client
+from tests.abuse.subjects import SUBJECTS, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the peers that are missing. Usage: install-peers.sh PYTHON, that of the virtual environment.
+# Install the peers that are missing. Usage: tools/install-peers.sh PYTHON, that of the virtual environment.
 # What cannot be installed is no error: the command to type is printed, and compare.py names the peer as skipped.
 set -u
 python=$1

@@ -9,8 +9,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from abuse import subjects
-from abuse.clients import (
+from tests.abuse import subjects
+from tests.abuse.clients import (
     BOUND,
     SMALL_BUFFER,
     Checker,
@@ -20,16 +20,16 @@ from abuse.clients import (
     pass_time,
     read_all,
 )
-from abuse.flow import Consumer, Producer, Pump
-from abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds, percentile
-from abuse.probe import probing
+from tests.abuse.flow import Consumer, Producer, Pump
+from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds, percentile
+from tests.abuse.probe import probing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from harness import Address, Server
 
-    from abuse.subjects import Subject
+    from tests.abuse.subjects import Subject
 
 BACKLOG: Final = 64 * MIB  # that may wait for the slowest client, by default
 SLACK: Final = 16 * MIB  # for all that is not the backlog
@@ -270,7 +270,7 @@ class _Executor(Follower):
                     self._waiting.appendleft(rest)
 
 
-def asker(  # noqa: PLR0913, PLR0917 - each is a number of the row
+def asker(  # noqa: PLR0917 - each is a number of the row
     subject: Subject,
     asks: int = 400,
     executors: int = 8,
