@@ -269,11 +269,13 @@ def test_a_discarded_cursor_is_a_type_error(call: Callable[[Cursor], object], pe
 
 
 @pytest.mark.parametrize("call", CURSOR_CALLS)
-def test_a_cursor_of_a_closed_log_is_a_type_error(call: Callable[[Cursor], object], peers: Peers) -> None:
-    client = peers.join()
-    peers.log.close()
+def test_a_cursor_of_a_closed_log_is_a_type_error(call: Callable[[Cursor], object]) -> None:
+    with Log(MAX_LINE) as log:
+        cursor = log.open(0)
+        log.join(1)
+        cursor.attach(1)
     with pytest.raises(TypeError):
-        call(client)
+        call(cursor)
 
 
 @pytest.mark.parametrize(

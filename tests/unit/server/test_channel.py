@@ -193,7 +193,7 @@ def test_it_waits_to_write_while_a_flush_is_blocked(connected: Connected) -> Non
     for _ in range(100):
         channel.cursor.private(b"PONG %s\n" % (b"x" * 200))
     assert not channel.wants_write
-    while connected.log.flush(channel.cursor) is Flushed.BLOCKED:
+    while channel.cursor.flush() is Flushed.BLOCKED:
         assert channel.wants_write
         connected.theirs.recv(READ_SIZE)
     assert not channel.wants_write
