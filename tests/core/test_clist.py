@@ -190,7 +190,7 @@ def test_nobody_is_a_member_twice(peers: Peers) -> None:
     [
         Log.leave,
         Log.rank,
-        lambda log, member: log.attach(log.open(-1), member),
+        lambda log, member: log.open(-1).attach(member),
         lambda log, member: log.apply(member, b"CMD a\n"),
     ],
 )
