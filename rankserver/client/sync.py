@@ -22,7 +22,9 @@ from typing import Any, Final, ParamSpec, TypeVar
 from rankserver.client import aio, ask
 from rankserver.client.connection import Address
 from rankserver.client.events import Answer, Counts, Event, Execute
-from rankserver.client.stream import Events as Stream
+from rankserver.client.lifecycle import CLOSED_TEXT
+from rankserver.client.runner import JOINS_ONCE
+from rankserver.client.stream import EventStream
 from rankserver.client.worker import Executor
 from rankserver.wire import frames
 from rankserver.wire.exceptions import DisconnectedError
@@ -44,7 +46,7 @@ def connect(  # noqa: PLR0913 - keywords that most leave out
     reconnect: bool = False,
     executor: Executor | None = None,
     jobs: int = 1,
-) -> Client:
+) -> SyncClient:
     """Return a client: its ``with`` joins the server at ``address``, and leaves it at the end.
 
     The arguments are those of ``client.connect``.
@@ -55,10 +57,10 @@ def connect(  # noqa: PLR0913 - keywords that most leave out
     made = aio.connect(
         address, name=name, token=token, tls=tls, reconnect=reconnect, executor=executor, jobs=jobs
     )
-    return Client(made)
+    return SyncClient(made)
 
 
-class Client:
+class SyncClient:
     """One client; ``connect`` makes it. Any thread may use it, also a function that it calls.
 
     Once the connection is lost, everything that needs it raises ``DisconnectedError``, as in ``aio.Client``.
@@ -68,7 +70,7 @@ class Client:
     def __init__(self, client: aio.Client) -> None:
         self.address: Address = client.address
         self._client = client
-        self._loop = _Loop(client)
+        self._loop = _LoopThread(client)
 
     # --- what it is ---
 
@@ -118,19 +120,19 @@ class Client:
         """
         return self._loop.run(self._client.cmd, text)
 
-    def ask(self, text: str, *, timeout: float | None = None) -> Ask:
+    def ask(self, text: str, *, timeout: float | None = None) -> SyncAsk:
         """Broadcast a command and ask all others what becomes of it; what is returned waits for that.
 
         Args:
             text: the command.
             timeout: seconds after which those that have not answered count as ``timeout``; None waits for
-                all. If the command is not even in the log by then, the ``Ask`` raises ``TimeoutError``.
+                all. If the command is not even in the log by then, the ``SyncAsk`` raises ``TimeoutError``.
 
         Raises:
             LocalProtocolError: ``text`` may not be sent; nothing was.
             DisconnectedError: there is no connection.
         """
-        return Ask(self._loop, self._loop.call(self._client.ask, text, timeout=timeout))
+        return SyncAsk(self._loop, self._loop.call(self._client.ask, text, timeout=timeout))
 
     def drain(self) -> None:
         """Wait until the server has taken most of what is to be sent, if much is asked at once."""
@@ -171,16 +173,16 @@ class Client:
 
     # --- what happens ---
 
-    def __iter__(self) -> Events:
+    def __iter__(self) -> SyncEventStream:
         """Begin to receive events: ``Connected`` with what is so now, and then all that happens.
 
         The iteration ends, or raises ``DisconnectedError``, as that of ``aio.Client`` does.
         """
-        return Events(self._loop, self._loop.call(aiter, self._client))
+        return SyncEventStream(self._loop, self._loop.call(aiter, self._client))
 
     # --- its life ---
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> SyncClient:
         """Join.
 
         Raises:
@@ -209,8 +211,8 @@ class Client:
         self._loop.stop()
 
 
-class Ask:
-    """What ``Client.ask`` returns: a command that was sent, and its answers.
+class SyncAsk:
+    """What ``SyncClient.ask`` returns: a command that was sent, and its answers.
 
     Iterate to have each answer as it comes. All else but ``seq``, ``is_done`` and ``has_failed`` waits until
     it is complete. Both raise ``DisconnectedError`` if the connection is lost before, ``TimeoutError`` if
@@ -220,7 +222,7 @@ class Ask:
     that the client held *when the command was logged*.
     """
 
-    def __init__(self, loop: _Loop, asked: ask.Ask) -> None:
+    def __init__(self, loop: _LoopThread, asked: ask.Ask) -> None:
         self.text = asked.text
         self._loop = loop
         self._ask = asked
@@ -294,10 +296,10 @@ class Ask:
         return answers
 
 
-class Events(Iterator[Event]):
+class SyncEventStream(Iterator[Event]):
     """What happens at a client, one event after the other; ``iter(client)`` makes it."""
 
-    def __init__(self, loop: _Loop, events: Stream) -> None:
+    def __init__(self, loop: _LoopThread, events: EventStream) -> None:
         self._loop = loop
         self._events = events
         self._taken: deque[Event] = deque()
@@ -320,7 +322,7 @@ async def _awaited(asked: ask.Ask) -> ask.Ask:
     return await asked
 
 
-class _Loop:
+class _LoopThread:
     """The thread that runs a client's asyncio loop, from ``start`` to ``stop``.
 
     Before and after, nothing can happen to the client, so that no call has to wait: it runs where it is made,
@@ -341,7 +343,7 @@ class _Loop:
         """
         with self._lock:
             if self._is_running:
-                raise RuntimeError(aio.JOINS_ONCE)
+                raise RuntimeError(JOINS_ONCE)
             self._start()
 
     def stop(self) -> None:
@@ -368,7 +370,7 @@ class _Loop:
                 concurrent.futures.wait([future], NOTICE)
             return future.result()
         except concurrent.futures.CancelledError:
-            raise DisconnectedError("", aio.CLOSED) from None
+            raise DisconnectedError("", CLOSED_TEXT) from None
         finally:
             if future is not None:
                 future.cancel()  # if a signal interrupted us

@@ -252,7 +252,7 @@ def test_streams_that_nobody_reads_any_more_are_forgotten(shared: Server) -> Non
             for _ in range(100):
                 aiter(client)
             await client.cmd("x")
-            assert not client._readers
+            assert not client._runner._streams
 
     run(main())
 
@@ -578,11 +578,11 @@ def test_closing_ends_all_waits(shared: Server) -> None:
 def test_closing_twice_or_at_once_waits_for_the_same_end(shared: Server) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
-            assert client._connection is not None
-            sock = client._connection._sock
+            assert client._runner._connection is not None
+            sock = client._runner._connection._sock
             with shared.paused():
                 closing = [asyncio.create_task(client.close()) for _ in range(3)]
-                await asyncio.wait([client._connection._writer])
+                await asyncio.wait([client._runner._connection._writer])
                 await asyncio.sleep(0)
                 assert not any(each.done() for each in closing)
             await asyncio.wait(closing, return_when=asyncio.FIRST_COMPLETED)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rankserver.client import aio, connect
+from rankserver.client import aio, connect, reconnect
 from rankserver.client.aio import Client
 from rankserver.client.connection import Connection, join
 from rankserver.client.events import Answer, AskDone, Connected, Disconnected, Execute, Outcome, Retrying
-from rankserver.client.stream import Events
+from rankserver.client.stream import EventStream
 from rankserver.wire.exceptions import ConnectError, DisconnectedError
 from tests.support import RawClient, Server
 from tests.support.scripted import BANNER, Script, fake, run, take, welcome
@@ -23,8 +23,8 @@ from tests.support.scripted import BANNER, Script, fake, run, take, welcome
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait long before the next try."""
-    monkeypatch.setattr(aio, "FIRST_DELAY", 0.002)
-    monkeypatch.setattr(aio, "LONGEST_DELAY", 0.02)
+    monkeypatch.setattr(reconnect, "FIRST_DELAY", 0.002)
+    monkeypatch.setattr(reconnect, "MAX_DELAY", 0.02)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def again(server: Server) -> Server:
     return Server(8, "--port", str(server.port))
 
 
-async def taken(events: Events, *kinds: type) -> list[object]:
+async def taken(events: EventStream, *kinds: type) -> list[object]:
     """Return the next events of these kinds, in this order."""
     return [await take(events, kind) for kind in kinds]
 
@@ -140,7 +140,7 @@ def test_without_reconnect_the_first_failure_is_the_last(closed_port: int) -> No
 
 @pytest.mark.parametrize("where", ["entering", "pausing", "joining"])
 def test_closing_ends_the_tries(closed_port: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    monkeypatch.setattr(aio, "FIRST_DELAY", 60.0 if where == "pausing" else 0.002)
+    monkeypatch.setattr(reconnect, "FIRST_DELAY", 60.0 if where == "pausing" else 0.002)
 
     async def main() -> None:
         silent = asyncio.Event()
@@ -235,11 +235,12 @@ def test_a_full_server_is_tried_until_there_is_room() -> None:
             async with client:
                 assert client.rank == 7
                 retrying = [await anext(events), await anext(events)]
-                assert [event[0] for event in retrying] == ["full all 8 places are taken"] * 2
+                reasons = [event.text for event in retrying if isinstance(event, Retrying)]
+                assert reasons == ["full all 8 places are taken"] * 2
                 assert count == [3]
-                client._finish(DisconnectedError("", "enough"))  # the script does not say goodbye
-                assert client._connection is not None
-                client._connection._has_ended = True
+                client._runner._fail(DisconnectedError("", "enough"))  # the script does not say goodbye
+                assert client._runner._connection is not None
+                client._runner._connection._has_ended = True
 
     run(main())
 

@@ -10,7 +10,7 @@ import pytest
 from rankserver.client import connection as connection_module
 from rankserver.client.connection import Address, Connection, join, parse_address
 from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Lost, Refused
-from rankserver.client.session import State
+from rankserver.client.session import SessionState
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
 from tests.support import RawClient, Server
 from tests.support.scripted import BANNER, fake, reset, run, welcome
@@ -75,7 +75,7 @@ def test_the_second_address_of_a_host_is_tried_when_the_first_refuses(
     async def main() -> None:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: list(found))
         connection = await join(Address("two.example", shared.port))
-        assert connection.session.rank == 0
+        assert connection.session.log.rank == 0
         await connection.close()
 
     run(main())
@@ -148,7 +148,7 @@ def test_a_full_server_is_told(serve: Callable[..., Server]) -> None:
 async def until_over(connection: Connection) -> list[Event]:
     """Return all that happens from the beginning to the end."""
     happened = list(connection.happened)
-    while connection.session.state is not State.OVER:
+    while connection.session.state is not SessionState.OVER:
         happened += await connection.receive()
     return happened
 
@@ -271,7 +271,7 @@ def test_a_sender_waits_for_a_server_that_does_not_read() -> None:
             connection = await join(parse_address(address))
             sending = asyncio.create_task(send_much(connection))
             await stuck(connection)
-            assert connection.session.unsent < connection_module.HIGH_WATER + 60_100
+            assert connection.session.unsent < connection_module.MAX_UNSENT + 60_100
             assert not sending.done()
             go_on.set()
             await sending
@@ -290,7 +290,7 @@ async def send_much(connection: Connection) -> None:
 
 async def stuck(connection: Connection) -> None:
     """Wait until somebody waits for room, which nothing announces."""
-    while connection.session.unsent <= connection_module.HIGH_WATER or connection._room.is_set():  # noqa: ASYNC110
+    while connection.session.unsent <= connection_module.MAX_UNSENT or connection._room.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 

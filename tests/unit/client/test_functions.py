@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from rankserver.client.events import Execute, Outcome
-from rankserver.client.functions import Function, call
+from rankserver.client.functions import FunctionExecutor, call
 from tests.support.scripted import run
 
 COMMAND = Execute(7, 0, "uptime", True, 1, "me")
@@ -147,7 +147,7 @@ def test_what_a_function_returns_is_the_outcome(value: object, outcome: Outcome)
 
     async def main() -> None:
         for each in (function, coroutine_function):
-            executor = Function(each)
+            executor = FunctionExecutor(each)
             assert await executor.execute(COMMAND) == outcome
             await executor.close()
         assert got == [COMMAND, COMMAND]

@@ -61,7 +61,7 @@ def test_an_ask_is_done_when_the_last_has_answered_or_left_in_whatever_order() -
             rank = here.index(member)
             if outcomes[member] == "gone":
                 here.remove(member)
-                frame = f"LEFT {session.seq + 1} {rank}\n"
+                frame = f"LEFT {session.log.seq + 1} {rank}\n"
             else:
                 frame = f"RES 1 {rank} {member} {outcomes[member]}\n"
             happened = session.receive_data(frame.encode())
@@ -472,8 +472,8 @@ def test_any_history_is_understood_whole_and_byte_by_byte(made: tuple[int, int, 
         for action, events, owed in history.steps:
             assert perform(session, action, receive) == events
             assert session.data_to_send() == owed
-        assert (session.rank, session.clients) == (history.rank, len(history.members))
-        assert session.seq == history.seq
+        assert (session.log.rank, session.log.clients) == (history.rank, len(history.members))
+        assert session.log.seq == history.seq
 
 
 @settings(max_examples=100)

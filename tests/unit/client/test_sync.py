@@ -27,12 +27,13 @@ from rankserver.client import (
     LocalProtocolError,
     aio,
     ask,
+    reconnect,
     stream,
     sync,
 )
 from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Retrying, Sent, Started
-from rankserver.client.functions import Function
-from rankserver.client.sync import Client, connect
+from rankserver.client.functions import FunctionExecutor
+from rankserver.client.sync import SyncClient, connect
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import ConfigError, ConnectError
 from tests.support import BOUND, ROOT, RawClient, Server
@@ -119,14 +120,15 @@ def members(kind: type) -> dict[str, object]:
 
 
 def signature(member: object) -> str:
-    """Return arguments and result, as the other flavour would write them."""
+    """Return arguments and result, as the asyncio flavour writes them."""
     function = member.fget if isinstance(member, property) else member
     assert callable(function)
-    return str(inspect.signature(function))
+    return str(inspect.signature(function)).replace("Sync", "")
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [(sync.Client, aio.Client), (sync.Ask, ask.Ask), (sync.Events, stream.Events)]
+    ("ours", "theirs"),
+    [(sync.SyncClient, aio.Client), (sync.SyncAsk, ask.Ask), (sync.SyncEventStream, stream.EventStream)],
 )
 def test_both_flavours_have_the_same_names_with_the_same_signatures(ours: type, theirs: type) -> None:
     ours_by_name, theirs_by_name = members(ours), members(theirs)
@@ -138,7 +140,7 @@ def test_both_flavours_have_the_same_names_with_the_same_signatures(ours: type, 
 
 
 def test_connect_has_the_same_arguments() -> None:
-    assert inspect.signature(sync.connect) == inspect.signature(asyncio_client.connect)
+    assert signature(sync.connect) == signature(asyncio_client.connect)
 
 
 # --- commanding ---
@@ -201,7 +203,7 @@ def test_answers_are_there_as_they_come(server: Server) -> None:
     ],
 )
 def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
-    server: Server, later: Later, read: Callable[[sync.Ask], object], value: object
+    server: Server, later: Later, read: Callable[[sync.SyncAsk], object], value: object
 ) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
@@ -253,7 +255,7 @@ def test_draining_waits_for_a_server_that_does_not_read(server: Server, later: L
     with connect(server.where) as c:
         c.drain()
         with server.paused():
-            while c._client._connection.session.unsent < 1_000_000:  # type: ignore[union-attr]
+            while c._client._runner._connection.session.unsent < 1_000_000:  # type: ignore[union-attr]
                 last = c.ask("x" * 60_000)
             draining = later(c.drain)
             with pytest.raises(TimeoutError):
@@ -294,7 +296,7 @@ def test_threads_that_share_one_iteration_get_each_event_once(server: Server, la
 
 
 def test_closing_while_others_use_it_leaves_nobody_waiting(server: Server, later: Later) -> None:
-    def use(c: Client) -> None:
+    def use(c: SyncClient) -> None:
         with suppress(DisconnectedError):
             while True:
                 c.cmd("x")
@@ -356,7 +358,7 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
 
 @pytest.mark.parametrize("wait", [len, list, lambda asked: asked.by_rank])
 def test_an_interrupt_ends_waiting_for_answers_and_leaving_is_clean(
-    server: Server, wait: Callable[[sync.Ask], object]
+    server: Server, wait: Callable[[sync.SyncAsk], object]
 ) -> None:
     with RawClient(server.address) as silent:
         silent.hello("silent")
@@ -469,13 +471,13 @@ def test_a_command_from_before_there_is_a_function_is_denied() -> None:
 
 
 def test_an_executor_runs_in_the_thread_of_the_client(server: Server) -> None:
-    class Named(Function):
+    class Named(FunctionExecutor):
         async def execute(self, command: Execute) -> Any:
             return (await super().execute(command))._replace(detail={"out": threading.current_thread().name})
 
     with connect(server.where) as top, connect(server.where, executor=Named(print)) as low:
         assert top.ask("x").by_rank[1].out == f"client of {server.where}"
-        low.execute_with(Function(lambda _command: "other"))
+        low.execute_with(FunctionExecutor(lambda _command: "other"))
         assert top.ask("x").by_rank[1].out == "other"
 
 
@@ -660,7 +662,7 @@ def test_leaving_ends_the_iteration_after_what_is_there(server: Server, later: L
 
 
 def test_it_joins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(reconnect, "FIRST_DELAY", 0.01)
     path = tmp_path / "socket"
     with Server(8, unix=path) as first, connect(f"unix:{path}", reconnect=True, name="me") as c:
         events = iter(c)
@@ -692,7 +694,7 @@ def test_closing_ends_joining_that_goes_on_and_on(tmp_path: Path, later: Later) 
     c = connect(f"unix:{tmp_path}/nobody", reconnect=True)
     events = iter(c)
     joining = later(c.__enter__)
-    while not c._client._running:  # to read before would raise
+    while not c._client._runner._running:  # to read before would raise
         pass
     take(events, Retrying)
     c.close()
@@ -703,7 +705,7 @@ def test_closing_ends_joining_that_goes_on_and_on(tmp_path: Path, later: Later) 
 
 # --- the end ---
 
-WAITS: list[Callable[[Client], object]] = [
+WAITS: list[Callable[[SyncClient], object]] = [
     lambda c: c.cmd("x"),
     lambda c: c.who(),
     lambda c: list(c.ask("x")),
@@ -716,7 +718,7 @@ WAITS: list[Callable[[Client], object]] = [
     lambda c: c.ask("x").nobody,
     list,
 ]
-READS: list[Callable[[Client], object]] = [
+READS: list[Callable[[SyncClient], object]] = [
     lambda c: c.rank,
     lambda c: c.clients,
     lambda c: c.seq,
@@ -826,7 +828,7 @@ def test_a_closed_client_cannot_be_joined(server: Server) -> None:
     assert executor.closed == 1
 
 
-class Closing(Function):
+class Closing(FunctionExecutor):
     """An executor that counts how often it is closed."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from rankserver.client.events import Execute, Finished, Outcome, Started
-from rankserver.client.worker import LONGEST_REASON, Worker
+from rankserver.client.worker import MAX_REASON_CHARS, Worker
 from tests.support.scripted import run
 
 DONE = Outcome("ok")
@@ -55,7 +55,7 @@ class Log:
         return self.steps
 
 
-class ChoosyOne(Scripted):
+class Selective(Scripted):
     """One that rejects the second command."""
 
     def rejects(self, command: Execute) -> Outcome | None:
@@ -93,7 +93,7 @@ def test_commands_are_executed_one_after_the_other_in_order() -> None:
 
 def test_what_is_rejected_is_not_begun_and_has_its_place_in_the_order() -> None:
     async def main() -> None:
-        log, executor = Log(), ChoosyOne(at_once)
+        log, executor = Log(), Selective(at_once)
         worker = Worker(executor, 1, log, unexpected)
         for seq in range(1, 4):
             worker.add(command(seq))
@@ -151,7 +151,7 @@ async def _unprintable_outcome(_command: Execute) -> Outcome:
         (lambda _: _raise(ValueError("no such thing")), "ValueError: no such thing"),
         (lambda _: _raise(KeyError()), "KeyError"),
         (lambda _: _raise(OSError("one\ntwo\r\nthree")), "OSError: one two three"),
-        (lambda _: _raise(ValueError("x" * 5_000)), f"ValueError: {'x' * 5_000}"[:LONGEST_REASON]),
+        (lambda _: _raise(ValueError("x" * 5_000)), f"ValueError: {'x' * 5_000}"[:MAX_REASON_CHARS]),
         (lambda _: _raise(asyncio.CancelledError()), "CancelledError"),
         (lambda _: _raise(GeneratorExit("x")), "GeneratorExit: x"),
         (lambda _: _raise(Unprintable()), "Unprintable: <unprintable Unprintable>"),
