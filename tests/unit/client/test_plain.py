@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.plain import CLEAR, LineCutter, Plain, Status
+from client.frontend import Status
+from client.plain import CLEAR, LineCutter, PlainFrontend
 from client.words import Line
 from rankserver.wire.exceptions import StreamError
 from tests.support import BOUND
@@ -64,8 +65,8 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(reader)
 
 
-def plain(stdin: int) -> Plain:
-    return Plain(stdin, io.StringIO(), io.StringIO(), io.StringIO())
+def plain(stdin: int) -> PlainFrontend:
+    return PlainFrontend(stdin, io.StringIO(), io.StringIO(), io.StringIO())
 
 
 async def read(descriptor: int, max_line: int = 100) -> list[bytes]:
@@ -144,11 +145,13 @@ class Recorded(io.StringIO):
         self._calls.append((self._name, ""))
 
 
-def recorded(*, chatter_to_err: bool = True, progress: bool = False) -> tuple[Plain, list[tuple[str, str]]]:
+def recorded(
+    *, chatter_to_err: bool = True, progress: bool = False
+) -> tuple[PlainFrontend, list[tuple[str, str]]]:
     """Return a face, and what it writes where; an empty text is a flush."""
     calls: list[tuple[str, str]] = []
     out, err = Recorded("out", calls), Recorded("err", calls)
-    face = Plain(0, out, err, err if chatter_to_err else out, shows_progress=progress)
+    face = PlainFrontend(0, out, err, err if chatter_to_err else out, shows_progress=progress)
     return face, calls
 
 
@@ -182,9 +185,9 @@ def test_a_complaint_is_flushed_to_standard_error() -> None:
 @pytest.mark.parametrize(("kind", "name"), [("out", "output"), ("sent", "error")])
 def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails again
-    face = Plain(0, full, io.StringIO(), io.StringIO())
+    face = PlainFrontend(0, full, io.StringIO(), io.StringIO())
     if kind == "sent":
-        face = Plain(0, io.StringIO(), full, full)
+        face = PlainFrontend(0, io.StringIO(), full, full)
         face.complain("nobody can be told that complaining fails")
     with pytest.raises(StreamError, match=f"cannot write to standard {name}: No space left on device"):
         face.show([Line(kind, "x")])

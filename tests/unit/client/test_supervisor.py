@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from client import supervisor
-from client.executors import Supervisor
+from client.supervisor_handle import SupervisorHandle
 from rankserver.client.events import Outcome
 from tests.support import BOUND, ROOT
 from tests.support.executing import (
@@ -279,7 +279,7 @@ def test_a_command_that_is_cancelled_at_any_time_is_ended(tether: Tether) -> Non
 def test_a_supervisor_that_hangs_is_killed_with_its_command(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
         text = f"exec 9>{tether.path}; kill -STOP $PPID; echo up >&9; sleep 1000; sleep 1000"
@@ -296,10 +296,10 @@ def test_a_supervisor_that_hangs_is_killed_with_its_command(
 def test_a_command_that_was_begun_unheard_is_killed_with_a_supervisor_that_hangs(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
-        kept = Supervisor()
+        kept = SupervisorHandle()
         text = f"exec 9>{tether.path}; kill -STOP $PPID; echo up >&9; sleep 1000; sleep 1000"
         executor = shell()
         beginning = asyncio.create_task(kept.begin(executor._request(command(text), executor._argv(text))))
@@ -315,7 +315,7 @@ def test_a_command_that_was_begun_unheard_is_killed_with_a_supervisor_that_hangs
 def test_a_command_that_stops_its_supervisor_costs_its_time_and_not_the_next_one(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
         async with closing(shell(timeout=0.1)) as executor:
@@ -331,7 +331,7 @@ def test_a_command_that_stops_its_supervisor_costs_its_time_and_not_the_next_one
 def test_a_supervisor_that_was_stopped_while_idle_costs_one_command_its_time_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
         async with closing(shell(timeout=0.1)) as executor:
@@ -395,7 +395,7 @@ def killpg(group, number):
     raise PermissionError
 
 supervisor.os.killpg = killpg
-supervisor.GRACE = supervisor.LEFTOVER_GRACE = supervisor.KILL_BOUND = 0.1
+supervisor.GRACE = supervisor.LEFTOVER_GRACE = supervisor.KILL_TIMEOUT = 0.1
 supervisor.main()
 """
 
