@@ -52,7 +52,8 @@ class TlsStream:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._encrypted = bytearray()  # taken from _outgoing, and not by the socket
+        # Taken from ``_outgoing``, but not yet by the socket.
+        self._encrypted = bytearray()
         self._sending = asyncio.Lock()
         self._ended = False
 

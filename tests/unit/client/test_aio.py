@@ -225,7 +225,7 @@ def test_reading_events_may_begin_together_with_joining(shared: Server) -> None:
     run(main())
 
 
-def test_iterating_raises_when_the_connection_is_lost_after_what_came_before() -> None:
+def test_iterating_raises_at_a_lost_connection_after_the_rest() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1) + b"JOIN 1 1\nBYE slow too slow\n")
         await reader.read()
@@ -373,7 +373,7 @@ def _raising(command: Execute) -> object:
     ("function", "of_generator"),
     [(_raising_coroutine, "GeneratorExit"), (_raising, "RuntimeError: GeneratorExit()")],
 )
-def test_whatever_a_function_raises_is_the_answer_and_the_next_command_is_executed(
+def test_what_a_function_raises_is_the_answer(
     shared: Server, function: Callable[[Execute], object], of_generator: str
 ) -> None:
     async def main() -> None:
@@ -599,7 +599,7 @@ async def fail_inside(server: Server) -> None:
         raise ZeroDivisionError
 
 
-def test_an_error_of_the_program_goes_through_and_the_client_leaves(shared: Server) -> None:
+def test_an_error_of_the_program_passes_and_the_client_leaves(shared: Server) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -640,7 +640,7 @@ def test_of_two_that_join_one_client_at_once_the_first_does(shared: Server) -> N
     run(main())
 
 
-def test_a_client_that_has_lost_its_connection_does_not_join_again(server: Server) -> None:
+def test_a_client_that_lost_its_connection_joins_no_more(server: Server) -> None:
     async def main() -> None:
         async with connect(server.where) as client:
             server.kill()

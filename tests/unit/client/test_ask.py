@@ -61,7 +61,7 @@ def test_awaiting_gives_the_ask_itself_when_it_is_done() -> None:
     run(main())
 
 
-def test_iterating_gives_answers_as_they_come_to_each_from_the_first_on() -> None:
+def test_each_iteration_gives_all_answers_as_they_come() -> None:
     async def main() -> None:
         ask = open_ask()
         ask.add(A)
@@ -133,7 +133,7 @@ def test_what_it_comes_to_is_known_when_it_is_done(done: AskDone, ok: bool, nobo
     run(main())
 
 
-def test_a_failure_is_raised_by_all_that_wait_after_the_answers_that_are_there() -> None:
+def test_a_failure_is_raised_after_the_answers_that_came() -> None:
     async def main() -> None:
         ask = open_ask()
         ask.add(A)
@@ -264,7 +264,7 @@ def test_who_has_not_answered_in_time_counts_as_timeout(shared: Server) -> None:
     run(main())
 
 
-def test_an_ask_that_is_not_logged_in_time_raises_and_a_late_log_does_no_harm(shared: Server) -> None:
+def test_an_ask_not_logged_in_time_raises_even_if_logged_later(shared: Server) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, jobs=2) as low:
 
@@ -289,7 +289,7 @@ def test_an_ask_that_is_not_logged_in_time_raises_and_a_late_log_does_no_harm(sh
 
 
 @pytest.mark.parametrize("text", ["", "a\nb", "\x1b[2J", "x" * 65_536, "\ud800"])
-def test_a_text_that_may_not_be_sent_is_refused_and_nothing_is_sent(shared: Server, text: str) -> None:
+def test_a_text_that_may_not_be_sent_is_refused(shared: Server, text: str) -> None:
     async def main() -> None:
         async with pair(shared) as (top, low):
             low.executes(async_echo)

@@ -65,7 +65,7 @@ def test_a_tcp_connection_does_not_wait_to_fill_packets(shared: Server) -> None:
     run(main())
 
 
-def test_the_second_address_of_a_host_is_tried_when_the_first_refuses(
+def test_the_second_address_is_tried_when_the_first_refuses(
     shared: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -178,7 +178,7 @@ def test_events_do_not_depend_on_how_the_bytes_arrive() -> None:
     run(main())
 
 
-def test_what_arrived_before_a_reset_is_not_lost_although_sending_fails() -> None:
+def test_what_arrived_before_a_reset_is_read_if_sending_fails() -> None:
     async def main() -> None:
         ready = asyncio.Event()
 
@@ -226,7 +226,7 @@ def test_a_connection_that_ends_without_bye_is_lost(end: Callable[[asyncio.Strea
     run(main())
 
 
-def test_an_end_that_comes_together_with_the_welcome_is_not_waited_for_again(
+def test_an_end_that_comes_with_the_welcome_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)  # which would be more than the bound
@@ -353,7 +353,7 @@ def test_all_counts_even_if_the_session_has_left_before(shared: Server) -> None:
     run(main())
 
 
-def test_all_counts_even_if_the_server_is_slow_and_much_was_received_and_not_read(shared: Server) -> None:
+def test_everything_counts_with_a_slow_server_and_unread_input(shared: Server) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -401,7 +401,7 @@ def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., Se
     run(main())
 
 
-def test_a_server_that_says_nothing_by_itself_is_asked_and_not_given_up() -> None:
+def test_a_silent_server_is_pinged_and_not_given_up() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1, heartbeat=0.05))
         for _ in range(5):

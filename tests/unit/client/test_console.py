@@ -196,7 +196,7 @@ def test_exit_waits_for_nothing_and_says_what_is_open(server: Server) -> None:
     converse(server, test)
 
 
-def test_what_may_not_be_sent_is_complained_about_and_not_waited_for(server: Server) -> None:
+def test_an_unsendable_command_is_reported_and_not_waited_for(server: Server) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, b"y" * 65_537, b"EOF")
         assert [await puppet.complaints.get() for _ in range(4)] == [
@@ -349,7 +349,7 @@ def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: Server) -
         converse(server, test, ConsoleOptions(stays=True))
 
 
-def test_the_end_of_the_connection_ends_the_conversation_whatever_else_goes_on(server: Server) -> None:
+def test_the_end_of_the_connection_ends_the_conversation(server: Server) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         server.process.send_signal(signal.SIGTERM)
         puppet.type(*[b"x"] * 1_000)

@@ -67,7 +67,7 @@ def test_simulating_succeeds_after_the_delay() -> None:
     run(main())
 
 
-def test_commands_are_executed_one_after_another_in_order_while_more_are_added() -> None:
+def test_commands_are_executed_in_order_while_more_are_added() -> None:
     async def main() -> None:
         gate = Gate()
         steps: asyncio.Queue[Started | Finished] = asyncio.Queue()
@@ -125,7 +125,7 @@ def test_a_program_gets_its_words_and_no_shell_sees_them() -> None:
     assert set(fields) == {"code", "out", "ms"}
 
 
-def test_output_and_errors_come_in_the_order_in_which_they_were_written() -> None:
+def test_output_and_errors_come_in_the_order_written() -> None:
     assert detail(outcome(shell(), "echo a; echo b >&2; echo c; exit 3"), "fail")["out"] == "a\nb\nc\n"
 
 
@@ -166,7 +166,7 @@ def test_a_program_that_cannot_be_executed_fails_as_shells_say_it(text: str, cod
     assert outcome(program(), text) == Outcome("fail", {"code": code, "reason": reason})
 
 
-def test_a_program_is_searched_for_along_the_path_in_the_working_directory(
+def test_a_program_is_found_by_path_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
@@ -317,7 +317,7 @@ def test_each_kind_can_be_made(tmp_path: Path) -> None:
     assert detail(outcome(make("handler", terms, handler=handler), "echo $0"), "ok")["out"] == "echo $0\n"
 
 
-def test_a_handler_in_the_current_directory_is_found_from_the_working_directory(
+def test_a_handler_path_is_relative_to_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(script(tmp_path, "pwd").parent)

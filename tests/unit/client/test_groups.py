@@ -27,7 +27,7 @@ def shown(answers: Sequence[Answer], *, diff: bool = False) -> list[str]:
     return [line.text for line in render_groups(answers, diff=diff)]
 
 
-def test_equal_answers_are_shown_once_under_all_who_gave_them_the_most_common_first() -> None:
+def test_equal_answers_are_shown_once_the_most_common_first() -> None:
     answers = list(SIX_ANSWERS)
     for _ in range(10):
         random.shuffle(answers)  # the order in which they come makes no difference
@@ -43,7 +43,7 @@ def test_equal_answers_are_shown_once_under_all_who_gave_them_the_most_common_fi
         ]
 
 
-def test_a_diff_shows_how_others_differ_from_the_most_common_output() -> None:
+def test_a_diff_shows_differences_from_the_most_common_output() -> None:
     assert shown(SIX_ANSWERS, diff=True) == [
         "#7 ranks 1,3,9 (3) web-[1,3,9]",
         "| Linux",
@@ -58,7 +58,7 @@ def test_a_diff_shows_how_others_differ_from_the_most_common_output() -> None:
     ]
 
 
-def test_a_diff_says_so_where_the_output_is_the_same_and_what_became_of_it_is_not() -> None:
+def test_a_diff_says_where_only_the_outcome_differs() -> None:
     common = [Answer(7, rank, "a", "fail", 1, "x\n") for rank in range(3)]
     others = [Answer(7, 3, "b", "fail", 2, "x\n"), Answer(7, 4, "c", "ok", 0, "x\n")]
     heads = [
@@ -164,7 +164,7 @@ def test_names_that_differ_in_their_last_number_alone_are_folded(names: list[str
 # --- when ---
 
 
-def test_answers_wait_for_the_end_of_their_ask_and_nothing_else_does() -> None:
+def test_only_answers_wait_for_the_end_of_their_ask() -> None:
     render = GroupRenderer(RENDER, diff=False)
     assert render(Answer(7, 1, "a", "ok", out="x")) == []
     assert render(Answer(8, 1, "a", "ok", out="y")) == []

@@ -108,9 +108,7 @@ def test_the_end_of_an_ask_has_counts_and_what_they_are_worth(
         (events.Disconnected("", HOSTILE), ["text"]),
     ],
 )
-def test_text_of_others_comes_through_as_it_is_and_cannot_end_the_line(
-    happened: DisplayEvent, path: list[str]
-) -> None:
+def test_text_of_others_is_kept_and_cannot_end_the_line(happened: DisplayEvent, path: list[str]) -> None:
     value: Any = described(happened)
     for key in path:
         value = value[key]

@@ -31,7 +31,7 @@ def fail_test(error: BaseException) -> None:
     pytest.fail(f"failed: {error!r}")
 
 
-def test_a_function_is_called_when_we_begin_to_lead_and_cancelled_when_that_is_over() -> None:
+def test_a_function_runs_while_we_lead_and_is_then_cancelled() -> None:
     async def main() -> None:
         lead, leader = Leadership(fail_test), Leader()
         lead.add(leader.__call__)
@@ -92,7 +92,7 @@ def collect(loop: asyncio.AbstractEventLoop) -> list[BaseException]:
     return told
 
 
-def test_a_failure_while_we_lead_is_told_to_the_client_and_to_the_loop() -> None:
+def test_a_failure_while_leading_is_reported() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
         failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -165,7 +165,7 @@ def test_a_function_may_end_the_term_itself_and_goes_on() -> None:
     run(main())
 
 
-def test_that_the_connection_is_lost_is_no_failure_of_who_is_told_to_end_for_it() -> None:
+def test_losing_the_connection_is_no_failure_of_a_leader() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
         lead = Leadership(fail_test)

@@ -117,7 +117,7 @@ def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     run(main())
 
 
-def test_of_a_line_that_is_too_long_comes_a_beginning_that_is_too_long_as_well(pipe: tuple[int, int]) -> None:
+def test_of_a_line_that_is_too_long_the_beginning_comes(pipe: tuple[int, int]) -> None:
     async def main() -> None:
         os.write(pipe[1], b"x" * 11 + b"\nok\n" + b"y" * 20)
         os.close(pipe[1])
@@ -164,7 +164,7 @@ def test_results_go_to_the_output_and_the_rest_where_chatter_goes() -> None:
     assert calls == [("out", "r\ns\nx\ne\no\na\nd\nj\n"), ("out", "")]
 
 
-def test_where_output_and_chatter_end_in_the_same_place_their_order_stays() -> None:
+def test_output_and_chatter_stay_in_order_in_the_same_file() -> None:
     face, calls = recorded()
     face.show([RESULTS[0], CHATTER[0], RESULTS[1]])
     assert calls == [("out", "o\n"), ("out", ""), ("err", "r\n"), ("err", ""), ("out", "a\n"), ("out", "")]
@@ -198,7 +198,7 @@ def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
 # --- the progress ---
 
 
-def test_the_progress_is_drawn_when_it_changes_and_erased_before_anything_else() -> None:
+def test_progress_is_drawn_on_changes_and_erased_before_lines() -> None:
     face, calls = recorded(progress=True)
     face.refresh(CLOSED)
     assert calls == []

@@ -102,7 +102,7 @@ def test_commands_of_higher_ranks_are_executed() -> None:
     assert session.data_to_send() == b'RES 2 fail {"code":3}\n'
 
 
-def test_commands_of_lower_ranks_are_refused_and_asks_get_that_as_an_answer() -> None:
+def test_commands_of_lower_ranks_are_refused_and_asks_answered() -> None:
     session = joined(1, 3)
     assert session.receive_data(b"CMD 1 2 reboot\nASK 2 2 halt\n") == [
         Refused(1, 2, "reboot"),
@@ -184,7 +184,7 @@ def test_a_server_that_breaks_the_protocol_is_left(data: bytes, words: str) -> N
         (b"JOIN 1 0\n", "a log frame before WELCOME"),
     ],
 )
-def test_a_server_that_breaks_the_protocol_before_we_joined_is_left(data: bytes, words: str) -> None:
+def test_a_server_that_breaks_the_protocol_early_is_left(data: bytes, words: str) -> None:
     assert Session().receive_data(SHORT_BANNER + data) == [
         Disconnected("", f"the server broke the protocol: {words}")
     ]

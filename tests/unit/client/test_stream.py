@@ -12,7 +12,7 @@ from tests.support.scripted import run
 ONE, TWO, THREE = (ClientsChanged(number, number) for number in (1, 2, 3))
 
 
-def test_events_come_in_order_whether_they_are_there_or_waited_for() -> None:
+def test_events_come_in_order_whether_queued_or_awaited() -> None:
     async def main() -> None:
         events = EventStream()
         events.put([ONE])

@@ -101,7 +101,7 @@ def test_nothing_is_completed_in_the_middle_of_a_line() -> None:
     assert buffer.text == "upx"
 
 
-def test_the_history_is_in_the_home_directory_if_no_other_is_named(
+def test_the_history_is_in_the_home_directory_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
@@ -123,7 +123,7 @@ def test_a_command_that_is_no_valid_text_costs_nothing_but_itself(
     assert list(history.load().load_history_strings()) == ["b", "a?"]
 
 
-def test_a_history_file_that_can_be_written_no_more_costs_only_itself(
+def test_a_history_file_that_cannot_be_written_is_no_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

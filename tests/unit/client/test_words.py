@@ -164,7 +164,7 @@ def test_what_changes_nothing_for_a_person_has_no_words(happened: events.Event) 
         Unsent(HOSTILE),
     ],
 )
-def test_text_of_others_neither_moves_the_cursor_nor_ends_the_line(happened: DisplayEvent) -> None:
+def test_text_of_others_cannot_move_the_cursor_or_end_a_line(happened: DisplayEvent) -> None:
     (line,) = described(happened)
     assert VISIBLE in line
 
