@@ -1,17 +1,23 @@
-# `make run` and `make test` do all their set-up themselves.
+# `make run` and `make test` do all their set-up themselves, in .venv.
+#
+#   make run N=100 PORT=6060    a server for N clients, on this port
 
+N ?= 8
+PORT ?= 5050
 PYTHON ?= python3
 VENV := .venv
+# Stamps: this one says that what `make run` needs is installed, READY that what all other targets need is.
+INSTALLED := $(VENV)/installed
 SEEDS ?= 5000
 FUZZ_INPUTS ?= 5000000
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch] rankserver/_*.txt)
+SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch])
 
-.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability wheel clean
+.PHONY: run test lint format sanitize sanitize-functional valgrind simulate fuzz bench bench-smoke microbench reliability dist clean
 
-run: $(READY)
-	@$(BIN)/python -m rankserver 8
+run: $(INSTALLED)
+	$(BIN)/python -m rankserver $(N) --port $(PORT)
 
 test: lint
 	$(BIN)/pytest --numprocesses auto
@@ -29,65 +35,77 @@ format: $(READY)
 sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
 
-# The functional tests, with the servers that they start under the sanitizers: some seven minutes. What is left out
-# are bounds on all memory of a program, which the sanitizers alone exceed.
+# The functional tests, with their servers under the sanitizers: about seven minutes. Tests that bound the memory of a
+# whole program are left out, since the sanitizers alone exceed it.
 sanitize-functional: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh tests/functional \
 		"--deselect=tests/functional/test_reliability.py::test_what_the_page_says_holds[never-reads]" \
-		"--deselect=tests/functional/test_client.py::test_a_hundred_thousand_commands_from_a_file_need_little_memory"
+		"--deselect=tests/functional/test_client.py::test_100_000_commands_from_a_file_need_little_memory"
 
-# Some of them with the servers under Valgrind, which are fifty times slower there. OPTIONS go to pytest, to name others.
-
+# Some functional tests with their servers under Valgrind, fifty times slower. OPTIONS go to pytest, to select others.
 valgrind: $(READY)
 	$(BIN)/python -m tests.valgrind $(OPTIONS)
 
-# The server's loop under simulated clock, sockets and kernel, and broken servers that this must catch: all
-# that a seed does is the same each time. `python -m simulate --replay SEED` prints it.
+# The server's loop with a simulated clock, simulated sockets and a simulated kernel; and broken servers, which this
+# must catch. A seed always does the same: `python -m simulate --replay SEED` prints it.
 simulate: $(READY)
 	$(BIN)/python -m simulate --seeds $(SEEDS)
 	$(BIN)/python -m simulate --mutants
 
-# All that reads what others sent: the core's input under the sanitizers, the parser, the client's session.
+# Everything that reads what others sent: the core's input under the sanitizers, the parser, the client's session.
 fuzz: $(READY)
 	$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
 
-# rankserver beside other servers, which are installed if they are missing, and the ceiling of the machine; then
-# from Enter to the other screen, and the answers on the way back. It takes about 40 minutes. benchmarks/load.py,
-# benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow:
-# 50,000 answers/s have to be shown.
+# Compares rankserver with other servers, which are installed if they are missing, and with the ceiling of the machine;
+# then measures a command from Enter to another screen, and the answers on their way back. It takes about 40 minutes.
+# load.py, membership.py and answers.py measure a single case, and fail with --require if it is too slow.
 bench: $(READY)
-	@sh benchmarks/install-peers.sh $(BIN)/python
+	@sh tools/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/interactive.py
+	$(BIN)/python benchmarks/fairness.py --require 50
 	$(BIN)/python benchmarks/answers.py --require 50000
 
-# All benchmarks in small: that they run and verify, not how fast a busy machine is.
+# Runs all benchmarks in small, to see that they work: the figures mean nothing.
 bench-smoke: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 20 --commands 20000 --bursts 2 --rate 50 --require 0.2
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
 	$(BIN)/python benchmarks/interactive.py --commands 30
+	$(BIN)/python benchmarks/fairness.py --commands 30
 	$(BIN)/python benchmarks/answers.py --clients 100 --asks 3
+	$(BIN)/python benchmarks/paired.py . --rounds 1 --quick
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 
-# What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
-# takes some fifteen minutes; the tests do the same in small.
+# The table of docs/reliability.md: what the server withstands, beside Redis and NATS where they can be compared. It
+# takes about fifteen minutes; the tests do the same on a small scale.
 reliability: $(READY)
-	$(BIN)/python benchmarks/reliability.py
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/reliability.py
 
-# What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
+# What each part of the C core costs. OPTIONS go to pytest; CONTRIBUTING.md explains how to compare two runs.
 microbench: $(READY)
 	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,iqr,ops,rounds $(OPTIONS)
 
-wheel: $(READY)
-	$(BIN)/python -m build --wheel
+# The source distribution, and the wheel that is built from it.
+dist: $(READY)
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info rankserver/*.so
 
-# The environment is made anew when the C core or the packaging has changed.
-$(READY): $(SOURCES)
-	@sh ./check-setup.sh $(PYTHON)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# $(call install,REQUIREMENT,WHAT)
+define install
+	@sh tools/check-setup.sh $(PYTHON)
+	@test -x $(BIN)/python || { echo "creating the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "building the C core and installing $(2)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(1)'
+endef
+
+# Everything is installed again when the C core or the packaging has changed.
+$(INSTALLED): $(SOURCES)
+	$(call install,.,what the server and the client need)
 	@touch $@
+
+$(READY): $(SOURCES)
+	$(call install,.[dev],what the tests need)
+	@touch $(INSTALLED) $@

@@ -1,26 +1,38 @@
-"""Builds the C core: ``rankserver/_clist.c`` behind the module ``rankserver._clist_cffi``.
+"""Builds the C core: the sources ``rankserver/_*.c`` behind the module ``rankserver._clist_cffi``.
 
-The module's name differs from the source's on purpose: cffi writes its glue to ``<module path>.c``,
+The module's name differs from those of the sources on purpose: cffi writes its glue to ``<module path>.c``,
 and would overwrite a hand-written file of the same name.
 """
 
+import re
 from pathlib import Path
 
 from cffi import FFI
 
 ROOT = Path(__file__).parent
 
+MODULE = "rankserver._clist_cffi"
+
+SOURCES = tuple(f"_{name}.c" for name in ("clist", "log", "input", "output", "text", "check"))
+HEADERS = ("_clist.h", "_core.h", "_text.h")
+
+
+def declarations(header: str) -> str:
+    """Return a C header without its comments and preprocessor lines: what cffi can read."""
+    without_comments = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    return re.sub(r"(?m)^\s*#.*$", "", without_comments)
+
+
 ffibuilder = FFI()
-ffibuilder.cdef((ROOT / "rankserver" / "_clist.cdef.txt").read_text())
+ffibuilder.cdef(declarations((ROOT / "rankserver" / "_clist.h").read_text()))
 ffibuilder.set_source(
-    "rankserver._clist_cffi",
+    MODULE,
     '#include "_clist.h"',
-    sources=["rankserver/_clist.c"],
-    depends=[
-        f"rankserver/{name}" for name in ("_check.h", "_input.h", "_text.h", "_clist.h", "_clist.cdef.txt")
-    ],
+    sources=[f"rankserver/{name}" for name in SOURCES],
+    depends=[f"rankserver/{name}" for name in HEADERS],
     include_dirs=["rankserver"],
-    extra_compile_args=["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"],  # the glue has unused ones
+    # The generated glue has unused parameters.
+    extra_compile_args=["-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"],
 )
 
 if __name__ == "__main__":

@@ -32,10 +32,18 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "benchmarks" / "loadgen"
 PROGRAM: Final = ROOT / "build" / "loadgen"
-ANSWER_SECONDS: Final = 300.0  # the longest phase; the generator gives up when nothing arrives for 10 s
-EXIT_SECONDS: Final = 10.0  # for a program to end after it was told to
+
+# The longest phase in seconds; the generator itself gives up when nothing arrives for 10 s.
+MAX_ANSWER_SECONDS: Final = 300.0
+
+# The time that a program has to end after it was told to.
+MAX_EXIT_SECONDS: Final = 10.0
+
+# Descriptors that a process needs besides its sockets.
 SPARE_DESCRIPTORS: Final = 64
-SMALLEST_COMMAND: Final = 14  # bytes of the id that tells commands apart
+
+# The bytes of the id by which the generator tells commands apart.
+MIN_COMMAND_BYTES: Final = 14
 
 Event = dict[str, Any]
 
@@ -133,15 +141,17 @@ def _pinned(cpu: int | None) -> Iterator[None]:
 class Program:
     """A program that is started, asked line by line, and ended with the block that it is used in."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most are handed on to Popen
         self,
         name: str,
         command: Sequence[str],
         cpu: int | None = None,
+        *,
         output: IO[bytes] | None = None,
         errors: IO[bytes] | None = None,
+        folder: Path = ROOT,
     ) -> None:
-        """Start ``command``, on one CPU if it is given; ``name`` is what errors call it.
+        """Start ``command`` in ``folder``, on one CPU if it is given; ``name`` is what errors call it.
 
         All that it prints goes to ``output`` if that is given, and cannot be read by ``line`` then; what it
         prints to standard error goes to ``errors`` if that is.
@@ -155,7 +165,7 @@ class Program:
                 stdin=subprocess.PIPE,
                 stdout=output or subprocess.PIPE,
                 stderr=errors or output,
-                cwd=ROOT,
+                cwd=folder,
             )
 
     @property
@@ -177,14 +187,14 @@ class Program:
             self._stdin.close()
         self._process.terminate()
         try:
-            self._process.wait(EXIT_SECONDS)
+            self._process.wait(MAX_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         if self._stdout:
             self._stdout.close()
 
-    def wait(self, seconds: float = EXIT_SECONDS) -> int:
+    def wait(self, seconds: float = MAX_EXIT_SECONDS) -> int:
         """Wait until it has ended by itself, and return its exit code, negative for a signal.
 
         Raises:
@@ -199,7 +209,7 @@ class Program:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    def line(self, seconds: float = ANSWER_SECONDS) -> str:
+    def line(self, seconds: float = MAX_ANSWER_SECONDS) -> str:
         """Return the next line of its output.
 
         Raises:
@@ -215,7 +225,7 @@ class Program:
             self._lines.extend(lines)
         return self._lines.popleft().decode()
 
-    def lines(self, seconds: float = ANSWER_SECONDS) -> list[str]:
+    def lines(self, seconds: float = MAX_ANSWER_SECONDS) -> list[str]:
         """Return all lines of its output that have come, one at least.
 
         Raises:
@@ -254,7 +264,7 @@ class Program:
     def _end(self) -> str:
         """Return how a program ended that has closed its output."""
         try:
-            return f"{self.name} ended with exit code {self._process.wait(EXIT_SECONDS)}"
+            return f"{self.name} ended with exit code {self._process.wait(MAX_EXIT_SECONDS)}"
         except subprocess.TimeoutExpired:
             return f"{self.name} has closed its output and does not end"
 
@@ -305,14 +315,18 @@ class Server(Program):
 class RankServer(Server):
     """The real server, for up to ``capacity`` clients, on a free port of the loopback."""
 
-    def __init__(self, capacity: int, options: Sequence[str] = (), cpu: int | None = None) -> None:
-        """Start it and wait until it listens.
+    def __init__(
+        self, capacity: int, options: Sequence[str] = (), cpu: int | None = None, tree: Path = ROOT
+    ) -> None:
+        """Start the server of a source tree, with the Python of its ``.venv`` if it has one, and wait for it.
 
         Raises:
-            BenchmarkError: if it does not.
+            BenchmarkError: if it does not listen.
         """
-        command = [sys.executable, "-m", "rankserver", str(capacity), "--port", "0", "--heartbeat", "0"]
-        super().__init__("the server", [*command, "--log-level", "warning", *options], cpu)
+        python = tree / ".venv" / "bin" / "python"
+        command = [str(python) if python.exists() else sys.executable, "-m", "rankserver", str(capacity)]
+        command += ["--port", "0", "--heartbeat", "0", "--log-level", "warning", *options]
+        super().__init__("the server", command, cpu, folder=tree)
         try:
             words = self.line(seconds=30).split()
             self.address = Address.parse(words[-1])

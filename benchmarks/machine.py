@@ -58,12 +58,12 @@ def _compiler() -> str | None:
     return done.stdout.partition("\n")[0].strip() or None
 
 
-def commit() -> str | None:
-    """Return the commit of the code, marked as ``-dirty`` where files differ from it."""
+def commit(tree: Path = Path(__file__).parent) -> str | None:
+    """Return the commit of a source tree, marked as ``-dirty`` where files differ from it."""
     git = shutil.which("git")
     if git is None:
         return None
     words = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
-    command = [git, "-C", str(Path(__file__).parent), *words]
+    command = [git, "-C", str(tree), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

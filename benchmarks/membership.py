@@ -14,19 +14,30 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import BenchmarkError, Ceiling, Generator, Places, Program, RankServer
+from harness import ROOT, BenchmarkError, Ceiling, Generator, Places, Program, RankServer
 from sources import Source
 from targets import MAX_HALF, MAX_MEMORY, MIN_JOINS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-MAX_IDLE: Final = 0.02  # seconds of CPU: some ticks of the clock that the kernel accounts by; see --require
-SETTLE_MS: Final = 500  # after the last JOIN, for the server to give back what it can
-SEED: Final = 1  # of the choice of those that leave, so that a run can be repeated
-FIRST: Final = 10  # clients that join before memory is measured, so that what all share is not counted
-MANY: Final = 100  # clients that leave at once, besides one and half of all
-SMALL: Final = 16  # bytes of the text that the ceiling sends: in a frame about as long as a LEFT
+# The CPU seconds that idle clients may cost: some ticks of the clock that the kernel accounts by.
+MAX_IDLE: Final = 0.02
+
+# The time after the last JOIN in which the server may give back memory.
+SETTLE_MS: Final = 500
+
+# The seed of the choice of clients that leave, so that a run can be repeated.
+SEED: Final = 1
+
+# Clients that join before memory is measured, so that what all share is not counted.
+FIRST: Final = 10
+
+# The number of clients that leave at once, besides one and half of all.
+MANY: Final = 100
+
+# The bytes of the text that the ceiling sends: its frame is about as long as a LEFT.
+SMALL: Final = 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +68,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     harness.raise_descriptor_limit(max(clients + FIRST, options.idle))
     places = Places.choose()
     with harness.bar(2, "membership") as bar:
-        result = _join_and_leave(clients, leave, places)
+        result = join_and_leave(clients, leave, places)
         bar.update()
         result["idle"] = _idle(options.idle, options.idle_seconds, places)
         bar.update()
@@ -90,8 +101,12 @@ def _members(server: RankServer, places: Places) -> Program:
     return members
 
 
-def _join_and_leave(clients: int, leave: int, places: Places) -> dict[str, Any]:
-    with RankServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
+def join_and_leave(clients: int, leave: int, places: Places, tree: Path = ROOT) -> dict[str, Any]:
+    """Let ``clients`` join the server of a source tree, and ``leave`` of them drop at once."""
+    with (
+        RankServer(clients + FIRST, cpu=places.sender, tree=tree) as server,
+        _members(server, places) as members,
+    ):
         join = _join(members, server.pid, clients)
         members.ask("roster")
         drop = members.ask(f"drop {leave} {SEED}")

@@ -295,7 +295,7 @@ def _check(text: str) -> None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= protocol.SHOWN else text[: protocol.SHOWN] + "..."
+    return text if len(text) <= protocol.MAX_SHOWN else text[: protocol.MAX_SHOWN] + "..."
 
 
 def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcome:

@@ -131,7 +131,7 @@ class PlainFrontend:
 class LineCutter:
     """Cuts typed bytes into lines, and goes on after a line that is too long.
 
-    ``protocol.LineBuffer`` is for a peer that must keep to a limit, and gives up on one that does not.
+    ``wire.lines.LineBuffer`` is for a peer that must keep to a limit, and gives up on one that does not.
 
     Args:
         limit: bytes; of a longer line, ``limit`` + 1 bytes are kept, which shows that it was longer.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from client import supervisor
-from rankserver.wire.protocol import LineBuffer
+from rankserver.wire.lines import LineBuffer
 
 # Seconds that a supervisor has to end its command and itself, until it is killed: what it needs itself, and
 # some more on a busy machine.

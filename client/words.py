@@ -78,8 +78,8 @@ def render_text(happened: DisplayEvent, *, address: str) -> list[Line]:
 def cannot_send(unsent: Unsent) -> str:
     """Return the complaint about a command that cannot be sent, which may be of any length and content."""
     text, reason = unsent
-    named = f" {text[: protocol.SHOWN]!r}" if text else ""
-    more = "..." if len(text) > protocol.SHOWN else ""
+    named = f" {text[: protocol.MAX_SHOWN]!r}" if text else ""
+    more = "..." if len(text) > protocol.MAX_SHOWN else ""
     return f"cannot send{visible(named)}{more}: {visible(reason)}"
 
 

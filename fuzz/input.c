@@ -4,27 +4,35 @@
  *   input 1 SEED NUMBER       that one alone, as hex as well
  *
  * Each input is a stream of bytes that looks like lines of a client, more or
- * less. It is cut in three ways: whole, in pieces with other clients and
- * pauses between them, and by a reference that is too simple to be wrong. What
- * comes back and what is logged must be the same for all. Built with
- * AddressSanitizer and UndefinedBehaviorSanitizer by fuzz/run.py. */
+ * less. It is cut in three ways: whole; in pieces, with another cursor's input
+ * in between, lines that are brought back, and commands that are collected
+ * first and applied then; and by a reference that is too simple to be wrong.
+ * What comes back and what is logged must be the same for all. Built with
+ * AddressSanitizer and UndefinedBehaviorSanitizer by fuzz/__main__.py. */
 #include "_clist.c"
+#include "_log.c"
+#include "_input.c"
+#include "_output.c"
+#include "_text.c"
+#include "_check.c"
 
 #include <inttypes.h>
 #include <time.h>
 
-#define MOST 40000 /* bytes of one input, and of what becomes of it */
+/* The most bytes of one input, and a part of what may become of it. */
+#define MAX_INPUT 40000
 
 typedef struct text {
     size_t len;
-    char data[4 * MOST];
+    char data[4 * MAX_INPUT];
 } text;
 
-typedef struct terms { /* under which an input is fed */
+/* How an input is fed. Commands are not logged, but handed over, from when
+ * `pause` lines were until `resume` were. */
+typedef struct terms {
     size_t max_line;
     int joined;
-    size_t pause; /* lines after which commands are on hold, and ... */
-    size_t resume; /* ... after which they are not any more */
+    size_t pause, resume;
 } terms;
 
 static uint64_t state;
@@ -39,7 +47,7 @@ static uint64_t chance(uint64_t of) {
 
 static void add(text *to, const void *data, size_t len) {
     if (len > sizeof to->data - to->len)
-        abort(); /* MOST is too small */
+        abort(); /* MAX_INPUT is too small */
     memcpy(to->data + to->len, data, len);
     to->len += len;
 }
@@ -103,7 +111,7 @@ static terms make_input(void) {
     terms t = {PICK(most), chance(5) > 0, 0, 0};
 
     input.len = 0;
-    for (uint64_t lines = 1 + chance(8); lines && input.len < MOST / 2 - 6000; lines--)
+    for (uint64_t lines = 1 + chance(8); lines && input.len < MAX_INPUT / 2 - 6000; lines--)
         add_line(t.max_line);
     if (chance(4) == 0)
         input.len -= chance(input.len < 9 ? input.len + 1 : 9);
@@ -116,17 +124,20 @@ static terms make_input(void) {
 
 typedef struct side {
     cl_log *log;
-    cl_client *client, *other;
+    cl_member *member;
+    cl_cursor *cursor, *other;
     size_t lines;
 } side;
 
 static side begin(const terms *t) {
-    side s = {cl_new(256, t->max_line, MOST), NULL, NULL, 0};
+    side s = {cl_new(256, t->max_line, MAX_INPUT), NULL, NULL, NULL, 0};
 
-    s.client = cl_open(s.log, -1, 1);
+    s.cursor = cl_open(s.log, -1, 1);
     s.other = cl_open(s.log, -1, 1);
-    if (t->joined)
-        cl_join(s.log, s.client, 0);
+    if (t->joined) {
+        s.member = cl_join(s.log, 1, 0);
+        cl_attach(s.log, s.cursor, s.member, 0);
+    }
     return s;
 }
 
@@ -141,48 +152,85 @@ static void end(side *s, text *to) {
     cl_span spans[8];
     size_t n;
 
-    while (s->client->joined && (n = cl_peek(s->log, s->client, spans, 8))) {
+    while (s->member && (n = cl_peek(s->log, s->cursor, spans, 8))) {
         size_t sent = 0;
 
         for (size_t i = 0; i < n; i++) {
             add(to, spans[i].data, spans[i].len);
             sent += spans[i].len;
         }
-        cl_advance(s->log, s->client, sent);
+        cl_advance(s->log, s->cursor, sent);
     }
     if (cl_check(s->log))
         say(to, "an invariant is broken");
     cl_free(s->log);
 }
 
-/* Go through what was taken; `restless` puts pauses in. Returns 0 when a line
- * is too long. */
+/* Let another cursor send something, and hear it. */
+static void hear_another(side *s, text *to) {
+    cl_span line;
+
+    if (cl_take(s->log, s->other, "CMD x\nCMD", 9) != CL_OK ||
+        cl_line(s->log, s->other, 1, &line) != CL_LINE || line.len != 5)
+        say(to, "another client is not heard");
+    if (chance(2)) /* else its input is left in the buffer */
+        while (cl_line(s->log, s->other, 1, &line) == CL_LINE)
+            ;
+    if (chance(4) == 0)
+        cl_keep(s->log, s->cursor);
+}
+
+/* Open another cursor in the place of the one that was heard. */
+static void forget_another(side *s) {
+    cl_close(s->log, s->other);
+    s->other = cl_open(s->log, -1, 1);
+}
+
+/* Collect the commands in front, and log them as a batch. */
+static void log_batch(side *s, text *to) {
+    cl_span batch;
+    char *copy; /* of its own, so that no byte around it is read */
+
+    if (cl_collect(s->log, s->cursor, &batch) != CL_OK)
+        say(to, "not collected");
+    if (batch.len == 0)
+        return;
+    copy = malloc(batch.len);
+    memcpy(copy, batch.data, batch.len);
+    if (chance(3) == 0)
+        hear_another(s, to);
+    if (cl_apply(s->log, s->member, copy, batch.len - 1) != CL_MISUSE ||
+        cl_apply(s->log, s->member, copy, batch.len) != CL_OK)
+        say(to, "not applied");
+    forget_another(s);
+    free(copy);
+}
+
+/* Go through what was taken; `restless` lets other things happen in between.
+ * Returns 0 when a line is too long. */
 static int go_through(side *s, const terms *t, text *to, int restless) {
     cl_span line;
     int status;
 
     for (;;) {
-        cl_hold(s->log, s->lines >= t->pause && s->lines < t->resume);
-        status = cl_line(s->log, s->client, &line);
+        int logs = s->lines < t->pause || s->lines >= t->resume, unreads;
+
+        if (restless && logs && chance(3) == 0)
+            log_batch(s, to);
+        status = cl_line(s->log, s->cursor, logs, &line);
         if (status != CL_LINE)
             break;
-        if (restless && chance(8) == 0) {
-            cl_unread(s->log);
-        } else {
+        unreads = restless && chance(8) == 0;
+        if (!unreads) {
             s->lines++;
             add_result(to, line.data, line.len);
         }
         if (restless && chance(4) == 0) {
-            cl_set_aside(s->log, s->client);
-            if (cl_take(s->log, s->other, "CMD x\nCMD", 9) != CL_OK ||
-                cl_line(s->log, s->other, &line) != CL_LINE || line.len != 5)
-                say(to, "another client is not heard");
-            while (cl_line(s->log, s->other, &line) == CL_LINE)
-                ;
-            cl_ignore(s->log, s->other);
-            s->other->ignored = 0;
-            cl_resume(s->log, s->client);
+            hear_another(s, to);
+            forget_another(s);
         }
+        if (unreads)
+            cl_unread(s->log, s->cursor);
     }
     if (status == CL_LONG)
         say(to, "too long\n");
@@ -193,7 +241,7 @@ static void feed_whole(const terms *t) {
     side s = begin(t);
 
     whole.len = 0;
-    if (cl_take(s.log, s.client, input.data, input.len) != CL_OK)
+    if (cl_take(s.log, s.cursor, input.data, input.len) != CL_OK)
         say(&whole, "not taken");
     go_through(&s, t, &whole, 0);
     end(&s, &whole);
@@ -214,7 +262,7 @@ static void feed_in_pieces(const terms *t) {
             n = input.len - at;
         piece = malloc(n); /* of its own, so that no byte around it is read */
         memcpy(piece, input.data + at, n);
-        if (cl_take(s.log, s.client, piece, n) != CL_OK)
+        if (cl_take(s.log, s.cursor, piece, n) != CL_OK)
             say(&pieces, "not taken");
         free(piece);
         at += n;

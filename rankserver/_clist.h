@@ -1,64 +1,20 @@
-/* The ranked list of clients and the shared log that is broadcast to them.
+/* The C core: a ranked list of members, and the shared log that is broadcast
+ * to them.
  *
- *   ranked:   head                                tail
- *             rank 0 <----> rank 1 <----> rank 2
- *               |             |             |
- *               |       .-----'             |    a cursor is (block, pos)
- *               v       v                   v
- *   blocks: [ block refs=2 ] -----> [ block refs=1 ] ---> NULL
- *             first                    last (appended to)
+ * A *member* holds a rank. A *cursor* is one connection's place in the log:
+ * its descriptor, what it has sent and what it is still owed. A cursor that
+ * is attached to a member is sent the log, and what it sends is logged under
+ * that member's rank; a member may do without a cursor for as long as it
+ * likes.
  *
- *   One client's stream, in the order in which it is sent:
+ * What each function does, costs and guarantees stands above its definition:
+ * lives and ranks in _clist.c, the log in _log.c, input in _input.c, output
+ * in _output.c. The structures, with their invariants, are in _core.h. The
+ * declarations for cffi are made from this file: it has one declaration per
+ * statement and no macros.
  *
- *     log from pos ........ | private | log ...... | private, private | log
- *                           due                    due
- *
- * Ownership. A cl_log owns its blocks, its spare blocks and every client that
- * was opened and not yet closed. A cl_client owns its private frames and what
- * it keeps of its input. File descriptors belong to the caller; the core only
- * reads and writes them.
- *
- * Positions count bytes since the log began, so they never repeat. A frame
- * lies whole in one block. The log can be sent up to `end`; a client's part
- * of it ends at its `limit`, which is UINT64_MAX while the client is ranked,
- * unless it is muted: then nothing more is sent to it, whatever it is owed.
- *
- * Input. The log has one input buffer, which holds what the client that was
- * read last has sent, and which the next read writes over:
- *
- *     max_line bytes        input_size bytes
- *   [          begun ][ received by one read ......... ]
- *              ^ at                            ^ to
- *
- * A client keeps the beginning of a line, which is copied in front of the
- * read that brings its end; or what cl_set_aside found, which cl_resume puts
- * at the start of the buffer.
- *
- * A client is `ranked` from cl_join to cl_retire and in the list `unranked`
- * before and after. What it is sent before it joins is private frames alone.
- * An `external` client is read and written by the caller, by cl_take, cl_peek
- * and cl_advance; it is never blocked.
- *
- * Invariants, all checked by cl_check:
- *   1. links agree in both directions, in both lists of clients;
- *   2. the number of ranked clients is the length of their list;
- *   3. classes ascend in list order; when ranks are numbered, they are
- *      0, 1, 2, ... in list order;
- *   4. blocks follow each other without a gap, up to `end`, and none but the
- *      last is empty of both bytes and purpose: the first is referenced, or
- *      it is the last;
- *   5. a block's refs are the number of cursors that point into it;
- *   6. a cursor's pos lies inside its block, and not after its limit;
- *   7. private frames are in ascending order of due, none before pos, none
- *      after the client's end, and their bytes add up;
- *   8. only the first private frame may be sent in part, and only where the
- *      log before it is sent;
- *   9. what is left of the input lies inside the buffer; a client that is
- *      ignored keeps none, and what is set aside is kept.
- *
- * No function blocks, and none keeps state outside the structures here.
- * Unless a comment says otherwise, a failure leaves everything as it was.
- */
+ * No function blocks, and none keeps state outside the structures. Unless a
+ * comment says otherwise, a failure leaves everything as it was. */
 #ifndef CLIST_H
 #define CLIST_H
 
@@ -66,18 +22,19 @@
 #include <stdint.h>
 
 enum cl_status {
-    CL_OK = 0,      /* done; for a flush: nothing is left to send */
+    CL_OK = 0,      /* done; for a flush: nothing is left to send for now */
     CL_LINE = 1,    /* input: stopped at a line that is for the caller */
     CL_LONG = 2,    /* input: stopped at a line that is too long */
     CL_BLOCKED = 3, /* flush: the socket takes no more for now */
     CL_BROKEN = 4,  /* flush: the connection is gone for writing */
-    CL_MORE = 5,    /* inside the core: there is more to send */
     CL_NOMEM = -1,  /* no memory */
-    CL_MISUSE = -2, /* the client or the frame is not one for this call */
+    CL_MISUSE = -2, /* not a call for this member, cursor or data */
+    CL_GONE = -3    /* the frames that were asked for are not kept any more */
 };
 
 typedef struct cl_log cl_log;
-typedef struct cl_client cl_client;
+typedef struct cl_member cl_member;
+typedef struct cl_cursor cl_cursor;
 
 /* One stretch of memory. */
 typedef struct cl_span {
@@ -85,50 +42,64 @@ typedef struct cl_span {
     size_t len;
 } cl_span;
 
+/* Life of a log, its members and its cursors. */
 cl_log *cl_new(size_t block_size, size_t max_line, size_t input_size);
 void cl_free(cl_log *log);
+cl_member *cl_join(cl_log *log, uint64_t id, uint32_t rank_class);
+void cl_leave(cl_log *log, cl_member *member);
+cl_cursor *cl_open(cl_log *log, int fd, int external);
+cl_cursor *cl_retain(cl_log *log);
+int cl_attach(cl_log *log, cl_cursor *cursor, cl_member *member, uint64_t seq);
+int cl_detach(cl_log *log, cl_cursor *cursor);
+void cl_cut(cl_log *log, cl_cursor *cursor);
+void cl_mute(cl_log *log, cl_cursor *cursor);
+void cl_close(cl_log *log, cl_cursor *cursor);
 
-cl_client *cl_open(cl_log *log, int fd, int external);
-int cl_join(cl_log *log, cl_client *client, uint32_t rank_class);
-int cl_retire(cl_log *log, cl_client *client);
-int cl_cut(cl_log *log, cl_client *client);
-void cl_mute(cl_log *log, cl_client *client);
-void cl_close(cl_log *log, cl_client *client);
+/* Input. */
+int64_t cl_read(cl_log *log, cl_cursor *cursor, size_t size);
+int cl_take(cl_log *log, cl_cursor *cursor, const char *data, size_t len);
+int cl_line(cl_log *log, cl_cursor *cursor, int logs, cl_span *line);
+int cl_collect(cl_log *log, cl_cursor *cursor, cl_span *batch);
+void cl_unread(cl_log *log, cl_cursor *cursor);
+int cl_keep(cl_log *log, cl_cursor *cursor);
+void cl_ignore(cl_log *log, cl_cursor *cursor);
+size_t cl_longest_line(const cl_log *log, const cl_cursor *cursor);
+int cl_text_ok(const char *data, size_t len);
 
-int64_t cl_read(cl_log *log, cl_client *client, size_t most);
-int cl_take(cl_log *log, cl_client *client, const char *data, size_t len);
-int cl_line(cl_log *log, cl_client *client, cl_span *line);
-size_t cl_longest_line(const cl_log *log, const cl_client *client);
-void cl_unread(cl_log *log);
-int cl_set_aside(cl_log *log, cl_client *client);
-void cl_resume(cl_log *log, cl_client *client);
-void cl_ignore(cl_log *log, cl_client *client);
-
-void cl_hold(cl_log *log, int on_hold);
+/* Into the log. */
 int cl_reserve(cl_log *log, size_t len);
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
-int64_t cl_private(cl_log *log, cl_client *client, const char *data,
+int cl_apply(cl_log *log, cl_member *member, const char *data, size_t len);
+int64_t cl_private(cl_log *log, cl_cursor *cursor, const char *data,
                    size_t len);
+void cl_publish(cl_log *log, uint64_t position);
 
-int cl_flush(cl_log *log, cl_client *client);
+/* Out to the sockets. */
+int cl_flush(cl_log *log, cl_cursor *cursor);
 size_t cl_flush_all(cl_log *log, int *fds, size_t room);
-size_t cl_peek(const cl_log *log, const cl_client *client, cl_span *spans,
+size_t cl_peek(const cl_log *log, const cl_cursor *cursor, cl_span *spans,
                size_t room);
-void cl_advance(cl_log *log, cl_client *client, size_t sent);
+void cl_advance(cl_log *log, cl_cursor *cursor, size_t sent);
 
+/* Questions about members. */
+size_t cl_count(const cl_log *log);
+int64_t cl_rank(cl_log *log, cl_member *member);
+size_t cl_members(const cl_log *log, uint64_t *ids, size_t room);
+
+/* Questions about the log. */
 uint64_t cl_seq(const cl_log *log);
+uint64_t cl_end(const cl_log *log);
+int cl_find(const cl_log *log, uint64_t seq, uint64_t *position);
 uint64_t cl_unflushed(const cl_log *log);
 uint64_t cl_held(const cl_log *log);
-size_t cl_clients(const cl_log *log);
-int64_t cl_rank(cl_log *log, cl_client *client);
-uint64_t cl_lag(const cl_log *log, const cl_client *client);
-uint64_t cl_sent(const cl_client *client);
-size_t cl_in_flight(const cl_client *client);
-uint64_t cl_queued(const cl_client *client);
-int cl_is_blocked(const cl_client *client);
-size_t cl_behind(const cl_log *log, uint64_t most, int *fds, size_t room);
-size_t cl_fds(const cl_log *log, int *fds, size_t room);
-int cl_text_ok(const char *data, size_t len);
-int cl_check(cl_log *log);
+int cl_check(const cl_log *log);
+
+/* Questions about cursors. */
+size_t cl_behind(const cl_log *log, uint64_t size, int *fds, size_t room);
+uint64_t cl_lag(const cl_log *log, const cl_cursor *cursor);
+uint64_t cl_sent(const cl_cursor *cursor);
+size_t cl_in_flight(const cl_cursor *cursor);
+uint64_t cl_queued(const cl_cursor *cursor);
+int cl_is_blocked(const cl_cursor *cursor);
 
 #endif

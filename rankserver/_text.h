@@ -1,100 +1,23 @@
 /* The text rule (protocol: Lines): a line is UTF-8, and has no control
- * character (U+0000-U+001F, U+007F-U+009F) but TAB. */
+ * character (U+0000-U+001F, U+007F-U+009F) but TAB. Private to the core. */
 #ifndef TEXT_H
 #define TEXT_H
 
 #include <stddef.h>
 
-/* Input is looked at this many bytes at a time: it stays in the first cache. */
-#define TEXT_PIECE 4096
-
-/* Length of the valid UTF-8 sequence of a character above U+009F at p, or 0.
- * (Unicode 15, table 3-7.) */
-static size_t text_utf8_len(const unsigned char *p, size_t n) {
-    unsigned char low = 0x80, high = 0xBF;
-    size_t len;
-
-    if (p[0] >= 0xC2 && p[0] <= 0xDF)
-        len = 2;
-    else if (p[0] >= 0xE0 && p[0] <= 0xEF)
-        len = 3;
-    else if (p[0] >= 0xF0 && p[0] <= 0xF4)
-        len = 4;
-    else
-        return 0;
-    if (p[0] == 0xC2 || p[0] == 0xE0)
-        low = 0xA0; /* no C1 control; nothing overlong */
-    else if (p[0] == 0xED)
-        high = 0x9F; /* no surrogate */
-    else if (p[0] == 0xF0)
-        low = 0x90; /* nothing overlong */
-    else if (p[0] == 0xF4)
-        high = 0x8F; /* nothing above U+10FFFF */
-    if (n < len || p[1] < low || p[1] > high)
-        return 0;
-    for (size_t i = 2; i < len; i++)
-        if ((p[i] & 0xC0) != 0x80)
-            return 0;
-    return len;
-}
-
-/* Tell whether the bytes keep the text rule: UTF-8, and no control character
- * but TAB (protocol: Lines). O(len). */
-static int text_ok(const char *data, size_t len) {
-    const unsigned char *p = (const unsigned char *)data;
-    size_t i = 0;
-
-    while (i < len) {
-        if ((p[i] >= 0x20 && p[i] < 0x7F) || p[i] == '\t') {
-            i++;
-        } else {
-            size_t n = text_utf8_len(p + i, len - i);
-
-            if (n == 0)
-                return 0;
-            i += n;
-        }
-    }
-    return 1;
-}
-
-/* Tell whether all bytes are printable ASCII or LF. No branch depends on a
- * byte, so that the compiler can check many at once. */
-static int text_is_plain(const char *data, size_t len) {
-    unsigned char bad = 0;
-
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)data[i];
-
-        bad |= ((unsigned char)(c - 0x20) > 0x7E - 0x20) & (c != '\n');
-    }
-    return !bad;
-}
-
-/* How far the text rule has been looked at in a piece of input. */
+/* How far a stretch of input was checked. Most input is plain, and is checked
+ * ahead in large pieces. */
 typedef struct text_scan {
     const char *end;
-    const char *plain_to; /* all before is plain */
-    const char *rough_to; /* some before is not: look at each line */
+    const char *plain_to; /* all before it is plain */
+    const char *rough_to; /* some before it is not: check each line */
 } text_scan;
 
-/* Tell whether the line p[0..len) keeps the text rule, looking ahead: most
- * input is plain, and is then looked at once in large pieces. */
-static int text_line_ok(text_scan *s, const char *p, size_t len) {
-    const char *to = p + len;
+int text_check_line(text_scan *scan, const char *p, size_t len);
 
-    if (to <= s->plain_to)
-        return 1;
-    if (to > s->rough_to) {
-        if (len < TEXT_PIECE)
-            to = s->end - p < TEXT_PIECE ? s->end : p + TEXT_PIECE;
-        if (text_is_plain(p, (size_t)(to - p))) {
-            s->plain_to = to;
-            return 1;
-        }
-        s->rough_to = to;
-    }
-    return text_ok(p, len);
+/* Tell whether the line p[0..len) keeps the text rule. */
+static inline int text_line_ok(text_scan *scan, const char *p, size_t len) {
+    return p + len <= scan->plain_to || text_check_line(scan, p, len);
 }
 
 #endif

@@ -1,87 +1,98 @@
-"""Who may still answer which ASK. Pure: members are whatever the server uses to name a client.
+"""Who may still answer what. Pure bookkeeping over the numbers of members.
 
-Each client has a bit while it is ranked, so that "who may answer" is one whole number per ASK: a
-thousand clients cost 125 bytes, and a departure clears its bits in one pass over the open asks.
+Each member has a slot, a bit, while it holds a rank, so "who may answer" is one whole number per ASK: a
+thousand members cost 125 bytes, and a departure clears its bits in one pass over the open asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from typing import Final, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from rankserver.wire.exceptions import NoSuchAskError
+from rankserver.wire.slots import Slots, contains, set_of
 
-MAX_ASKS: Final = 65_536  # remembered at a time; then the oldest is forgotten
+# How many asks are remembered. When there is one more, the oldest is forgotten. With 10,000 members an ask
+# takes 1.3 KB, so this bounds the table at some 80 MB.
+MAX_ASKS: Final = 65_536
 
-M = TypeVar("M", bound=Hashable)
 
-
-class _Ask(Generic[M]):
+class _OpenAsk:
     __slots__ = ("asker", "waiting")
 
-    def __init__(self, asker: M, waiting: int) -> None:
-        self.asker: M | None = asker  # None once it has left: then answers are dropped
-        self.waiting = waiting  # bits of the clients that may still answer
+    def __init__(self, asker: int, waiting: int) -> None:
+        # None once the asker has left: answers are then dropped.
+        self.asker: int | None = asker
+        # The set of members that may still answer.
+        self.waiting = waiting
 
 
-class AskTable(Generic[M]):
-    """The asks that are open, and the clients that are here to answer them."""
+class AskTable:
+    """The asks that are open, and the members that are here to answer them.
+
+    Args:
+        limit: how many asks are remembered.
+    """
 
     def __init__(self, limit: int = MAX_ASKS) -> None:
         self.limit = limit
-        self._asks: dict[int, _Ask[M]] = {}  # by seq, so oldest first
-        self._bits: dict[M, int] = {}
-        self._everybody = 0  # all of these bits
-        self._free: list[int] = []  # bit numbers that clients have given back
+        # By seq, and so oldest first.
+        self._asks: dict[int, _OpenAsk] = {}
+        self._slots = Slots()
+        # The slot of each member. Not its bit: that would be a number of 1.3 KB for the ten-thousandth.
+        self._slot_of: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._asks)
 
-    def enter(self, member: M) -> None:
-        """Add a client: it may answer what is asked from now on."""
-        number = self._free.pop() if self._free else len(self._bits)
-        self._bits[member] = 1 << number
-        self._everybody |= 1 << number
+    def enter(self, member: int) -> None:
+        """Let a member answer what is asked from now on."""
+        self._slot_of[member] = self._slots.take()
 
-    def leave(self, members: Iterable[M]) -> None:
-        """Remove clients that left, and forget the asks that nobody is left to answer. O(asks)."""
-        gone = {member: self._bits.pop(member) for member in members}
-        bits = 0
-        for bit in gone.values():
-            bits |= bit
-            self._free.append(bit.bit_length() - 1)
-        self._everybody &= ~bits
+    def leave(self, members: Sequence[int]) -> None:
+        """Remove members that left, and forget the asks that nobody is left to answer. O(asks)."""
+        bits = set_of(map(self._slot_of.pop, members))
+        gone = set(members)
         for seq, ask in list(self._asks.items()):
             ask.waiting &= ~bits
             if ask.asker in gone:
                 ask.asker = None
             if not ask.waiting:
                 del self._asks[seq]
+        self._slots.release(bits)
 
-    def open(self, seq: int, asker: M) -> None:
-        """Remember that ``asker`` asked with the frame ``seq``: all others who are here may answer once."""
-        waiting = self._everybody & ~self._bits[asker]
+    def open(self, seq: int, asker: int) -> None:
+        """Remember that ``asker`` asked with the frame ``seq``: each other member may answer it once."""
+        waiting = self._slots.everybody & ~(1 << self._slot_of[asker])
         if waiting:
-            self._asks[seq] = _Ask(asker, waiting)
+            self._asks[seq] = _OpenAsk(asker, waiting)
             if len(self._asks) > self.limit:
                 del self._asks[next(iter(self._asks))]
 
-    def asker(self, seq: int) -> M | None:
-        """Return who asked this, None if it is not open or the asker has left. O(1)."""
+    def asker(self, seq: int) -> int | None:
+        """Return who asked this, or None if it is not open or the asker has left. O(1)."""
         ask = self._asks.get(seq)
         return ask.asker if ask else None
 
-    def answer(self, seq: int, member: M) -> M | None:
-        """Take note that ``member`` answers; return who asked, or None if that one has left.
+    def answer(self, seq: int, member: int) -> int | None:
+        """Note that ``member`` answers; return who asked, or None if that one has left.
 
         Raises:
             NoSuchAskError: it may not answer this, or has done so before.
         """
         ask = self._asks.get(seq)
-        bit = self._bits[member]
+        bit = 1 << self._slot_of[member]
         if ask is None or not ask.waiting & bit:
             raise NoSuchAskError(seq)
         ask.waiting ^= bit
         if not ask.waiting:
             del self._asks[seq]
         return ask.asker
+
+    def waiting(self) -> dict[int, tuple[int | None, frozenset[int]]]:
+        """Return the open asks by seq: who asked, and who may still answer. O(asks x members)."""
+        slots = self._slot_of.items()
+        return {
+            seq: (ask.asker, frozenset(member for member, slot in slots if contains(ask.waiting, slot)))
+            for seq, ask in self._asks.items()
+        }

@@ -1,6 +1,24 @@
-"""One connection: how far its handshake is, which of its lines are for the server now, what it waits for.
+"""One connection: its life, its transport, and what its input waits for.
 
-It decides nothing about ranks. The C core reads and writes its socket, or where that cannot, ``tls`` does.
+Everything that affects the life of a connection lives in this file:
+
+    HANDSHAKE ──HELLO accepted──> JOINING ──JOIN logged──> JOINED
+        │  └─token refused─> PENALIZED │                     │
+        │                        │     │                  departs
+        │ departs        departs │     │ departs             v
+        │                        │     │                  LEAVING
+        │                        │     │                     │ LEFT logged
+        └────────────────────────┴─────┴───────> CLOSING <───┘
+                                                    │ it has taken what it is owed and closed, or has had its
+                                                    time v
+                                                  CLOSED
+
+A channel departs once, with a ``Departure`` that says why; every way to go begins there. What it sends after
+that is thrown away. It loses its rank at the end of the turn, is sent what it is owed and its farewell, and
+is then closed.
+
+A channel decides nothing about ranks. The C core reads and writes its socket, or ``tls`` does where that
+cannot.
 """
 
 from __future__ import annotations
@@ -9,163 +27,190 @@ import contextlib
 import enum
 import socket
 import ssl
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
-from rankserver.clist import Client, Flushed, Log
+from rankserver.clist import Cursor, Log
+from rankserver.members import NOBODY
 from rankserver.tls import TlsTransport
-from rankserver.tokens import NO_TOKEN
+from rankserver.wire import protocol
 
 
-class State(enum.Enum):
-    """Where a connection is in its life; it only ever moves down this list."""
+class ChannelState(enum.Enum):
+    """Where a connection is in its life."""
 
-    HANDSHAKE = "handshake"  # HELLO has not come
-    JOINING = "joining"  # HELLO is accepted; the join comes at the end of this turn
-    JOINED = "joined"  # it holds a rank
-    LEAVING = (
-        "leaving"  # it is to go: what it sends is thrown away; it loses its rank at the end of this turn
-    )
-    CLOSING = "closing"  # it has lost its rank: what it is still owed is sent
-    CLOSED = "closed"
+    HANDSHAKE = "its HELLO has not come"
+    PENALIZED = "its token was refused, and it will be told so after a delay"
+    JOINING = "its HELLO was accepted, and it joins at the end of this turn"
+    JOINED = "it is the channel of a member"
+    LEAVING = "it departs, and its member leaves at the end of this turn"
+    CLOSING = "it has no rank, and is sent what it is owed"
+    CLOSED = "its socket is closed at the end of this turn"
 
 
-_GOING: Final = (State.LEAVING, State.CLOSING, State.CLOSED)
+# Which states may follow each.
+TRANSITIONS: Final = {
+    ChannelState.HANDSHAKE: {ChannelState.PENALIZED, ChannelState.JOINING, ChannelState.CLOSING},
+    ChannelState.PENALIZED: {ChannelState.CLOSING},
+    ChannelState.JOINING: {ChannelState.JOINED, ChannelState.CLOSING},
+    ChannelState.JOINED: {ChannelState.LEAVING},
+    ChannelState.LEAVING: {ChannelState.CLOSING},
+    ChannelState.CLOSING: {ChannelState.CLOSED},
+    ChannelState.CLOSED: set[ChannelState](),
+}
+GOING: Final = frozenset({ChannelState.LEAVING, ChannelState.CLOSING, ChannelState.CLOSED})
+
+
+class Departure(NamedTuple):
+    """Why a connection goes.
+
+    Attributes:
+        code: that of its BYE (docs/protocol.md, "Codes"); empty if it goes without one.
+        text: for the BYE, and for the operator's log.
+        is_cut: it is sent no more than the frame that it has begun to get, because what it is owed is too
+            much, or has a hole where memory was lacking.
+    """
+
+    code: str
+    text: str
+    is_cut: bool = False
+
+    @property
+    def farewell(self) -> bytes:
+        """The frame that says so to the client, or nothing."""
+        return protocol.bye(self.code, self.text) if self.code else b""
+
+    @property
+    def reason(self) -> str:
+        """The reason for the operator, code and text."""
+        return f"{self.code} {self.text}".lstrip()
+
+
+NO_MEMORY: Final = Departure("", "out of memory", is_cut=True)
+
+
+class Wait(enum.Enum):
+    """Why a channel's next line waits, if it is not for one other channel."""
+
+    TURN = "it has had its share of this turn"
+    BACKLOG = "somebody is too far behind in the log"
+
+
+# What a line waits for: a reason, or the channel that must read first. None where nothing must.
+Blocker: TypeAlias = "Wait | Channel | None"
 
 
 class Channel:
     """The state of one connection.
 
+    Args:
+        sock: its socket, non-blocking.
+        peer: its address for the log, such as ``127.0.0.1:40112``.
+        log: the shared log.
+        context: for TLS; None for a plain connection.
+
+    Raises:
+        MemoryError: there is none; the caller closes the socket.
+
     Attributes:
-        peer: the address for the log, such as ``127.0.0.1:40112``.
-        name: the client's name, once its HELLO is accepted.
-        farewell: the BYE frame that it is to get when it goes, if any.
-        cut: it goes because it is too slow, or for want of memory: it is sent no frame that is not begun.
-        ended: the peer has closed its sending side.
-        paused: it has had its share of this turn; what else it sent waits, see ``resume``.
-        held: its next line cannot be handled until somebody has caught up; what it sent waits from there on.
-        refusal: why its HELLO is not accepted, if it is told that after a while.
-        holder: whose token it showed, once its HELLO is accepted.
-        host: the peer's address without the port, empty for a Unix socket.
-        pinged_at: the bytes that it is sent before its last PING.
-        read_to: the bytes that it had taken when we last looked whether it goes on reading.
+        cursor: its place in the log, its input and its private frames.
+        member: whose channel it is, from the JOIN on; ``NOBODY`` before.
+        departure: why it goes, once it does.
+        waits_for: what its next line waits for. All that it sent stays where it is meanwhile.
+        at_eof: nothing more comes from the peer.
+        heard_at: when something last came from it.
+        pinged_at: how many bytes it will have been sent before its unanswered PING; 0 without one.
+        taken: how many bytes its system had taken when that was last looked at.
         interest: the selector events that it is registered for.
     """
 
     __slots__ = (
         "_log",
-        "client",
-        "cut",
-        "ended",
-        "farewell",
-        "fd",
-        "held",
-        "holder",
-        "host",
+        "at_eof",
+        "cursor",
+        "departure",
+        "heard_at",
         "interest",
-        "name",
-        "paused",
+        "member",
         "peer",
         "pinged_at",
-        "read_to",
-        "refusal",
         "sock",
         "state",
+        "taken",
         "tls",
+        "waits_for",
     )
 
     def __init__(
-        self, sock: socket.socket, peer: str, log: Log, host: str = "", context: ssl.SSLContext | None = None
+        self, sock: socket.socket, peer: str, log: Log, context: ssl.SSLContext | None = None
     ) -> None:
         self.sock = sock
-        self.fd = sock.fileno()
         self.peer = peer
-        self.host = host
-        self.client: Client = log.open(self.fd, external=context is not None)
+        self.cursor: Cursor = log.open(sock.fileno(), external=context is not None)
         try:
-            self.tls = TlsTransport(sock, context, log, self.client) if context else None
+            self.tls = TlsTransport(sock, context, log, self.cursor) if context else None
         except (MemoryError, ssl.SSLError):
-            log.discard(self.client)
+            log.discard(self.cursor)
             raise MemoryError from None
-        self.state = State.HANDSHAKE
-        self.name = ""
-        self.farewell = b""
-        self.cut = False
-        self.ended = False
-        self.paused = False
-        self.held = False
-        self.refusal = ""
-        self.holder = NO_TOKEN
+        self.state = ChannelState.HANDSHAKE
+        self.member = NOBODY
+        self.departure: Departure | None = None
+        self.waits_for: Blocker = None
+        self.at_eof = False
+        self.heard_at = 0.0
         self.pinged_at = 0
-        self.read_to = 0
+        self.taken = 0
         self.interest = 0
         self._log = log
 
-    @property
-    def rank_class(self) -> int:
-        """The class that its token gives it."""
-        return self.holder.rank_class
+    def __repr__(self) -> str:
+        return f"<Channel {self.peer} {self.state.name}>"
+
+    def move(self, state: ChannelState) -> None:
+        """Go on to another state.
+
+        Raises:
+            AssertionError: it may not follow; this is a bug of the caller.
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"{self!r} cannot become {state.name}")
+        self.state = state
 
     @property
     def is_going(self) -> bool:
         """Whether nothing that it sends counts any more."""
-        return self.state in _GOING
+        return self.state in GOING
+
+    @property
+    def host(self) -> str:
+        """The peer's address without its port; empty for a Unix socket."""
+        return "" if self.peer.startswith("unix:") else self.peer.rpartition(":")[0]
 
     @property
     def wants_read(self) -> bool:
-        """Whether to be told of bytes from the peer; a pause is too short to ask for anything else."""
-        return not (self.ended or self.held or self.state is State.JOINING)
+        """Whether to be told of bytes from the peer. A wait for the next turn is too short to say no."""
+        is_waiting = self.waits_for is not None and self.waits_for is not Wait.TURN
+        return not (self.at_eof or is_waiting or self.state is ChannelState.JOINING)
 
     @property
     def wants_write(self) -> bool:
         """Whether something waits until the socket takes more."""
-        return self.tls.is_blocked if self.tls else self._log.is_blocked(self.client)
+        return self.tls.is_blocked if self.tls else self._log.is_blocked(self.cursor)
 
-    def receive(self, most: int) -> int:
-        """Receive once, at most ``most`` bytes, for ``next_line``; as ``Log.read``."""
-        if self.tls is None:
-            return self._log.read(self.client, most)
-        self._log.take(self.client, self.tls.receive(most))
-        return self.tls.received
+    @property
+    def bytes_taken(self) -> int:
+        """How many of the bytes that were sent to it the client's system has taken. A system call."""
+        return self._log.sent(self.cursor) - self._log.in_flight(self.cursor)
 
-    def flush(self) -> Flushed:
-        """Send what waits, in a bounded number of system calls; as ``Log.flush``."""
-        return self.tls.flush() if self.tls else self._log.flush(self.client)
+    @property
+    def bytes_owed(self) -> int:
+        """How many bytes it will have been sent when it has been sent all that waits for it now."""
+        return self._log.sent(self.cursor) + self._log.lag(self.cursor)
 
     def shut_down(self) -> bool:
         """Tell the peer that it was sent all; return whether it could be told: else flush, and try again."""
         if self.tls and not self.tls.shut_down():
             return False
-        if not self.ended:
-            with contextlib.suppress(OSError):  # it is gone already
+        if not self.at_eof:
+            with contextlib.suppress(OSError):  # the connection is gone already
                 self.sock.shutdown(socket.SHUT_WR)
         return True
-
-    def next_line(self) -> bytes | None:
-        """Go through what was read last, up to the next line for the server; None when there is none for now.
-
-        Valid CMD lines of a ranked client go straight into the log. The state decides what happens to the
-        rest: between HELLO and join, and in a pause, it is set aside until ``resume``.
-
-        Raises:
-            RemoteProtocolError: ``too-long``.
-            MemoryError: as ``Log.next_line``.
-        """
-        if self.paused or self.state is State.JOINING:
-            self._log.set_aside(self.client)
-            return None
-        return self._log.next_line(self.client)
-
-    def pause(self) -> None:
-        """Let the line that ``next_line`` has just returned wait until ``resume``, and all behind it."""
-        self._log.unread()
-        self.paused = True
-
-    def hold(self) -> None:
-        """Pause until somebody has caught up."""
-        self.pause()
-        self.held = True
-
-    def resume(self) -> None:
-        """Let ``next_line`` go on with what was set aside: before the join, by a pause or when held."""
-        self.paused = self.held = False
-        self._log.resume(self.client)

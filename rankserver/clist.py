@@ -1,14 +1,14 @@
-"""The typed face of the C core: the ranked list, the shared log, what goes into it and what goes out.
+"""The typed face of the C core: the ranked members, the shared log, what goes into it and what goes out.
 
-The only module that touches ``_clist.c``; what each call does, costs and guarantees is said there.
-Codes become exceptions here, in one place. A closed log or client is a TypeError at the next use.
+The only module that touches the core; what each call does, costs and guarantees stands above its function in
+the ``_*.c`` files. Codes become exceptions here, in one place. A closed log or cursor is a TypeError at its
+next use.
 """
 
 from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -16,9 +16,20 @@ from rankserver._clist_cffi import ffi, lib
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
-BLOCK_BYTES: Final = 1024 * 1024  # of the log: as much as the core sends in one system call
-READ_BYTES: Final = 800 * 1024  # in one read, at most: as frames of 64 bytes they fit into one block
+# Bytes in a block of the log: as many as the core sends in one system call.
+BLOCK_BYTES: Final = 1024 * 1024
+
+# The most bytes that one read brings. As frames of 64 bytes they fit into one block.
+READ_BYTES: Final = 800 * 1024
+
+# The most pieces that ``peek`` returns.
 PEEK_SPANS: Final = 16
+
+# The published position that lets everything be sent at once.
+EVERYTHING: Final = 2**64 - 1
+
+# Cursors that there is room to name from the start; the room doubles when there are more.
+FIRST_FDS: Final = 64
 
 
 class Flushed(enum.IntEnum):
@@ -29,8 +40,8 @@ class Flushed(enum.IntEnum):
     BROKEN = lib.CL_BROKEN  # gone for writing; may still be readable
 
 
-class Client:
-    """One connection's place in the ranks and in the log. Made by ``Log.open``."""
+class Cursor:
+    """One connection's place in the log. Made by ``Log.open`` and ``Log.retain``."""
 
     __slots__ = ("_handle",)
 
@@ -39,18 +50,20 @@ class Client:
 
 
 class Log:
-    """The shared log and the ranked list of the clients that it is broadcast to.
+    """The shared log, the ranked members and the cursors that it is sent to.
 
     Args:
-        max_line: bytes that a line from a client may have, LF included.
+        max_line: the most bytes of a line from a client, LF included.
         block_bytes: size of one block of the log.
-        read_bytes: what one read may bring, at most.
+        read_bytes: the most bytes that one read brings.
     """
 
     def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES, read_bytes: int = READ_BYTES) -> None:
         self._log: Any = _made(lib.cl_new(block_bytes, max_line, read_bytes))
-        self._line: Any = ffi.new("cl_span *")
-        self._fds: Any = ffi.new("int[]", 64)  # room for the descriptors of all ranked clients
+        self._members: dict[int, Any] = {}
+        self._cursors = 0
+        self._span: Any = ffi.new("cl_span *")
+        self._fds: Any = ffi.new("int[]", FIRST_FDS)  # room for the descriptors of all cursors
 
     def __enter__(self) -> Log:
         return self
@@ -61,129 +74,241 @@ class Log:
         self.close()
 
     def close(self) -> None:
-        """Free the log and all its clients. Closing twice is allowed."""
+        """Free the log with all its members and cursors. Closing twice is allowed."""
         if self._log is not None:
             lib.cl_free(self._log)
             self._log = None
+            self._members.clear()
 
-    # --- clients ---
+    # --- members ---
 
-    def open(self, fd: int, *, external: bool = False) -> Client:
-        """Return a new client, not ranked yet, that is sent to through socket ``fd``. O(1).
+    def join(self, member: int, rank_class: int = 0) -> None:
+        """Make a member with the lowest rank in its class, and without a cursor.
+
+        O(members in classes that rank below, those with higher numbers).
+
+        Args:
+            member: the caller's name for it, from 0 to 2**64 - 1.
+            rank_class: its class; lower numbers rank above higher ones.
+
+        Raises:
+            ValueError: it is a member already.
+            MemoryError: it has not joined.
+        """
+        if member in self._members:
+            raise ValueError(f"{member} is a member already")
+        self._members[member] = _made(lib.cl_join(self._log, member, rank_class))
+
+    def leave(self, member: int) -> None:
+        """Take the member out of the ranks; its cursor is detached, if it has one. O(1).
+
+        Raises:
+            ValueError: it is no member.
+        """
+        lib.cl_leave(self._log, self._member(member))
+        del self._members[member]
+
+    def rank(self, member: int) -> int:
+        """Return the member's rank, 0 for the highest.
+
+        O(n) after a change in the middle of the list, else O(1).
+
+        Raises:
+            ValueError: it is no member.
+        """
+        rank: int = lib.cl_rank(self._log, self._member(member))
+        return rank
+
+    def members(self) -> list[int]:
+        """Return all members, by rank. O(n)."""
+        ids = ffi.new("uint64_t[]", self.count)
+        return list(ffi.unpack(ids, lib.cl_members(self._log, ids, len(ids))))
+
+    @property
+    def count(self) -> int:
+        """How many members there are."""
+        count: int = lib.cl_count(self._log)
+        return count
+
+    def _member(self, member: int) -> Any:
+        try:
+            return self._members[member]
+        except KeyError:
+            raise ValueError(f"{member} is no member") from None
+
+    # --- cursors ---
+
+    def open(self, fd: int, *, external: bool = False) -> Cursor:
+        """Return a new cursor that reads and writes socket ``fd``. O(1).
+
+        Until it is attached, it is sent private frames alone.
 
         Args:
             fd: its socket.
             external: the caller reads and writes, and uses ``take``, ``peek`` and ``advance``.
-        """
-        return Client(_made(lib.cl_open(self._log, fd, external)))
-
-    def join(self, client: Client, rank_class: int = 0) -> None:
-        """Give the client the lowest rank in its class; what is logged from now on is sent to it.
-
-        O(clients in classes that rank below, those with higher numbers).
 
         Raises:
-            ValueError: it has joined before.
+            MemoryError: there is none.
         """
-        if self.clients == len(self._fds):
-            self._fds = ffi.new("int[]", 2 * self.clients)
-        _check(lib.cl_join(self._log, client._handle, rank_class))
+        self._make_room()
+        return self._counted(lib.cl_open(self._log, fd, external))
 
-    def retire(self, client: Client) -> None:
-        """Take the client out of the ranks; it is still sent what is logged so far. O(1).
+    def retain(self) -> Cursor:
+        """Return a new cursor of nobody's that keeps the log from its end on. O(1).
+
+        It is read with ``peek`` and ``advance``, sees what is not published yet, and is never among those
+        ``behind``.
 
         Raises:
-            ValueError: it is not ranked.
+            MemoryError: there is none.
         """
-        _check(lib.cl_retire(self._log, client._handle))
+        self._make_room()
+        return self._counted(lib.cl_retain(self._log))
 
-    def cut(self, client: Client) -> None:
-        """Take the client out of the ranks; it is sent no more than the frame that it has begun to get.
+    def attach(self, cursor: Cursor, member: int | None, seq: int | None = None) -> None:
+        """Send the cursor the frames after ``seq``, and let what it sends be the member's.
+
+        O(1) for the end of the log, else O(bytes of a block).
+
+        Args:
+            cursor: one that was not attached before.
+            member: None lets it follow the log without a rank.
+            seq: None is the end of the log.
 
         Raises:
-            ValueError: it is not ranked.
+            ValueError: the cursor was attached before, there is no such member, the member has a cursor, or
+                there is no such frame yet.
+            LookupError: the frames after ``seq`` are not kept any more.
         """
-        _check(lib.cl_cut(self._log, client._handle))
+        handle = ffi.NULL if member is None else self._member(member)
+        last: int = lib.cl_seq(self._log) if seq is None else seq
+        _check(lib.cl_attach(self._log, cursor._handle, handle, last))
 
-    def mute(self, client: Client) -> None:
-        """Send no more to the client, whose connection is gone for writing; what it has sent still counts."""
-        lib.cl_mute(self._log, client._handle)
+    def detach(self, cursor: Cursor) -> None:
+        """End the cursor's part of the log at the end of the log; it is still sent what it is owed. O(1).
 
-    def discard(self, client: Client) -> None:
-        """Free the client, ranked or not. The caller closes its socket."""
-        lib.cl_close(self._log, client._handle)
-        client._handle = None
+        The member keeps its rank, and may be given another cursor.
+
+        Raises:
+            ValueError: it is not attached.
+        """
+        _check(lib.cl_detach(self._log, cursor._handle))
+
+    def cut(self, cursor: Cursor) -> None:
+        """Owe the cursor no more than the frame that it has begun to get, and detach it if it is attached."""
+        lib.cl_cut(self._log, cursor._handle)
+
+    def mute(self, cursor: Cursor) -> None:
+        """Send no more to the cursor, whose connection is gone for writing; what it has sent still counts."""
+        lib.cl_mute(self._log, cursor._handle)
+
+    def discard(self, cursor: Cursor) -> None:
+        """Free the cursor, attached or not. The caller closes its socket."""
+        lib.cl_close(self._log, cursor._handle)
+        cursor._handle = None
+        self._cursors -= 1
+
+    def _make_room(self) -> None:
+        """Make room for the descriptor of one cursor more."""
+        if self._cursors == len(self._fds):
+            self._fds = ffi.new("int[]", 2 * self._cursors)
+
+    def _counted(self, handle: Any) -> Cursor:
+        cursor = Cursor(_made(handle))
+        self._cursors += 1
+        return cursor
 
     # --- what clients send ---
 
-    def read(self, client: Client, most: int) -> int:
-        """Receive once, at most ``most`` bytes, for ``next_line`` to go through.
+    def read(self, cursor: Cursor, size: int) -> int:
+        """Receive once, at most ``size`` bytes, for ``next_line`` and ``collect`` to go through.
 
         Returns:
             How many bytes came, 0 at the end of the stream.
 
         Raises:
-            BlockingIOError: there is nothing to receive, or something is set aside.
-            OSError: the connection is lost.
+            BlockingIOError: there is nothing to receive, or there is input that was not gone through:
+                ``next_line`` has not returned None since the last read.
+            OSError: the connection is lost; with ENOMEM, the input of another cursor could not be kept.
         """
-        count: int = lib.cl_read(self._log, client._handle, most)
+        count: int = lib.cl_read(self._log, cursor._handle, size)
         if count < 0:
             raise OSError(-count, os.strerror(-count))
         return count
 
-    def take(self, client: Client, data: bytes | bytearray | memoryview) -> None:
+    def take(self, cursor: Cursor, data: bytes | bytearray | memoryview) -> None:
         """Do as ``read`` for bytes that the caller has received, at most ``read_bytes``.
 
         Raises:
-            ValueError: it is more than that, or something is set aside.
+            ValueError: there are more than that, or input that was not gone through.
+            MemoryError: the input of another cursor could not be kept.
         """
-        _check(lib.cl_take(self._log, client._handle, ffi.from_buffer(data), len(data)))
+        _check(lib.cl_take(self._log, cursor._handle, ffi.from_buffer(data), len(data)))
 
-    def next_line(self, client: Client) -> bytes | None:
-        """Go through what the client that was read last has sent, up to the next line for the caller.
+    def next_line(self, cursor: Cursor, *, logs: bool) -> bytes | None:
+        """Go through the cursor's input up to the next line for the caller. O(bytes).
 
-        The valid CMD lines of a ranked client are logged; empty lines are skipped. O(bytes).
+        Args:
+            cursor: whose input it is.
+            logs: log the valid CMD lines of an attached member; otherwise they are lines as any other.
 
         Returns:
-            The first other line, without its CR and LF; the next call goes on behind it. None at the end:
-            the beginning of a line is kept for the next read.
+            The first other line that is not empty, without its CR and LF; the next call goes on behind it.
+            None at the end: the beginning of a line is kept for the next read.
 
         Raises:
             RemoteProtocolError: ``too-long``; all before that line is handled.
             MemoryError: all before that line is handled; the same call may be tried again.
         """
-        line = self._line
-        status = lib.cl_line(self._log, client._handle, line)
+        line = self._span
+        status = lib.cl_line(self._log, cursor._handle, logs, line)
         if status == lib.CL_OK:
             return None
         if status == lib.CL_LINE:
             return bytes(ffi.buffer(line.data, line.len))
         if status == lib.CL_LONG:
-            most = lib.cl_longest_line(self._log, client._handle)
-            raise RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {most} bytes")
+            longest = lib.cl_longest_line(self._log, cursor._handle)
+            raise RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {longest} bytes")
         raise _error(status)
 
-    def unread(self) -> None:
-        """Let the line that ``next_line`` has just returned be the next again. O(1)."""
-        lib.cl_unread(self._log)
+    def collect(self, cursor: Cursor) -> bytes:
+        """Take the valid CMD lines at the front of the cursor's input without logging them. O(bytes).
 
-    def set_aside(self, client: Client) -> None:
-        """Keep what ``next_line`` has not come to, until ``resume``. O(bytes)."""
-        _check(lib.cl_set_aside(self._log, client._handle))
+        Returns:
+            The lines with their ends, for ``apply``. Nothing if the next line is another, if there is none,
+            or if the cursor has no member; then ``next_line`` goes on.
 
-    def resume(self, client: Client) -> None:
-        """Let ``next_line`` go on with what was set aside. O(bytes)."""
-        lib.cl_resume(self._log, client._handle)
+        Raises:
+            MemoryError: nothing was taken.
+        """
+        batch = self._span
+        _check(lib.cl_collect(self._log, cursor._handle, batch))
+        return bytes(ffi.buffer(batch.data, batch.len))
 
-    def ignore(self, client: Client) -> None:
-        """Throw away what the client has sent, and all that it sends from now on. O(1)."""
-        lib.cl_ignore(self._log, client._handle)
+    def unread(self, cursor: Cursor) -> None:
+        """Let the line that ``next_line`` returned last for this cursor be the next again. O(1).
+
+        It does not matter what happened to other cursors in between. The line is taken for good by this
+        cursor's next ``next_line`` or ``collect``.
+        """
+        lib.cl_unread(self._log, cursor._handle)
+
+    def keep(self, cursor: Cursor) -> None:
+        """Move the rest of the cursor's input into its own memory. O(bytes).
+
+        That happens anyway when another cursor needs the buffer. Now it is this one that fails for lack
+        of memory.
+
+        Raises:
+            MemoryError: it is where it was.
+        """
+        _check(lib.cl_keep(self._log, cursor._handle))
+
+    def ignore(self, cursor: Cursor) -> None:
+        """Throw away the cursor's input, and all that comes from now on. O(1)."""
+        lib.cl_ignore(self._log, cursor._handle)
 
     # --- into the log ---
-
-    def hold(self, *, on_hold: bool) -> None:
-        """Let ``next_line`` return commands rather than log them, or log them again. O(1)."""
-        lib.cl_hold(self._log, on_hold)
 
     def reserve(self, size: int) -> None:
         """Make sure that the next ``append`` of at most ``size`` bytes does not fail. O(1).
@@ -203,28 +328,47 @@ class Log:
         _check(min(seq, 0))
         return seq
 
-    def private(self, client: Client, frame: bytes) -> int:
-        """Queue a frame for this client alone, LF included, behind what is logged so far.
+    def apply(self, member: int, batch: bytes) -> None:
+        """Log what ``collect`` returned, for a member with or without a cursor. O(bytes).
+
+        The log becomes what it would be if ``next_line`` had logged it.
+
+        Raises:
+            ValueError: it is no member, or a line is no valid command or has no end; nothing was logged.
+            MemoryError: nothing was logged.
+        """
+        _check(lib.cl_apply(self._log, self._member(member), batch, len(batch)))
+
+    def private(self, cursor: Cursor, frame: bytes) -> int:
+        """Queue a frame for this cursor alone, LF included, behind what is logged so far.
 
         Returns:
-            How many bytes of private frames wait to be sent to the client now.
+            How many bytes of private frames wait to be sent to the cursor now.
 
         Raises:
             ValueError: the frame is empty.
             MemoryError: it was not queued.
         """
-        queued: int = lib.cl_private(self._log, client._handle, frame, len(frame))
+        queued: int = lib.cl_private(self._log, cursor._handle, frame, len(frame))
         _check(queued)
         return queued
 
+    def publish(self, position: int | None) -> None:
+        """Let the log be sent up to ``position``, the end of a frame, and no further. O(1).
+
+        Private frames wait for their place to be published. None publishes everything at once, as in a
+        new log. What was sent already stays sent.
+        """
+        lib.cl_publish(self._log, EVERYTHING if position is None else position)
+
     # --- out to the sockets ---
 
-    def flush(self, client: Client) -> Flushed:
-        """Send to one client what waits for it, in a bounded number of system calls."""
-        return Flushed(lib.cl_flush(self._log, client._handle))
+    def flush(self, cursor: Cursor) -> Flushed:
+        """Send to one cursor what waits for it, in a bounded number of system calls."""
+        return Flushed(lib.cl_flush(self._log, cursor._handle))
 
     def flush_all(self) -> tuple[list[int], list[int]]:
-        """Send to every ranked client that is not blocked all that waits for it.
+        """Send to every attached cursor that is not blocked all that waits for it, by rank.
 
         Returns:
             The descriptors that are blocked from now on, and those that are gone for writing.
@@ -235,18 +379,18 @@ class Log:
         named = ffi.unpack(self._fds, count)
         return [fd for fd in named if fd >= 0], [~fd for fd in named if fd < 0]
 
-    def peek(self, client: Client) -> list[memoryview]:
+    def peek(self, cursor: Cursor) -> list[memoryview]:
         """Return what is to be sent next, for a transport that C cannot write to.
 
         The memory is valid until the next call of any method.
         """
         spans = ffi.new("cl_span[]", PEEK_SPANS)
-        count = lib.cl_peek(self._log, client._handle, spans, PEEK_SPANS)
+        count = lib.cl_peek(self._log, cursor._handle, spans, PEEK_SPANS)
         return [memoryview(ffi.buffer(span.data, span.len)) for span in spans[0:count]]
 
-    def advance(self, client: Client, sent: int) -> None:
+    def advance(self, cursor: Cursor, sent: int) -> None:
         """Count ``sent`` bytes of what ``peek`` returned as sent."""
-        lib.cl_advance(self._log, client._handle, sent)
+        lib.cl_advance(self._log, cursor._handle, sent)
 
     # --- questions ---
 
@@ -257,6 +401,24 @@ class Log:
         return seq
 
     @property
+    def end(self) -> int:
+        """The position behind the last frame."""
+        end: int = lib.cl_end(self._log)
+        return end
+
+    def find(self, seq: int) -> int:
+        """Return the position right behind frame ``seq``. O(1) for the last frame, else O(bytes of a block).
+
+        Raises:
+            ValueError: there is no such frame yet.
+            LookupError: the frames after it are not kept any more.
+        """
+        position = ffi.new("uint64_t *")
+        _check(lib.cl_find(self._log, seq, position))
+        found: int = position[0]
+        return found
+
+    @property
     def unflushed(self) -> int:
         """How many frames were logged since ``flush_all``."""
         unflushed: int = lib.cl_unflushed(self._log)
@@ -264,82 +426,68 @@ class Log:
 
     @property
     def held(self) -> int:
-        """Bytes of the log that are kept for the slowest client."""
+        """Bytes of the log that are kept for the slowest cursor."""
         held: int = lib.cl_held(self._log)
         return held
 
-    @property
-    def clients(self) -> int:
-        """How many clients are ranked."""
-        clients: int = lib.cl_clients(self._log)
-        return clients
-
-    def rank(self, client: Client) -> int:
-        """Return the client's rank, -1 if it has none. O(n) after a leave, else O(1)."""
-        rank: int = lib.cl_rank(self._log, client._handle)
-        return rank
-
-    def lag(self, client: Client) -> int:
-        """Return how many bytes wait to be sent to the client."""
-        lag: int = lib.cl_lag(self._log, client._handle)
+    def lag(self, cursor: Cursor) -> int:
+        """Return how many bytes wait to be sent to the cursor, published or not."""
+        lag: int = lib.cl_lag(self._log, cursor._handle)
         return lag
 
-    def sent(self, client: Client) -> int:
-        """Return how many bytes the client was sent, and what was logged before it joined.
+    def sent(self, cursor: Cursor) -> int:
+        """Return how many bytes the cursor was sent, and those of the log before the place of its attachment.
 
         Raises:
             TypeError: the log is closed.
         """
         self._check_open()
-        sent: int = lib.cl_sent(client._handle)
+        sent: int = lib.cl_sent(cursor._handle)
         return sent
 
-    def in_flight(self, client: Client) -> int:
+    def in_flight(self, cursor: Cursor) -> int:
         """Return how many bytes of those sent the client's system has not acknowledged, if ours can tell.
 
         Raises:
             TypeError: the log is closed.
         """
         self._check_open()
-        in_flight: int = lib.cl_in_flight(client._handle)
+        in_flight: int = lib.cl_in_flight(cursor._handle)
         return in_flight
 
-    def queued(self, client: Client) -> int:
-        """Return how many bytes of private frames wait to be sent to the client."""
+    def queued(self, cursor: Cursor) -> int:
+        """Return how many bytes of private frames wait to be sent to the cursor."""
         self._check_open()
-        queued: int = lib.cl_queued(client._handle)
+        queued: int = lib.cl_queued(cursor._handle)
         return queued
 
-    def is_blocked(self, client: Client) -> bool:
-        """Tell whether the last flush could not send all."""
+    def is_blocked(self, cursor: Cursor) -> bool:
+        """Tell whether the last flush could not send all that was due."""
         self._check_open()
-        return bool(lib.cl_is_blocked(client._handle))
+        return bool(lib.cl_is_blocked(cursor._handle))
 
     def _check_open(self) -> None:
-        """Refuse a closed log, where C does not see that it is, and would read a client that is freed."""
+        """Refuse a closed log, where C does not see that it is, and would read a cursor that is freed."""
         if self._log is None:
             raise TypeError("the log is closed")
 
-    def behind(self, most: int) -> list[int]:
-        """Return the descriptors of the clients for whom more than ``most`` bytes of the log are kept.
+    def behind(self, size: int) -> list[int]:
+        """Return the descriptors of the cursors for which more than ``size`` bytes of the log are kept.
 
-        Those who have left and are still sent what they are owed count, and come last. O(n), for all clients.
+        Those of members come first, by rank, then those that follow the log, and last those that are detached
+        and still owed something. O(n), for all cursors.
         """
-        return list(ffi.unpack(self._fds, lib.cl_behind(self._log, most, self._fds, len(self._fds))))
-
-    def ranked_fds(self) -> Sequence[int]:
-        """Return the descriptors of the ranked clients, by rank. O(n)."""
-        return list(ffi.unpack(self._fds, lib.cl_fds(self._log, self._fds, len(self._fds))))
+        return list(ffi.unpack(self._fds, lib.cl_behind(self._log, size, self._fds, len(self._fds))))
 
     def check(self) -> None:
         """Walk every invariant of the core, for tests.
 
         Raises:
-            AssertionError: with the number of the broken one in ``_clist.h``.
+            AssertionError: with the number of the broken one in ``_core.h``.
         """
         broken = lib.cl_check(self._log)
         if broken:
-            raise AssertionError(f"invariant {broken} of _clist.h is broken")
+            raise AssertionError(f"invariant {broken} of _core.h is broken")
 
 
 def text_ok(data: bytes) -> bool:
@@ -360,5 +508,7 @@ def _check(status: int) -> None:
 
 def _error(status: int) -> Exception:
     if status == lib.CL_MISUSE:
-        return ValueError("the client or the frame is not one for this call")
+        return ValueError("not a call for this member, cursor or data")
+    if status == lib.CL_GONE:
+        return LookupError("the frames are not kept any more")
     return MemoryError()

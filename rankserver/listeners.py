@@ -1,4 +1,4 @@
-"""The sockets that connections arrive on: how they are opened and named, and how connections are accepted."""
+"""Listening sockets: how they are opened and named, and how connections are accepted."""
 
 from __future__ import annotations
 
@@ -18,35 +18,46 @@ from typing import Any, Final
 from rankserver.logs import event
 from rankserver.wire.exceptions import ListenError
 
-BACKLOG: Final = 4096  # connections that wait for accept: a fleet that comes back at once
-PROBE_SECONDS: Final = 1.0  # to find out whether somebody listens on a Unix socket
-LOOPBACK_CONGESTION: Final = b"reno"  # see _do_not_pace
-ACCEPTS: Final = 128  # connections accepted from one listener in one turn
-# The kernel probes a silent peer as often as the heartbeat, and gives a connection up that has acknowledged
-# nothing for so many of them, also one that is closed: two is when we do, who know what the peer has said.
+# Connections that the kernel keeps until they are accepted: a whole fleet may reconnect at once.
+MAX_PENDING: Final = 4096
+# Connections accepted from one listener in one turn, so that the clients who are here are served in between.
+MAX_ACCEPTS: Final = 128
+# Seconds in which a Unix socket must accept a connection, or say that nobody listens on it.
+PROBE_TIMEOUT: Final = 1.0
+# See _disable_pacing.
+LOOPBACK_CONGESTION: Final = b"reno"
+# The kernel gives up a connection, closed ones included, that has acknowledged nothing for this many
+# heartbeats. It must come after the server, which knows what the peer has said and waits for two.
 DEAD_HEARTBEATS: Final = 3
-ALIVE_LEAST: Final = 10  # seconds between two probes, for however short a heartbeat, ...
-ALIVE_MOST: Final = 600  # ... and for a long one, or none
+# Seconds between two probes of a silent peer. A peer that is alive but does not read counts as dead, so the
+# time must not be short; and even without a heartbeat the dead must be found.
+MIN_PROBE_INTERVAL: Final = 10
+MAX_PROBE_INTERVAL: Final = 600
 
-_GONE_BEFORE: Final = (
+# What helps when the port is taken, on the command line and with make.
+PORT_HINT: Final = "; choose another port with --port (make run: PORT=...)"
+
+# Errors of accept that concern only the connection, which is gone (accept(2)).
+_ALREADY_GONE: Final = (
     errno.ECONNABORTED,
     errno.EPROTO,
     errno.ENETDOWN,
     errno.EHOSTUNREACH,
     errno.ENETUNREACH,
 )
+# Errors of bind and socket for an address that this machine does not have.
 _NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class Acceptor:
-    """Listens, and accepts a bounded number of connections when it is asked to.
+    """Listens, and accepts a bounded number of connections when asked to.
 
     Args:
         selector: where the listeners are registered, with a callback as data.
 
     Attributes:
-        ready: the listeners at which a connection has arrived in this turn.
-        paused: listeners are not watched, for want of descriptors, for example; ``resume`` after a while.
+        ready: the listeners that have a connection to accept in this turn.
+        paused: whether the listeners are unwatched, for lack of descriptors, say; call ``resume`` later.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -56,16 +67,16 @@ class Acceptor:
         self.ready: list[socket.socket] = []
 
     def listen(self, host: str, port: int, unix: str | None, heartbeat: float) -> list[str]:
-        """Open the sockets, and return where they can be reached as text, TCP first.
+        """Open the sockets, and return their addresses as text, TCP first.
 
         Args:
-            host: name or address; all of its addresses are listened on.
-            port: TCP port; 0 picks one.
+            host: name or address; every address of a name is listened on.
+            port: TCP port; 0 picks a free one.
             unix: path of a Unix socket, if any.
-            heartbeat: seconds of silence after which a client is asked whether it is there, 0 for never.
+            heartbeat: seconds of silence after which a client is pinged; 0 for never.
 
         Raises:
-            ListenError: names the address that cannot be had.
+            ListenError: names the address that cannot be listened on.
         """
         self._listeners = open_tcp(host, port, heartbeat)
         if unix is not None:
@@ -76,21 +87,20 @@ class Acceptor:
     def accept(self) -> Iterator[tuple[socket.socket, str, str]]:
         """Yield the connections that have arrived, non-blocking, each with its peer's name and host.
 
-        The host of a Unix socket is empty.
-
-        A connection that was gone before it was accepted is passed over. After any other error, such as too
-        few descriptors, all listeners are left alone: they would be ready all the time, and the loop spin.
+        The host of a Unix peer is empty. A connection that is gone before it is accepted is skipped. Any
+        other error, such as running out of descriptors, pauses accepting: the listeners would stay ready, and
+        the loop would spin.
         """
         ready = self.ready.copy()
         self.ready.clear()
         for listener in ready:
-            for _ in range(ACCEPTS):
+            for _ in range(MAX_ACCEPTS):
                 try:
                     sock, address = listener.accept()
                 except (BlockingIOError, InterruptedError):
                     break
                 except OSError as error:
-                    if error.errno in _GONE_BEFORE:
+                    if error.errno in _ALREADY_GONE:
                         continue
                     event(logging.WARNING, "cannot accept", reason=error.strerror)
                     self._pause()
@@ -129,12 +139,12 @@ def is_loopback(host: str) -> bool:
 
 
 def open_tcp(host: str, port: int, heartbeat: float = 0) -> list[socket.socket]:
-    """Listen on every address of ``host``, IPv4 and IPv6; all get the port that the first one got.
+    """Listen on every address of ``host``, IPv4 and IPv6, all on the same port.
 
-    Connections are given up by the kernel when the peer is dead, see ``DEAD_HEARTBEATS``.
+    The kernel gives up connections to dead peers, see ``DEAD_HEARTBEATS``.
 
     Raises:
-        ListenError: names the address and says why.
+        ListenError: names the address, and says why and which option helps.
     """
     opened: list[socket.socket] = []
     try:
@@ -143,19 +153,20 @@ def open_tcp(host: str, port: int, heartbeat: float = 0) -> list[socket.socket]:
             try:
                 opened.append(_listen(family, (address[0], port, *address[2:]), heartbeat))
             except OSError as error:
-                # A name may have an address of a family that this machine does not use.
+                # A name may have an address of a family that this machine does not have.
                 if error.errno not in _NO_SUCH_ADDRESS or (number == len(found) and not opened):
                     raise
                 continue
             port = opened[0].getsockname()[1]
     except OSError as error:
         close_all(opened)
-        raise ListenError(f"cannot listen on {join_address(host, port)}: {_reason(error)}") from None
+        hint = PORT_HINT if error.errno == errno.EADDRINUSE else ""
+        raise ListenError(f"cannot listen on {join_address(host, port)}: {_reason(error)}{hint}") from None
     return opened
 
 
 def open_unix(path: str) -> socket.socket:
-    """Listen on the Unix socket ``path``, in place of one that nobody listens on any more.
+    """Listen on the Unix socket ``path``, replacing one that nobody listens on any more.
 
     Raises:
         ListenError: names the path and says why.
@@ -168,12 +179,13 @@ def open_unix(path: str) -> socket.socket:
 
 
 def close_all(listeners: list[socket.socket]) -> None:
-    """Close the sockets, and remove the files of those that have one, unless another server has it by now."""
+    """Close the sockets, and remove the files of Unix sockets, unless another server listens there by now."""
     for listener in listeners:
         path = listener.getsockname() if listener.family == socket.AF_UNIX else None
         listener.close()
         if path:
-            with contextlib.suppress(OSError):  # somebody else removed it, or may not be asked: leave it
+            # If somebody else removed the file or took it over, it is theirs.
+            with contextlib.suppress(OSError):
                 _remove_stale(path)
 
 
@@ -185,7 +197,7 @@ def peer_name(family: int, address: Any) -> str:
 
 
 def join_address(host: str, port: int) -> str:
-    """Return ``host:port``, with brackets where the host has colons itself."""
+    """Return ``host:port``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -197,19 +209,20 @@ def _resolve(host: str, port: int) -> list[Any]:
 
 
 def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
-    """Open a listener; accepted sockets inherit its options (Linux: socket(7), tcp(7))."""
+    """Open a listener; the sockets that it accepts inherit its options (Linux: socket(7), tcp(7))."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family != socket.AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _find_the_dead(listener, heartbeat)
+            _detect_dead_peers(listener, heartbeat)
             if _is_loopback_address(address[0]):
-                _do_not_pace(listener)
+                _disable_pacing(listener)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own socket
+            # IPv4 has a socket of its own.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)
+        listener.listen(MAX_PENDING)
         listener.setblocking(False)
     except OSError:
         listener.close()
@@ -217,14 +230,15 @@ def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
     return listener
 
 
-def _find_the_dead(listener: socket.socket, heartbeat: float) -> None:
-    """Let the kernel give up connections whose peer is gone without a word, also those that it closes for us.
+def _detect_dead_peers(listener: socket.socket, heartbeat: float) -> None:
+    """Let the kernel give up connections whose peer vanished, including those that it is closing for us.
 
-    TCP_USER_TIMEOUT counts for a peer, too, that acknowledges but takes nothing: hence it is no short time.
+    TCP_USER_TIMEOUT also applies to a peer that acknowledges but does not read, so it must not be short.
     """
-    seconds = max(math.ceil(min(heartbeat or ALIVE_MOST, ALIVE_MOST)), ALIVE_LEAST)
+    seconds = max(math.ceil(min(heartbeat or MAX_PROBE_INTERVAL, MAX_PROBE_INTERVAL)), MIN_PROBE_INTERVAL)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux, where it also says when keepalive gives up
+    # On Linux, this timeout also says when keepalive gives up.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_HEARTBEATS * seconds * 1000)
@@ -234,25 +248,26 @@ def _is_loopback_address(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def _do_not_pace(listener: socket.socket) -> None:
-    """Let no connection of this listener wait for a network that is not there.
+def _disable_pacing(listener: socket.socket) -> None:
+    """Keep connections over the loopback from being paced, which only makes sense on a network.
 
-    Where the system's congestion control is BBR, it spreads what is sent over time by timers, and that took a
-    fifth of the CPU time of large broadcasts. Reno does not, and is part of every Linux (tcp(7)). A listener
-    that others can reach, too, keeps what the system has.
+    Where the system's congestion control is BBR, it spreads sending over time with timers, and that took a
+    fifth of the CPU time of large broadcasts. Reno does not pace, and every Linux has it (tcp(7)). A listener
+    that other machines can reach keeps the system's choice.
     """
     if hasattr(socket, "TCP_CONGESTION"):
-        with contextlib.suppress(OSError):  # a system may allow none but its own
+        # A system may not allow any but its own.
+        with contextlib.suppress(OSError):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOOPBACK_CONGESTION)
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket file on which nobody listens; leave one that is in use."""
+    """Remove a socket file that nobody listens on; leave one that is in use."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(PROBE_SECONDS)
+            probe.settimeout(PROBE_TIMEOUT)
             probe.connect(path)
     except FileNotFoundError:
         return

@@ -1,8 +1,18 @@
-"""Who has to wait for whom, so that nobody's memory grows and nothing is dropped.
+"""Pace: who has to wait for whom, so that nobody's memory grows and nothing is dropped.
 
-Producers of commands wait while the log is longer than it may be for the slowest client: TCP then slows
-down whoever sends them. What is for one client alone waits while too much waits for that client already,
-and with it what its sender sent behind it. Whoever lets others wait for too long goes, see ``slow``.
+Theory of operation. A client that sends faster than others read must be slowed down, and the only honest way
+is to stop reading from it: TCP then slows the sender itself. Two things can pile up:
+
+- the *log*, while the slowest client is more than ``max_backlog`` bytes behind. Whatever would add a command
+  waits then (``Wait.BACKLOG``); answers, heartbeats, joins and leaves go on, since they are what lets people
+  catch up.
+- the *private frames* of one client, while more than ``MAX_PRIVATE_BYTES`` of them wait for it. A line that
+  would add one waits for that client, and with it whatever its sender sent behind it. A client that sends
+  lines and does not read the replies waits for itself.
+
+Lines wait before anything is proposed; what was proposed never waits. Both conditions are looked at again at
+the end of each turn, from what is kept and not from what happened. A client for which others wait for
+``slow`` seconds on end must go: the owner of that timeout says how.
 """
 
 from __future__ import annotations
@@ -10,82 +20,90 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from rankserver.channel import Channel
+from rankserver.channel import Blocker, Channel, Wait
 from rankserver.clist import Log
 from rankserver.timers import Timeout
 
-PRIVATE_BYTES: Final = 1024 * 1024  # of private frames that wait for one client, before their senders do
+# Private frames that wait for one client before lines that would add to them wait. A mebibyte holds the
+# answers of ten thousand clients to one ASK, and is little beside what the systems between buffer.
+MAX_PRIVATE_BYTES: Final = 1024 * 1024
 
 
 class Pace:
-    """The channels whose next line waits, and why.
+    """The channels whose next line waits for others, and those that they wait for.
 
     Args:
         log: the shared log.
-        max_backlog: bytes of it that may be kept for a client before commands wait.
-        slow: the time that a client may let others wait; what it says when that is over is the server's.
+        channels: all channels, by descriptor.
+        max_backlog: bytes of the log that may be kept for a client before commands wait.
+        slow: how long a client may make others wait.
 
     Attributes:
         is_holding: commands wait.
+        congested: the channels for which too many private frames wait; to be changed by methods only.
+        waiting: the channels whose next line waits, in the order in which they began to; likewise. What each
+            waits for is its ``waits_for``.
     """
 
-    def __init__(self, log: Log, max_backlog: int, slow: Timeout[Channel]) -> None:
+    def __init__(
+        self, log: Log, channels: Mapping[int, Channel], max_backlog: int, slow: Timeout[Channel]
+    ) -> None:
+        self.max_backlog = max_backlog
         self.is_holding = False
+        self.congested: dict[Channel, None] = {}
+        self.waiting: dict[Channel, None] = {}
         self._log = log
-        self._max_backlog = max_backlog
+        self._channels = channels
         self._slow = slow
-        self._full: dict[Channel, None] = {}  # more than PRIVATE_BYTES wait for them
-        self._held: dict[Channel, Channel | None] = {}  # with whom it waits for, None for the slowest
 
-    def __len__(self) -> int:
-        """Return how many channels wait."""
-        return len(self._held)
-
-    def is_full(self, channel: Channel) -> bool:
+    def is_congested(self, channel: Channel) -> bool:
         """Tell whether no more should be queued for this client alone. O(1)."""
-        return channel in self._full
+        return channel in self.congested
 
-    def fill(self, channel: Channel) -> None:
-        """Note that more than ``PRIVATE_BYTES`` wait for this client, which has a rank. O(1)."""
-        self._full[channel] = None
+    def mark_congested(self, channel: Channel) -> None:
+        """Note that more than ``MAX_PRIVATE_BYTES`` wait for the channel of a member. O(1)."""
+        self.congested[channel] = None
 
-    def hold(self, channel: Channel, full: Channel | None) -> None:
-        """Let the channel wait until ``full``, or with None the slowest client, has caught up. O(1)."""
-        self._held[channel] = full
+    def wait(self, channel: Channel, blocker: Blocker) -> None:
+        """Let the channel's next line wait until ``update`` returns it. O(1)."""
+        channel.waits_for = blocker
+        self.waiting[channel] = None
 
     def forget(self, channel: Channel) -> None:
-        """Note that a channel goes: it neither waits nor lets anybody wait. O(1)."""
-        self._held.pop(channel, None)
-        self._full.pop(channel, None)
+        """Note that a channel goes: it neither waits nor makes anybody wait. O(1)."""
+        channel.waits_for = None
+        self.waiting.pop(channel, None)
+        self.congested.pop(channel, None)
         self._slow.stop(channel)
 
-    def update(self, channels: Mapping[int, Channel], now: float) -> list[Channel]:
+    def update(self, now: float) -> list[Channel]:
         """Find out who has to wait from now on. O(1) if nobody has to or had to, else O(clients).
 
         Returns:
             The channels that wait no more, in the order in which they began to.
         """
-        too_long = self._log.held > self._max_backlog
-        if not (too_long or self.is_holding or self._full or self._held):
+        is_late = self._log.held > self.max_backlog
+        if not (is_late or self.is_holding or self.congested or self.waiting):
             return []
-        behind = [channels[fd] for fd in self._log.behind(self._max_backlog)] if too_long else []
+        behind = [self._channels[fd] for fd in self._log.behind(self.max_backlog)] if is_late else []
         self.is_holding = bool(behind)
-        self._log.hold(on_hold=self.is_holding)
-        self._full = {
-            channel: None for channel in self._full if self._log.queued(channel.client) > PRIVATE_BYTES
+        self.congested = {
+            channel: None
+            for channel in self.congested
+            if self._log.queued(channel.cursor) > MAX_PRIVATE_BYTES
         }
-        self._measure({*behind, *self._full}, now)
-        released = [
-            channel
-            for channel, full in self._held.items()
-            if not (self.is_holding if full is None else full in self._full)
-        ]
+        self._measure({*behind, *self.congested}, now)
+        released = [channel for channel in self.waiting if not self._must_wait(channel.waits_for)]
         for channel in released:
-            del self._held[channel]
+            del self.waiting[channel]
+            channel.waits_for = None
         return released
 
+    def _must_wait(self, blocker: Blocker) -> bool:
+        return self.is_holding if blocker is Wait.BACKLOG else blocker in self.congested
+
     def _measure(self, late: set[Channel], now: float) -> None:
-        """Let the time of these go on, and stop that of all who have caught up."""
+        """Run the clock of those that make others wait, and stop that of all who have caught up."""
         for channel in self._slow:
             if channel not in late:
                 self._slow.stop(channel)

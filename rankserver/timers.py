@@ -1,6 +1,8 @@
-"""Timeouts on the monotonic clock: a queue for each length of time, so that start, stop and expiry are O(1).
+"""Timeouts: a queue for each length of time, so that starting, stopping and expiring one is O(1).
 
-It reads no clock: the server passes the time of its turn in.
+A queue is in the order in which its items expire, because all of them wait equally long. Nothing here reads a
+clock: the loop passes in the time of its turn. That clock stands still while the process is stopped, so that
+time in which nothing could be done counts for no timeout.
 """
 
 from __future__ import annotations
@@ -8,73 +10,80 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
 
+class Expiring(Protocol):
+    """A source of deadlines."""
+
+    @property
+    def deadline(self) -> float:
+        """When the first thing expires; infinity if there is none."""
+
+    def expire(self, now: float) -> None:
+        """Do what is due at ``now``."""
+
+
 class Timers:
-    """All timeouts of one loop.
+    """All sources of deadlines of one loop.
 
     Attributes:
-        nearest: nothing expires before this time; it may be too early, and is right after ``expire``.
+        nearest: nothing expires before this time. It may be too early, and is exact after ``expire``.
     """
 
     def __init__(self) -> None:
         self.nearest = math.inf
-        self._timeouts: list[Timeout[Any]] = []
+        self._sources: list[Expiring] = []
+
+    def add(self, source: Expiring) -> None:
+        """Expire a source with the others; it must call ``expect`` for each new deadline."""
+        self._sources.append(source)
 
     def timeout(self, seconds: float, on_expiry: Callable[[T], None]) -> Timeout[T]:
-        """Make a timeout; ``on_expiry`` is called with each item that expires. 0 seconds means never."""
+        """Make a timeout that calls ``on_expiry`` with each item that expires; 0 seconds means never."""
         timeout = Timeout(self, seconds, on_expiry)
-        self._timeouts.append(timeout)
+        self.add(timeout)
         return timeout
 
-    def delay(self, seconds: float) -> None:
-        """Let all expire so much later: for time in which nothing could be done. O(n)."""
-        for timeout in self._timeouts:
-            timeout.delay(seconds)
-        self.nearest += seconds
+    def expect(self, deadline: float) -> None:
+        """Note that something expires at this time. O(1)."""
+        self.nearest = min(self.nearest, deadline)
 
     def expire(self, now: float) -> None:
-        """Call what is due. O(1) if nothing is."""
-        if now < self.nearest:
-            return
-        for timeout in self._timeouts:
-            timeout.expire(now)
-        self.nearest = min((timeout.deadline for timeout in self._timeouts), default=math.inf)
+        """Do what is due. O(sources) and what they do."""
+        for source in self._sources:
+            source.expire(now)
+        self.nearest = min((source.deadline for source in self._sources), default=math.inf)
 
 
 class Timeout(Generic[T]):
-    """Things that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
+    """Items that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
 
     def __init__(self, timers: Timers, seconds: float, on_expiry: Callable[[T], None]) -> None:
         self.seconds = seconds
         self._timers = timers
         self._on_expiry = on_expiry
-        self._deadlines: OrderedDict[T, float] = OrderedDict()  # in the order in which they expire
+        # In the order in which they expire.
+        self._deadlines: OrderedDict[T, float] = OrderedDict()
 
     def start(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, anew if it was started before."""
+        """Let ``item`` expire ``seconds`` from ``now``, even if it was started before."""
         if self.seconds:
             deadline = now + self.seconds
             self._deadlines[item] = deadline
             self._deadlines.move_to_end(item)
-            self._timers.nearest = min(self._timers.nearest, deadline)
+            self._timers.expect(deadline)
 
     def start_once(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, unless it was started before."""
+        """Let ``item`` expire ``seconds`` from ``now``, unless it is started already."""
         if item not in self._deadlines:
             self.start(item, now)
 
     def stop(self, item: T) -> None:
-        """Forget ``item``; it need not be there."""
+        """Forget ``item``, if it is started at all."""
         self._deadlines.pop(item, None)
-
-    def delay(self, seconds: float) -> None:
-        """Let all items expire so much later. O(n)."""
-        for item in self._deadlines:
-            self._deadlines[item] += seconds
 
     def __len__(self) -> int:
         return len(self._deadlines)

@@ -14,7 +14,7 @@ import ssl
 import stat
 from typing import Final
 
-from rankserver.clist import Client, Flushed, Log
+from rankserver.clist import Cursor, Flushed, Log
 from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
@@ -70,16 +70,14 @@ class TlsTransport:
     Attributes:
         is_blocked: the socket did not take all that is encrypted.
         ended: nothing more comes: the peer said so, or closed the connection.
-        received: bytes that the last ``receive`` got from the socket, be they for us or for the TLS layer.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, log: Log, client: Client) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, log: Log, cursor: Cursor) -> None:
         self.is_blocked = False
         self.ended = False
-        self.received = 0
         self._sock = sock
         self._log = log
-        self._client = client
+        self._cursor = cursor
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -89,21 +87,22 @@ class TlsTransport:
         self._decrypted = 0  # bytes in all
         self._idle = 0  # bytes received that nothing which was decrypted has made up for
 
-    def receive(self, most: int) -> bytes:
-        """Receive at most ``most`` bytes once, and return all that can be decrypted, which may be nothing.
+    def receive(self, size: int) -> int:
+        """Receive once, at most ``size`` bytes, and give all that can be decrypted to the log's cursor.
 
-        With the last bytes, ``ended`` is true already: the socket need not become readable again. Flush after
-        it, whatever comes of it: the handshake may have something to say.
+        Flush after it, whatever comes of it: the handshake may have something to say. With the last bytes,
+        ``ended`` is true already, and the socket need not become readable again.
+
+        Returns:
+            How many bytes came, be they for us or for the TLS layer; 0 at the end of the stream.
 
         Raises:
             OSError: the connection is lost, there is no memory, or the peer does not speak TLS as we do.
             BlockingIOError: there is nothing to receive.
         """
-        self.received = 0
         if self.ended:
-            return b""
-        received = self._sock.recv(min(most, self._window()))
-        self.received = len(received)
+            return 0
+        received = self._sock.recv(min(size, self._window()))
         self.ended = not received
         try:
             data = self._decrypt(received)
@@ -113,7 +112,8 @@ class TlsTransport:
             raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
         self._decrypted += len(data)
         self._idle = max(self._idle + len(received) - WORTH * len(data), 0)
-        return data
+        self._log.take(self._cursor, data)
+        return len(received)
 
     def flush(self) -> Flushed:
         """Send what waits for the client, a bounded number of times; as ``Log.flush``."""
@@ -182,7 +182,7 @@ class TlsTransport:
     def _encrypt(self) -> bool:
         """Encrypt what is to be sent next; return whether there is any."""
         data = bytearray()
-        for span in self._log.peek(self._client):
+        for span in self._log.peek(self._cursor):
             data += span[: SEND_BYTES - len(data)]
             if len(data) == SEND_BYTES:
                 break
@@ -193,7 +193,7 @@ class TlsTransport:
                 done += self._tls.write(view[done : done + RECORD_BYTES])
                 parts.append(self._outgoing.read())
         self._encrypted = b"".join(parts)
-        self._log.advance(self._client, len(data))
+        self._log.advance(self._cursor, len(data))
         return bool(data)
 
     def _send(self) -> bool:

@@ -14,33 +14,35 @@ from typing import Final
 
 from cffi import FFI
 
+from build_ext import declarations
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUILD_VARIABLE: Final = "SIMULATE_BUILD"
 BUILD: Final = Path(os.environ.get(BUILD_VARIABLE) or ROOT / "build" / "simulate")
 MODULE: Final = "_clist_simulated"
 
-# Small ones, so that a few hundred steps come to the ends of blocks, pieces and lists of spans.
+# Constants of the core with values so small that a few hundred steps reach the ends of blocks, pieces and
+# lists of spans.
 CONSTANTS: Final = {
     "CL_SEND_BYTES": "700",
     "CL_SEND_SPANS": "4",
     "CL_FRAME_ROOM": "128",
     "CL_SPARE_BLOCKS": "2",
-    "CL_UNJOINED_BYTES": "600",
+    "CL_FRESH_BYTES": "600",
 }
 
-
-# Where blocks of the log are freed: what is in them is read before, see sim_read_log.
-TRIM: Final = "static void trim(cl_log *log) {\n"
-TRIM_READ: Final = f"static void sim_keep_log(const cl_log *log);\n{TRIM}    sim_keep_log(log);\n"
+# The functions that free parts of the log or write over them: what is there is read before, see sim_read_log.
+FREEING: Final = ("void cl_trim(cl_log *log) {\n", "static void rewind_last(cl_log *log) {\n")
+READ_BEFORE: Final = "    sim_keep_log(log);\n"
 
 
 def load() -> ModuleType:
     """Return the module with ``ffi`` and ``lib``, built if this state of the sources was not built before."""
     sources = {path.name: path.read_text() for path in sorted((ROOT / "rankserver").glob("_*.[ch]"))}
-    sources["_clist.c"] = _adapted(sources["_clist.c"])
+    sources = _adapted(sources)
     for name in ("kernel.c", "kernel.h"):
         sources[name] = (Path(__file__).parent / name).read_text()
-    declared = (ROOT / "rankserver" / "_clist.cdef.txt").read_text()
+    declared = declarations(sources["_clist.h"])
     declared += sources["kernel.h"].partition("/* --- cffi --- */")[2].partition("/* --- end --- */")[0]
     state = hashlib.sha256(repr((sources, declared, sys.version)).encode()).hexdigest()[:16]
     place = BUILD / state
@@ -73,11 +75,14 @@ def _build(place: Path, declared: str) -> Path:
     return Path(builder.compile(tmpdir=str(place)))
 
 
-def _adapted(source: str) -> str:
-    for name, value in CONSTANTS.items():
-        source, found = re.subn(rf"(?m)^#define {name} .*$", f"#define {name} {value}", source)
-        if found != 1:
-            raise LookupError(f"_clist.c defines {name} {found} times: see CONSTANTS in simulate/core.py")
-    if source.count(TRIM) != 1:
-        raise LookupError(f"_clist.c has not one {TRIM!r}: see simulate/core.py")
-    return source.replace(TRIM, TRIM_READ)
+def _adapted(sources: dict[str, str]) -> dict[str, str]:
+    """Return the core's sources with small constants, and with a log that is read before it is freed."""
+    changes = [(rf"(?m)^#define {name} .*$", f"#define {name} {value}") for name, value in CONSTANTS.items()]
+    changes += [(re.escape(function), function + READ_BEFORE) for function in FREEING]
+    adapted = dict(sources)
+    for old, new in changes:
+        places = [name for name, text in sources.items() for _ in re.finditer(old, text)]
+        if len(places) != 1:
+            raise LookupError(f"{old!r} is {len(places)} times in the core: see simulate/core.py")
+        adapted[places[0]] = re.sub(old, new, adapted[places[0]])
+    return adapted

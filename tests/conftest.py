@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.support import BOUND, RawClient, Server
-from tests.support.on_screen import Console, terminal_environment
+from tests.support.on_screen import TerminalClient, terminal_environment
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates
+from tests.support.waiting import BOUND
 
-# What these modules check is to hold on every transport.
+# The functional test modules whose tests run on every transport.
 CONFORMANCE = ("log", "asks", "handshake", "limits")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run twice as many tests at once as there are cores: half of their time they wait."""
+    """Run twice as many tests at once as there are cores: tests wait half of their time."""
     return 2 * len(os.sched_getaffinity(0))
 
 
@@ -44,21 +46,21 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """Start a server for eight clients."""
-    with Server(8, tls=_tls(request)) as running:
+    with ServerProcess(8, tls=_tls(request)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def long_running(request: pytest.FixtureRequest) -> Iterator[Server]:
+def long_running(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """Start the server behind ``shared``."""
-    with Server(64, tls=_tls(request)) as running:
+    with ServerProcess(64, tls=_tls(request)) as running:
         yield running
 
 
 def _tls(request: pytest.FixtureRequest) -> Certificates | None:
-    """Return the certificates if it is TLS that the fixture is to use."""
+    """Return the certificates if the fixture must use TLS."""
     if getattr(request, "param", "") != "tls":
         return None
     certificates: Certificates = request.getfixturevalue("certificates")
@@ -66,8 +68,8 @@ def _tls(request: pytest.FixtureRequest) -> Certificates | None:
 
 
 @pytest.fixture
-def shared(long_running: Server) -> Iterator[Server]:
-    """Return a server that many tests use, one after the other: nobody is there, but its log goes on."""
+def shared(long_running: ServerProcess) -> Iterator[ServerProcess]:
+    """Return a server that many tests use in turn: each finds it without clients, but its log goes on."""
     yield long_running
     with RawClient(long_running.address) as last:
         last.hello("last")
@@ -79,27 +81,27 @@ def shared(long_running: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """Start a server for eight clients whose address is of each kind in turn."""
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
+    """Start a server for eight clients, with an address of each kind in turn."""
     host = "::1" if request.param == "ipv6" else "127.0.0.1"
     unix = tmp_path / "socket" if request.param == "unix" else None
-    with Server(8, "--host", host, unix=unix, tls=_tls(request)) as running:
+    with ServerProcess(8, "--host", host, unix=unix, tls=_tls(request)) as running:
         yield running
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server, as ``Server`` does; it is stopped at the end."""
+def serve() -> Iterator[Callable[..., ServerProcess]]:
+    """Return a function that starts a server, as ``ServerProcess`` does; it is stopped at the end."""
     with ExitStack() as stack:
-        yield lambda *arguments, **options: stack.enter_context(Server(*arguments, **options))
+        yield lambda *arguments, **options: stack.enter_context(ServerProcess(*arguments, **options))
 
 
 @pytest.fixture
-def connect(serve: Callable[..., Server]) -> Iterator[Callable[[Server], RawClient]]:  # noqa: ARG001 - goes first
+def connect(serve: Callable[..., ServerProcess]) -> Iterator[Callable[[ServerProcess], RawClient]]:  # noqa: ARG001 - goes first
     """Return a function that connects to a server; what is still connected at the end is closed."""
     clients: list[RawClient] = []
 
-    def connect_to(server: Server) -> RawClient:
+    def connect_to(server: ServerProcess) -> RawClient:
         clients.append(RawClient(server.address))
         return clients[-1]
 
@@ -109,10 +111,10 @@ def connect(serve: Callable[..., Server]) -> Iterator[Callable[[Server], RawClie
 
 
 @pytest.fixture
-def join(connect: Callable[[Server], RawClient]) -> Callable[..., list[RawClient]]:
+def join(connect: Callable[[ServerProcess], RawClient]) -> Callable[..., list[RawClient]]:
     """Return a function that lets clients with these names join one after the other, each aware of all."""
 
-    def join_all(server: Server, *names: str) -> list[RawClient]:
+    def join_all(server: ServerProcess, *names: str) -> list[RawClient]:
         clients: list[RawClient] = []
         for name in names:
             client = connect(server)
@@ -126,22 +128,26 @@ def join(connect: Callable[[Server], RawClient]) -> Callable[..., list[RawClient
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Console]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., TerminalClient]]:
     """Return a function that starts a console on a terminal with these arguments.
 
-    ``changes`` are to its environment; all else is as for ``Console``.
+    ``changes`` are to its environment; all else is as for ``TerminalClient``.
     """
     environment = terminal_environment(tmp_path / "state")
     with ExitStack() as stack:
 
-        def start_one(*arguments: str, changes: Mapping[str, str] | None = None, **options: Any) -> Console:
-            return stack.enter_context(Console(*arguments, env=environment | dict(changes or {}), **options))
+        def start_one(
+            *arguments: str, changes: Mapping[str, str] | None = None, **options: Any
+        ) -> TerminalClient:
+            return stack.enter_context(
+                TerminalClient(*arguments, env=environment | dict(changes or {}), **options)
+            )
 
         yield start_one
 
 
 @pytest.fixture
-def console(server: Server, start: Callable[..., Console]) -> Console:
+def console(server: ServerProcess, start: Callable[..., TerminalClient]) -> TerminalClient:
     """Start a console that is the first at the server and executes at once."""
     started = start(server.where, "--name", "me", "--delay", "0")
     started.see(f"connected to {server.where} as me: rank 0 of 1", "0/1>")

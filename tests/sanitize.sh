@@ -25,8 +25,10 @@ case $asan in /*) ;; *) echo "sanitize: $compiler has no libasan.so; install it,
 
 cd "$root"
 strict="-std=c99 -pedantic -Wall -Wextra -Wconversion -Werror"
-# shellcheck disable=SC2086 # these are several words
-$compiler $strict -O1 -c rankserver/_clist.c -o /dev/null
+for source in rankserver/_*.c; do
+    # shellcheck disable=SC2086 # $strict is several words
+    [ "$source" = rankserver/_clist_cffi.c ] || $compiler $strict -O1 -c "$source" -o /dev/null
+done
 
 rm -rf "$build"
 mkdir -p "$build"

@@ -1,7 +1,7 @@
-"""Run tests with each server that they start under Valgrind's memcheck: ``make valgrind``.
+"""Run tests whose servers run under Valgrind's memcheck: ``make valgrind``.
 
-Only what the C core does counts: an error, or a block that is definitely lost, with a place of its source in
-the stack. Valgrind's own suppressions for Python are used, and Python's allocator is left out.
+Only the C core is judged: an error or a lost block counts if a line of the core's source is on its stack.
+Python's own allocator, which memcheck cannot follow, is switched off.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 LOGS: Final = ROOT / "build" / "valgrind"
 OPTIONS: Final = (
     "--leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --num-callers=30"
 )
-TESTS: Final = ("tests/functional/test_asks.py", "-k", "not 65536")  # all takes half an hour
-SLOWNESS: Final = 6  # the tests wait so many times as long for a thing to happen
-TIMEOUT: Final = 600  # seconds for one test
-OF_THE_CORE: Final = re.compile(r"\((?:_clist\.c|_input\.h|_text\.h|_check\.h):\d+\)")
+# The tests that run by default: all functional tests take half an hour.
+TESTS: Final = ("tests/functional/test_asks.py", "-k", "not 65536")
+# How many times longer than usual the tests wait for something to happen.
+SLOWNESS: Final = 6
+# Seconds that one test may take.
+TIMEOUT: Final = 600
+# A line of the core's source, as a stack shows it.
+OF_THE_CORE: Final = re.compile(
+    rf"\((?:{'|'.join(re.escape(path.name) for path in (ROOT / 'rankserver').glob('_*.[ch]'))}):\d+\)"
+)
+# Two faults that Valgrind must find: a read beyond the end of a block, and a log that is never freed.
 BUG: Final = """
 from rankserver._clist_cffi import ffi, lib
 data = ffi.new("char[100]", b"a" * 100)
@@ -61,6 +68,7 @@ def main() -> int:
 
 
 def _finds_a_bug(under: str) -> bool:
+    """Tell whether Valgrind finds the faults of ``BUG``."""
     command = [*f"{under}/bug.log".split(), sys.executable, "-c", BUG]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONMALLOC": "malloc"}, check=False)
     found = "\n".join(_records(LOGS / "bug.log"))

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import READ_BYTES, Client, Flushed, Log
+from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
 
 MAX_LINE: Final = 65_536
 BURST: Final = 1_000  # commands
@@ -27,7 +27,7 @@ OTHER_DESCRIPTORS: Final = 100
 
 
 class Clients:
-    """A log and its ranked clients, whose sockets are read by nobody but ``drain``.
+    """A log and its members, each with a cursor, whose sockets are read by nobody but ``drain``.
 
     They are Unix sockets, the cheapest that the kernel has: what is compared is the core's part.
     """
@@ -36,21 +36,19 @@ class Clients:
         """Connect ``count`` clients, until the stack is closed."""
         self.log = stack.enter_context(Log(MAX_LINE))
         self.peers: list[socket.socket] = []
-        self.clients: list[Client] = []
+        self.cursors: list[Cursor] = []
         self.buffer = bytearray(1 << 20)
         self.waiting = b""
-        for _ in range(count):
+        for member in range(count):
             ours, theirs = (stack.enter_context(closing(end)) for end in socket.socketpair())
-            client = self.log.open(ours.fileno())
-            self.log.join(client)
-            self.clients.append(client)
+            self.cursors.append(join(self.log, member, ours.fileno()))
             self.peers.append(theirs)
 
     def feed(self, commands: int) -> None:
         """Let all read what they were sent before, and log as many commands of the first."""
         self.drain()
         first = self.log.seq + 1
-        feed(self.log, self.clients[0], line_of(64) * commands)
+        feed(self.log, self.cursors[0], line_of(64) * commands)
         self.waiting = b"".join(frame_of(seq, 64) for seq in range(first, first + commands))
 
     def drain(self) -> None:
@@ -62,10 +60,18 @@ class Clients:
                 assert self.buffer.startswith(self.waiting)
 
 
-def feed(log: Log, client: Client, commands: bytes) -> None:
+def join(log: Log, member: int, fd: int) -> Cursor:
+    """Make a member, and a cursor that is attached to it."""
+    log.join(member)
+    cursor = log.open(fd)
+    log.attach(cursor, member)
+    return cursor
+
+
+def feed(log: Log, cursor: Cursor, commands: bytes) -> None:
     """Log what a client sent, which is commands and nothing else."""
-    log.take(client, commands)
-    assert log.next_line(client) is None
+    log.take(cursor, commands)
+    assert log.next_line(cursor, logs=True) is None
 
 
 def line_of(size: int) -> bytes:
@@ -101,15 +107,14 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
     Each piece counts as sent before the next, without being sent.
     """
     log = stack.enter_context(Log(MAX_LINE))
-    client = log.open(-1)
-    log.join(client)
+    cursor = join(log, 0, -1)
     at_once = min(BURST, READ_BYTES // len(line_of(size)))
     pieces = [line_of(size) * min(at_once, BURST - fed) for fed in range(0, BURST, at_once)]
 
     def feed_pieces() -> None:
         for piece in pieces:
-            feed(log, client, piece)
-            log.advance(client, log.lag(client))
+            feed(log, cursor, piece)
+            log.advance(cursor, log.lag(cursor))
             log.flush_all()  # has nothing to send, and lets the log use its memory again
 
     benchmark.group = f"feed {BURST:,} commands"
@@ -117,8 +122,8 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
     seq = log.seq
     assert seq >= BURST
     assert seq % BURST == 0
-    feed(log, client, line_of(size) * 2)
-    assert b"".join(log.peek(client)) == frame_of(seq + 1, size) + frame_of(seq + 2, size)
+    feed(log, cursor, line_of(size) * 2)
+    assert b"".join(log.peek(cursor)) == frame_of(seq + 1, size) + frame_of(seq + 2, size)
 
 
 def test_append(benchmark: BenchmarkFixture) -> None:
@@ -133,7 +138,7 @@ def test_append(benchmark: BenchmarkFixture) -> None:
 def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int) -> None:
     """Send to one client what waits for it."""
     clients = Clients(stack, 1)
-    only = clients.clients[0]
+    only = clients.cursors[0]
 
     def setup() -> None:
         clients.feed(commands)

@@ -1,8 +1,7 @@
 """The C ranked list against a Python list and a Python linked list; run by ``make microbench``.
 
 All three do the same work through the same three calls, and Python makes every call: what the C core needs
-for one is mostly the way into C. A C client is more than a place in a list (it has a cursor into the log),
-and joining takes two calls. Lists are aged before they are measured, see ``Members``.
+for one is mostly the way into C. Lists are aged before they are measured, see ``Members``.
 
 Most operations take less time than reading the clock, so that STEPS of them are measured as one.
 """
@@ -20,7 +19,7 @@ import pytest
 from linked import LinkedList
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import Client, Log
+from rankserver.clist import Log
 
 C = TypeVar("C")
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a round's setup returns: the arguments
@@ -42,20 +41,21 @@ class Ranks(Protocol[C]):
 
 
 class CList:
-    """The ranks of the C core. A client that leaves is freed, too."""
+    """The ranks of the C core. A member that leaves is freed, too."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.leave = log.discard
+        self._joined = 0
+        self.leave = log.leave
         self.rank = log.rank
 
     def __len__(self) -> int:
-        return self._log.clients
+        return self._log.count
 
-    def join(self) -> Client:
-        client = self._log.open(-1)
-        self._log.join(client)
-        return client
+    def join(self) -> int:
+        self._joined += 1
+        self._log.join(self._joined)
+        return self._joined
 
 
 class Member:

@@ -6,7 +6,7 @@ import bisect
 from typing import Final
 
 from rankserver.client.events import Outcome
-from rankserver.wire import protocol
+from rankserver.wire import jsontext, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 TRUNCATED: Final = ',"truncated":true'
@@ -50,8 +50,8 @@ def _shortened(outcome: Outcome, excess: int) -> Outcome:
     out = detail.get("out")
     if not isinstance(out, str):
         return outcome
-    room = len(protocol.json_bytes(out)) - excess - len(TRUNCATED)
+    room = len(jsontext.encode(out)) - excess - len(TRUNCATED)
     out = out[: max(0, room)]  # every character takes at least one byte
     ends = range(1, len(out) + 1)
-    length = bisect.bisect_right(ends, room, key=lambda end: len(protocol.json_bytes(out[:end])))
+    length = bisect.bisect_right(ends, room, key=lambda end: len(jsontext.encode(out[:end])))
     return Outcome(outcome.status, {**detail, "out": out[:length], "truncated": True})

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final
 from rankserver.client import events, results
 from rankserver.client.log_view import LogFrame, LogView, Submission, broken
 from rankserver.client.rosters import RosterRequest, Rosters
-from rankserver.wire import frames, protocol
+from rankserver.wire import frames, lines, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 # The longest line that any server may send, whatever limit it announces.
@@ -63,7 +63,7 @@ class Session:
         self.log = LogView()
         self.heartbeat = 0.0
         self.cut_off: frozenset[int] = frozenset()
-        self._lines = protocol.LineBuffer(MAX_SERVER_LINE)
+        self._lines = lines.LineBuffer(MAX_SERVER_LINE)
         self._out = bytearray()
         self._rosters = Rosters()
 

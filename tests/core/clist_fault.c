@@ -61,3 +61,8 @@ long fault_live(void) {
 #define realloc fault_realloc
 #define free fault_free
 #include "_clist.c"
+#include "_log.c"
+#include "_input.c"
+#include "_output.c"
+#include "_text.c"
+#include "_check.c"

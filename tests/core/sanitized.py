@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from rankserver import _clist_cffi
-from tests.support import BOUND, ROOT
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND
 
 READ_BEHIND_THE_END = """
 data = ffi.new("char[100]", b"a" * 100)
@@ -35,7 +36,7 @@ def test_the_core_is_the_one_that_was_built_for_this() -> None:
         (LOOK_INTO_NULL, "runtime error: member access within null pointer"),
     ],
 )
-def test_a_bug_ends_the_process_with_a_report_that_names_the_source(bug: str, report: str) -> None:
+def test_a_bug_ends_the_process_and_the_report_names_the_source(bug: str, report: str) -> None:
     code = "from rankserver._clist_cffi import ffi, lib\n" + bug
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False

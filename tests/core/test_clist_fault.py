@@ -13,14 +13,19 @@ from typing import Any, Final, NamedTuple
 import pytest
 from cffi import FFI
 
+from build_ext import declarations
 from rankserver import clist
-from rankserver.clist import Client, Log
-from tests.support import ROOT
+from rankserver.clist import Cursor, Log
+from tests.support.paths import ROOT
 
 MAX_LINE: Final = 256
 BLOCK_BYTES: Final = MAX_LINE + 256
 COMMAND: Final = b"CMD %s\n" % (b"x" * 200)
-COMMANDS: Final = 8  # of these: two in a block, so four blocks
+
+# Commands of a test: two fill a block, so these fill four.
+COMMANDS: Final = 8
+
+MEMBER: Final = 7
 
 MODULE: Final = "_clist_fault"
 FAULTS: Final = "void fault_arm(long after); int fault_disarm(void); long fault_live(void);"
@@ -31,7 +36,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Build the core once more, with an allocator that can fail."""
     sources = ROOT / "rankserver"
     builder = FFI()
-    builder.cdef((sources / "_clist.cdef.txt").read_text() + FAULTS)
+    builder.cdef(declarations((sources / "_clist.h").read_text()) + FAULTS)
     builder.set_source(
         MODULE,
         '#include "_clist.h"\n' + FAULTS,
@@ -61,36 +66,39 @@ def lib(core: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class State(NamedTuple):
-    """All that can be asked of a log with two clients, and what the first of them is to be sent."""
+    """All that can be asked of a log with two cursors, and what the first of them is to be sent."""
 
     seq: int
+    end: int
     held: int
-    clients: int
+    members: list[int]
     ranks: list[int]
     lags: list[int]
     stream: list[bytes]
 
 
 class Scene:
-    """A log with a ranked client that has a private frame waiting, and one that has not joined."""
+    """A log with a member whose cursor has a private frame waiting, and a cursor that is not attached."""
 
     def __init__(self) -> None:
         self.log = Log(MAX_LINE, BLOCK_BYTES)
         self.ranked = self.log.open(-1)
         self.new = self.log.open(-1)
-        self.log.join(self.ranked)
+        self.log.join(MEMBER)
+        self.log.attach(self.ranked, MEMBER)
         self.log.private(self.ranked, b"WELCOME\n")
 
     @property
     def state(self) -> State:
         self.log.check()
-        clients = (self.ranked, self.new)
+        members = self.log.members()
         return State(
             self.log.seq,
+            self.log.end,
             self.log.held,
-            self.log.clients,
-            [self.log.rank(client) for client in clients],
-            [self.log.lag(client) for client in clients],
+            members,
+            [self.log.rank(member) for member in members],
+            [self.log.lag(cursor) for cursor in (self.ranked, self.new)],
             [bytes(span) for span in self.log.peek(self.ranked)],
         )
 
@@ -103,13 +111,16 @@ class Scene:
             self.log.advance(self.ranked, len(data))
         return got.splitlines()
 
-    def feed(self, client: Client, data: bytes) -> list[bytes]:
-        """Let ``data`` be what was read last; return the lines of it that are handed over."""
+    def feed(self, client: Cursor, data: bytes) -> list[bytes]:
+        """Let ``data`` come in one piece; return the lines of it that are handed over."""
         self.log.take(client, data)
         return self.lines(client)
 
-    def lines(self, client: Client) -> list[bytes]:
-        return list(iter(lambda: self.log.next_line(client), None))
+    def lines(self, client: Cursor) -> list[bytes]:
+        return list(iter(lambda: self.next_line(client), None))
+
+    def next_line(self, client: Cursor) -> bytes | None:
+        return self.log.next_line(client, logs=True)
 
 
 def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
@@ -128,10 +139,12 @@ def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
     "call",
     [
         lambda scene: scene.log.open(-1),
+        lambda scene: scene.log.retain(),
+        lambda scene: scene.log.join(MEMBER + 1),
         lambda scene: scene.log.private(scene.ranked, b"PONG\n"),
         lambda scene: scene.log.private(scene.new, b"INFO\n"),
     ],
-    ids=["open", "private", "private before the join"],
+    ids=["open", "retain", "join", "private", "private before it is attached"],
 )
 def test_a_call_that_gets_no_memory_changes_nothing(call: Callable[[Scene], object], lib: Any) -> None:
     scene = Scene()
@@ -169,25 +182,25 @@ def test_an_append_that_gets_no_memory_logs_nothing(lib: Any) -> None:
     assert after == 3  # each block but the first failed once: the spare one is kept for a departure
 
 
-def test_commands_that_get_no_memory_are_logged_when_they_are_tried_again(lib: Any) -> None:
+def test_commands_that_get_no_memory_are_logged_later(lib: Any) -> None:
     data = COMMAND * COMMANDS
     for after in range(3):
         scene = Scene()
         scene.log.take(scene.ranked, data)
         lib.fault_arm(after)
         with pytest.raises(MemoryError):
-            scene.log.next_line(scene.ranked)
+            scene.next_line(scene.ranked)
         assert lib.fault_disarm()
         assert scene.log.seq == 2 * (after + 1)
 
         before = scene.state
         lib.fault_arm(0)
         with pytest.raises(MemoryError):
-            scene.log.next_line(scene.ranked)
+            scene.next_line(scene.ranked)
         assert lib.fault_disarm()
         assert scene.state == before
 
-        assert scene.log.next_line(scene.ranked) is None
+        assert scene.next_line(scene.ranked) is None
         assert [frame.split()[:3] for frame in scene.frames()[1:]] == [
             [b"CMD", b"%d" % seq, b"0"] for seq in range(1, COMMANDS + 1)
         ]
@@ -201,9 +214,7 @@ def test_commands_that_get_no_memory_are_logged_when_they_are_tried_again(lib: A
 
 
 @pytest.mark.parametrize("pieces", [[b"CMD a\nCM"], [b"CMD a\nC", b"M"], [b"CMD a\n", b"C", b"M"]])
-def test_a_begun_line_that_gets_no_memory_is_kept_when_it_is_tried_again(
-    pieces: list[bytes], lib: Any
-) -> None:
+def test_a_begun_line_that_gets_no_memory_is_kept_later(pieces: list[bytes], lib: Any) -> None:
     scene = Scene()
     *pieces, last = pieces
     for piece in pieces:
@@ -213,12 +224,12 @@ def test_a_begun_line_that_gets_no_memory_is_kept_when_it_is_tried_again(
     for _ in range(2):
         lib.fault_arm(0)
         with pytest.raises(MemoryError):
-            scene.log.next_line(scene.ranked)
+            scene.next_line(scene.ranked)
         assert lib.fault_disarm()
         assert before in (None, scene.state)
         before = scene.state
         assert (scene.log.seq, lib.fault_live()) == (1, live)
-    assert scene.log.next_line(scene.ranked) is None
+    assert scene.next_line(scene.ranked) is None
     assert scene.state == before
     assert scene.feed(scene.ranked, b"D b\nWHO\n") == [b"WHO"]
     assert scene.frames() == [b"WELCOME", b"CMD 1 0 a", b"CMD 2 0 b"]
@@ -226,7 +237,7 @@ def test_a_begun_line_that_gets_no_memory_is_kept_when_it_is_tried_again(
 
 
 @pytest.mark.parametrize("begun", [b"", b"CM"])
-def test_what_gets_no_memory_to_be_set_aside_is_still_to_be_handled(begun: bytes, lib: Any) -> None:
+def test_input_that_gets_no_memory_stays_where_it_is(begun: bytes, lib: Any) -> None:
     for tries_again in (False, True):
         scene = Scene()
         scene.feed(scene.ranked, begun)
@@ -235,13 +246,12 @@ def test_what_gets_no_memory_to_be_set_aside_is_still_to_be_handled(begun: bytes
         for _ in range(2):
             lib.fault_arm(0)
             with pytest.raises(MemoryError):
-                scene.log.set_aside(scene.ranked)
+                scene.log.keep(scene.ranked)
             assert lib.fault_disarm()
             assert (scene.state, lib.fault_live()) == (before, live)
         if tries_again:
-            scene.log.set_aside(scene.ranked)
+            scene.log.keep(scene.ranked)
             scene.feed(scene.new, b"HELLO\n")
-            scene.log.resume(scene.ranked)
         assert scene.lines(scene.ranked) == [b"WHO"]
         assert scene.feed(scene.ranked, b"D b\n") == []
         assert scene.frames() == [b"WELCOME", b"CMD 1 0 a", b"CMD 2 0 b"]
@@ -249,45 +259,48 @@ def test_what_gets_no_memory_to_be_set_aside_is_still_to_be_handled(begun: bytes
         assert lib.fault_live() == 0
 
 
-def test_what_gets_no_memory_to_be_set_aside_can_still_be_read_behind(lib: Any) -> None:
+def test_a_begun_line_goes_on_after_keeping_it_has_failed(lib: Any) -> None:
     """The client is not taken for one with something set aside, though it has begun a line."""
     scene = Scene()
     scene.feed(scene.ranked, b"CMD")
     scene.log.take(scene.ranked, b" a")
     lib.fault_arm(0)
     with pytest.raises(MemoryError):
-        scene.log.set_aside(scene.ranked)
+        scene.log.keep(scene.ranked)
     assert lib.fault_disarm()
-    assert scene.log.next_line(scene.ranked) is None
+    assert scene.next_line(scene.ranked) is None
     assert scene.feed(scene.ranked, b"\n") == []
     assert scene.frames() == [b"WELCOME", b"CMD 1 0 a"]
     scene.log.close()
 
 
-def test_a_begun_line_is_not_copied_to_each_read_before_its_end_comes(lib: Any) -> None:
+def test_a_begun_line_is_not_copied_to_each_read(lib: Any) -> None:
     scene = Scene()
     live = lib.fault_live()
     for piece in (b"CMD", b" a", b"b", b"c"):
         scene.feed(scene.ranked, piece)
         scene.log.take(scene.ranked, b"d")
         assert lib.fault_live() == live + 1  # it is where it was
-        assert scene.log.next_line(scene.ranked) is None
+        assert scene.next_line(scene.ranked) is None
     scene.log.take(scene.ranked, b"\n")
     assert lib.fault_live() == live
     assert scene.lines(scene.ranked) == [b"CMDd adbdcd"]
     scene.log.close()
 
 
-def test_leaving_and_sending_need_no_memory(lib: Any) -> None:
+def test_attaching_leaving_and_sending_need_no_memory(lib: Any) -> None:
     scene = Scene()
     scene.feed(scene.ranked, COMMAND * COMMANDS)
+    scene.log.join(MEMBER + 1)
     other = scene.log.open(-1)
     lib.fault_arm(0)
-    scene.log.join(scene.new)
-    scene.log.join(other)
+    scene.log.attach(scene.new, MEMBER + 1)
+    scene.log.attach(other, None, 0)
     assert len(scene.frames()) == 1 + COMMANDS
-    scene.log.retire(scene.ranked)
+    scene.log.detach(scene.ranked)
+    scene.log.leave(MEMBER)
     scene.log.cut(scene.new)
+    scene.log.mute(other)
     scene.log.discard(other)
     scene.log.discard(scene.ranked)
     scene.log.check()
@@ -295,15 +308,14 @@ def test_leaving_and_sending_need_no_memory(lib: Any) -> None:
     assert not lib.fault_disarm()
 
 
-def test_whole_lines_and_what_was_set_aside_need_no_memory(lib: Any) -> None:
+def test_whole_lines_and_what_is_kept_need_no_memory(lib: Any) -> None:
     scene = Scene()
     scene.log.take(scene.new, b"HELLO\nPING\n")
-    scene.log.set_aside(scene.new)
+    scene.log.keep(scene.new)
     scene.feed(scene.ranked, b"CM")
     lib.fault_arm(0)
     assert scene.feed(scene.ranked, b"D a\nWHO\n") == [b"WHO"]
-    scene.log.set_aside(scene.ranked)  # nothing is left of it
-    scene.log.resume(scene.new)
+    scene.log.keep(scene.ranked)  # nothing is left of it
     assert scene.lines(scene.new) == [b"HELLO", b"PING"]
     scene.log.ignore(scene.new)
     assert scene.feed(scene.new, b"WHO\nCM") == []
@@ -311,8 +323,9 @@ def test_whole_lines_and_what_was_set_aside_need_no_memory(lib: Any) -> None:
     scene.log.close()
 
 
-def test_no_memory_stays_with_what_is_kept_once_that_is_input_again(lib: Any) -> None:
+def test_what_is_kept_is_freed_once_it_is_input_again(lib: Any) -> None:
     scene = Scene()
+    scene.frames()
     live = lib.fault_live()
     for _ in range(2):
         scene.feed(scene.ranked, b"CM")
@@ -321,10 +334,11 @@ def test_no_memory_stays_with_what_is_kept_once_that_is_input_again(lib: Any) ->
         scene.feed(scene.ranked, b"\n")
         assert lib.fault_live() == live
         scene.log.take(scene.ranked, b"CMD a\nWHO\n")
-        scene.log.set_aside(scene.ranked)
+        scene.log.keep(scene.ranked)
         assert lib.fault_live() == live + 1
-        scene.log.resume(scene.ranked)
+        assert scene.lines(scene.ranked) == [b"WHO"]
         assert lib.fault_live() == live
+        scene.frames()
     scene.feed(scene.new, b"HELLO")
     assert lib.fault_live() == live + 1
     scene.log.ignore(scene.new)
@@ -335,25 +349,28 @@ def test_no_memory_stays_with_what_is_kept_once_that_is_input_again(lib: Any) ->
 def test_a_client_that_is_discarded_leaves_no_memory_behind(lib: Any) -> None:
     with Log(MAX_LINE, BLOCK_BYTES) as log:
         live = lib.fault_live()
-        for leave in (log.retire, log.cut, lambda _: None):
+        for leave in (log.detach, log.cut, log.mute, lambda _: log.leave(MEMBER), lambda _: None):
+            log.join(MEMBER)
             client = log.open(-1)
             log.private(client, b"INFO\n")
             log.take(client, b"HELLO\nCM")
-            log.set_aside(client)
-            log.join(client)
+            log.keep(client)
+            log.attach(client, MEMBER)
             log.private(client, b"WELCOME\n")
             log.advance(client, 2)
             leave(client)
             log.private(client, b"BYE\n")
             log.discard(client)
+            if log.count:
+                log.leave(MEMBER)
             assert lib.fault_live() == live
 
 
-def test_a_log_that_is_closed_leaves_nothing_of_its_clients_input_behind(lib: Any) -> None:
+def test_a_log_that_is_closed_leaves_no_input_behind(lib: Any) -> None:
     scene = Scene()
     scene.feed(scene.ranked, b"CM")
     scene.log.take(scene.new, b"HELLO\nCM")
-    scene.log.set_aside(scene.new)
+    scene.log.keep(scene.new)
     scene.log.close()
     assert lib.fault_live() == 0
 
@@ -374,9 +391,61 @@ def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
     scene.log.close()
 
 
+@pytest.mark.parametrize("call", ["line", "take", "collect"])
+def test_anothers_input_that_cannot_be_kept_stays_where_it_is(call: str, lib: Any) -> None:
+    scene = Scene()
+    scene.log.take(scene.new, b"HELLO\nCM")
+    assert scene.log.next_line(scene.new, logs=True) == b"HELLO"
+    if call != "take":
+        scene.log.keep(scene.new)
+        scene.log.take(scene.ranked, b"CMD a\n")
+        scene.log.keep(scene.ranked)
+        scene.log.take(other := scene.log.open(-1), b"WHO\n")
+    before, live = scene.state, lib.fault_live()
+    calls: dict[str, Callable[[], object]] = {
+        "line": lambda: scene.next_line(scene.ranked),
+        "take": lambda: scene.log.take(scene.ranked, b"CMD a\n"),
+        "collect": lambda: scene.log.collect(scene.ranked),
+    }
+    lib.fault_arm(0)
+    with pytest.raises(MemoryError):
+        calls[call]()
+    assert lib.fault_disarm()
+    assert (scene.state, lib.fault_live()) == (before, live)
+    scene.log.unread(scene.new)
+    assert scene.lines(scene.new) == [b"HELLO"]
+    if call != "take":
+        assert scene.lines(other) == [b"WHO"]
+        assert scene.lines(scene.ranked) == []
+    scene.log.close()
+
+
+def test_a_batch_that_gets_no_memory_changes_nothing(lib: Any) -> None:
+    batch = COMMAND * COMMANDS
+    for after in itertools.count():
+        scene = Scene()
+        before, live = scene.state, lib.fault_live()
+        lib.fault_arm(after)
+        try:
+            scene.log.apply(MEMBER, batch)
+        except MemoryError:
+            assert lib.fault_disarm()
+            assert (scene.state, lib.fault_live()) == (before, live)
+            scene.log.apply(MEMBER, batch)
+        else:
+            assert not lib.fault_disarm()
+            assert after == 3  # blocks beyond the first, and the spare one is left
+        assert len(scene.frames()) == 1 + COMMANDS
+        scene.log.check()
+        scene.log.close()
+        assert lib.fault_live() == 0
+        if after == 3:
+            break
+
+
 def log_commands(scene: Scene) -> None:
     scene.log.take(scene.ranked, COMMAND * COMMANDS)
-    scene.log.next_line(scene.ranked)
+    scene.next_line(scene.ranked)
 
 
 def log_asks(scene: Scene) -> None:
@@ -385,9 +454,7 @@ def log_asks(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("fill", [log_commands, log_asks])
-def test_a_departure_can_be_logged_when_there_is_no_memory_for_commands(
-    lib: Any, fill: Callable[[Scene], None]
-) -> None:
+def test_a_departure_can_be_logged_without_memory(lib: Any, fill: Callable[[Scene], None]) -> None:
     scene = Scene()
     lib.fault_arm(0)
     with pytest.raises(MemoryError):

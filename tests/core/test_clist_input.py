@@ -1,4 +1,7 @@
-"""What clients send: received, cut into lines, logged or handed over; ``test_clist_aside`` is the rest."""
+"""What clients send: received, cut into lines, logged or handed over.
+
+Input that is not gone through at once is in ``test_clist_kept``.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankserver.clist import READ_BYTES
-from tests.support.clist_model import ModelClient, ModelLog
+from tests.support.clist_model import ModelCursor, ModelLog
 from tests.support.clist_peers import (
     MAX_LINE,
     READ_SIZE,
@@ -33,10 +35,10 @@ def peers() -> Iterator[Peers]:
 # --- lines ------------------------------------------------------------------------------------
 
 
-def test_a_command_carries_the_rank_that_its_sender_has_when_it_is_logged(peers: Peers) -> None:
+def test_a_command_carries_the_rank_of_when_it_is_logged(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
     peers.feed(second, b"CMD a\nCMD ")
-    peers.log.retire(first)
+    peers.leave(first)
     peers.feed(second, b"b\n")
     assert peers.rest(second) == b"CMD 1 1 a\nCMD 2 0 b\n"
 
@@ -95,11 +97,11 @@ def test_valid_commands_are_logged_and_other_lines_handed_over(
     peers.log.check()
 
 
-def test_a_line_is_handed_over_before_what_is_behind_it_is_handled(peers: Peers) -> None:
+def test_a_line_is_handed_over_before_what_is_behind_it(peers: Peers) -> None:
     client = peers.join()
     peers.log.take(client, b"CMD a\nWHO\nCMD b\nPING\nCMD c\n")
     for line, seq in ((b"WHO", 1), (b"PING", 2), (None, 3), (None, 3)):
-        assert peers.log.next_line(client) == line
+        assert peers.next_line(client) == line
         assert peers.log.seq == seq
 
 
@@ -113,9 +115,7 @@ def test_a_line_is_handed_over_before_what_is_behind_it_is_handled(peers: Peers)
         [b"CMD a\r", b"\nWHO\r", b"\nCMD b\r", b"\n\r", b"\n"],
     ],
 )
-def test_a_line_may_come_in_pieces_and_the_rest_of_a_read_is_handled(
-    pieces: list[bytes], peers: Peers
-) -> None:
+def test_a_line_may_come_in_pieces(pieces: list[bytes], peers: Peers) -> None:
     client = peers.join()
     lines = []
     for piece in pieces:
@@ -125,7 +125,7 @@ def test_a_line_may_come_in_pieces_and_the_rest_of_a_read_is_handled(
     assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
 
 
-def test_a_begun_line_of_any_length_is_completed_by_a_read_of_any_length() -> None:
+def test_a_begun_line_is_completed_by_a_read_of_any_length() -> None:
     room = 2 * MAX_LINE
     for begun in range(1, MAX_LINE):
         for behind in (b"", b"P", b"CMD b\n", b"CMD b\n" * (room // 6 - 1)):
@@ -138,7 +138,7 @@ def test_a_begun_line_of_any_length_is_completed_by_a_read_of_any_length() -> No
                 assert peers.feed(client, b"\n") == ([behind] if behind == b"P" else [])
 
 
-def test_the_longest_beginning_and_the_largest_read_fit_into_the_buffer() -> None:
+def test_the_longest_beginning_and_the_largest_read_fit() -> None:
     with Peers(read_bytes=600) as peers:
         client = peers.join()
         for number in range(3):
@@ -154,7 +154,7 @@ def test_the_longest_beginning_and_the_largest_read_fit_into_the_buffer() -> Non
         assert peers.rest(client) == b"".join(b"CMD %d 0 %s\n" % (seq + 1, text[seq % 2]) for seq in range(6))
 
 
-def test_ten_thousand_commands_in_one_piece_are_logged_in_order_without_a_gap(peers: Peers) -> None:
+def test_ten_thousand_commands_in_one_piece_are_logged_in_order(peers: Peers) -> None:
     peers.join()
     client = peers.join()
     data = b"".join(b"CMD %d\n" % number for number in range(1, 10_001))
@@ -165,7 +165,7 @@ def test_ten_thousand_commands_in_one_piece_are_logged_in_order_without_a_gap(pe
 
 
 @pytest.mark.parametrize("seq", [8, 9, 98, 99, 100, 999, 9_998, 9_999])
-def test_seq_goes_on_when_a_read_begins_beside_a_change_of_its_length(seq: int, peers: Peers) -> None:
+def test_seq_goes_on_beside_a_change_of_its_length(seq: int, peers: Peers) -> None:
     for _ in range(seq):
         peers.log.append(b"JOIN", b"0")
     client = peers.join()
@@ -173,12 +173,12 @@ def test_seq_goes_on_when_a_read_begins_beside_a_change_of_its_length(seq: int, 
     assert peers.rest(client) == b"".join(b"CMD %d 0 a\n" % (seq + more) for more in (1, 2, 3))
 
 
-def test_seq_goes_on_behind_a_line_that_was_handed_over_and_caused_frames(peers: Peers) -> None:
+def test_seq_goes_on_behind_a_line_that_caused_frames(peers: Peers) -> None:
     client = peers.join()
     peers.log.take(client, b"CMD a\nASK b\nCMD c\n")
-    assert peers.log.next_line(client) == b"ASK b"
+    assert peers.next_line(client) == b"ASK b"
     assert peers.log.append(b"ASK", b"0 b") == 2
-    assert peers.log.next_line(client) is None
+    assert peers.next_line(client) is None
     assert peers.rest(client) == b"CMD 1 0 a\nASK 2 0 b\nCMD 3 0 c\n"
 
 
@@ -198,8 +198,8 @@ def test_one_bad_line_among_many_is_found_wherever_it_is(
     for place, what in spoil:
         at = place % len(data)
         data[at : at + len(what)] = what
-    model, sender = ModelLog(10_000), ModelClient()
-    model.join(sender)
+    model, sender = ModelLog(10_000), ModelCursor()
+    model.attach(sender, model.join(1), 0)
     with Peers(10_000) as peers:
         client = peers.join()
         edges = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
@@ -232,44 +232,34 @@ def test_the_longest_line_has_max_line_bytes_with_its_end(
 
 @pytest.mark.parametrize("rest", [b"", b"\n", b"\nCMD b\n"])
 @pytest.mark.parametrize("size", [MAX_LINE, 3 * MAX_LINE])
-def test_a_line_that_is_too_long_stays_so_and_what_is_behind_it_is_not_handled(
-    size: int, rest: bytes, peers: Peers
-) -> None:
+def test_a_line_that_is_too_long_stays_so(size: int, rest: bytes, peers: Peers) -> None:
     client = peers.join()
     peers.log.take(client, b"CMD a\nWHO\n" + b"CMD ".ljust(size, b"x") + rest)
-    assert peers.log.next_line(client) == b"WHO"
+    assert peers.next_line(client) == b"WHO"
     for _ in range(3):
         with expect_too_long():
-            peers.log.next_line(client)
+            peers.next_line(client)
         peers.log.check()
     assert peers.rest(client) == b"CMD 1 0 a\n"
 
 
-def test_a_line_that_is_too_long_is_not_kept_on_by_a_caller_that_goes_on(peers: Peers) -> None:
-    client = peers.join()
-    for _ in range(3):
-        peers.log.take(client, b"x" * READ_BYTES)
-        with expect_too_long():
-            peers.log.next_line(client)
-        peers.log.set_aside(client)
-        peers.log.check()
-        peers.log.resume(client)
-        peers.log.check()
-        with expect_too_long():
-            peers.log.next_line(client)
-
-
-@pytest.mark.parametrize("end", [b"\n", b"x\n", b"x"])
 @pytest.mark.parametrize("size", [MAX_LINE, MAX_LINE + 1, 3 * MAX_LINE, 40 * MAX_LINE])
-def test_the_end_of_a_line_that_was_found_too_long_does_not_help_it(
-    size: int, end: bytes, peers: Peers
-) -> None:
-    client = peers.join()
+@pytest.mark.parametrize("begun", [b"", b"CMD "])
+def test_nothing_is_read_behind_a_line_that_is_too_long(begun: bytes, size: int, peers: Peers) -> None:
+    client, other = peers.join(), peers.join()
+    peers.send(client, b"\nCMD b\n")
+    peers.feed(client, begun)
     with expect_too_long():
         peers.feed(client, b"CMD ".ljust(size, b"x"))
-    with expect_too_long():
-        peers.feed(client, end)
-    peers.log.check()
+    for _ in range(2):
+        with pytest.raises(BlockingIOError):
+            peers.log.read(client, READ_SIZE)
+        with pytest.raises(ValueError, match="not a call for this"):
+            peers.log.take(client, b"\n")
+        assert peers.feed(other, b"WHO\n") == [b"WHO"]
+        with expect_too_long():
+            peers.next_line(client)
+        peers.log.check()
     assert peers.log.seq == 0
 
 
@@ -285,7 +275,7 @@ def test_a_line_that_is_too_long_is_not_waited_for(arrive: Arrive, peers: Peers)
 # --- out of the socket ------------------------------------------------------------------------
 
 
-def test_one_read_brings_what_is_there_and_at_most_what_was_asked_for(peers: Peers) -> None:
+def test_one_read_brings_at_most_what_was_asked_for(peers: Peers) -> None:
     client = peers.join()
     peers.send(client, b"CMD a\nWHO\nCMD b\n")
     assert peers.log.read(client, 8) == 8
@@ -296,7 +286,7 @@ def test_one_read_brings_what_is_there_and_at_most_what_was_asked_for(peers: Pee
     assert peers.log.seq == 2
 
 
-def test_one_read_brings_at_most_the_bytes_that_the_log_was_made_for() -> None:
+def test_one_read_brings_at_most_what_the_log_was_made_for() -> None:
     with Peers(read_bytes=1000) as peers:
         client = peers.join()
         peers.send(client, b"\n" * 2500)
@@ -305,7 +295,7 @@ def test_one_read_brings_at_most_the_bytes_that_the_log_was_made_for() -> None:
             assert peers.lines(client) == []
 
 
-def test_nothing_to_read_is_a_blocking_io_error_and_changes_nothing(peers: Peers) -> None:
+def test_nothing_to_read_is_an_error_that_changes_nothing(peers: Peers) -> None:
     client = peers.join()
     for data, seq in ((b"CMD a\nCM", 1), (b"D b\n", 2)):
         peers.send(client, data)
@@ -313,24 +303,24 @@ def test_nothing_to_read_is_a_blocking_io_error_and_changes_nothing(peers: Peers
         with pytest.raises(BlockingIOError) as caught:
             peers.log.read(client, READ_SIZE)
         assert caught.value.errno == errno.EAGAIN
-        assert peers.log.next_line(client) is None
+        assert peers.next_line(client) is None
         assert peers.log.seq == seq
     assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
 
 
-def test_the_end_of_the_stream_is_0_after_all_that_was_sent_and_ends_no_line(peers: Peers) -> None:
+def test_the_end_of_the_stream_is_0_and_ends_no_line(peers: Peers) -> None:
     client = peers.join()
     peers.send(client, b"CMD a\nCMD b")
     peers.hang_up(client)
     assert peers.log.read(client, READ_SIZE) == len(b"CMD a\nCMD b")
-    assert peers.log.next_line(client) is None
+    assert peers.next_line(client) is None
     for _ in range(2):
         assert peers.log.read(client, READ_SIZE) == 0
-        assert peers.log.next_line(client) is None
+        assert peers.next_line(client) is None
     assert peers.log.seq == 1
 
 
-def test_a_connection_that_was_reset_is_an_os_error_with_its_errno(peers: Peers) -> None:
+def test_a_connection_that_was_reset_is_an_os_error(peers: Peers) -> None:
     client = peers.join()
     peers.log.private(client, b"PONG\n")
     peers.log.flush(client)
@@ -338,7 +328,7 @@ def test_a_connection_that_was_reset_is_an_os_error_with_its_errno(peers: Peers)
     with pytest.raises(ConnectionResetError) as caught:
         peers.log.read(client, READ_SIZE)
     assert caught.value.errno == errno.ECONNRESET
-    assert peers.log.next_line(client) is None
+    assert peers.next_line(client) is None
 
 
 def test_a_descriptor_that_is_none_is_an_os_error_with_its_errno(peers: Peers) -> None:
@@ -351,9 +341,9 @@ def test_more_than_one_read_cannot_be_taken() -> None:
     with Peers(read_bytes=1000) as peers:
         client = peers.join()
         peers.feed(client, b"CMD a")
-        with pytest.raises(ValueError, match="not one for this call"):
+        with pytest.raises(ValueError, match="not a call for this"):
             peers.log.take(client, b"\n" * 1001)
-        assert peers.log.next_line(client) is None
+        assert peers.next_line(client) is None
         assert peers.log.seq == 0
         assert peers.feed(client, b"\n" * 1000) == []
         assert peers.log.seq == 1
@@ -362,17 +352,16 @@ def test_more_than_one_read_cannot_be_taken() -> None:
 # --- of several clients -----------------------------------------------------------------------
 
 
-def test_only_the_client_that_was_read_last_has_input(peers: Peers) -> None:
+def test_each_cursor_has_its_own_input_whichever_was_read_last(peers: Peers) -> None:
     first, second, third = peers.join(), peers.join(), peers.open()
     peers.log.take(first, b"CMD a\nWHO\n")
     peers.log.take(second, b"CMD b\nPING\n")
-    for _ in range(2):
-        for other in (first, third):
-            assert peers.log.next_line(other) is None
+    assert peers.next_line(third) is None
     assert peers.log.seq == 0
-    assert peers.lines(second) == [b"PING"]
-    assert peers.lines(first) == []
-    assert peers.rest(first) == b"CMD 1 1 b\n"
+    assert peers.next_line(first) == b"WHO"
+    assert peers.next_line(second) == b"PING"
+    assert [peers.lines(client) for client in (first, second)] == [[], []]
+    assert peers.rest(first) == b"CMD 1 0 a\nCMD 2 1 b\n"
 
 
 @arrive_in_any_way
@@ -388,14 +377,14 @@ def test_what_clients_have_begun_is_kept_apart(arrive: Arrive, peers: Peers) -> 
     assert peers.rest(clients[0]) == b"".join(b"CMD %d %d of %d\n" % (5 - n, n, n) for n in range(4, -1, -1))
 
 
-def test_a_read_that_brings_nothing_leaves_another_clients_input_alone(peers: Peers) -> None:
+def test_a_read_that_brings_nothing_leaves_others_input_alone(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
     peers.log.take(first, b"CMD a\nWHO\nCMD b\n")
-    assert peers.log.next_line(first) == b"WHO"
+    assert peers.next_line(first) == b"WHO"
     with pytest.raises(BlockingIOError):
         peers.log.read(second, READ_SIZE)
-    assert peers.log.next_line(second) is None
-    assert peers.log.next_line(first) is None
+    assert peers.next_line(second) is None
+    assert peers.next_line(first) is None
     assert peers.rest(first) == b"CMD 1 0 a\nCMD 2 0 b\n"
 
 
@@ -409,17 +398,17 @@ def test_the_input_of_a_client_that_is_discarded_is_nobodys(begun: bytes, peers:
         peers.log.discard(client)
     peers.log.check()
     for _ in range(20):
-        assert peers.log.next_line(peers.join()) is None
+        assert peers.next_line(peers.join()) is None
     assert peers.log.seq == 0
 
 
-def test_commands_on_hold_are_for_the_caller_and_later_ones_are_logged_again(peers: Peers) -> None:
+def test_commands_are_for_the_caller_where_it_says_so(peers: Peers) -> None:
     client = peers.join()
-    peers.log.hold(on_hold=True)
     peers.log.take(client, b"CMD a\nPING\nCMD b\n")
-    assert [peers.log.next_line(client) for _ in range(4)] == [b"CMD a", b"PING", b"CMD b", None]
+    lines = [peers.log.next_line(client, logs=False) for _ in range(4)]
+    assert lines == [b"CMD a", b"PING", b"CMD b", None]
     assert peers.log.seq == 0
-    peers.log.hold(on_hold=False)
-    peers.log.take(client, b"CMD c\n")
-    assert peers.log.next_line(client) is None
-    assert peers.log.seq == 1
+    peers.log.take(client, b"CMD c\nCMD d\n")
+    assert peers.log.next_line(client, logs=False) == b"CMD c"
+    assert peers.next_line(client) is None
+    assert peers.rest(client) == b"CMD 1 0 d\n"

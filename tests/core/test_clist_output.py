@@ -35,7 +35,7 @@ def test_a_full_socket_blocks_and_goes_on_where_it_stopped(peers: Peers) -> None
     assert got == logged_commands(200)
 
 
-def test_one_flush_sends_a_bounded_amount_to_a_client_that_always_has_room(peers: Peers) -> None:
+def test_one_flush_sends_a_bounded_amount(peers: Peers) -> None:
     client = peers.join()
     expected = b""
     for number in range(1, 201):  # a private frame between any two: nothing that is one piece of memory
@@ -91,7 +91,7 @@ def test_what_is_logged_is_unflushed_until_all_were_flushed(peers: Peers) -> Non
 def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
     early, late = peers.open(), peers.join()
     peers.log.append(b"JOIN", b"0")
-    peers.log.retire(late)
+    peers.leave(late)
     peers.log.private(early, b"INFO\n")
     assert peers.log.flush_all() == ([], [])
     assert [peers.read(client) for client in (early, late)] == [b"", b""]
@@ -99,7 +99,7 @@ def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
 
 def test_flushing_all_leaves_out_those_whom_the_caller_sends_to(peers: Peers) -> None:
     client = peers.open(external=True)
-    peers.log.join(client)
+    peers.enter(client)
     peers.log.append(b"JOIN", b"0")
     assert peers.log.flush_all() == ([], [])
     assert peers.read(client) == b""
@@ -199,6 +199,6 @@ def test_peek_goes_on_over_the_edges_of_blocks(peers: Peers) -> None:
 
 def test_an_empty_private_frame_is_refused(peers: Peers) -> None:
     client = peers.join()
-    with pytest.raises(ValueError, match="not one for this call"):
+    with pytest.raises(ValueError, match="not a call for this"):
         peers.log.private(client, b"")
     assert peers.log.flush_all() == ([], [])

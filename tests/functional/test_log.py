@@ -1,4 +1,4 @@
-"""The one ordered log of docs/protocol.md, spoken to the real program: commands, ranks, departures, lines."""
+"""The ordered log of docs/protocol.md, from the real server: commands, ranks, departures, lines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import nullcontext
 
 import pytest
 
-from rankserver.loop import JOIN_WAIT
+from rankserver.membership import MIN_JOIN_WAIT
 from rankserver.wire import frames, protocol, ranking
-from tests.support import RawClient, Server, fields_of
+from tests.support.rawclient import RawClient, fields_of
+from tests.support.servers import ServerProcess
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
 COMMANDS = 10_000
 
@@ -45,8 +46,8 @@ def numbered(lines: list[bytes], verb: bytes, rank: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("verb", [b"CMD", b"ASK"])
-def test_a_command_reaches_everybody_and_its_sender_with_seq_and_rank(
-    anywhere: Server, join: Join, verb: bytes
+def test_a_command_reaches_everybody_with_its_seq_and_rank(
+    anywhere: ServerProcess, join: Join, verb: bytes
 ) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[1].send(verb + b" df -h  /tmp \n")
@@ -54,9 +55,7 @@ def test_a_command_reaches_everybody_and_its_sender_with_seq_and_rank(
     assert lines == [verb + b" 4 1 df -h  /tmp "] * 3
 
 
-def test_ten_thousand_commands_in_one_write_arrive_in_order_at_everybody(
-    anywhere: Server, join: Join
-) -> None:
+def test_10_000_commands_in_one_write_reach_all_in_order(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, "a", "b", "c")
     texts = [b"%d" % n for n in range(COMMANDS)]
     clients[1].send(b"".join(b"CMD %s\n" % text for text in texts))
@@ -65,7 +64,7 @@ def test_ten_thousand_commands_in_one_write_arrive_in_order_at_everybody(
     assert logs[0] == logs[1] == logs[2]
 
 
-def test_ten_thousand_commands_byte_by_byte_arrive_in_order_at_everybody(server: Server, join: Join) -> None:
+def test_10_000_commands_byte_by_byte_reach_all_in_order(server: ServerProcess, join: Join) -> None:
     clients = join(server, "a", "b")
     texts = [b"%d" % n for n in range(COMMANDS)]
     for byte in b"".join(b"CMD %s\n" % text for text in texts):
@@ -75,7 +74,7 @@ def test_ten_thousand_commands_byte_by_byte_arrive_in_order_at_everybody(server:
     assert logs[0] == logs[1]
 
 
-def test_commands_of_many_senders_are_in_the_same_order_at_everybody(server: Server, join: Join) -> None:
+def test_all_get_the_commands_of_many_senders_in_one_order(server: ServerProcess, join: Join) -> None:
     clients = join(server, "a", "b", "c", "d")
     for n in range(500):
         for client in clients:
@@ -89,7 +88,7 @@ def test_commands_of_many_senders_are_in_the_same_order_at_everybody(server: Ser
         assert own == [b"%d" % n for n in range(500)]
 
 
-def test_cmd_and_ask_mixed_keep_the_order_in_which_they_were_sent(server: Server, join: Join) -> None:
+def test_mixed_cmds_and_asks_keep_the_order_of_sending(server: ServerProcess, join: Join) -> None:
     sender, other = join(server, "a", "b")
     verbs = [b"ASK" if n % 7 == 3 else b"CMD" for n in range(1_000)]
     sender.send(b"".join(b"%s %d\n" % (verb, n) for n, verb in enumerate(verbs)))
@@ -98,7 +97,7 @@ def test_cmd_and_ask_mixed_keep_the_order_in_which_they_were_sent(server: Server
     assert sender.lines(1_000) == expected
 
 
-def test_private_frames_stand_where_they_are_true(server: Server, join: Join) -> None:
+def test_private_frames_keep_their_place_among_the_others(server: ServerProcess, join: Join) -> None:
     sender, other = join(server, "a", "b")
     sender.send(b"".join(b"CMD %d\nPING %d\n" % (n, n) for n in range(1_000)))
     expected = [line for n in range(1_000) for line in (b"CMD %d 0 %d" % (n + 3, n), b"PONG %d" % n)]
@@ -109,7 +108,7 @@ def test_private_frames_stand_where_they_are_true(server: Server, join: Join) ->
 # --- ranks ------------------------------------------------------------------------------------
 
 
-def test_join_tells_everybody_else_the_new_rank(anywhere: Server, connect: Connect) -> None:
+def test_join_tells_everybody_else_the_new_rank(anywhere: ServerProcess, connect: Connect) -> None:
     clients: list[RawClient] = []
     for rank in range(4):
         client = connect(anywhere)
@@ -118,7 +117,7 @@ def test_join_tells_everybody_else_the_new_rank(anywhere: Server, connect: Conne
         clients.append(client)
 
 
-def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: Server, join: Join) -> None:
+def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, *"abcdef")
     seq = 6
     for leave, rank in zip(WAYS_TO_LEAVE, (1, 4, 0, 2), strict=True):
@@ -133,8 +132,8 @@ def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: Serve
 
 
 @pytest.mark.parametrize("leave", [bye, half_close])
-def test_who_leaves_still_gets_what_was_logged_before_and_then_the_end(
-    anywhere: Server, join: Join, leave: Callable[[RawClient], None]
+def test_who_leaves_gets_what_was_logged_before_and_then_the_end(
+    anywhere: ServerProcess, join: Join, leave: Callable[[RawClient], None]
 ) -> None:
     leaver, other = join(anywhere, "a", "b")
     other.send(b"CMD x\n" * 1_000)
@@ -145,9 +144,7 @@ def test_who_leaves_still_gets_what_was_logged_before_and_then_the_end(
     assert numbered(leaver.rest()[1_000:], b"CMD", 0) == [b"y"] * 1_000
 
 
-def test_a_farewell_before_closing_the_sending_side_loses_nothing_that_is_owed(
-    server: Server, join: Join
-) -> None:
+def test_closing_the_sending_side_after_bye_loses_nothing_owed(server: ServerProcess, join: Join) -> None:
     (leaver,) = join(server, "a")
     leaver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     leaver.send(b"CMD %s\n" % (b"x" * 60_000) * 200 + b"BYE\n")  # more than the sockets hold
@@ -155,7 +152,7 @@ def test_a_farewell_before_closing_the_sending_side_loses_nothing_that_is_owed(
     assert len(leaver.rest()) == 200
 
 
-def test_the_others_are_told_of_a_join_when_it_has_waited_for_company(
+def test_others_hear_of_a_join_once_it_has_waited_for_company(
     serve: Serve, connect: Connect, join: Join
 ) -> None:
     server = serve(3)
@@ -164,8 +161,8 @@ def test_the_others_are_told_of_a_join_when_it_has_waited_for_company(
     start = time.monotonic()
     client.hello("b")
     first.expect(b"JOIN ")
-    # The server counts from the begin of its turn, which may be a little before our clock was read.
-    assert time.monotonic() - start >= 0.9 * JOIN_WAIT
+    # The server counts from the beginning of its turn, which may be a little before our clock was read.
+    assert time.monotonic() - start >= 0.9 * MIN_JOIN_WAIT
 
 
 def test_joins_of_one_moment_share_a_frame_and_keep_their_order(serve: Serve, connect: Connect) -> None:
@@ -184,9 +181,7 @@ def test_joins_of_one_moment_share_a_frame_and_keep_their_order(serve: Serve, co
     assert {(welcome["clients"], welcome["seq"]) for welcome in welcomes} == {(201, 2)}
 
 
-def test_departures_of_one_moment_are_split_into_frames_that_are_each_right(
-    serve: Serve, connect: Connect
-) -> None:
+def test_departures_of_one_moment_are_split_into_valid_frames(serve: Serve, connect: Connect) -> None:
     server = serve(800, "--max-line", "256")
     clients = [connect(server) for _ in range(601)]
     names = [client.hello(f"n{rank}")["name"] for rank, client in enumerate(clients)]
@@ -219,8 +214,8 @@ def log_until(client: RawClient, wanted: int, n: int) -> list[frames.JoinFrame |
     return received
 
 
-def test_somebody_who_joins_in_the_moment_of_a_departure_gets_the_right_rank(
-    server: Server, join: Join, connect: Connect
+def test_a_join_during_a_departure_gets_the_right_rank(
+    server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     clients = join(server, "a", "b", "c")
     newcomers = [connect(server), connect(server)]
@@ -241,8 +236,8 @@ def test_somebody_who_joins_in_the_moment_of_a_departure_gets_the_right_rank(
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_commands_right_before_a_disconnect_count_before_its_left(
-    anywhere: Server, join: Join, paused: bool
+def test_commands_right_before_a_disconnect_precede_its_left(
+    anywhere: ServerProcess, join: Join, paused: bool
 ) -> None:
     *leavers, other = join(anywhere, *"abcde")
     texts = [b"%d" % n for n in range(2_000)]
@@ -254,9 +249,7 @@ def test_commands_right_before_a_disconnect_count_before_its_left(
         assert other.expect(b"LEFT ").endswith(b" 0")
 
 
-def test_commands_count_whose_sender_is_gone_when_something_is_to_be_sent_to_it(
-    anywhere: Server, join: Join
-) -> None:
+def test_commands_count_though_their_sender_is_gone(anywhere: ServerProcess, join: Join) -> None:
     *leavers, witness, other = join(anywhere, *"abcdef")
     texts = [b"%d %s" % (n, b"x" * 990) for n in range(40)]
     for leaver, leave in zip(leavers, WAYS_TO_LEAVE, strict=True):
@@ -270,7 +263,7 @@ def test_commands_count_whose_sender_is_gone_when_something_is_to_be_sent_to_it(
         assert [text for text in received if text != b"meanwhile"] == texts
 
 
-def test_a_last_line_without_lf_is_dropped(anywhere: Server, join: Join) -> None:
+def test_a_last_line_without_lf_is_dropped(anywhere: ServerProcess, join: Join) -> None:
     *leavers, other = join(anywhere, "a", "b", "c", "d")
     for leaver, leave in zip(leavers, DISCONNECTS, strict=True):
         leaver.send(b"CMD whole\nCMD part")
@@ -281,8 +274,8 @@ def test_a_last_line_without_lf_is_dropped(anywhere: Server, join: Join) -> None
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_who_says_hello_commands_and_is_gone_in_one_moment_loses_no_command(
-    anywhere: Server, join: Join, connect: Connect, paused: bool
+def test_hello_commands_and_the_end_in_one_moment_all_count(
+    anywhere: ServerProcess, join: Join, connect: Connect, paused: bool
 ) -> None:
     (witness,) = join(anywhere, "w")
     for leave in WAYS_TO_LEAVE:
@@ -297,7 +290,7 @@ def test_who_says_hello_commands_and_is_gone_in_one_moment_loses_no_command(
         assert witness.roster() == ["w"]
 
 
-def test_nothing_after_bye_counts(server: Server, join: Join) -> None:
+def test_nothing_after_bye_counts(server: ServerProcess, join: Join) -> None:
     leaver, other = join(server, "a", "b")
     leaver.send(b"CMD x\nBYE\nCMD y\n")
     leaver.send(b"CMD z\n")
@@ -327,7 +320,7 @@ def test_nothing_after_bye_counts(server: Server, join: Join) -> None:
 )
 @pytest.mark.parametrize("pieces", ["whole", "bytes"])
 def test_a_valid_line_is_broadcast_as_it_is_however_it_arrives(
-    shared: Server, connect: Connect, sent: bytes, text: bytes, pieces: str
+    shared: ServerProcess, connect: Connect, sent: bytes, text: bytes, pieces: str
 ) -> None:
     client = connect(shared)
     client.hello()
@@ -339,7 +332,7 @@ def test_a_valid_line_is_broadcast_as_it_is_however_it_arrives(
 @pytest.mark.parametrize("verb", [b"CMD ", b"ASK "])
 @pytest.mark.parametrize("character", [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
 def test_a_control_character_but_tab_is_rejected(
-    shared: Server, connect: Connect, verb: bytes, character: int
+    shared: ServerProcess, connect: Connect, verb: bytes, character: int
 ) -> None:
     client = connect(shared)
     client.hello()
@@ -388,7 +381,9 @@ def test_a_control_character_but_tab_is_rejected(
         b"RES 1 ok " + b'{"a":' * 9_000,
     ],
 )
-def test_a_bad_frame_gets_its_code_and_harms_nobody(shared: Server, connect: Connect, line: bytes) -> None:
+def test_a_bad_frame_gets_its_code_and_harms_nobody(
+    shared: ServerProcess, connect: Connect, line: bytes
+) -> None:
     sender, other = connect(shared), connect(shared)
     sender.hello("a")
     seq = other.hello("b")["seq"]
@@ -403,7 +398,7 @@ def test_a_bad_frame_gets_its_code_and_harms_nobody(shared: Server, connect: Con
     assert sender.roster() == other.roster() == ["a", "b"]
 
 
-def test_bad_lines_between_ten_thousand_commands_cost_only_themselves(server: Server, join: Join) -> None:
+def test_bad_lines_among_10_000_commands_cost_only_themselves(server: ServerProcess, join: Join) -> None:
     sender, other = join(server, "a", "b")
     data = b"".join(b"CMD %d\n%s" % (n, b"CMD \x00\n" if n % 100 == 50 else b"") for n in range(COMMANDS))
     sender.send(data)
@@ -414,14 +409,14 @@ def test_bad_lines_between_ten_thousand_commands_cost_only_themselves(server: Se
     )
 
 
-def test_ping_is_answered_with_the_same_text(anywhere: Server, join: Join) -> None:
+def test_ping_is_answered_with_the_same_text(anywhere: ServerProcess, join: Join) -> None:
     client, other = join(anywhere, "a", "b")
     client.send("PING\nPING 1\nPING  two  words \u20ac\r\nPONG\nPONG unasked\nPING\n".encode())
     assert client.lines(4) == [b"PONG", b"PONG 1", "PONG  two  words \u20ac".encode(), b"PONG"]
     assert other.settle() == []
 
 
-def test_who_is_answered_with_the_roster_by_rank(anywhere: Server, join: Join) -> None:
+def test_who_is_answered_with_the_roster_by_rank(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[1].send(b"WHO\n")
     assert fields_of(clients[1].expect(b"ROSTER ")) == {

@@ -1,4 +1,4 @@
-"""Random clients against the real server: whatever they do, there is one log, and ranks follow from it.
+"""Random clients against the real server: whatever they do, there is one log, and the ranks follow from it.
 
 Hypothesis draws what the clients do; one server serves all examples, one after the other. What was
 received is checked at the end of an example, against a replay of the log from the example's beginning.
@@ -34,11 +34,15 @@ from rankserver.wire.frames import (
     Submit,
     WelcomeFrame,
 )
-from tests.support import BOUND, READ_SIZE, RawClient, Server
+from tests.support.rawclient import READ_SIZE, RawClient
+from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
+from tests.support.waiting import BOUND
 
-CLASSES: Final = 3  # that clients of a server with tokens have; who has token "c" is in class c
-SMALL: Final = 32_768  # bytes of a receive buffer that is soon full
+# Classes of a server with tokens: token "c" puts its holder into class c.
+CLASSES: Final = 3
+# Bytes of a receive buffer that is soon full.
+SMALL: Final = 32_768
 
 
 class Peer:
@@ -50,7 +54,9 @@ class Peer:
         token: what it joins with, if the server has tokens.
     """
 
-    def __init__(self, server: Server, name: str, *, small: bool = False, token: str | None = None) -> None:
+    def __init__(
+        self, server: ServerProcess, name: str, *, small: bool = False, token: str | None = None
+    ) -> None:
         self.raw = RawClient(server.address)
         if small:
             self.raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
@@ -332,7 +338,7 @@ class Example:
     log that they see has no gap, and the ranks above the observer change as well.
     """
 
-    def __init__(self, server: Server, number: int, previous: Peer, early: int) -> None:
+    def __init__(self, server: ServerProcess, number: int, previous: Peer, early: int) -> None:
         self._server = server
         self._number = number
         self._has_tokens = previous.token is not None
@@ -472,7 +478,9 @@ class Arena:
 
     def __enter__(self) -> Arena:
         options = ("--log-level", "error", *self._options)
-        self._server = self._stack.enter_context(Server(1_000, *options, unix=self._unix, tls=self._tls))
+        self._server = self._stack.enter_context(
+            ServerProcess(1_000, *options, unix=self._unix, tls=self._tls)
+        )
         self._previous = Peer(self._server, "first", token="0" if self._options else None)
         self._previous.hello()
         self._previous.settle("here")
@@ -518,7 +526,5 @@ def line_of(rank_class: int) -> str:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(early=st.integers(0, 2), steps=st.lists(STEPS, min_size=30, max_size=150))
-def test_whatever_clients_do_there_is_one_log_and_the_ranks_follow_from_it(
-    arena: Arena, early: int, steps: list[Step]
-) -> None:
+def test_whatever_clients_do_one_log_gives_all_the_ranks(arena: Arena, early: int, steps: list[Step]) -> None:
     arena.play(early, steps)

@@ -1,4 +1,7 @@
-"""Each row of docs/reliability.md in small: the same code, with numbers that take a second or two."""
+"""Each row of docs/reliability.md in small: the same code, with numbers that take a second or two.
+
+How long anything took is left to ``make reliability``.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import reliability
-from abuse.subjects import RANK
 from harness import BenchmarkError
 from reliability import ROWS, Row
+
+from tests.abuse.subjects import RANK
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.key for row in ROWS])

@@ -1,4 +1,4 @@
-"""A console on a terminal: what is drawn. What is typed: test_terminal."""
+"""What the console draws on a terminal; ``test_terminal`` has what is typed there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rankserver.wire import protocol
-from tests.support import RawClient, Server
-from tests.support.on_screen import CTRL_C, DRAWN, LEFT, TAB, Console
+from tests.support.on_screen import CTRL_C, DRAWN, LEFT, TAB, TerminalClient
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
 
 
 @pytest.fixture
-def other(server: Server, console: Console) -> Iterator[RawClient]:
+def other(server: ServerProcess, console: TerminalClient) -> Iterator[RawClient]:
     """Join as rank 1, to answer what the console asks."""
     with RawClient(server.address) as client:
         client.hello("web")
@@ -20,7 +21,7 @@ def other(server: Server, console: Console) -> Iterator[RawClient]:
         yield client
 
 
-def answer(console: Console, other: RawClient, out: str) -> None:
+def answer(console: TerminalClient, other: RawClient, out: str) -> None:
     """Let the console ask, and ``other`` answer with this output."""
     console.type("ask\r")
     seq = int(other.expect(b"ASK ").split()[1])
@@ -32,7 +33,7 @@ def answer(console: Console, other: RawClient, out: str) -> None:
 
 
 def test_a_burst_of_answers_is_drawn_in_few_writes(
-    server: Server, console: Console, other: RawClient
+    server: ServerProcess, console: TerminalClient, other: RawClient
 ) -> None:
     console.type("ask\r")
     console.see("sent #3: ask", "0/2>")
@@ -49,13 +50,13 @@ def test_a_burst_of_answers_is_drawn_in_few_writes(
     assert burst.count(DRAWN) <= 20  # 2,000 if each line had one
 
 
-def test_what_comes_one_by_one_is_shown_one_by_one(console: Console, other: RawClient) -> None:
+def test_what_comes_one_by_one_is_shown_one_by_one(console: TerminalClient, other: RawClient) -> None:
     for count in range(3, 20):
         other.send(b"CMD a\n")
         console.see(f"cannot execute #{count} from lower-ranked rank 1: a", "0/2>")
 
 
-def test_the_terminal_is_not_asked_where_the_cursor_is(console: Console) -> None:
+def test_the_terminal_is_not_asked_where_the_cursor_is(console: TerminalClient) -> None:
     assert b"\x1b[6n" not in console.raw  # not every terminal answers, and one that does not gets a warning
 
 
@@ -73,8 +74,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("out", "shown"), HOSTILE.values(), ids=HOSTILE)
-def test_control_characters_in_an_output_are_shown_and_not_done(
-    console: Console, other: RawClient, out: str, shown: str
+def test_control_characters_in_an_output_are_shown_as_text(
+    console: TerminalClient, other: RawClient, out: str, shown: str
 ) -> None:
     answer(console, other, f"before\n{out}\nafter")
     console.see(
@@ -88,7 +89,9 @@ def test_control_characters_in_an_output_are_shown_and_not_done(
     assert not console.title
 
 
-def test_lines_longer_than_the_screen_is_wide_are_all_there(console: Console, other: RawClient) -> None:
+def test_lines_longer_than_the_screen_is_wide_are_all_there(
+    console: TerminalClient, other: RawClient
+) -> None:
     console.type("half")
     console.see("0/2> half")
     other.send(b"CMD " + b"x" * 250 + b"\n")
@@ -98,7 +101,7 @@ def test_lines_longer_than_the_screen_is_wide_are_all_there(console: Console, ot
     console.see(said[200:], said[:43].replace("#3", "#4") + " " + "y" * 56, "y" * 100, "0/2> half")
 
 
-def test_a_tab_in_an_output_leads_to_the_next_stop(console: Console, other: RawClient) -> None:
+def test_a_tab_in_an_output_leads_to_the_next_tab_stop(console: TerminalClient, other: RawClient) -> None:
     answer(console, other, "a\tb\n\tc")
     console.see("#3 rank 1 web | a       b", "#3 rank 1 web |         c", "#3: executed by 1 of 1", "0/2>")
 
@@ -106,7 +109,9 @@ def test_a_tab_in_an_output_leads_to_the_next_stop(console: Console, other: RawC
 WIDE = "日本語 é n\u0308 😀 ﷺ ─"
 
 
-def test_wide_and_combining_characters_are_shown_as_they_are(console: Console, other: RawClient) -> None:
+def test_wide_and_combining_characters_are_shown_as_they_are(
+    console: TerminalClient, other: RawClient
+) -> None:
     console.type(WIDE)
     console.see(f"0/2> {WIDE}")
     console.type("\r")
@@ -115,7 +120,9 @@ def test_wide_and_combining_characters_are_shown_as_they_are(console: Console, o
     console.see(f"sent #3: {WIDE}", f"#3 rank 1 web | {WIDE}", "#3: executed by 1 of 1", "0/2>")
 
 
-def test_the_cursor_is_where_it_belongs_among_wide_characters(console: Console, other: RawClient) -> None:
+def test_the_cursor_is_where_it_belongs_among_wide_characters(
+    console: TerminalClient, other: RawClient
+) -> None:
     console.type("日本語" + LEFT)
     console.until(lambda: console.cursor() == (-1, len("0/2> ") + 4))
     console.type("x\r")
@@ -125,7 +132,7 @@ def test_the_cursor_is_where_it_belongs_among_wide_characters(console: Console, 
 # --- size ---
 
 
-def test_a_resize_keeps_what_is_typed_while_lines_come_in(console: Console, other: RawClient) -> None:
+def test_a_resize_keeps_what_is_typed_while_lines_come_in(console: TerminalClient, other: RawClient) -> None:
     console.type("half typed" + LEFT)
     console.see("0/2> half typed")
     for count, (rows, columns) in enumerate([(24, 60), (10, 60), (10, 140), (40, 140), (24, 100)], 3):
@@ -141,7 +148,9 @@ def test_a_resize_keeps_what_is_typed_while_lines_come_in(console: Console, othe
     other.expect(b"ASK 8 0 half type-d")
 
 
-def test_a_long_typed_line_is_wrapped_and_gives_its_rows_back(console: Console, other: RawClient) -> None:
+def test_a_long_typed_line_is_wrapped_and_gives_its_rows_back(
+    console: TerminalClient, other: RawClient
+) -> None:
     text = "".join(f"{count:.<10}" for count in range(25)) + "end"
     console.type(text)
     whole = f"0/2> {text}"
@@ -153,7 +162,9 @@ def test_a_long_typed_line_is_wrapped_and_gives_its_rows_back(console: Console, 
     console.until(lambda: console.bottom_distance() == 1)
 
 
-def test_a_terminal_of_20_columns_and_5_rows_is_enough(server: Server, start: Callable[..., Console]) -> None:
+def test_a_terminal_of_20_columns_and_5_rows_is_enough(
+    server: ServerProcess, start: Callable[..., TerminalClient]
+) -> None:
     console = start(server.where, "--name", "me", "--delay", "0", size=(5, 20))
     console.see("0/1>")
     console.see_bottom("rank 0 of 1")
@@ -178,7 +189,7 @@ def test_a_terminal_of_20_columns_and_5_rows_is_enough(server: Server, start: Ca
 
 @pytest.mark.parametrize("size", [(1, 20), (2, 2), (3, 1)])
 def test_it_works_where_next_to_nothing_can_be_seen(
-    server: Server, start: Callable[..., Console], size: tuple[int, int]
+    server: ServerProcess, start: Callable[..., TerminalClient], size: tuple[int, int]
 ) -> None:
     with RawClient(server.address) as top:
         top.hello()
@@ -192,8 +203,8 @@ def test_it_works_where_next_to_nothing_can_be_seen(
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_where_rows_are_few_the_prompt_goes_before_the_bottom_line(
-    server: Server, start: Callable[..., Console], rows: int
+def test_a_screen_of_few_rows_has_a_prompt_and_no_bottom_line(
+    server: ServerProcess, start: Callable[..., TerminalClient], rows: int
 ) -> None:
     console = start(server.where, size=(rows, 20))
     console.see("0/1>")
@@ -205,7 +216,7 @@ def test_where_rows_are_few_the_prompt_goes_before_the_bottom_line(
 # --- colour ---
 
 
-def test_each_kind_of_line_has_its_colour(console: Console, other: RawClient) -> None:
+def test_each_kind_of_line_has_its_colour(console: TerminalClient, other: RawClient) -> None:
     assert console.colour("as me: rank 0 of 1") == "brown"
     assert console.colour("0/2>") == "blue"
     answer(console, other, "text")
@@ -222,7 +233,7 @@ def test_each_kind_of_line_has_its_colour(console: Console, other: RawClient) ->
     assert console.colour("0/2> :nothing", len("0/2> ")) == "default"
 
 
-def test_what_is_executed_is_green(server: Server, start: Callable[..., Console]) -> None:
+def test_what_is_executed_is_green(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
     with RawClient(server.address) as top:
         top.hello()
         console = start(server.where, "--delay", "0")
@@ -232,7 +243,9 @@ def test_what_is_executed_is_green(server: Server, start: Callable[..., Console]
         assert console.colour("executing") == console.colour("executed") == "green"
 
 
-def test_no_color_means_no_colour_and_no_suggestion(server: Server, start: Callable[..., Console]) -> None:
+def test_no_color_means_no_colour_and_no_suggestion(
+    server: ServerProcess, start: Callable[..., TerminalClient]
+) -> None:
     console = start(server.where, "--delay", "0", changes={"NO_COLOR": "1"})
     console.see("0/1>")
     console.type("uptime\r")
@@ -246,7 +259,7 @@ def test_no_color_means_no_colour_and_no_suggestion(server: Server, start: Calla
     assert not console.has_colour()
 
 
-def test_an_empty_no_color_is_none(server: Server, start: Callable[..., Console]) -> None:
+def test_an_empty_no_color_is_none(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
     console = start(server.where, changes={"NO_COLOR": ""})
     console.see("0/1>")
     assert console.has_colour()

@@ -1,4 +1,4 @@
-"""A console on a terminal: what is typed, keys, how it ends. What is drawn: test_screen."""
+"""What is typed into the console on a terminal, and how it ends; ``test_screen`` has what is drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from rankserver.wire import protocol
-from tests.support import RawClient, Server
 from tests.support.on_screen import (
     CTRL_C,
     CTRL_D,
@@ -23,11 +22,15 @@ from tests.support.on_screen import (
     RIGHT,
     TAB,
     UP,
-    Console,
+    TerminalClient,
 )
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
 
 
-def test_a_half_typed_line_survives_what_arrives_meanwhile(server: Server, console: Console) -> None:
+def test_a_half_typed_line_survives_what_arrives_meanwhile(
+    server: ServerProcess, console: TerminalClient
+) -> None:
     console.type("half ti")
     console.see("0/1> half ti")
     with RawClient(server.address) as other:
@@ -43,7 +46,9 @@ def test_a_half_typed_line_survives_what_arrives_meanwhile(server: Server, conso
         console.see("0/2> half typedi!", "sent #4: half typedi!", "0/2>")
 
 
-def test_a_half_typed_line_and_its_cursor_survive_a_thousand_lines(server: Server, console: Console) -> None:
+def test_a_half_typed_line_and_its_cursor_survive_1_000_lines(
+    server: ServerProcess, console: TerminalClient
+) -> None:
     with RawClient(server.address) as other:
         other.hello()
         console.see("0/2>")
@@ -62,7 +67,9 @@ def test_a_half_typed_line_and_its_cursor_survive_a_thousand_lines(server: Serve
 # --- rank and connection ---
 
 
-def test_the_prompt_follows_the_rank_at_each_leave(server: Server, start: Callable[..., Console]) -> None:
+def test_the_prompt_follows_the_rank_at_each_leave(
+    server: ServerProcess, start: Callable[..., TerminalClient]
+) -> None:
     above = [RawClient(server.address) for _ in range(3)]
     for client in above:
         client.hello()
@@ -83,14 +90,16 @@ def test_the_prompt_follows_the_rank_at_each_leave(server: Server, start: Callab
     above[2].close()
 
 
-def test_a_leave_below_changes_only_the_number_of_clients(server: Server, console: Console) -> None:
+def test_a_leave_below_changes_only_the_number_of_clients(
+    server: ServerProcess, console: TerminalClient
+) -> None:
     with RawClient(server.address) as other:
         other.hello()
         console.see(f"connected to {server.where} as me: rank 0 of 1", "0/2>")
     console.see(f"connected to {server.where} as me: rank 0 of 1", "0/1>")
 
 
-def test_the_bottom_line_counts_open_answers(server: Server, console: Console) -> None:
+def test_the_bottom_line_counts_open_answers(server: ServerProcess, console: TerminalClient) -> None:
     where = f"connected to {server.where}"
     console.see_bottom(f"rank 0 of 1 | {where}")
     with RawClient(server.address) as one, RawClient(server.address) as other:
@@ -109,7 +118,7 @@ def test_the_bottom_line_counts_open_answers(server: Server, console: Console) -
 
 
 def test_a_lost_connection_shows_and_comes_back(
-    serve: Callable[..., Server], start: Callable[..., Console]
+    serve: Callable[..., ServerProcess], start: Callable[..., TerminalClient]
 ) -> None:
     first = serve(8)
     console = start(first.where, "--name", "me", "--delay", "0", "--reconnect")
@@ -135,7 +144,7 @@ def test_a_lost_connection_shows_and_comes_back(
 # --- what is typed ---
 
 
-def test_a_paste_of_several_lines_is_several_commands(console: Console) -> None:
+def test_a_paste_of_several_lines_is_several_commands(console: TerminalClient) -> None:
     console.type("ec")
     console.see("0/1> ec")
     console.type("\x1b[200~ho a\r\necho b\recho c\nda\x1b[201~")
@@ -150,7 +159,7 @@ def test_a_paste_of_several_lines_is_several_commands(console: Console) -> None:
     ]
 
 
-def test_a_paste_of_many_lines_is_sent_in_order(server: Server, console: Console) -> None:
+def test_a_paste_of_many_lines_is_sent_in_order(server: ServerProcess, console: TerminalClient) -> None:
     with RawClient(server.address) as other:
         other.hello()
         console.see("0/2>")
@@ -159,12 +168,12 @@ def test_a_paste_of_many_lines_is_sent_in_order(server: Server, console: Console
         console.see("sent #502: line 499", "0/2> rest")
 
 
-def test_lines_typed_faster_than_they_are_read_are_all_sent_in_order(console: Console) -> None:
+def test_lines_typed_faster_than_they_are_read_are_sent_in_order(console: TerminalClient) -> None:
     console.type("".join(f"{count}\r" for count in range(200)))
     console.see("sent #201: 199", "#201: executed by 0 of 0", "0/1>")
 
 
-def test_what_may_not_be_sent_is_refused_above_the_prompt(console: Console) -> None:
+def test_what_may_not_be_sent_is_refused_above_the_prompt(console: TerminalClient) -> None:
     console.type("\x1b[200~a\x1bb\n\x1b[201~half")
     console.see(
         "0/1> a\\x1bb",
@@ -173,8 +182,8 @@ def test_what_may_not_be_sent_is_refused_above_the_prompt(console: Console) -> N
     )
 
 
-def test_who_shows_the_roster_with_the_own_place_marked(
-    server: Server, start: Callable[..., Console]
+def test_the_roster_marks_the_clients_own_place(
+    server: ServerProcess, start: Callable[..., TerminalClient]
 ) -> None:
     with RawClient(server.address) as top:
         top.hello("top")
@@ -190,7 +199,7 @@ def test_who_shows_the_roster_with_the_own_place_marked(
                 )
 
 
-def test_help_says_what_can_be_typed_and_so_does_a_complaint(console: Console) -> None:
+def test_help_says_what_can_be_typed_and_so_does_a_complaint(console: TerminalClient) -> None:
     console.type(":hello\r")
     console.until(lambda: console.rows()[-2].startswith("unknown: :hello (:help lists"))
     console.type(":help\r")
@@ -202,7 +211,7 @@ def test_help_says_what_can_be_typed_and_so_does_a_complaint(console: Console) -
 
 
 @pytest.fixture
-def experienced(server: Server, console: Console) -> Console:
+def experienced(server: ServerProcess, console: TerminalClient) -> TerminalClient:
     """Return a console with three earlier commands, the first at another time."""
     for seq, command in enumerate(("upgrade all", "uptime", "date"), 2):
         console.type(command + "\r")
@@ -211,7 +220,7 @@ def experienced(server: Server, console: Console) -> Console:
     return console
 
 
-def test_tab_completes_from_earlier_commands_the_latest_first(experienced: Console) -> None:
+def test_tab_completes_from_earlier_commands_the_latest_first(experienced: TerminalClient) -> None:
     experienced.type("u" + TAB)
     experienced.see("0/1> uptime", "        uptime", "        upgrade all")  # one in grey, and the choice
     experienced.type(TAB + TAB)
@@ -220,13 +229,13 @@ def test_tab_completes_from_earlier_commands_the_latest_first(experienced: Conso
     experienced.see("0/1> upgrade all", "sent #5: upgrade all", "#5: executed by 0 of 0", "0/1>")
 
 
-def test_a_line_can_be_completed_and_entered_faster_than_it_is_shown(experienced: Console) -> None:
+def test_a_line_is_completed_and_entered_faster_than_it_is_shown(experienced: TerminalClient) -> None:
     experienced.type("da" + TAB + "\rupg" + TAB + " now\r")
     experienced.see("sent #6: upgrade all now", "#6: executed by 0 of 0", "0/1>")
     assert "sent #5: date" in experienced.rows()
 
 
-def test_a_tab_can_be_typed(server: Server, console: Console) -> None:
+def test_a_tab_can_be_typed(server: ServerProcess, console: TerminalClient) -> None:
     with RawClient(server.address) as other:
         other.hello()
         console.see("0/2>")
@@ -235,19 +244,19 @@ def test_a_tab_can_be_typed(server: Server, console: Console) -> None:
         console.see("0/2> a  b", "sent #3: a      b", "0/2>")
 
 
-def test_ctrl_l_clears_the_screen(experienced: Console) -> None:
+def test_ctrl_l_clears_the_screen(experienced: TerminalClient) -> None:
     experienced.type("half" + CTRL_L)
     experienced.until(lambda: experienced.rows() == ["0/1> half"])
 
 
-def test_tab_completes_the_consoles_own_commands(console: Console) -> None:
+def test_tab_completes_the_consoles_own_commands(console: TerminalClient) -> None:
     console.type(":h" + TAB)
     console.see("0/1> :help")
     console.type(CTRL_C + "ex" + TAB + "\r")
     assert console.exit_code() == 0
 
 
-def test_the_completion_menu_gives_its_rows_back(experienced: Console) -> None:
+def test_the_completion_menu_gives_its_rows_back(experienced: TerminalClient) -> None:
     experienced.type("up" + TAB)
     experienced.see("        uptime", "        upgrade all")
     experienced.type(CTRL_C)
@@ -255,7 +264,7 @@ def test_the_completion_menu_gives_its_rows_back(experienced: Console) -> None:
     experienced.until(lambda: experienced.bottom_distance() == 1)
 
 
-def test_the_right_arrow_takes_what_is_suggested_from_earlier_commands(experienced: Console) -> None:
+def test_the_right_arrow_accepts_a_suggestion_from_the_history(experienced: TerminalClient) -> None:
     experienced.type("upt")
     experienced.see("0/1> uptime")
     experienced.until(lambda: experienced.cursor() == (-1, len("0/1> upt")))
@@ -267,7 +276,7 @@ def test_the_right_arrow_takes_what_is_suggested_from_earlier_commands(experienc
     experienced.see("sent #6: upgrade all", "#6: executed by 0 of 0", "0/1>")
 
 
-def test_ctrl_r_searches_earlier_commands(experienced: Console) -> None:
+def test_ctrl_r_searches_earlier_commands(experienced: TerminalClient) -> None:
     experienced.type(CTRL_R + "gra")
     experienced.see("(reverse-i-search)`gra': upgrade all")
     experienced.type("\r")
@@ -276,15 +285,15 @@ def test_ctrl_r_searches_earlier_commands(experienced: Console) -> None:
     experienced.see("sent #5: upgrade all", "#5: executed by 0 of 0", "0/1>")
 
 
-def test_ctrl_c_leaves_a_search_and_not_the_client(experienced: Console) -> None:
+def test_ctrl_c_leaves_a_search_and_not_the_client(experienced: TerminalClient) -> None:
     experienced.type(CTRL_R + "gra")
     experienced.see("(reverse-i-search)`gra': upgrade all")
     experienced.type(CTRL_C)
     experienced.see("#4: executed by 0 of 0", "0/1>")
 
 
-def test_history_is_kept_for_the_next_time_and_for_its_owner_only(
-    server: Server, console: Console, start: Callable[..., Console], tmp_path: Path
+def test_history_is_kept_for_next_time_and_its_owner_alone(
+    server: ServerProcess, console: TerminalClient, start: Callable[..., TerminalClient], tmp_path: Path
 ) -> None:
     history = tmp_path / "state" / "rankserver" / "history"
     console.type("uptime\r")
@@ -304,7 +313,7 @@ def test_history_is_kept_for_the_next_time_and_for_its_owner_only(
 
 
 def test_it_does_without_a_history_file_that_cannot_be_written(
-    server: Server, start: Callable[..., Console]
+    server: ServerProcess, start: Callable[..., TerminalClient]
 ) -> None:
     console = start(server.where, changes={"XDG_STATE_HOME": os.devnull})
     console.see("0/1>")
@@ -317,19 +326,21 @@ def test_it_does_without_a_history_file_that_cannot_be_written(
 # --- the end ---
 
 
-def test_exit_leaves(console: Console) -> None:
+def test_exit_leaves(console: TerminalClient) -> None:
     console.type("exit\r")
     assert console.exit_code() == 0
 
 
-def test_ctrl_d_leaves_from_an_empty_line_only(console: Console) -> None:
+def test_ctrl_d_leaves_from_an_empty_line_only(console: TerminalClient) -> None:
     console.type("ab" + LEFT + CTRL_D)
     console.see("0/1> a")
     console.type("\x7f" + CTRL_D)
     assert console.exit_code() == 0
 
 
-def test_ctrl_c_clears_a_line_and_leaves_from_an_empty_one(server: Server, console: Console) -> None:
+def test_ctrl_c_clears_a_line_and_leaves_from_an_empty_one(
+    server: ServerProcess, console: TerminalClient
+) -> None:
     console.type("abc")
     console.see("0/1> abc")
     console.type(CTRL_C)
@@ -340,7 +351,7 @@ def test_ctrl_c_clears_a_line_and_leaves_from_an_empty_one(server: Server, conso
     assert not console.bottom()
 
 
-def test_a_signal_leaves(console: Console) -> None:
+def test_a_signal_leaves(console: TerminalClient) -> None:
     assert not console.is_cooked()
     console.child.kill(signal.SIGTERM)
     assert console.exit_code() == 0
@@ -348,8 +359,8 @@ def test_a_signal_leaves(console: Console) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_the_end_of_the_server_ends_it_and_leaves_the_terminal_as_it_was(
-    server: Server, console: Console, signum: signal.Signals
+def test_the_end_of_the_server_leaves_the_terminal_as_it_was(
+    server: ServerProcess, console: TerminalClient, signum: signal.Signals
 ) -> None:
     console.type("half")
     console.see("0/1> half")
@@ -362,7 +373,7 @@ def test_the_end_of_the_server_ends_it_and_leaves_the_terminal_as_it_was(
     assert console.raw.rfind(b"\x1b[?7h") > console.raw.rfind(b"\x1b[?7l")  # and long lines are wrapped
 
 
-def test_ctrl_z_stops_it_and_fg_goes_on(server: Server, start: Callable[..., Console]) -> None:
+def test_ctrl_z_stops_it_and_fg_goes_on(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
     console = start(server.where, "--name", "me", "--delay", "0", in_shell=True)
     console.see("0/1>")
     console.type("half")
@@ -382,7 +393,9 @@ def test_ctrl_z_stops_it_and_fg_goes_on(server: Server, start: Callable[..., Con
         other.expect(b"ASK 4 0 half-done")
 
 
-def test_a_dumb_terminal_gets_plain_lines(server: Server, start: Callable[..., Console]) -> None:
+def test_a_dumb_terminal_gets_plain_lines(
+    server: ServerProcess, start: Callable[..., TerminalClient]
+) -> None:
     console = start(server.where, changes={"TERM": "dumb"})
     console.see(f"connected to {server.where} as c1: rank 0 of 1")
     console.type("uptime\n")
@@ -392,7 +405,7 @@ def test_a_dumb_terminal_gets_plain_lines(server: Server, start: Callable[..., C
     assert b"\x1b" not in console.raw
 
 
-def test_the_console_is_there_before_the_server_is(start: Callable[..., Console], closed: str) -> None:
+def test_the_console_is_there_before_the_server_is(start: Callable[..., TerminalClient], closed: str) -> None:
     console = start(closed, "--reconnect")
     console.see("-/0>")
     console.type("uptime\r")

@@ -1,4 +1,4 @@
-"""TLS: what it lets in, and that nothing which a peer does with it stops or hurts anybody else.
+"""TLS: who is let in, and that nothing a peer does with it disturbs anybody else.
 
 That the protocol holds over TLS is checked by the modules in ``conftest.CONFORMANCE``, with the same tests.
 """
@@ -17,23 +17,26 @@ from typing import Final
 
 import pytest
 
-from tests.support import BOUND, READ_SIZE, RawClient, Server
+from tests.support.rawclient import READ_SIZE, RawClient
+from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, TlsAddress, TlsSocket, old_version
+from tests.support.waiting import BOUND
 
-Connect = Callable[[Server], RawClient]
+Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 
-HANDSHAKE: Final = 1.0  # seconds that a server here gives
+# The option of a server that waits for a handshake longer than any test: what ends before was not timed out.
+PATIENT: Final = ("--handshake-timeout", "1000")
 
 
 @pytest.fixture
-def server(serve: Serve, certificates: Certificates) -> Server:
-    return serve(300, "--log-level", "debug", tls=certificates)
+def server(serve: Serve, certificates: Certificates) -> ServerProcess:
+    return serve(300, "--log-level", "debug", *PATIENT, tls=certificates)
 
 
 @contextlib.contextmanager
-def plain(server: Server) -> Iterator[socket.socket]:
+def plain(server: ServerProcess) -> Iterator[socket.socket]:
     """Connect without TLS."""
     with socket.create_connection((server.host, server.port), BOUND) as sock:
         yield sock
@@ -48,18 +51,11 @@ def rest(sock: socket.socket) -> bytes:
     return data
 
 
-def answered(client: RawClient) -> None:
-    """Check that the server answers this client now."""
-    begin = time.monotonic()
-    client.settle()
-    assert time.monotonic() - begin < HANDSHAKE / 2
-
-
 # --- who gets in ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_1_2_and_1_3_are_spoken(server: Server, version: ssl.TLSVersion) -> None:
+def test_tls_1_2_and_1_3_are_spoken(server: ServerProcess, version: ssl.TLSVersion) -> None:
     with RawClient(TlsAddress(server.host, server.port, old_version(version))) as client:
         assert client.sock.tls.version() == version.name.replace("v1_", "v1.")
         client.hello("a")
@@ -68,7 +64,9 @@ def test_tls_1_2_and_1_3_are_spoken(server: Server, version: ssl.TLSVersion) -> 
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-def test_older_versions_are_refused_at_once(server: Server, version: ssl.TLSVersion, join: Join) -> None:
+def test_older_versions_are_refused_at_once(
+    server: ServerProcess, version: ssl.TLSVersion, join: Join
+) -> None:
     with pytest.warns(DeprecationWarning, match="deprecated"):
         context = old_version(version)
     with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
@@ -76,7 +74,7 @@ def test_older_versions_are_refused_at_once(server: Server, version: ssl.TLSVers
     join(server, "a")
 
 
-def test_a_client_certificate_is_needed_where_an_authority_is_named(
+def test_a_client_authority_makes_a_client_certificate_necessary(
     serve: Serve, certificates: Certificates, tmp_path: Path
 ) -> None:
     server = serve(2, "--tls-client-ca", str(certificates.ca), "--log-level", "debug", tls=certificates)
@@ -99,25 +97,23 @@ def test_a_client_certificate_is_needed_where_an_authority_is_named(
 @pytest.mark.parametrize(
     "sent", [b"HELLO\n", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 70_000]
 )
-def test_who_speaks_no_tls_is_sent_away_at_once(server: Server, join: Join, sent: bytes) -> None:
+def test_a_client_that_speaks_no_tls_is_sent_away_at_once(
+    server: ServerProcess, join: Join, sent: bytes
+) -> None:
     (member,) = join(server, "a")
-    begin = time.monotonic()
     with plain(server) as sock:
         with contextlib.suppress(OSError):
             sock.sendall(sent)
         assert len(rest(sock)) < 100
-    assert time.monotonic() - begin < HANDSHAKE
-    answered(member)
+    assert member.settle() == []
 
 
 def test_tls_to_a_plain_server_fails_at_once(
     serve: Serve, certificates: Certificates, connect: Connect
 ) -> None:
-    server = serve(2)
-    begin = time.monotonic()
+    server = serve(2, *PATIENT)
     with pytest.raises(ssl.SSLError):
         RawClient(TlsAddress(server.host, server.port, certificates.client))
-    assert time.monotonic() - begin < HANDSHAKE
     assert connect(server).hello()["rank"] == 0
 
 
@@ -144,8 +140,8 @@ class Slow:
                 return finished + self.tls.encrypted(more)
 
 
-def test_a_handshake_byte_by_byte_succeeds_and_nobody_waits_for_it(
-    server: Server, join: Join, certificates: Certificates
+def test_a_handshake_byte_by_byte_succeeds_and_delays_nobody(
+    server: ServerProcess, join: Join, certificates: Certificates
 ) -> None:
     (member,) = join(server, "a")
     with plain(server) as sock:
@@ -156,16 +152,17 @@ def test_a_handshake_byte_by_byte_succeeds_and_nobody_waits_for_it(
             for number in range(len(data)):
                 sock.sendall(data[number : number + 1])
                 if number % 50 == 0:
-                    answered(member)
+                    assert member.settle() == []
         assert member.expect(b"JOIN ").endswith(b" 1")
         assert member.expect(b"CMD ").endswith(b" 1 x")
 
 
 @pytest.mark.parametrize("after", [0, 1, 100, "the answer"])
-def test_who_stalls_in_the_handshake_is_gone_in_time_and_nobody_waits_for_it(
+def test_a_stalled_handshake_times_out(
     serve: Serve, certificates: Certificates, join: Join, after: int | str
 ) -> None:
-    server = serve(2, "--handshake-timeout", str(HANDSHAKE), tls=certificates)
+    timeout = 1.0
+    server = serve(2, "--handshake-timeout", str(timeout), tls=certificates)
     (member,) = join(server, "a")
     begin = time.monotonic()
     with plain(server) as sock:
@@ -175,14 +172,14 @@ def test_who_stalls_in_the_handshake_is_gone_in_time_and_nobody_waits_for_it(
         else:
             sock.sendall(slow.hello)
             sock.sendall(slow.finish()[:-1])
-        answered(member)
+        assert member.settle() == []
         rest(sock)
-        assert HANDSHAKE <= time.monotonic() - begin < 2 * HANDSHAKE + 1
-        answered(member)
+        assert time.monotonic() - begin >= timeout
+        assert member.settle() == []
 
 
-def test_what_comes_with_the_last_of_the_handshake_is_served(
-    server: Server, certificates: Certificates
+def test_data_with_the_last_of_the_handshake_is_served(
+    server: ServerProcess, certificates: Certificates
 ) -> None:
     with plain(server) as sock:
         slow = Slow(sock, certificates.client)
@@ -196,9 +193,7 @@ def test_what_comes_with_the_last_of_the_handshake_is_served(
 # --- records ----------------------------------------------------------------------------------
 
 
-def test_all_that_is_in_the_tls_layer_is_served_without_more_from_the_socket(
-    server: Server, join: Join
-) -> None:
+def test_what_the_tls_layer_holds_is_served_without_more_input(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     texts = [b"CMD %d\n" % number for number in range(5_000)]
     records = b"".join(map(member.sock.encrypted, texts[:100])) + member.sock.encrypted(b"".join(texts[100:]))
@@ -206,7 +201,7 @@ def test_all_that_is_in_the_tls_layer_is_served_without_more_from_the_socket(
     assert other.lines(5_000)[-1].endswith(b" 4999")
 
 
-def test_records_may_come_in_any_pieces(server: Server, join: Join) -> None:
+def test_records_may_come_in_any_pieces(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     records = member.sock.encrypted(b"CMD one\nCMD t") + member.sock.encrypted(
         b"wo\n" + b"CMD three\n" * 3_000
@@ -223,13 +218,13 @@ def test_records_may_come_in_any_pieces(server: Server, join: Join) -> None:
     ]
 
 
-def test_lines_before_a_bad_record_count(server: Server, join: Join) -> None:
+def test_lines_before_a_bad_record_count(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     member.sock.plain.sendall(member.sock.encrypted(b"CMD x\n") + b"this is no record at all\n")
     assert other.lines(2) == [b"CMD 3 0 x", b"LEFT 4 0"]
 
 
-def test_a_record_that_was_changed_on_the_way_ends_the_connection(server: Server, join: Join) -> None:
+def test_a_record_changed_on_the_way_ends_the_connection(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     record = bytearray(member.sock.encrypted(b"CMD x\n"))
     record[-1] ^= 1
@@ -239,7 +234,7 @@ def test_a_record_that_was_changed_on_the_way_ends_the_connection(server: Server
     assert other.line() == b"PONG"
 
 
-def test_the_client_cannot_renegotiate(server: Server, join: Join, certificates: Certificates) -> None:
+def test_the_client_cannot_renegotiate(server: ServerProcess, join: Join, certificates: Certificates) -> None:
     (member,) = join(server, "a")
     with subprocess.Popen(
         [
@@ -270,7 +265,7 @@ def test_the_client_cannot_renegotiate(server: Server, join: Join, certificates:
 
 
 def test_the_servers_end_is_announced_to_a_client_that_insists(
-    server: Server, certificates: Certificates
+    server: ServerProcess, certificates: Certificates
 ) -> None:
     with (
         plain(server) as sock,
@@ -283,7 +278,7 @@ def test_the_servers_end_is_announced_to_a_client_that_insists(
         tls.unwrap()
 
 
-def test_the_clients_end_is_answered(server: Server, join: Join, certificates: Certificates) -> None:
+def test_the_clients_end_is_answered(server: ServerProcess, join: Join, certificates: Certificates) -> None:
     (member,) = join(server, "a")
     with plain(server) as sock:
         tls = certificates.client.wrap_socket(sock, server_hostname="localhost", suppress_ragged_eofs=False)
@@ -292,13 +287,11 @@ def test_the_clients_end_is_answered(server: Server, join: Join, certificates: C
         received = b""
         while b"CMD 3 1 x\n" not in received:
             received += tls.recv(READ_SIZE)
-        begin = time.monotonic()
         tls.unwrap()
-        assert member.line() == b"LEFT 4 1"
-        assert time.monotonic() - begin < HANDSHAKE  # the socket is still open
+        assert member.line() == b"LEFT 4 1"  # though the socket is still open
 
 
-def test_what_comes_in_one_piece_with_the_clients_end_counts(server: Server, join: Join) -> None:
+def test_data_in_one_piece_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:
     (member,) = join(server, "a")
     hasty = RawClient(server.address)
     lines = b"HELLO\n" + b"WHO\n" * 3_000 + b"CMD x\n"  # more than one turn handles
@@ -308,7 +301,7 @@ def test_what_comes_in_one_piece_with_the_clients_end_counts(server: Server, joi
     hasty.close()
 
 
-def test_everybody_gets_the_goodbye_and_the_end_when_the_server_stops(server: Server, join: Join) -> None:
+def test_everybody_gets_the_goodbye_when_the_server_stops(server: ServerProcess, join: Join) -> None:
     clients = join(server, *"abcdefgh")
     clients[0].send(b"CMD last\n")
     for client in clients:
@@ -323,7 +316,7 @@ def test_everybody_gets_the_goodbye_and_the_end_when_the_server_stops(server: Se
 # --- load -------------------------------------------------------------------------------------
 
 
-def test_large_bursts_reach_a_slow_reader_whole_while_others_go_on(server: Server, connect: Connect) -> None:
+def test_large_bursts_reach_a_slow_reader_while_others_go_on(server: ServerProcess, connect: Connect) -> None:
     slow, sender, fast = (connect(server) for _ in range(3))
     slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
     for number, client in enumerate((slow, sender, fast)):
@@ -340,7 +333,7 @@ def test_large_bursts_reach_a_slow_reader_whole_while_others_go_on(server: Serve
     assert slow.rest() == []
 
 
-def test_many_clients_all_get_the_same_log(server: Server, connect: Connect) -> None:
+def test_many_clients_all_get_the_same_log(server: ServerProcess, connect: Connect) -> None:
     clients = [connect(server) for _ in range(200)]
     for client in clients:
         client.send(b"HELLO\n")

@@ -1,9 +1,10 @@
-"""Tokens and classes: who may join, who ranks above whom, and what the operator may change meanwhile."""
+"""Tokens and classes: who may join, who ranks above whom, and what an operator can change while it runs."""
 
 from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -16,14 +17,15 @@ from rankserver import cli, tokens
 from rankserver.client import events
 from rankserver.client.session import Session
 from rankserver.config import Config
-from rankserver.server import PENALTY
+from rankserver.server import TOKEN_PENALTY
 from rankserver.wire import protocol
 from tests.functional.test_server import check_failure, run
-from tests.support import READ_SIZE, RawClient, Server, fields_of
+from tests.support.rawclient import READ_SIZE, RawClient, fields_of
+from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
 
-Connect = Callable[[Server], RawClient]
-Serve = Callable[..., Server]
+Connect = Callable[[ServerProcess], RawClient]
+Serve = Callable[..., ServerProcess]
 
 Happened = TypeVar("Happened", bound=events.Event)
 
@@ -74,7 +76,7 @@ class Guarded:
         signalled(self.server, number, client)
 
 
-def signalled(server: Server, number: int, client: RawClient) -> None:
+def signalled(server: ServerProcess, number: int, client: RawClient) -> None:
     """Send a signal, and wait until it is handled: that may be in the turn after the one that it came in."""
     server.process.send_signal(number)
     for _ in range(2):
@@ -93,7 +95,7 @@ def guarded(serve: Serve, connect: Connect, tmp_path: Path) -> Guarded:
 # --- tokens -----------------------------------------------------------------------------------
 
 
-def test_who_has_a_token_joins_and_the_banner_says_that_one_is_needed(guarded: Guarded, serve: Serve) -> None:
+def test_a_token_lets_in_and_the_banner_says_that_it_is_needed(guarded: Guarded, serve: Serve) -> None:
     with RawClient(guarded.server.address) as client:
         assert fields_of(client.expect(b"INFO "))["auth"] is True
         assert client.hello("a", token=guarded.tokens["web"])["class"] == 5
@@ -101,7 +103,7 @@ def test_who_has_a_token_joins_and_the_banner_says_that_one_is_needed(guarded: G
         assert fields_of(client.expect(b"INFO "))["auth"] is False
 
 
-def test_who_has_none_waits_for_its_answer_and_nobody_else_waits(guarded: Guarded) -> None:
+def test_only_the_stranger_with_a_wrong_token_waits(guarded: Guarded) -> None:
     member = guarded.join("web", "member")
     almost = guarded.tokens["web"][:-1]
     huge = protocol.hello(token="x" * 65_000)
@@ -113,35 +115,32 @@ def test_who_has_none_waits_for_its_answer_and_nobody_else_waits(guarded: Guarde
     begin = time.monotonic()
     for stranger, line in zip(strangers, tries, strict=True):
         stranger.send(line + b"CMD first\n")
-    turns = 0
-    while time.monotonic() < begin + PENALTY / 2:
-        assert member.settle() == []
-        turns += 1
+    assert member.settle() == []
     friend = guarded.join("op", "friend")
-    assert time.monotonic() < begin + PENALTY
+    assert not select.select([stranger.sock for stranger in strangers], [], [], 0)[0]
     for stranger, line in zip(strangers, tries, strict=True):
         absent = b'"token":"' not in line
         text = b"a token is needed" if absent else b"the token is not accepted"
         assert stranger.rest() == [b"BYE auth " + text]
-    assert time.monotonic() >= begin + PENALTY
-    assert turns > 20
+    assert time.monotonic() >= begin + TOKEN_PENALTY
     assert friend.roster() == ["friend", "member"]
 
 
-def test_a_token_that_is_no_string_and_a_hello_that_is_too_long_end_at_once(guarded: Guarded) -> None:
+def test_a_hello_with_a_malformed_token_ends_without_a_penalty(guarded: Guarded) -> None:
+    waiting = guarded.connect()
+    waiting.send(b"HELLO\n")
     for line, goodbye in (
         (b'HELLO {"token":7}\n', b"BYE proto "),
         (b'HELLO {"token":["x"]}\n', b"BYE proto "),
         (b'HELLO {"token":"' + b"x" * 65_536 + b'"}\n', b"BYE too-long "),
     ):
         client = guarded.connect()
-        begin = time.monotonic()
         client.send(line)
         assert client.rest()[0].startswith(goodbye)
-        assert time.monotonic() - begin < PENALTY
+    assert not select.select([waiting.sock], [], [], 0)[0], "they were as slow as a wrong token"
 
 
-def test_strangers_who_wait_hold_no_place_and_stopping_does_not_wait_for_them(
+def test_penalized_strangers_hold_no_place_and_delay_no_shutdown(
     serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
     guarded = Guarded(serve, connect, tmp_path)
@@ -150,13 +149,11 @@ def test_strangers_who_wait_hold_no_place_and_stopping_does_not_wait_for_them(
         stranger.send(b"HELLO\n")
     strangers.pop().close()
     member = guarded.join("op", "a")
-    begin = time.monotonic()
     guarded.server.process.send_signal(signal.SIGTERM)
     for client in (member, *strangers):
         assert client.rest() == [b"BYE shutdown the server is stopping"]
         client.close()
     assert guarded.server.wait() == 0
-    assert time.monotonic() - begin < PENALTY
 
 
 def test_no_token_is_ever_logged(guarded: Guarded) -> None:
@@ -180,7 +177,7 @@ def test_no_token_is_ever_logged(guarded: Guarded) -> None:
         assert secret not in log
 
 
-def test_the_log_names_the_token_of_who_joins_whatever_it_calls_itself(guarded: Guarded) -> None:
+def test_the_log_names_the_token_behind_any_name(guarded: Guarded) -> None:
     client = guarded.join("web", "op")
     guarded.signal(signal.SIGUSR1, client)
     joined, report = (
@@ -194,7 +191,7 @@ def test_the_log_names_the_token_of_who_joins_whatever_it_calls_itself(guarded: 
 # --- classes ----------------------------------------------------------------------------------
 
 
-def test_rank_is_first_come_first_served_within_a_class_and_lower_classes_are_above(guarded: Guarded) -> None:
+def test_rank_follows_the_class_and_then_the_order_of_joining(guarded: Guarded) -> None:
     witness = guarded.join("web", "w1")
     for holder, name, rank in (
         ("bulk", "b1", 1),
@@ -215,7 +212,7 @@ def test_rank_is_first_come_first_served_within_a_class_and_lower_classes_are_ab
     assert [member["class"] for member in members] == [0, 0, 5, 5, 5, 9, 9]
 
 
-def test_all_joins_of_one_turn_share_a_frame_in_the_numbering_after_it(guarded: Guarded) -> None:
+def test_joins_of_one_turn_share_a_frame_with_the_final_ranks(guarded: Guarded) -> None:
     stay = [guarded.join("web", "w1"), guarded.join("bulk", "b1")]
     stay[0].expect(b"JOIN ")
     order = (("bulk", "b2"), ("op", "o1"), ("web", "w2"), ("op", "o2"), ("web", "w3"))
@@ -240,9 +237,7 @@ def test_all_joins_of_one_turn_share_a_frame_in_the_numbering_after_it(guarded: 
     assert stay[0].roster() == ["o1", "w1", "b1"]
 
 
-def test_many_joins_are_split_into_frames_that_are_each_right(
-    serve: Serve, connect: Connect, tmp_path: Path
-) -> None:
+def test_many_joins_are_split_into_valid_frames(serve: Serve, connect: Connect, tmp_path: Path) -> None:
     guarded = Guarded(serve, connect, tmp_path, "--max-line", "256")
     witness = Player(guarded, "web", "witness")
     holders = ["bulk", "op", "web"] * 60
@@ -296,7 +291,7 @@ class Player:
         self.client.send(self.session.data_to_send())
 
 
-def test_who_joins_above_others_commands_them_and_their_asks_go_on(guarded: Guarded) -> None:
+def test_who_joins_above_others_commands_them_and_asks_go_on(guarded: Guarded) -> None:
     web, bulk = Player(guarded, "web", "web"), Player(guarded, "bulk", "bulk")
     web.say(web.session.ask, "before")
     asked = bulk.until(events.Execute)
@@ -323,7 +318,7 @@ def test_who_joins_above_others_commands_them_and_their_asks_go_on(guarded: Guar
 # --- what the operator does meanwhile ---------------------------------------------------------
 
 
-def test_sighup_reads_the_tokens_again_and_who_is_there_stays(guarded: Guarded) -> None:
+def test_sighup_rereads_the_tokens_and_members_stay(guarded: Guarded) -> None:
     old = guarded.join("bulk", "old")
     guarded.write({"op": 0, "bulk": 2, "new": 1})
     guarded.signal(signal.SIGHUP, old)
@@ -340,7 +335,7 @@ def test_sighup_reads_the_tokens_again_and_who_is_there_stays(guarded: Guarded) 
 
 
 @pytest.mark.parametrize("damage", ["missing", "open to others", "bad line", "empty"])
-def test_with_a_file_that_cannot_be_used_sighup_changes_nothing(guarded: Guarded, damage: str) -> None:
+def test_sighup_with_an_unusable_file_changes_nothing(guarded: Guarded, damage: str) -> None:
     member = guarded.join("op", "a")
     if damage == "missing":
         guarded.file.unlink()
@@ -369,7 +364,7 @@ def make_fifo(path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", FILES)
-def test_a_file_that_would_be_waited_for_is_refused_by_sighup(
+def test_sighup_refuses_a_file_that_would_block(
     option: str, serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
     certificates = Certificates(tmp_path)
@@ -386,14 +381,14 @@ def test_a_file_that_would_be_waited_for_is_refused_by_sighup(
 
 
 @pytest.mark.parametrize("option", FILES)
-def test_a_file_that_would_be_waited_for_is_refused_at_the_start(option: str, tmp_path: Path) -> None:
+def test_a_file_that_would_block_is_refused_at_the_start(option: str, tmp_path: Path) -> None:
     named = files(Certificates(tmp_path), tmp_path)
     make_fifo(named[option])
     result = run("2", "--port", "0", *(str(word) for pair in named.items() for word in pair))
     check_failure(result, 2, f"{named[option]} is not a regular file")
 
 
-def test_sighup_and_sigusr1_harm_no_server_that_has_nothing_to_read(serve: Serve, connect: Connect) -> None:
+def test_sighup_and_sigusr1_harm_no_server_without_files(serve: Serve, connect: Connect) -> None:
     server = serve(2)
     client = connect(server)
     client.hello("a")
@@ -408,7 +403,7 @@ def test_sighup_and_sigusr1_harm_no_server_that_has_nothing_to_read(serve: Serve
     assert "INFO stopping" not in log
 
 
-def test_sighup_uses_the_new_certificate_for_who_comes_and_keeps_it_if_the_next_is_bad(
+def test_sighup_takes_a_new_certificate_unless_it_is_bad(
     serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
     certificates = Certificates(tmp_path)
@@ -471,7 +466,7 @@ def test_bad_usage_exits_2_with_one_line(
 
 
 @pytest.mark.parametrize("given", ["nothing", "tokens", "tls"])
-def test_an_address_that_others_reach_needs_tokens_and_tls(
+def test_a_public_address_needs_tokens_and_tls(
     given: str, tmp_path: Path, certificates: Certificates
 ) -> None:
     file = str(write_private(tmp_path / "tokens", "token\n"))
@@ -483,7 +478,7 @@ def test_an_address_that_others_reach_needs_tokens_and_tls(
         assert (option in result.stderr) == lacks
 
 
-def test_an_address_that_others_reach_is_served_with_tokens_and_tls(
+def test_a_public_address_is_served_with_tokens_and_tls(
     tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = str(write_private(tmp_path / "tokens", "token\n"))

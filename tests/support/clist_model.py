@@ -1,19 +1,21 @@
 """What the C core does, as plain Python that is easy to believe: the oracle of its tests.
 
-A client's stream is a list of frames in the order in which they are sent, and its input is all bytes of it
+A cursor's stream is a list of frames in the order in which they are sent, and its input is all bytes of it
 that are not done with. Nothing is shared, nothing is freed, and every question is answered by looking at
 the lists.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
 COMMAND: Final = b"CMD "
-UNRANKED_BYTES: Final = 65_536  # what is read and kept of a client before it joins
+
+# The most bytes that are read and kept of a cursor before it is attached.
+FRESH_BYTES: Final = 65_536
 
 
 def keeps_text_rule(line: bytes) -> bool:
@@ -26,121 +28,214 @@ def keeps_text_rule(line: bytes) -> bool:
 
 
 def is_command(line: bytes) -> bool:
-    """Tell whether the core logs this line of a ranked client by itself."""
+    """Tell whether the core logs this line of a member by itself."""
     return line.startswith(COMMAND) and line != COMMAND and keeps_text_rule(line)
 
 
-class ModelClient:
-    """One client: all frames that it is sent, from the first to the last, and what it sent itself."""
+class Sent(NamedTuple):
+    """A frame of a cursor's stream, and the position that must be published before it is sent."""
 
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.input = b""
-        self.rank_class = 0
-        self.has_joined = False
-        self.is_set_aside = False
-        self.is_ignored = False
+    frame: bytes
+    position: int
+
+
+class ModelMember:
+    """A place in the ranks."""
+
+    def __init__(self, number: int, rank_class: int) -> None:
+        self.number = number
+        self.rank_class = rank_class
+        self.cursor: ModelCursor | None = None
+
+
+class ModelCursor:
+    """All frames that a cursor is sent, from the first to the last, and what it has sent itself."""
+
+    def __init__(self, *, retains: bool = False) -> None:
+        self.frames: list[Sent] = []
+        self.start = 0  # where its part of the log begins
+        self.limit: int | None = 0  # where that ends; None while it is attached
+        self.member: ModelMember | None = None
+        self.was_attached = False
+        self.retains = retains
         self.is_muted = False
-        self.last_line = b""  # that was handed over, as it came
+        self.input = b""
+        self.has_input = False  # that was not gone through
+        self.last_line = b""  # that was handed over and may be brought back, as it came
+        self.is_ignored = False
 
     @property
     def stream(self) -> bytes:
         """All bytes of the frames."""
-        return b"".join(self.frames)
+        return b"".join(sent.frame for sent in self.frames)
+
+    def begun(self, sent: int) -> int:
+        """Return how many frames have begun when ``sent`` bytes are out."""
+        begins = 0
+        for count, (frame, _) in enumerate(self.frames):
+            if begins >= sent:
+                return count
+            begins += len(frame)
+        return len(self.frames)
 
 
 class ModelLog:
-    """The ranked list is a list, and logging copies the frame to everybody in it."""
+    """The ranks are a list, and logging copies the frame to every attached cursor."""
 
     def __init__(self, max_line: int) -> None:
         self.max_line = max_line
-        self.seq = 0
-        self.ranked: list[ModelClient] = []
-        self.on_hold = False
-        self.reader: ModelClient | None = None  # the one that was read last
+        self.members: list[ModelMember] = []
+        self.attached: list[ModelCursor] = []
+        self.logged: list[bytes] = []
+        self.ends = [0]  # the position behind each frame; frame 0 is before the first
+        self.published: int | None = None
 
-    def rank(self, client: ModelClient) -> int:
-        return self.ranked.index(client) if client in self.ranked else -1
+    @property
+    def seq(self) -> int:
+        return len(self.logged)
 
-    def join(self, client: ModelClient, rank_class: int = 0) -> None:
-        client.has_joined = True
-        client.rank_class = rank_class
-        self.ranked.append(client)
-        self.ranked.sort(key=lambda member: member.rank_class)
+    # --- members and cursors ---
 
-    def retire(self, client: ModelClient) -> None:
-        self.ranked.remove(client)
+    def join(self, number: int, rank_class: int = 0) -> ModelMember:
+        member = ModelMember(number, rank_class)
+        self.members.append(member)
+        self.members.sort(key=lambda other: other.rank_class)
+        return member
 
-    def cut(self, client: ModelClient, sent: int) -> None:
-        """Retire a client that got ``sent`` bytes so far: no frame begins after them."""
-        self.ranked.remove(client)
-        begins = 0
-        for count, frame in enumerate(client.frames):
-            if begins >= sent:
-                del client.frames[count:]
-                break
-            begins += len(frame)
+    def leave(self, member: ModelMember) -> None:
+        if member.cursor:
+            self.detach(member.cursor)
+        self.members.remove(member)
 
-    def mute(self, client: ModelClient, sent: int) -> None:
-        """Send no more to a client that got ``sent`` bytes so far."""
-        client.frames = [client.stream[:sent]]
-        client.is_muted = True
+    def attach(self, cursor: ModelCursor, member: ModelMember | None, seq: int, sent: int = 0) -> None:
+        """Attach a cursor that got ``sent`` bytes so far."""
+        cursor.was_attached = True
+        cursor.member = member
+        if member:
+            member.cursor = cursor
+        self.attached.append(cursor)
+        if cursor.is_muted:
+            return
+        cursor.start = self.ends[seq]
+        cursor.limit = None
+        done = cursor.begun(sent)
+        if len(b"".join(frame for frame, _ in cursor.frames[:done])) > sent:
+            done -= 1
+        cursor.frames[done:] = [Sent(frame, self.ends[seq]) for frame, _ in cursor.frames[done:]]
+        cursor.frames += [Sent(self.logged[at], self.ends[at + 1]) for at in range(seq, self.seq)]
 
-    def private(self, client: ModelClient, frame: bytes) -> None:
-        if not client.is_muted:
-            client.frames.append(frame)
+    def detach(self, cursor: ModelCursor) -> None:
+        self.attached.remove(cursor)
+        if cursor.member:
+            cursor.member.cursor = None
+            cursor.member = None
+        if not cursor.is_muted:
+            cursor.limit = self.ends[-1]
+
+    def cut(self, cursor: ModelCursor, sent: int) -> None:
+        """Cut a cursor that got ``sent`` bytes so far: no frame begins after them."""
+        if cursor in self.attached:
+            self.detach(cursor)
+        del cursor.frames[cursor.begun(sent) :]
+        cursor.limit = max([cursor.start, *(frame.position for frame in cursor.frames)])
+
+    def mute(self, cursor: ModelCursor, sent: int) -> None:
+        """Send no more to a cursor that got ``sent`` bytes so far."""
+        cursor.frames = [Sent(cursor.stream[:sent], 0)]
+        cursor.is_muted = True
+
+    # --- what they are sent ---
+
+    def private(self, cursor: ModelCursor, frame: bytes) -> None:
+        if not cursor.is_muted:
+            due = self.ends[-1] if cursor.limit is None else cursor.limit
+            cursor.frames.append(Sent(frame, due))
 
     def append(self, verb: bytes, text: bytes) -> int:
-        self.seq += 1
-        for client in self.ranked:
-            self.private(client, b"%s %d %s\n" % (verb, self.seq, text))
+        frame = b"%s %d %s\n" % (verb, self.seq + 1, text)
+        self.logged.append(frame)
+        self.ends.append(self.ends[-1] + len(frame))
+        for cursor in self.attached:
+            if not cursor.is_muted:
+                cursor.frames.append(Sent(frame, self.ends[-1]))
         return self.seq
 
-    # --- what clients send ---
+    def sendable(self, cursor: ModelCursor) -> int:
+        """Return the length of the stream that may be sent so far."""
+        size = 0
+        for frame, position in cursor.frames:
+            if self.published is not None and position > self.published and not cursor.retains:
+                break
+            size += len(frame)
+        return size
 
-    def take(self, client: ModelClient, data: bytes) -> None:
-        assert not client.is_set_aside
-        self.reader = client
-        if not client.is_ignored:
-            client.input += data
+    # --- what they send ---
 
-    def next_line(self, client: ModelClient) -> bytes | None:
+    def take(self, cursor: ModelCursor, data: bytes) -> None:
+        assert not cursor.has_input
+        if not cursor.is_ignored:
+            cursor.input += data
+            cursor.has_input = bool(data)
+
+    def next_line(self, cursor: ModelCursor, *, logs: bool = True) -> bytes | None:
         """Log the commands at the start of the input; stop behind the first other line."""
-        if client is not self.reader or client.is_set_aside:
+        if not cursor.has_input:
             return None
-        while (end := client.input.find(b"\n")) >= 0:
-            if end + 1 > self.longest_line(client):
-                raise self._too_long(client)
-            client.last_line = client.input[: end + 1]
-            line = client.input[:end].removesuffix(b"\r")
-            client.input = client.input[end + 1 :]
-            if client in self.ranked and not self.on_hold and is_command(line):
-                self.append(b"CMD", b"%d %s" % (self.rank(client), line.removeprefix(COMMAND)))
+        cursor.last_line = b""
+        while (end := cursor.input.find(b"\n")) >= 0:
+            if end + 1 > self.longest_line(cursor):
+                raise self._too_long(cursor)
+            cursor.last_line = cursor.input[: end + 1]
+            line = cursor.input[:end].removesuffix(b"\r")
+            cursor.input = cursor.input[end + 1 :]
+            if cursor.member and logs and is_command(line):
+                self._log(cursor.member, line)
             elif line:
                 return line
-        if len(client.input) >= self.longest_line(client):
-            raise self._too_long(client)
+        cursor.last_line = b""
+        if len(cursor.input) >= self.longest_line(cursor):
+            raise self._too_long(cursor)
+        cursor.has_input = False
         return None
 
-    def unread(self, client: ModelClient) -> None:
-        client.input = client.last_line + client.input
+    def collect(self, cursor: ModelCursor) -> bytes:
+        """Take the commands at the start of the input, and the empty lines before the last of them."""
+        if not cursor.has_input:
+            return b""
+        cursor.last_line = b""
+        batch = 0
+        at = 0
+        while cursor.member and (end := cursor.input.find(b"\n", at)) >= 0:
+            line = cursor.input[at:end].removesuffix(b"\r")
+            if end + 1 - at > self.max_line or (line and not is_command(line)):
+                break
+            at = end + 1
+            batch = at if line else batch
+        collected, cursor.input = cursor.input[:batch], cursor.input[batch:]
+        cursor.has_input = bool(cursor.input)
+        return collected
 
-    def longest_line(self, client: ModelClient) -> int:
-        return self.max_line if client.has_joined else min(self.max_line, UNRANKED_BYTES)
+    def apply(self, member: ModelMember, batch: bytes) -> None:
+        for line in batch.split(b"\n"):
+            if command := line.removesuffix(b"\r"):
+                self._log(member, command)
 
-    def set_aside(self, client: ModelClient) -> None:
-        client.is_set_aside = bool(client.input)
+    def unread(self, cursor: ModelCursor) -> None:
+        cursor.input = cursor.last_line + cursor.input
+        cursor.last_line = b""
 
-    def resume(self, client: ModelClient) -> None:
-        client.is_set_aside = False
-        self.reader = client
+    def longest_line(self, cursor: ModelCursor) -> int:
+        return self.max_line if cursor.was_attached else min(self.max_line, FRESH_BYTES)
 
-    def ignore(self, client: ModelClient) -> None:
-        client.input = b""
-        client.is_set_aside = False
-        client.is_ignored = True
+    def ignore(self, cursor: ModelCursor) -> None:
+        cursor.input = cursor.last_line = b""
+        cursor.has_input = False
+        cursor.is_ignored = True
 
-    def _too_long(self, client: ModelClient) -> RemoteProtocolError:
+    def _log(self, member: ModelMember, line: bytes) -> None:
+        self.append(b"CMD", b"%d %s" % (self.members.index(member), line.removeprefix(COMMAND)))
+
+    def _too_long(self, cursor: ModelCursor) -> RemoteProtocolError:
         return RemoteProtocolError(
-            protocol.TOO_LONG, f"a line is longer than {self.longest_line(client)} bytes"
+            protocol.TOO_LONG, f"a line is longer than {self.longest_line(cursor)} bytes"
         )

@@ -1,4 +1,4 @@
-"""A real log whose clients are socket pairs, for the tests of the C core one behaviour at a time."""
+"""A real log whose cursors are on socket pairs, for the tests of the C core one behaviour at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import READ_BYTES, Client, Flushed, Log
+from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
@@ -22,8 +22,10 @@ class Peers:
 
     def __init__(self, max_line: int = MAX_LINE, block_bytes: int = 1, read_bytes: int = READ_BYTES) -> None:
         self.log = Log(max_line, block_bytes, read_bytes)
-        self.ours: dict[Client, socket.socket] = {}
-        self.theirs: dict[Client, socket.socket] = {}
+        self.ours: dict[Cursor, socket.socket] = {}
+        self.theirs: dict[Cursor, socket.socket] = {}
+        self.members: dict[Cursor, int] = {}
+        self._joined = 0
 
     def __enter__(self) -> Peers:
         return self
@@ -38,7 +40,7 @@ class Peers:
 
     # --- who there is ---
 
-    def open(self, *, external: bool = False) -> Client:
+    def open(self, *, external: bool = False) -> Cursor:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         client = self.log.open(ours.fileno(), external=external)
@@ -46,37 +48,62 @@ class Peers:
         self.theirs[client] = theirs
         return client
 
-    def join(self) -> Client:
+    def enter(self, client: Cursor, rank_class: int = 0) -> int:
+        """Make a member, and attach the client to it; return the member."""
+        self._joined += 1
+        self.log.join(self._joined, rank_class)
+        self.log.attach(client, self._joined)
+        self.members[client] = self._joined
+        return self._joined
+
+    def join(self, rank_class: int = 0) -> Cursor:
+        """Return a new client that is attached to a new member."""
         client = self.open()
-        self.log.join(client)
+        self.enter(client, rank_class)
         return client
 
-    def fd(self, client: Client) -> int:
+    def follow(self) -> Cursor:
+        """Return a new client that follows the log without a rank."""
+        client = self.open()
+        self.log.attach(client, None)
+        return client
+
+    def leave(self, client: Cursor) -> None:
+        """Take the client's member out of the ranks."""
+        self.log.leave(self.members[client])
+
+    def rank(self, client: Cursor) -> int:
+        return self.log.rank(self.members[client])
+
+    def fd(self, client: Cursor) -> int:
         return self.ours[client].fileno()
 
-    def shrink(self, client: Client) -> None:
+    def shrink(self, client: Cursor) -> None:
         """Let the kernel keep no more than a few KiB for the client."""
         self.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
-    def hang_up(self, client: Client) -> None:
+    def hang_up(self, client: Cursor) -> None:
         self.theirs[client].close()
 
     # --- what they send ---
 
-    def send(self, client: Client, data: bytes) -> None:
+    def send(self, client: Cursor, data: bytes) -> None:
         """Let ``data`` lie in the socket, where ``Log.read`` finds it."""
         assert self.theirs[client].send(data) == len(data)
 
-    def lines(self, client: Client) -> list[bytes]:
-        """Go through what was read last; return the lines that are handed over."""
-        return list(iter(lambda: self.log.next_line(client), None))
+    def lines(self, client: Cursor) -> list[bytes]:
+        """Go through the client's input; return the lines that are handed over."""
+        return list(iter(lambda: self.next_line(client), None))
 
-    def feed(self, client: Client, data: bytes) -> list[bytes]:
-        """Let ``data`` be what was read last, and go through it."""
+    def next_line(self, client: Cursor) -> bytes | None:
+        return self.log.next_line(client, logs=True)
+
+    def feed(self, client: Cursor, data: bytes) -> list[bytes]:
+        """Let ``data`` come in one piece, and go through it."""
         self.log.take(client, data)
         return self.lines(client)
 
-    def receive(self, client: Client, most: int = READ_SIZE) -> list[bytes]:
+    def receive(self, client: Cursor, most: int = READ_SIZE) -> list[bytes]:
         """Read what lies in the socket, at most ``most`` bytes at a time, and go through it."""
         lines: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
@@ -86,13 +113,13 @@ class Peers:
 
     # --- what they are sent ---
 
-    def read(self, client: Client, most: int = READ_SIZE) -> bytes:
+    def read(self, client: Cursor, most: int = READ_SIZE) -> bytes:
         """Return what the client has been sent and did not read before."""
         with contextlib.suppress(BlockingIOError):
             return self.theirs[client].recv(most)
         return b""
 
-    def rest(self, client: Client) -> bytes:
+    def rest(self, client: Cursor) -> bytes:
         """Flush and read until the client has all."""
         got = b""
         while self.log.flush(client) is Flushed.BLOCKED:
@@ -109,23 +136,23 @@ def expect_too_long(most: int = MAX_LINE) -> Iterator[None]:
     assert caught.value.text == f"a line is longer than {most} bytes"
 
 
-Arrive = Callable[[Peers, Client, bytes], list[bytes]]
+Arrive = Callable[[Peers, Cursor, bytes], list[bytes]]
 
 
-def taken_whole(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+def taken_whole(peers: Peers, client: Cursor, data: bytes) -> list[bytes]:
     return peers.feed(client, data)
 
 
-def taken_byte_by_byte(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+def taken_byte_by_byte(peers: Peers, client: Cursor, data: bytes) -> list[bytes]:
     return [line for at in range(len(data)) for line in peers.feed(client, data[at : at + 1])]
 
 
-def read_whole(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+def read_whole(peers: Peers, client: Cursor, data: bytes) -> list[bytes]:
     peers.send(client, data)
     return peers.receive(client)
 
 
-def read_byte_by_byte(peers: Peers, client: Client, data: bytes) -> list[bytes]:
+def read_byte_by_byte(peers: Peers, client: Cursor, data: bytes) -> list[bytes]:
     peers.send(client, data)
     return peers.receive(client, 1)
 

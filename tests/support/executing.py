@@ -15,7 +15,7 @@ from client import policy
 from client.executors import ExecutorOptions, ProcessExecutor, ShellExecutor
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Executor)

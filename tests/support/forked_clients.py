@@ -1,8 +1,8 @@
-"""Start many client programs from one interpreter, as a test of fifty would spend its time importing.
+"""Start many client programs from one interpreter, because fifty of them would spend their time importing.
 
 Usage: ``python -m tests.support.forked_clients ADDRESS COUNT OPTION...``. Each child does what
-``python -m client ADDRESS --name agent-N OPTION...`` does. The pid of each is printed, a line each; the
-parent ends when its standard input does.
+``python -m client ADDRESS --name agent-N OPTION...`` does. The parent prints the pid of each on a line
+of its own, and ends when its standard input does.
 """
 
 from __future__ import annotations

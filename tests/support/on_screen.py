@@ -1,6 +1,6 @@
-"""The console on a real pseudo-terminal, read as a person does: from the screen.
+"""The console on a pseudo-terminal, read from the screen as a person would.
 
-``Console`` is what the tests of the terminal start; the fixtures that do so are in ``conftest``.
+``conftest`` has the fixtures that start a ``TerminalClient``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import Final
 import pexpect
 import pyte
 
-from tests.support import BOUND, ROOT
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND
 
 ROWS, COLUMNS = 24, 100
 CTRL_C, CTRL_D, CTRL_L, CTRL_Q, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x11", "\x12", "\x1a", "\t"
 UP, RIGHT, LEFT, END = "\x1b[A", "\x1b[C", "\x1b[D", "\x1b[F"
-DRAWN: Final = b"\x1b[?25h"  # the cursor is shown: the end of each drawing
+# Ends each drawing: the cursor is shown again.
+DRAWN: Final = b"\x1b[?25h"
 CLIENT: Final = (sys.executable, "-m", "client")
 
 
-class Console:
+class TerminalClient:
     """``python -m client`` on a terminal of its own.
 
     Args:
@@ -61,7 +63,7 @@ class Console:
             self.see("$")
             self.type(f"clear; {shlex.join([*CLIENT, *arguments])}\r")
 
-    def __enter__(self) -> Console:
+    def __enter__(self) -> TerminalClient:
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -1,4 +1,4 @@
-"""The client program as tests use it: started with pipes, typed to, and read line by line."""
+"""The client program, started with pipes: tests type into it and read what it writes line by line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 from typing import Any
 
 from rankserver.wire import frames, protocol
-from tests.support import BOUND, ROOT, read_line
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND, read_line
 
 BANNER = protocol.info(frames.InfoFrame(1, "fake", 65_536, auth=False, capacity=8))
 WELCOME = protocol.welcome(frames.WelcomeFrame(0, 1, 0, "me", "s", 30))
 
 
-class Program:
+class ClientProgram:
     """``python -m client`` in plain mode: the test types, and reads what it writes."""
 
     def __init__(self, *arguments: str, **options: Any) -> None:
@@ -23,7 +24,7 @@ class Program:
             [sys.executable, "-m", "client", *arguments], cwd=ROOT, bufsize=0, **{**pipes, **options}
         )
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> ClientProgram:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -73,5 +74,5 @@ class Program:
 
 def run(*arguments: str, stdin: bytes = b"", **options: Any) -> tuple[int, list[str], str]:
     """Run ``python -m client`` to its end; return the exit code, the output and what went to stderr."""
-    with Program(*arguments, **options) as program:
+    with ClientProgram(*arguments, **options) as program:
         return program.end(stdin=stdin)

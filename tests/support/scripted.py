@@ -15,7 +15,7 @@ from rankserver.client.events import Event
 from rankserver.client.session import Session
 from rankserver.client.stream import EventStream
 from rankserver.wire import frames, protocol
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 BANNER: Final = protocol.info(frames.InfoFrame(1, "fake", 65_536, auth=False, capacity=8))
 SHORT_BANNER: Final = BANNER.replace(b"65536", b"1000")

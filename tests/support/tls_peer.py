@@ -1,7 +1,7 @@
 """TLS for tests: certificates that are made for them, and the client's side of a connection.
 
-The client's side is not ``ssl.SSLSocket``, because that one cannot close its sending side alone, and does not
-tell an end that the peer announced (close_notify) from one that an attacker may have made.
+The client's side is not ``ssl.SSLSocket``, which can neither close its sending side alone nor tell an end
+that the peer announced (close_notify) from one that an attacker may have forged.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class TlsAddress(NamedTuple):
 
 
 class Certificates:
-    """An authority, and a certificate of it for the server, in files of this directory.
+    """An authority and a certificate that it issued for the server, in files of this directory.
 
     Attributes:
-        options: what the server's command line needs for them.
+        options: the server's command-line options that use them.
         client: the context of a client that trusts the authority.
     """
 
@@ -47,7 +47,7 @@ class Certificates:
         self.client = self.context()
 
     def renew(self, *others: str) -> None:
-        """Put another certificate in the place of the server's, for these names as well."""
+        """Replace the server's certificate by a new one, which is valid for these names as well."""
         made = self._authority.issue_cert(HOST, "localhost", *others)
         self.key.unlink(missing_ok=True)
         self.key.touch(mode=0o600)
@@ -55,7 +55,7 @@ class Certificates:
         made.cert_chain_pems[0].write_to_path(str(self.cert))
 
     def keys_of_others(self, directory: Path) -> list[Path]:
-        """Return files here with keys of other certificates: of the same kind, and of another."""
+        """Write keys of other certificates, one of each kind, and return their files."""
         paths = []
         for kind in trustme.KeyType:
             paths.append(directory / f"{kind.name}.key")
@@ -64,7 +64,7 @@ class Certificates:
         return paths
 
     def context(self, *, identity: str | None = None) -> ssl.SSLContext:
-        """Return the context of a client that trusts the authority; its own certificate has this name."""
+        """Return a client's context that trusts the authority, with a certificate for ``identity`` if any."""
         context = ssl.create_default_context(cafile=str(self.ca))
         if identity is not None:
             self._authority.issue_cert(identity).configure_cert(context)
@@ -72,7 +72,7 @@ class Certificates:
 
 
 class TlsSocket:
-    """A socket, as far as tests use one, whose bytes travel in TLS; what is not here is the plain socket's.
+    """A socket whose bytes travel in TLS, as far as tests use one; all else is delegated to the plain socket.
 
     Attributes:
         plain: the socket below.
@@ -92,7 +92,7 @@ class TlsSocket:
         return getattr(self.plain, name)
 
     def handshake(self) -> None:
-        """Shake hands, as long as the socket's time-out allows."""
+        """Shake hands, within the socket's timeout."""
         while not self._shakes_hands():
             data = self.plain.recv(RECORD)
             if not data:
@@ -160,7 +160,7 @@ class TlsSocket:
 
 
 def old_version(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """Return the context of a client that speaks this version of TLS and no other, and trusts everybody."""
+    """Return the context of a client that speaks only this version of TLS, and trusts everybody."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

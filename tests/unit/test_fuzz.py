@@ -12,7 +12,8 @@ import pytest
 
 from fuzz import python
 from rankserver.wire import protocol
-from tests.support import BOUND, ROOT
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND
 
 INPUTS = 3000
 
@@ -45,10 +46,10 @@ def test_the_core_is_fuzzed_whole_in_pieces_and_against_a_reference(tmp_path: Pa
     broken = tmp_path / "broken"
     for package in ("fuzz", "rankserver", "client"):
         shutil.copytree(ROOT / package, broken / package)
-    source = broken / "rankserver" / "_input.h"
-    kept = "    client->kept_len = need;\n"
+    source = broken / "rankserver" / "_input.c"
+    kept = "        kept->len = need;\n"
     assert kept in source.read_text()
-    source.write_text(source.read_text().replace(kept, "    client->kept_len = need > 60 ? 60 : need;\n"))
+    source.write_text(source.read_text().replace(kept, "        kept->len = need > 60 ? 60 : need;\n"))
     done = _fuzz(broken)
     assert done.returncode == 1
     assert "of seed 0, max_line" in done.stdout

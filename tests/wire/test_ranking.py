@@ -28,7 +28,7 @@ def test_departures_behind_me_do_not_move_me() -> None:
     assert ranking.left(0, 3, [1, 2]) == (0, 1)
 
 
-def test_a_command_is_executed_if_its_sender_ranks_higher_refused_if_lower() -> None:
+def test_commands_from_above_are_executed_and_from_below_refused() -> None:
     assert [ranking.verdict(1, sender) for sender in range(3)] == [
         Verdict.EXECUTE,
         Verdict.OWN,

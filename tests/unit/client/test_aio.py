@@ -25,13 +25,14 @@ from rankserver.client.events import (
 )
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
-from tests.support import RawClient, Server
+from tests.support.rawclient import RawClient
 from tests.support.scripted import BANNER, fake, run, take, welcome
+from tests.support.servers import ServerProcess
 
 # --- what it is ---
 
 
-def test_joining_gives_the_place(server: Server) -> None:
+def test_joining_gives_the_place(server: ServerProcess) -> None:
     async def main() -> None:
         async with connect(server.where, name="web-1") as client:
             assert (client.name, client.rank, client.clients, client.seq) == ("web-1", 0, 1, 1)
@@ -77,7 +78,7 @@ async def all_raise(client: Client, words: str) -> None:
     await client.drain()
 
 
-def test_without_a_connection_all_that_needs_it_raises(server: Server) -> None:
+def test_without_a_connection_all_that_needs_it_raises(server: ServerProcess) -> None:
     async def main() -> None:
         client = connect(server.where)
         await all_raise(client, "the client has not connected yet")
@@ -108,7 +109,7 @@ def test_each_error_is_a_new_one() -> None:
 # --- commanding ---
 
 
-def test_a_command_returns_its_number_in_the_log(shared: Server) -> None:
+def test_a_command_returns_its_number_in_the_log(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where) as low:
             seen = aiter(low)
@@ -124,7 +125,7 @@ def test_a_command_returns_its_number_in_the_log(shared: Server) -> None:
     run(main())
 
 
-def test_a_cancelled_command_disturbs_no_other(shared: Server) -> None:
+def test_a_cancelled_command_disturbs_no_other(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             calls: list[asyncio.Task[Any]] = [asyncio.create_task(client.cmd(text)) for text in "abc"]
@@ -140,7 +141,7 @@ def test_a_cancelled_command_disturbs_no_other(shared: Server) -> None:
     run(main())
 
 
-def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: Server) -> None:
+def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where, name="a") as first, connect(shared.where, name="b") as second:
             events = aiter(first)
@@ -169,7 +170,7 @@ def test_a_roster_that_nobody_asked_for_does_no_harm() -> None:
 # --- events ---
 
 
-def test_iterating_begins_with_how_it_is_and_has_all_that_follows(shared: Server) -> None:
+def test_iterating_begins_with_how_it_is_and_has_all_that_follows(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where, name="me") as client:
             early, seq = aiter(client), client.seq
@@ -190,7 +191,7 @@ def test_iterating_begins_with_how_it_is_and_has_all_that_follows(shared: Server
     run(main())
 
 
-def test_iterating_may_begin_before_joining(shared: Server) -> None:
+def test_iterating_may_begin_before_joining(shared: ServerProcess) -> None:
     async def main() -> None:
         client = connect(shared.where, name="me")
         events = aiter(client)
@@ -200,7 +201,7 @@ def test_iterating_may_begin_before_joining(shared: Server) -> None:
     run(main())
 
 
-def test_reading_events_before_joining_raises_and_loses_nothing(shared: Server) -> None:
+def test_reading_events_before_joining_raises_and_loses_nothing(shared: ServerProcess) -> None:
     async def main() -> None:
         client = connect(shared.where, name="me")
         events = aiter(client)
@@ -213,7 +214,7 @@ def test_reading_events_before_joining_raises_and_loses_nothing(shared: Server) 
     run(main())
 
 
-def test_reading_events_may_begin_together_with_joining(shared: Server) -> None:
+def test_reading_events_may_begin_together_with_joining(shared: ServerProcess) -> None:
     async def main() -> None:
         client = connect(shared.where)
         reading = asyncio.create_task(take(client, Connected))
@@ -246,7 +247,7 @@ def test_iterating_raises_at_a_lost_connection_after_the_rest() -> None:
     run(main())
 
 
-def test_streams_that_nobody_reads_any_more_are_forgotten(shared: Server) -> None:
+def test_streams_that_nobody_reads_any_more_are_forgotten(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             for _ in range(100):
@@ -257,7 +258,7 @@ def test_streams_that_nobody_reads_any_more_are_forgotten(shared: Server) -> Non
     run(main())
 
 
-def test_a_flood_of_events_leaves_others_their_turn(shared: Server) -> None:
+def test_a_flood_of_events_leaves_others_their_turn(shared: ServerProcess) -> None:
     async def main() -> None:
         turns = 0
 
@@ -330,7 +331,7 @@ def _function(command: Execute) -> object:
 
 @pytest.mark.parametrize("function", [_coroutine, _function])
 def test_what_a_function_makes_of_a_command_is_the_answer(
-    shared: Server, function: Callable[[Execute], object]
+    shared: ServerProcess, function: Callable[[Execute], object]
 ) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
@@ -384,7 +385,7 @@ def _raising(command: Execute) -> object:
     [(_raising_coroutine, "GeneratorExit"), (_raising, "RuntimeError: GeneratorExit()")],
 )
 def test_what_a_function_raises_is_the_answer(
-    shared: Server, function: Callable[[Execute], object], of_generator: str
+    shared: ServerProcess, function: Callable[[Execute], object], of_generator: str
 ) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where) as low:
@@ -411,7 +412,7 @@ class Hostile(str):
         raise ZeroDivisionError
 
 
-def test_a_client_that_cannot_go_on_executing_leaves(server: Server) -> None:
+def test_a_client_that_cannot_go_on_executing_leaves(server: ServerProcess) -> None:
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         async with connect(server.where) as top, connect(server.where) as low:
@@ -424,7 +425,7 @@ def test_a_client_that_cannot_go_on_executing_leaves(server: Server) -> None:
     run(main())
 
 
-def test_executing_is_reported_to_whoever_iterates(shared: Server) -> None:
+def test_executing_is_reported_to_whoever_iterates(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
             low.executes(_function)
@@ -441,7 +442,7 @@ def test_executing_is_reported_to_whoever_iterates(shared: Server) -> None:
     run(main())
 
 
-def test_a_slow_executor_holds_up_nothing_but_what_is_behind_it(shared: Server) -> None:
+def test_a_slow_executor_holds_up_nothing_but_what_is_behind_it(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
             begun, go_on = asyncio.Event(), asyncio.Event()
@@ -463,7 +464,7 @@ def test_a_slow_executor_holds_up_nothing_but_what_is_behind_it(shared: Server) 
     run(main())
 
 
-def test_several_jobs_are_executed_at_once(shared: Server) -> None:
+def test_several_jobs_are_executed_at_once(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, jobs=3) as low:
             begun, all_here = 0, asyncio.Event()
@@ -509,7 +510,7 @@ async def turns() -> None:
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
-def test_executing_is_ended_before_closing_is(server: Server, *, is_lost: bool) -> None:
+def test_executing_is_ended_before_closing_is(server: ServerProcess, *, is_lost: bool) -> None:
     async def main() -> None:
         executor = Slow()
         async with connect(server.where) as top, connect(server.where, executor=executor) as low:
@@ -534,7 +535,7 @@ def test_executing_is_ended_before_closing_is(server: Server, *, is_lost: bool) 
     run(main())
 
 
-def test_a_function_may_close_its_own_client_and_still_answers(shared: Server) -> None:
+def test_a_function_may_close_its_own_client_and_still_answers(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where) as low:
 
@@ -548,7 +549,7 @@ def test_a_function_may_close_its_own_client_and_still_answers(shared: Server) -
     run(main())
 
 
-def test_to_set_an_executor_on_a_closed_client_starts_nothing(shared: Server) -> None:
+def test_to_set_an_executor_on_a_closed_client_starts_nothing(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             with shared.paused():
@@ -564,7 +565,7 @@ def test_to_set_an_executor_on_a_closed_client_starts_nothing(shared: Server) ->
 # --- leaving ---
 
 
-def test_closing_ends_all_waits(shared: Server) -> None:
+def test_closing_ends_all_waits(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             with shared.paused():
@@ -585,7 +586,7 @@ def test_closing_ends_all_waits(shared: Server) -> None:
     run(main())
 
 
-def test_closing_twice_or_at_once_waits_for_the_same_end(shared: Server) -> None:
+def test_closing_twice_or_at_once_waits_for_the_same_end(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             assert client._runner._connection is not None
@@ -603,13 +604,13 @@ def test_closing_twice_or_at_once_waits_for_the_same_end(shared: Server) -> None
     run(main())
 
 
-async def fail_inside(server: Server) -> None:
+async def fail_inside(server: ServerProcess) -> None:
     async with connect(server.where) as client:
         await client.cmd("x")
         raise ZeroDivisionError
 
 
-def test_an_error_of_the_program_passes_and_the_client_leaves(shared: Server) -> None:
+def test_an_error_of_the_program_passes_and_the_client_leaves(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -621,7 +622,7 @@ def test_an_error_of_the_program_passes_and_the_client_leaves(shared: Server) ->
     run(main())
 
 
-def test_a_client_joins_only_once(shared: Server) -> None:
+def test_a_client_joins_only_once(shared: ServerProcess) -> None:
     async def main() -> None:
         client = connect(shared.where)
         async with client:
@@ -638,7 +639,7 @@ def test_a_client_joins_only_once(shared: Server) -> None:
     run(main())
 
 
-def test_of_two_that_join_one_client_at_once_the_first_does(shared: Server) -> None:
+def test_of_two_that_join_one_client_at_once_the_first_does(shared: ServerProcess) -> None:
     async def main() -> None:
         client = connect(shared.where)
         first, second = await asyncio.gather(client.__aenter__(), client.__aenter__(), return_exceptions=True)
@@ -650,7 +651,7 @@ def test_of_two_that_join_one_client_at_once_the_first_does(shared: Server) -> N
     run(main())
 
 
-def test_a_client_that_lost_its_connection_joins_no_more(server: Server) -> None:
+def test_a_client_that_lost_its_connection_joins_no_more(server: ServerProcess) -> None:
     async def main() -> None:
         async with connect(server.where) as client:
             server.kill()

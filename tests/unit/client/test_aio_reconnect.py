@@ -16,8 +16,9 @@ from rankserver.client.connection import Connection, join
 from rankserver.client.events import Answer, AskDone, Connected, Disconnected, Execute, Outcome, Retrying
 from rankserver.client.stream import EventStream
 from rankserver.wire.exceptions import ConnectError, DisconnectedError
-from tests.support import RawClient, Server
+from tests.support.rawclient import RawClient
 from tests.support.scripted import BANNER, Script, fake, run, take, welcome
+from tests.support.servers import ServerProcess
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +36,9 @@ def closed_port() -> Iterator[int]:
         yield sock.getsockname()[1]
 
 
-def again(server: Server) -> Server:
+def again(server: ServerProcess) -> ServerProcess:
     """Start a server on the port of one that has stopped."""
-    return Server(8, "--port", str(server.port))
+    return ServerProcess(8, "--port", str(server.port))
 
 
 async def taken(events: EventStream, *kinds: type) -> list[object]:
@@ -48,9 +49,9 @@ async def taken(events: EventStream, *kinds: type) -> list[object]:
 # --- coming back ---
 
 
-@pytest.mark.parametrize("end", [Server.kill, Server.stop])
+@pytest.mark.parametrize("end", [ServerProcess.kill, ServerProcess.stop])
 def test_a_client_comes_back_at_the_tail_and_works_as_before(
-    server: Server, end: Callable[[Server], object]
+    server: ServerProcess, end: Callable[[ServerProcess], object]
 ) -> None:
     async def main() -> None:
         async with connect(server.where, name="me", reconnect=True) as client:
@@ -58,7 +59,11 @@ def test_a_client_comes_back_at_the_tail_and_works_as_before(
             events = aiter(client)
             await asyncio.to_thread(end, server)
             assert await take(events, Disconnected) == Disconnected(
-                *(("", "connection lost") if end is Server.kill else ("shutdown", "the server is stopping"))
+                *(
+                    ("", "connection lost")
+                    if end is ServerProcess.kill
+                    else ("shutdown", "the server is stopping")
+                )
             )
             reasons = [""]
             while reasons[-1] != f"cannot connect to {server.where}: Connection refused":
@@ -86,7 +91,7 @@ def test_a_client_comes_back_at_the_tail_and_works_as_before(
     run(main())
 
 
-def test_open_asks_are_gone_for_readers_and_fail_for_waiters(server: Server) -> None:
+def test_open_asks_are_gone_for_readers_and_fail_for_waiters(server: ServerProcess) -> None:
     async def main() -> None:
         async with connect(server.where, reconnect=True) as top, connect(server.where) as low:
             low.executes(wait_forever)
@@ -166,7 +171,7 @@ def test_closing_ends_the_tries(closed_port: int, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_connection_that_comes_after_closing_is_closed(
-    shared: Server, monkeypatch: pytest.MonkeyPatch
+    shared: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stubborn(*arguments: object, **options: object) -> Connection:
         joining = asyncio.ensure_future(join(*arguments, **options))  # type: ignore[arg-type]
@@ -282,7 +287,7 @@ def test_each_try_is_delayed_even_if_the_server_lets_us_in() -> None:
 # --- executing and leading meanwhile ---
 
 
-def test_what_is_executed_is_ended_before_the_client_comes_back(server: Server) -> None:
+def test_what_is_executed_is_ended_before_the_client_comes_back(server: ServerProcess) -> None:
     async def main() -> None:
         begun, ending, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
         answers: list[str] = []
@@ -344,7 +349,7 @@ class Leader:
             await self._changed.wait()
 
 
-def test_the_successor_leads_at_once_with_a_higher_number(shared: Server) -> None:
+def test_the_successor_leads_at_once_with_a_higher_number(shared: ServerProcess) -> None:
     async def main() -> None:
         leaders = [Leader() for _ in range(3)]
         clients = [connect(shared.where) for _ in leaders]
@@ -366,7 +371,7 @@ def test_the_successor_leads_at_once_with_a_higher_number(shared: Server) -> Non
     run(main())
 
 
-def test_each_connection_has_a_term_of_its_own(server: Server) -> None:
+def test_each_connection_has_a_term_of_its_own(server: ServerProcess) -> None:
     async def main() -> None:
         leader = Leader()
         async with connect(server.where, reconnect=True) as client:
@@ -382,7 +387,7 @@ def test_each_connection_has_a_term_of_its_own(server: Server) -> None:
     run(main())
 
 
-def test_a_leader_that_fails_leaves_and_the_next_takes_over(shared: Server) -> None:
+def test_a_leader_that_fails_leaves_and_the_next_takes_over(shared: ServerProcess) -> None:
     async def main() -> None:
         told: list[BaseException] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
@@ -407,7 +412,7 @@ def test_a_leader_that_fails_leaves_and_the_next_takes_over(shared: Server) -> N
     run(main())
 
 
-def test_a_leader_that_fails_with_the_connection_comes_back(server: Server) -> None:
+def test_a_leader_that_fails_with_the_connection_comes_back(server: ServerProcess) -> None:
     async def main() -> None:
         told: list[BaseException] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
@@ -434,7 +439,7 @@ def test_a_leader_that_fails_with_the_connection_comes_back(server: Server) -> N
     run(main())
 
 
-def test_a_plain_leader_sees_the_end_of_its_term_by_the_rank(shared: Server) -> None:
+def test_a_plain_leader_sees_the_end_of_its_term_by_the_rank(shared: ServerProcess) -> None:
     async def main() -> None:
         begun, ended = threading.Event(), threading.Event()
         async with connect(shared.where) as client:
@@ -454,7 +459,7 @@ def test_a_plain_leader_sees_the_end_of_its_term_by_the_rank(shared: Server) -> 
 
 
 @pytest.mark.parametrize("is_last_act", [False, True])
-def test_a_leader_may_close_its_own_client(shared: Server, *, is_last_act: bool) -> None:
+def test_a_leader_may_close_its_own_client(shared: ServerProcess, *, is_last_act: bool) -> None:
     async def main() -> None:
         begun = asyncio.Event()
         async with connect(shared.where) as client:
@@ -476,7 +481,7 @@ def test_a_leader_may_close_its_own_client(shared: Server, *, is_last_act: bool)
     run(main())
 
 
-def test_an_executor_is_closed_once_after_many_connections(server: Server) -> None:
+def test_an_executor_is_closed_once_after_many_connections(server: ServerProcess) -> None:
     class Counted:
         closed = 0
 

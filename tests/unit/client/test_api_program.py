@@ -11,7 +11,9 @@ import pytest
 
 import rankserver.client
 from rankserver.client import aio, ask
-from tests.support import BOUND, ROOT, Server
+from tests.support.paths import ROOT
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 from tests.unit.client.test_sync import INTERNAL, members
 
 PROGRAM = ROOT / "tests" / "support" / "api_program.py"
@@ -32,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def test_the_program_runs(server: Server) -> None:
+def test_the_program_runs(server: ServerProcess) -> None:
     command = [sys.executable, "-W", "error", "-m", "tests.support.api_program", server.where]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

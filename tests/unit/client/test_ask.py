@@ -14,8 +14,9 @@ from rankserver.client.aio import Client
 from rankserver.client.ask import Ask
 from rankserver.client.events import Answer, AskDone, Counts, Execute
 from rankserver.wire.exceptions import DisconnectedError, LocalProtocolError
-from tests.support import BOUND, Server
 from tests.support.scripted import BANNER, fake, run, take, welcome
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
 A, B, C = (Answer(9, rank, name, "ok") for rank, name in ((2, "x"), (1, "y"), (3, "x")))
 DONE = AskDone(9, "up", 3, Counts(ok=3))
@@ -202,12 +203,12 @@ def test_its_time_is_over_once_unless_it_ends_before() -> None:
 
 
 @contextlib.asynccontextmanager
-async def pair(server: Server, **options: bool) -> AsyncIterator[tuple[Client, Client]]:
+async def pair(server: ServerProcess, **options: bool) -> AsyncIterator[tuple[Client, Client]]:
     async with connect(server.where, name="top", **options) as top, connect(server.where, name="low") as low:  # type: ignore[arg-type]
         yield top, low
 
 
-def test_every_target_gives_one_answer(shared: Server) -> None:
+def test_every_target_gives_one_answer(shared: ServerProcess) -> None:
     async def main() -> None:
         async with (
             connect(shared.where, name="first"),
@@ -236,7 +237,7 @@ def test_every_target_gives_one_answer(shared: Server) -> None:
     run(main())
 
 
-def test_many_asks_at_once_get_their_own_answers_in_order(shared: Server) -> None:
+def test_many_asks_at_once_get_their_own_answers_in_order(shared: ServerProcess) -> None:
     async def main() -> None:
         async with pair(shared) as (top, low):
             low.executes(async_echo)
@@ -253,7 +254,7 @@ async def async_echo(command: Execute) -> str:
     return command.text
 
 
-def test_who_has_not_answered_in_time_counts_as_timeout(shared: Server) -> None:
+def test_who_has_not_answered_in_time_counts_as_timeout(shared: ServerProcess) -> None:
     async def main() -> None:
         async with pair(shared) as (top, low), connect(shared.where, name="deaf"):
             low.executes(hang_unless_done)
@@ -266,7 +267,7 @@ def test_who_has_not_answered_in_time_counts_as_timeout(shared: Server) -> None:
     run(main())
 
 
-def test_an_ask_not_logged_in_time_raises_even_if_logged_later(shared: Server) -> None:
+def test_an_ask_not_logged_in_time_raises_even_if_logged_later(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, jobs=2) as low:
 
@@ -291,7 +292,7 @@ def test_an_ask_not_logged_in_time_raises_even_if_logged_later(shared: Server) -
 
 
 @pytest.mark.parametrize("text", ["", "a\nb", "\x1b[2J", "x" * 65_536, "\ud800"])
-def test_a_text_that_may_not_be_sent_is_refused(shared: Server, text: str) -> None:
+def test_a_text_that_may_not_be_sent_is_refused(shared: ServerProcess, text: str) -> None:
     async def main() -> None:
         async with pair(shared) as (top, low):
             low.executes(async_echo)
@@ -327,17 +328,17 @@ async def hang_unless_done(command: Execute) -> None:
         await asyncio.Event().wait()
 
 
-async def kill(server: Server, _client: Client) -> str:
+async def kill(server: ServerProcess, _client: Client) -> str:
     server.kill()
     return ""
 
 
-async def stop(server: Server, _client: Client) -> str:
+async def stop(server: ServerProcess, _client: Client) -> str:
     await asyncio.to_thread(server.stop)
     return "shutdown"
 
 
-async def close(_server: Server, client: Client) -> str:
+async def close(_server: ServerProcess, client: Client) -> str:
     await client.close()
     return ""
 
@@ -345,7 +346,10 @@ async def close(_server: Server, client: Client) -> str:
 @pytest.mark.parametrize("end", [kill, stop, close])
 @pytest.mark.parametrize("reconnect", [False, True])
 def test_open_asks_raise_when_the_connection_ends(
-    server: Server, end: Callable[[Server, Client], Coroutine[Any, Any, str]], *, reconnect: bool
+    server: ServerProcess,
+    end: Callable[[ServerProcess, Client], Coroutine[Any, Any, str]],
+    *,
+    reconnect: bool,
 ) -> None:
     async def main() -> None:
         async with pair(server, reconnect=reconnect) as (top, low):

@@ -14,15 +14,17 @@ import pytest
 from rankserver.client import tls
 from rankserver.client.tls import TlsStream
 from rankserver.wire.exceptions import ConfigError
-from tests.support import BOUND, READ_SIZE, Server
+from tests.support.rawclient import READ_SIZE
+from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates
+from tests.support.waiting import BOUND
 
-Serve = Callable[..., Server]
+Serve = Callable[..., ServerProcess]
 T = TypeVar("T")
 
 
 async def connect(
-    server: Server, context: ssl.SSLContext, host: str = "127.0.0.1"
+    server: ServerProcess, context: ssl.SSLContext, host: str = "127.0.0.1"
 ) -> tuple[TlsStream, socket.socket]:
     sock = socket.socket()
     sock.setblocking(False)
@@ -31,7 +33,7 @@ async def connect(
 
 
 def play(
-    server: Server, context: ssl.SSLContext, scene: Callable[[TlsStream, socket.socket], Awaitable[T]]
+    server: ServerProcess, context: ssl.SSLContext, scene: Callable[[TlsStream, socket.socket], Awaitable[T]]
 ) -> T:
     """Let ``scene`` go on on a connection that has shaken hands."""
 
@@ -54,7 +56,7 @@ async def read_until(connection: TlsStream, end: bytes) -> bytes:
 
 
 @pytest.fixture
-def server(serve: Serve, certificates: Certificates) -> Server:
+def server(serve: Serve, certificates: Certificates) -> ServerProcess:
     return serve(8, tls=certificates)
 
 
@@ -64,7 +66,7 @@ def context(certificates: Certificates) -> ssl.SSLContext:
 
 
 def test_it_joins_commands_and_leaves_and_both_ends_are_announced(
-    server: Server, context: ssl.SSLContext
+    server: ServerProcess, context: ssl.SSLContext
 ) -> None:
     async def scene(connection: TlsStream, _: socket.socket) -> None:
         await connection.send_all(b"HELLO\nCMD x\n")
@@ -77,7 +79,7 @@ def test_it_joins_commands_and_leaves_and_both_ends_are_announced(
     play(server, context, scene)
 
 
-def test_much_is_sent_and_received_at_the_same_time(server: Server, context: ssl.SSLContext) -> None:
+def test_much_is_sent_and_received_at_the_same_time(server: ServerProcess, context: ssl.SSLContext) -> None:
     lines = b"".join(b"CMD %d %s\n" % (number, b"x" * 1_000) for number in range(8_000))
 
     async def scene(connection: TlsStream, sock: socket.socket) -> None:
@@ -92,7 +94,7 @@ def test_much_is_sent_and_received_at_the_same_time(server: Server, context: ssl
     play(server, context, scene)
 
 
-def test_cancelling_loses_nothing_in_either_direction(server: Server, context: ssl.SSLContext) -> None:
+def test_cancelling_loses_nothing_in_either_direction(server: ServerProcess, context: ssl.SSLContext) -> None:
     async def scene(connection: TlsStream, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         await connection.send_all(b"HELLO\n")
@@ -120,7 +122,7 @@ def test_cancelling_loses_nothing_in_either_direction(server: Server, context: s
 
 
 def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(
-    server: Server, context: ssl.SSLContext, tmp_path: Path
+    server: ServerProcess, context: ssl.SSLContext, tmp_path: Path
 ) -> None:
     stranger = tls.context(str(Certificates(tmp_path).ca))
     for trusted, host, says in (
@@ -161,7 +163,7 @@ def test_a_server_that_wants_a_certificate_gets_ours(serve: Serve, certificates:
     assert tls.reason(error.value) == "TLS: tlsv13 alert certificate required"
 
 
-def test_an_end_that_nobody_announced_is_an_end(server: Server, context: ssl.SSLContext) -> None:
+def test_an_end_that_nobody_announced_is_an_end(server: ServerProcess, context: ssl.SSLContext) -> None:
     async def scene(connection: TlsStream, _: socket.socket) -> None:
         await connection.send_all(b"HELLO\nPING\n")
         await read_until(connection, b"PONG\n")

@@ -12,8 +12,9 @@ from rankserver.client.connection import Address, Connection, join, parse_addres
 from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Lost, Refused
 from rankserver.client.session import SessionState
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
-from tests.support import RawClient, Server
+from tests.support.rawclient import RawClient
 from tests.support.scripted import BANNER, fake, reset, run, welcome
+from tests.support.servers import ServerProcess
 
 # --- addresses ---
 
@@ -47,7 +48,7 @@ def test_what_is_no_address_is_named(text: str) -> None:
 # --- joining ---
 
 
-def test_every_kind_of_address_can_be_joined(anywhere: Server) -> None:
+def test_every_kind_of_address_can_be_joined(anywhere: ServerProcess) -> None:
     async def main() -> None:
         connection = await join(parse_address(anywhere.where), name="web-1")
         assert connection.happened == [Connected("web-1", 0, 1, 1)]
@@ -56,7 +57,7 @@ def test_every_kind_of_address_can_be_joined(anywhere: Server) -> None:
     run(main())
 
 
-def test_a_tcp_connection_does_not_wait_to_fill_packets(shared: Server) -> None:
+def test_a_tcp_connection_does_not_wait_to_fill_packets(shared: ServerProcess) -> None:
     async def main() -> None:
         connection = await join(parse_address(shared.where))
         assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -66,7 +67,7 @@ def test_a_tcp_connection_does_not_wait_to_fill_packets(shared: Server) -> None:
 
 
 def test_the_second_address_is_tried_when_the_first_refuses(
-    shared: Server, monkeypatch: pytest.MonkeyPatch
+    shared: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         refusing = closed.getsockname()
@@ -129,7 +130,7 @@ def test_a_name_that_is_not_allowed_is_refused_without_connecting() -> None:
     run(main())
 
 
-def test_a_full_server_is_told(serve: Callable[..., Server]) -> None:
+def test_a_full_server_is_told(serve: Callable[..., ServerProcess]) -> None:
     async def main() -> None:
         where = parse_address(serve(1).where)
         connection = await join(where)
@@ -322,7 +323,7 @@ def test_who_waits_for_room_is_told_when_there_will_be_none(monkeypatch: pytest.
     run(main())
 
 
-def test_all_that_was_sent_before_leaving_counts(shared: Server) -> None:
+def test_all_that_was_sent_before_leaving_counts(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -337,7 +338,7 @@ def test_all_that_was_sent_before_leaving_counts(shared: Server) -> None:
     run(main())
 
 
-def test_all_counts_even_if_the_session_has_left_before(shared: Server) -> None:
+def test_all_counts_even_if_the_session_has_left_before(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -353,7 +354,7 @@ def test_all_counts_even_if_the_session_has_left_before(shared: Server) -> None:
     run(main())
 
 
-def test_everything_counts_with_a_slow_server_and_unread_input(shared: Server) -> None:
+def test_everything_counts_with_a_slow_server_and_unread_input(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -390,7 +391,7 @@ def test_a_server_that_does_not_close_holds_nobody_up(monkeypatch: pytest.Monkey
     run(main())
 
 
-def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., Server]) -> None:
+def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., ServerProcess]) -> None:
     async def main() -> None:
         server = serve(1, "--heartbeat", "0.2")
         connection = await join(parse_address(server.where))

@@ -18,7 +18,9 @@ from rankserver.client import connection
 from rankserver.client.aio import connect
 from rankserver.client.events import AskDone, Counts
 from rankserver.wire.exceptions import ConnectError, DisconnectedError, StreamError
-from tests.support import BOUND, RawClient, Server
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
 SCRIPT = ConsoleOptions()
 PERSON = ConsoleOptions(is_interactive=True)
@@ -88,7 +90,7 @@ Running = asyncio.Task[Exit]
 Test = Callable[[Puppet, Running], Awaitable[None]]
 
 
-def converse(server: Server, test: Test, options: ConsoleOptions = SCRIPT) -> None:
+def converse(server: ServerProcess, test: Test, options: ConsoleOptions = SCRIPT) -> None:
     """Run ``test`` beside a console that is connected and has said so."""
 
     async def main() -> None:
@@ -105,7 +107,7 @@ def converse(server: Server, test: Test, options: ConsoleOptions = SCRIPT) -> No
     run(main())
 
 
-async def join(server: Server, name: str = "other") -> RawClient:
+async def join(server: ServerProcess, name: str = "other") -> RawClient:
     other = RawClient(server.address)
     await asyncio.to_thread(other.hello, name)
     return other
@@ -134,7 +136,7 @@ def test_an_ask_is_fine_if_all_who_may_execute_it_did_so(
     assert exit_code(AskDone(1, "", may_execute, counts)) is code
 
 
-def test_of_several_commands_the_highest_exit_code_counts(server: Server) -> None:
+def test_of_several_commands_the_highest_exit_code_counts(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"nobody")
         await puppet.sees("sent #2: nobody", "#2: executed by 0 of 0")
@@ -147,7 +149,7 @@ def test_of_several_commands_the_highest_exit_code_counts(server: Server) -> Non
     converse(server, test)
 
 
-def test_without_any_command_all_is_fine(server: Server) -> None:
+def test_without_any_command_all_is_fine(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"", b" \t", b"EOF")
         assert await running is Exit.OK
@@ -156,7 +158,7 @@ def test_without_any_command_all_is_fine(server: Server) -> None:
     converse(server, test)
 
 
-def test_for_a_person_no_exit_code_speaks_of_commands(server: Server) -> None:
+def test_for_a_person_no_exit_code_speaks_of_commands(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"nobody", b"a\x1bb", b"EOF")
         assert await running is Exit.OK
@@ -167,7 +169,7 @@ def test_for_a_person_no_exit_code_speaks_of_commands(server: Server) -> None:
 # --- asking ---
 
 
-def test_the_end_of_the_input_waits_for_every_outcome(server: Server) -> None:
+def test_the_end_of_the_input_waits_for_every_outcome(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server) as other:
             puppet.type(b"a", b"", b"  ", b"b", b"EOF")
@@ -182,7 +184,7 @@ def test_the_end_of_the_input_waits_for_every_outcome(server: Server) -> None:
     converse(server, test)
 
 
-def test_exit_waits_for_nothing_and_says_what_is_open(server: Server) -> None:
+def test_exit_waits_for_nothing_and_says_what_is_open(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server), await join(server) as third:
             puppet.type(b"a")
@@ -196,7 +198,7 @@ def test_exit_waits_for_nothing_and_says_what_is_open(server: Server) -> None:
     converse(server, test)
 
 
-def test_an_unsendable_command_is_reported_and_not_waited_for(server: Server) -> None:
+def test_an_unsendable_command_is_reported_and_not_waited_for(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, b"y" * 65_537, b"EOF")
         assert [await puppet.complaints.get() for _ in range(4)] == [
@@ -211,7 +213,7 @@ def test_an_unsendable_command_is_reported_and_not_waited_for(server: Server) ->
     converse(server, test)
 
 
-def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: Server) -> None:
+def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("sent #2: exit", "#2: executed by 0 of 0", "sent #3: ?", "#3: executed by 0 of 0")
         assert await running is Exit.NOT_ALL
@@ -221,7 +223,7 @@ def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: Server)
     converse(server, test, ConsoleOptions([b"exit", b"", b"?"]))
 
 
-def test_the_first_command_waits_for_company(server: Server) -> None:
+def test_the_first_command_waits_for_company(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("waiting for others: 0 of 2 here")
         with await join(server), RawClient(server.address) as third:
@@ -235,7 +237,7 @@ def test_the_first_command_waits_for_company(server: Server) -> None:
     converse(server, test, ConsoleOptions([b"a"], wait_for=2))
 
 
-def test_company_that_is_there_already_is_not_waited_for(server: Server) -> None:
+def test_company_that_is_there_already_is_not_waited_for(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("sent #3: a")
         other.send(b"RES 3 refused\n")
@@ -246,7 +248,7 @@ def test_company_that_is_there_already_is_not_waited_for(server: Server) -> None
         converse(server, test, ConsoleOptions([b"a"], wait_for=1))
 
 
-def test_who_does_not_answer_in_time_counts_as_timed_out(server: Server) -> None:
+def test_who_does_not_answer_in_time_counts_as_timed_out(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("sent #3: a", "#3 rank 0 top: timed out (no answer in time)")
         await puppet.sees("#3: executed by 0 of 0, timed out at 1")
@@ -258,7 +260,7 @@ def test_who_does_not_answer_in_time_counts_as_timed_out(server: Server) -> None
 
 
 def test_a_server_that_logs_nothing_is_not_waited_for_either(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LEAVE_TIMEOUT", 0.05)
 
@@ -271,7 +273,9 @@ def test_a_server_that_logs_nothing_is_not_waited_for_either(
     converse(server, test, ConsoleOptions(answer_timeout=0.05))
 
 
-def test_input_waits_while_too_many_asks_are_open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_waits_while_too_many_asks_are_open(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(console, "MAX_OPEN", 3)
 
     async def test(puppet: Puppet, running: Running) -> None:
@@ -299,7 +303,7 @@ def test_input_waits_while_too_many_asks_are_open(server: Server, monkeypatch: p
 # --- leaving ---
 
 
-def test_who_is_interrupted_hears_how_far_everything_was(server: Server) -> None:
+def test_who_is_interrupted_hears_how_far_everything_was(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server) as other, await join(server) as third:
             puppet.type(b"a", b"b")
@@ -316,7 +320,7 @@ def test_who_is_interrupted_hears_how_far_everything_was(server: Server) -> None
     converse(server, test)
 
 
-def test_who_is_interrupted_before_anything_was_sent_hears_that(server: Server) -> None:
+def test_who_is_interrupted_before_anything_was_sent_hears_that(server: ServerProcess) -> None:
     async def main() -> None:
         puppet = Puppet()
         options = ConsoleOptions([b"a\x1b", b"b"], wait_for=1)
@@ -333,7 +337,7 @@ def test_who_is_interrupted_before_anything_was_sent_hears_that(server: Server) 
     run(main())
 
 
-def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: Server) -> None:
+def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"EOF")
         for number in range(2):
@@ -349,7 +353,7 @@ def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: Server) -
         converse(server, test, ConsoleOptions(stays=True))
 
 
-def test_the_end_of_the_connection_ends_the_conversation(server: Server) -> None:
+def test_the_end_of_the_connection_ends_the_conversation(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         server.process.send_signal(signal.SIGTERM)
         puppet.type(*[b"x"] * 1_000)
@@ -362,7 +366,7 @@ def test_the_end_of_the_connection_ends_the_conversation(server: Server) -> None
     converse(server, test)
 
 
-def test_every_ask_has_a_summary_also_when_the_server_goes(server: Server) -> None:
+def test_every_ask_has_a_summary_also_when_the_server_goes(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server), await join(server) as third:
             await puppet.status(lambda status: status.clients == 3)  # or their names would not be known
@@ -381,7 +385,7 @@ def test_every_ask_has_a_summary_also_when_the_server_goes(server: Server) -> No
     converse(server, test)
 
 
-def test_who_cannot_join_hears_why(serve: Callable[..., Server]) -> None:
+def test_who_cannot_join_hears_why(serve: Callable[..., ServerProcess]) -> None:
     async def main(where: str, expected: type[Exception]) -> None:
         puppet = Puppet()
         with pytest.raises(expected):
@@ -398,7 +402,7 @@ def test_who_cannot_join_hears_why(serve: Callable[..., Server]) -> None:
     run(main(server.where, ConnectError))
 
 
-def test_a_face_that_fails_ends_the_conversation(server: Server) -> None:
+def test_a_face_that_fails_ends_the_conversation(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         def fail(lines: Sequence[Line]) -> None:
             raise StreamError(f"no {lines[0].text}")
@@ -414,7 +418,7 @@ def test_a_face_that_fails_ends_the_conversation(server: Server) -> None:
 # --- what happens meanwhile ---
 
 
-def test_commands_of_higher_ranks_are_executed_and_answered(server: Server) -> None:
+def test_commands_of_higher_ranks_are_executed_and_answered(server: ServerProcess) -> None:
     async def test(puppet: Puppet, _running: Running) -> None:
         top.send(b"ASK up\nCMD down\n")
         await puppet.sees("executing #3 from rank 0: up", "executed #3: up")
@@ -428,7 +432,7 @@ def test_commands_of_higher_ranks_are_executed_and_answered(server: Server) -> N
         converse(server, test)
 
 
-def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: Server) -> None:
+def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: ServerProcess) -> None:
     async def test(puppet: Puppet, _running: Running) -> None:
         assert await puppet.statuses.get() == Status(server.where, 1, 2, 0, 0, 0)
         with await join(server) as other:
@@ -451,7 +455,7 @@ def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: Server) 
         converse(server, test)
 
 
-def test_what_comes_together_is_shown_together(server: Server) -> None:
+def test_what_comes_together_is_shown_together(server: ServerProcess) -> None:
     async def test(puppet: Puppet, _running: Running) -> None:
         with server.paused():
             puppet.type(*[b"x"] * 1_000, b"\x1b", b"EOF")
@@ -467,7 +471,7 @@ def test_what_comes_together_is_shown_together(server: Server) -> None:
 # --- a person's questions ---
 
 
-def test_a_person_can_ask_who_is_here_and_what_there_is(server: Server) -> None:
+def test_a_person_can_ask_who_is_here_and_what_there_is(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         roster = ["  rank  name", "     0  top", "*    1  me"]
         puppet.type(b"?", b":who ")
@@ -488,7 +492,7 @@ def test_a_person_can_ask_who_is_here_and_what_there_is(server: Server) -> None:
 
 
 @pytest.mark.parametrize("word", [b"exit", b"quit"])
-def test_a_space_before_the_word_for_leaving_sends_it(server: Server, word: bytes) -> None:
+def test_a_space_before_the_word_for_leaving_sends_it(server: ServerProcess, word: bytes) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b" " + word)
         await puppet.sees(f"sent #2:  {word.decode()}", "#2: executed by 0 of 0")
@@ -498,7 +502,7 @@ def test_a_space_before_the_word_for_leaving_sends_it(server: Server, word: byte
     converse(server, test, PERSON)
 
 
-def test_in_a_script_every_line_is_a_command(server: Server) -> None:
+def test_in_a_script_every_line_is_a_command(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"?", b":help", b"quit", b"EOF")
         await puppet.sees("sent #2: ?", "#2: executed by 0 of 0", "sent #3: :help", "#3: executed by 0 of 0")

@@ -9,7 +9,7 @@ import pytest
 from client import jsonlines
 from client.words import RESULTS, DisplayEvent, Unfinished
 from rankserver.client import events
-from tests.support import ROOT
+from tests.support.paths import ROOT
 
 COMMAND = events.Execute(18, 0, "df -h", True, 1, "me")
 HOSTILE = 'a"\\\x00\x1b[2J\r\n\x85\u2028\u202e\ud83dü🙂'

@@ -15,7 +15,7 @@ from client.frontend import Status
 from client.plain import CLEAR, LineCutter, PlainFrontend
 from client.words import Line
 from rankserver.wire.exceptions import StreamError
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 CHATTER = [Line("rank", "r"), Line("sent", "s"), Line("execute", "x"), Line("error", "e")]
 RESULTS = [Line("out", "o"), Line("answer", "a"), Line("done", "d"), Line("json", "j")]

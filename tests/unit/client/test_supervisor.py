@@ -16,7 +16,6 @@ import pytest
 from client import supervisor
 from client.supervisor_handle import SupervisorHandle
 from rankserver.client.events import Outcome
-from tests.support import BOUND, ROOT
 from tests.support.executing import (
     Tether,
     closing,
@@ -29,6 +28,8 @@ from tests.support.executing import (
     tethered,
     told,
 )
+from tests.support.paths import ROOT
+from tests.support.waiting import BOUND
 
 IGNORING: Final = "trap '' TERM HUP"
 

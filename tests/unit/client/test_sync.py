@@ -36,7 +36,10 @@ from rankserver.client.functions import FunctionExecutor
 from rankserver.client.sync import SyncClient, connect
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import ConfigError, ConnectError
-from tests.support import BOUND, ROOT, RawClient, Server
+from tests.support.paths import ROOT
+from tests.support.rawclient import RawClient
+from tests.support.servers import ServerProcess
+from tests.support.waiting import BOUND
 
 BANNER = protocol.info(frames.InfoFrame(1, "fake", 65_536, auth=False, capacity=8))
 HELLO = b'HELLO {"proto":1}\n'
@@ -146,7 +149,7 @@ def test_connect_has_the_same_arguments() -> None:
 # --- commanding ---
 
 
-def test_what_a_client_is_can_be_read(server: Server) -> None:
+def test_what_a_client_is_can_be_read(server: ServerProcess) -> None:
     with connect(server.where, name="web-1") as c:
         assert (c.name, c.rank, c.clients, c.seq, c.max_line, c.capacity) == ("web-1", 0, 1, 1, 65_536, 8)
         assert c.is_connected
@@ -158,7 +161,7 @@ def test_what_a_client_is_can_be_read(server: Server) -> None:
     assert not c.is_connected
 
 
-def test_the_environment_gives_the_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_gives_the_address(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKSERVER", server.where)
     with connect() as c:
         assert str(c.address) == server.where
@@ -168,14 +171,14 @@ def test_the_environment_gives_the_address(server: Server, monkeypatch: pytest.M
         connect("")
 
 
-def test_a_command_returns_its_number(server: Server) -> None:
+def test_a_command_returns_its_number(server: ServerProcess) -> None:
     with RawClient(server.address) as other, connect(server.where) as c:
         other.hello()
         assert [c.cmd("a"), c.cmd("b")] == [3, 4]
         assert other.lines(2) == [b"CMD 3 0 a", b"CMD 4 0 b"]
 
 
-def test_answers_are_there_as_they_come(server: Server) -> None:
+def test_answers_are_there_as_they_come(server: ServerProcess) -> None:
     with connect(server.where) as c, ExitStack() as stack:
         raws = [stack.enter_context(RawClient(server.address)) for _ in range(3)]
         for raw, name in zip(raws, ("a", "b", "c"), strict=True):
@@ -203,7 +206,7 @@ def test_answers_are_there_as_they_come(server: Server) -> None:
     ],
 )
 def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
-    server: Server, later: Later, read: Callable[[sync.SyncAsk], object], value: object
+    server: ServerProcess, later: Later, read: Callable[[sync.SyncAsk], object], value: object
 ) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
@@ -217,7 +220,7 @@ def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
         assert reading.result(BOUND) == value
 
 
-def test_nobody_waits_for_nobody(server: Server) -> None:
+def test_nobody_waits_for_nobody(server: ServerProcess) -> None:
     with connect(server.where) as c:
         asked = c.ask("x")
         assert asked.nobody
@@ -225,7 +228,7 @@ def test_nobody_waits_for_nobody(server: Server) -> None:
         assert c.ask("y").logged() == 3
 
 
-def test_who_does_not_answer_in_time_counts_as_timeout(server: Server) -> None:
+def test_who_does_not_answer_in_time_counts_as_timeout(server: ServerProcess) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello()
         asked = c.ask("x", timeout=BOUND)
@@ -234,7 +237,7 @@ def test_who_does_not_answer_in_time_counts_as_timeout(server: Server) -> None:
         assert asked.counts == Counts(timeout=1)
 
 
-def test_an_ask_that_is_not_logged_in_time_raises(server: Server) -> None:
+def test_an_ask_that_is_not_logged_in_time_raises(server: ServerProcess) -> None:
     with connect(server.where) as c:
         with server.paused():
             asked = c.ask("x", timeout=0.01)
@@ -245,7 +248,7 @@ def test_an_ask_that_is_not_logged_in_time_raises(server: Server) -> None:
             list(asked)
 
 
-def test_what_may_not_be_sent_is_told_by_the_call(server: Server) -> None:
+def test_what_may_not_be_sent_is_told_by_the_call(server: ServerProcess) -> None:
     with connect(server.where) as c:
         with pytest.raises(LocalProtocolError):
             c.ask("a\nb")
@@ -254,7 +257,7 @@ def test_what_may_not_be_sent_is_told_by_the_call(server: Server) -> None:
         assert c.seq == 1
 
 
-def test_draining_waits_for_a_server_that_does_not_read(server: Server, later: Later) -> None:
+def test_draining_waits_for_a_server_that_does_not_read(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c:
         c.drain()
         with server.paused():
@@ -271,7 +274,7 @@ def test_draining_waits_for_a_server_that_does_not_read(server: Server, later: L
 # --- threads ---
 
 
-def test_many_threads_may_use_one_client(server: Server, later: Later) -> None:
+def test_many_threads_may_use_one_client(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c, connect(server.where, jobs=4) as low:
         low.executes(lambda command: command.text)
 
@@ -288,7 +291,7 @@ def test_many_threads_may_use_one_client(server: Server, later: Later) -> None:
         assert c.seq == max(seqs)
 
 
-def test_threads_that_share_one_iteration_get_each_event_once(server: Server, later: Later) -> None:
+def test_threads_that_share_one_iteration_get_each_event_once(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c:
         events = iter(c)
         readers = [later(list, events) for _ in range(4)]
@@ -298,7 +301,7 @@ def test_threads_that_share_one_iteration_get_each_event_once(server: Server, la
         assert sorted(event.seq for event in read if isinstance(event, Sent)) == seqs
 
 
-def test_closing_while_others_use_it_leaves_nobody_waiting(server: Server, later: Later) -> None:
+def test_closing_while_others_use_it_leaves_nobody_waiting(server: ServerProcess, later: Later) -> None:
     def use(c: SyncClient) -> None:
         with suppress(DisconnectedError):
             while True:
@@ -314,7 +317,7 @@ def test_closing_while_others_use_it_leaves_nobody_waiting(server: Server, later
             future.result(BOUND)
 
 
-def test_nothing_that_waits_outlives_the_client(server: Server, later: Later) -> None:
+def test_nothing_that_waits_outlives_the_client(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c:
         begun = threading.Event()
 
@@ -328,7 +331,7 @@ def test_nothing_that_waits_outlives_the_client(server: Server, later: Later) ->
         waiting.result(BOUND)
 
 
-def test_a_client_that_nobody_closed_does_not_keep_the_program(server: Server) -> None:
+def test_a_client_that_nobody_closed_does_not_keep_the_program(server: ServerProcess) -> None:
     program = "from rankserver.client.sync import connect; print(connect().__enter__().cmd('x'))"
     environment = {**os.environ, "RANKSERVER": server.where}
     command = [sys.executable, "-c", program]
@@ -361,7 +364,7 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
 
 @pytest.mark.parametrize("wait", [len, list, lambda asked: asked.by_rank])
 def test_an_interrupt_while_waiting_for_answers_leaves_cleanly(
-    server: Server, wait: Callable[[sync.SyncAsk], object]
+    server: ServerProcess, wait: Callable[[sync.SyncAsk], object]
 ) -> None:
     with RawClient(server.address) as silent:
         silent.hello("silent")
@@ -370,7 +373,7 @@ def test_an_interrupt_while_waiting_for_answers_leaves_cleanly(
         silent.expect(b"LEFT ")
 
 
-def test_an_interrupt_while_waiting_for_events_loses_none(server: Server) -> None:
+def test_an_interrupt_while_waiting_for_events_loses_none(server: ServerProcess) -> None:
     with connect(server.where) as c:
         events = iter(c)
         for count in range(20):
@@ -388,7 +391,7 @@ def test_an_interrupt_ends_joining() -> None:
         pytest.fail("nobody let us in")
 
 
-def test_after_an_interrupt_the_client_can_be_used(server: Server) -> None:
+def test_after_an_interrupt_the_client_can_be_used(server: ServerProcess) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
         asked = c.ask("x")
@@ -402,7 +405,7 @@ def test_after_an_interrupt_the_client_can_be_used(server: Server) -> None:
         assert asked.ok
 
 
-def test_a_signal_handler_may_use_the_client(server: Server) -> None:
+def test_a_signal_handler_may_use_the_client(server: ServerProcess) -> None:
     seqs = []
     with connect(server.where) as c:
         before = signal.signal(signal.SIGUSR1, lambda *_: seqs.append(c.cmd("x")))
@@ -417,7 +420,7 @@ def test_a_signal_handler_may_use_the_client(server: Server) -> None:
 # --- executing and leading ---
 
 
-def test_what_a_function_returns_is_the_answer(server: Server) -> None:
+def test_what_a_function_returns_is_the_answer(server: ServerProcess) -> None:
     with connect(server.where) as top, connect(server.where, name="low") as low:
 
         @low.executes
@@ -436,7 +439,7 @@ def test_what_a_function_returns_is_the_answer(server: Server) -> None:
 
 @pytest.mark.parametrize("error", [StopIteration, SystemExit, KeyboardInterrupt])
 def test_no_exception_of_a_function_leaves_the_asker_waiting(
-    server: Server, error: type[BaseException]
+    server: ServerProcess, error: type[BaseException]
 ) -> None:
     with connect(server.where) as top, connect(server.where) as low:
 
@@ -473,7 +476,7 @@ def test_a_command_from_before_there_is_a_function_is_denied() -> None:
         assert line().startswith(b"RES 1 denied ")
 
 
-def test_an_executor_runs_in_the_thread_of_the_client(server: Server) -> None:
+def test_an_executor_runs_in_the_thread_of_the_client(server: ServerProcess) -> None:
     class Named(FunctionExecutor):
         async def execute(self, command: Execute) -> Any:
             return (await super().execute(command))._replace(detail={"out": threading.current_thread().name})
@@ -484,7 +487,7 @@ def test_an_executor_runs_in_the_thread_of_the_client(server: Server) -> None:
         assert top.ask("x").by_rank[1].out == "other"
 
 
-def test_a_function_may_use_the_client_that_calls_it(server: Server) -> None:
+def test_a_function_may_use_the_client_that_calls_it(server: ServerProcess) -> None:
     with connect(server.where) as top, connect(server.where) as low, connect(server.where) as lowest:
         lowest.executes(lambda command: f"{command.text} below")
 
@@ -496,7 +499,7 @@ def test_a_function_may_use_the_client_that_calls_it(server: Server) -> None:
         assert top.ask("go").by_rank[1].out == "go below"
 
 
-def test_functions_that_run_long_do_not_keep_others_waiting(server: Server) -> None:
+def test_functions_that_run_long_do_not_keep_others_waiting(server: ServerProcess) -> None:
     together = threading.Barrier(50)
     with connect(server.where) as top, connect(server.where, jobs=50) as low:
         low.executes(lambda _command: together.wait(BOUND))
@@ -505,7 +508,7 @@ def test_functions_that_run_long_do_not_keep_others_waiting(server: Server) -> N
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_leader_works_for_as_long_as_it_leads(server: Server) -> None:
+def test_a_leader_works_for_as_long_as_it_leads(server: ServerProcess) -> None:
     ended: Future[Exception] = Future()
     with RawClient(server.address) as top, RawClient(server.address) as low:
         top.hello()
@@ -525,7 +528,7 @@ def test_a_leader_works_for_as_long_as_it_leads(server: Server) -> None:
         assert str(ended.result(BOUND)) == "the client is closed"
 
 
-def test_a_leader_that_fails_leaves(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_leader_that_fails_leaves(server: ServerProcess, caplog: pytest.LogCaptureFixture) -> None:
     with connect(server.where) as c:
         events = iter(c)
 
@@ -539,7 +542,7 @@ def test_a_leader_that_fails_leaves(server: Server, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_closing_does_not_wait_for_a_function_that_runs_long(server: Server) -> None:
+def test_closing_does_not_wait_for_a_function_that_runs_long(server: ServerProcess) -> None:
     go_on = threading.Event()
     with connect(server.where) as top, connect(server.where) as low:
         top.on_lead(lambda _seq: go_on.wait(BOUND))
@@ -552,7 +555,7 @@ def test_closing_does_not_wait_for_a_function_that_runs_long(server: Server) -> 
 
 
 @pytest.mark.parametrize("flavour", ["sync", "asyncio"])
-def test_a_program_does_not_wait_for_a_leader_at_its_end(server: Server, flavour: str) -> None:
+def test_a_program_does_not_wait_for_a_leader_at_its_end(server: ServerProcess, flavour: str) -> None:
     program = """
 import threading
 from rankserver.client.sync import connect
@@ -576,14 +579,14 @@ asyncio.run(main())
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, timeout=BOUND, check=True)
 
 
-def test_a_function_may_close_the_client(server: Server) -> None:
+def test_a_function_may_close_the_client(server: ServerProcess) -> None:
     with connect(server.where) as top, connect(server.where) as low:
         low.executes(lambda _command: low.close())
         assert top.ask("x").counts == Counts(gone=1)
         assert not low.is_connected
 
 
-def test_a_coroutine_is_awaited_but_cannot_use_the_client(server: Server) -> None:
+def test_a_coroutine_is_awaited_but_cannot_use_the_client(server: ServerProcess) -> None:
     with connect(server.where) as top, connect(server.where) as low:
 
         @low.executes
@@ -600,7 +603,7 @@ def test_a_coroutine_is_awaited_but_cannot_use_the_client(server: Server) -> Non
         assert low.is_connected
 
 
-def test_what_a_coroutine_function_began_ends_with_the_client(server: Server) -> None:
+def test_what_a_coroutine_function_began_ends_with_the_client(server: ServerProcess) -> None:
     ended = []
 
     async def begun() -> None:
@@ -623,7 +626,7 @@ def test_what_a_coroutine_function_began_ends_with_the_client(server: Server) ->
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_exit_of_a_coroutine_ends_the_client_and_all_waiting(server: Server, later: Later) -> None:
+def test_an_exit_of_a_coroutine_ends_the_client_and_all_waiting(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as top, connect(server.where) as low:
 
         @low.executes
@@ -642,7 +645,7 @@ def test_an_exit_of_a_coroutine_ends_the_client_and_all_waiting(server: Server, 
 # --- events ---
 
 
-def test_events_are_those_of_the_asyncio_client(server: Server) -> None:
+def test_events_are_those_of_the_asyncio_client(server: ServerProcess) -> None:
     with connect(server.where, name="web-1") as c, RawClient(server.address) as other:
         events, again = iter(c), iter(c)
         other.hello()
@@ -652,7 +655,7 @@ def test_events_are_those_of_the_asyncio_client(server: Server) -> None:
         assert [next(again) for _ in range(3)] == expected
 
 
-def test_leaving_ends_the_iteration_after_what_is_there(server: Server, later: Later) -> None:
+def test_leaving_ends_the_iteration_after_what_is_there(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c:
         waiting = later(list, c)
         late = iter(c)
@@ -665,7 +668,7 @@ def test_leaving_ends_the_iteration_after_what_is_there(server: Server, later: L
 def test_it_joins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnect, "FIRST_DELAY", 0.01)
     path = tmp_path / "socket"
-    with Server(8, unix=path) as first, connect(f"unix:{path}", reconnect=True, name="me") as c:
+    with ServerProcess(8, unix=path) as first, connect(f"unix:{path}", reconnect=True, name="me") as c:
         events = iter(c)
         first.kill()
         take(events, Disconnected)
@@ -673,12 +676,12 @@ def test_it_joins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(DisconnectedError):
             _ = c.rank
         path.unlink()
-        with Server(8, unix=path):
+        with ServerProcess(8, unix=path):
             assert take(events, Connected) == Connected("me", 0, 1, 1)
             assert c.cmd("x") == 2
 
 
-def test_events_that_are_waited_for_before_joining_are_not_lost(server: Server) -> None:
+def test_events_that_are_waited_for_before_joining_are_not_lost(server: ServerProcess) -> None:
     c = connect(server.where, name="me")
     events = iter(c)
     with pytest.raises(DisconnectedError, match="the client has not connected yet"):
@@ -730,7 +733,7 @@ READS: list[Callable[[SyncClient], object]] = [
 ]
 
 
-def test_a_lost_connection_raises_one_exception_everywhere(server: Server, later: Later) -> None:
+def test_a_lost_connection_raises_one_exception_everywhere(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c:
         with server.paused():
             asked = c.ask("before")
@@ -747,7 +750,7 @@ def test_a_lost_connection_raises_one_exception_everywhere(server: Server, later
             use(c)
 
 
-def test_the_words_of_the_server_are_in_the_exception(server: Server) -> None:
+def test_the_words_of_the_server_are_in_the_exception(server: ServerProcess) -> None:
     with connect(server.where) as c:
         server.stop()
         with pytest.raises(DisconnectedError) as caught:
@@ -755,7 +758,7 @@ def test_the_words_of_the_server_are_in_the_exception(server: Server) -> None:
         assert caught.value.code == "shutdown"
 
 
-def test_after_closing_answers_can_still_be_read(server: Server) -> None:
+def test_after_closing_answers_can_still_be_read(server: ServerProcess) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
         asked, open_one = c.ask("x"), c.ask("y")
@@ -780,7 +783,7 @@ def test_after_closing_answers_can_still_be_read(server: Server) -> None:
     c.on_lead(print)
 
 
-def test_closing_in_the_middle_of_answers_is_no_end_of_them(server: Server) -> None:
+def test_closing_in_the_middle_of_answers_is_no_end_of_them(server: ServerProcess) -> None:
     with RawClient(server.address) as low, RawClient(server.address) as lowest:
         with connect(server.where) as c:
             low.hello()
@@ -792,7 +795,7 @@ def test_closing_in_the_middle_of_answers_is_no_end_of_them(server: Server) -> N
             next(answers)
 
 
-def test_before_joining_it_is_not_connected(server: Server) -> None:
+def test_before_joining_it_is_not_connected(server: ServerProcess) -> None:
     c = connect(server.where)
     assert not c.is_connected
     for use in WAITS + READS:
@@ -801,7 +804,7 @@ def test_before_joining_it_is_not_connected(server: Server) -> None:
     c.close()
 
 
-def test_a_client_joins_only_once(server: Server) -> None:
+def test_a_client_joins_only_once(server: ServerProcess) -> None:
     with connect(server.where) as c:
         with pytest.raises(RuntimeError, match="joins only once"), c:
             pass
@@ -815,7 +818,7 @@ def test_a_client_joins_only_once(server: Server) -> None:
         pass
 
 
-def test_a_closed_client_cannot_be_joined(server: Server) -> None:
+def test_a_closed_client_cannot_be_joined(server: ServerProcess) -> None:
     executor = Closing()
     with connect(server.where) as c:
         pass
@@ -840,7 +843,9 @@ class Closing(FunctionExecutor):
         self.closed += 1
 
 
-def test_failing_to_join_says_why_and_leaves_nothing(tmp_path: Path, serve: Callable[..., Server]) -> None:
+def test_failing_to_join_says_why_and_leaves_nothing(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+) -> None:
     with pytest.raises(ConnectError, match="No such file"), connect(f"unix:{tmp_path}/none"):
         pass
     with pytest.raises(LocalProtocolError), connect("nowhere.invalid", name="a b"):

@@ -16,7 +16,7 @@ from client import history
 from client.frontend import Status
 from client.terminal import COLOURS, TerminalFrontend, _output, bottom, complete, sgr
 from client.words import Line
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 BUSY = Status("127.0.0.1:5050", 0, 41, 2, 12, 40)
 IDLE = Status("127.0.0.1:5050", 0, 3, 0, 0, 0)

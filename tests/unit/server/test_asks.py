@@ -1,4 +1,4 @@
-"""Who may answer what: one case at a time, and any history against a dict of sets."""
+"""Which members may answer what: one case at a time, and any history against a dict of sets."""
 
 from __future__ import annotations
 
@@ -12,97 +12,99 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rankserver.asks import MAX_ASKS, AskTable
 from rankserver.wire.exceptions import NoSuchAskError
 
+ASKER, ONE, TWO, LATE, ALONE = range(1, 6)
+
 
 @pytest.fixture
-def asks() -> AskTable[str]:
-    table: AskTable[str] = AskTable()
-    for member in ("asker", "one", "two"):
+def asks() -> AskTable:
+    table: AskTable = AskTable()
+    for member in (ASKER, ONE, TWO):
         table.enter(member)
     return table
 
 
-def test_each_of_the_others_may_answer_once(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
-    for member in ("two", "one"):
-        assert asks.answer(7, member) == "asker"
+def test_each_of_the_others_may_answer_once(asks: AskTable) -> None:
+    asks.open(7, ASKER)
+    for member in (TWO, ONE):
+        assert asks.answer(7, member) == ASKER
         with pytest.raises(NoSuchAskError):
             asks.answer(7, member)
 
 
-def test_nobody_answers_their_own(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
+def test_nobody_answers_their_own(asks: AskTable) -> None:
+    asks.open(7, ASKER)
     with pytest.raises(NoSuchAskError):
-        asks.answer(7, "asker")
+        asks.answer(7, ASKER)
 
 
-def test_who_came_later_may_not_answer(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
-    asks.enter("late")
+def test_a_newcomer_may_not_answer(asks: AskTable) -> None:
+    asks.open(7, ASKER)
+    asks.enter(LATE)
     with pytest.raises(NoSuchAskError):
-        asks.answer(7, "late")
+        asks.answer(7, LATE)
 
 
-def test_who_came_later_in_place_of_one_that_left_may_not_answer_for_it(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
-    asks.leave(["one"])
-    asks.enter("late")
+def test_a_newcomer_may_not_answer_for_one_that_left(asks: AskTable) -> None:
+    asks.open(7, ASKER)
+    asks.leave([ONE])
+    asks.enter(LATE)
     with pytest.raises(NoSuchAskError):
-        asks.answer(7, "late")
-    assert asks.answer(7, "two") == "asker"
+        asks.answer(7, LATE)
+    assert asks.answer(7, TWO) == ASKER
 
 
-def test_what_was_never_asked_cannot_be_answered(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
+def test_what_was_never_asked_cannot_be_answered(asks: AskTable) -> None:
+    asks.open(7, ASKER)
     with pytest.raises(NoSuchAskError):
-        asks.answer(8, "one")
+        asks.answer(8, ONE)
 
 
-def test_an_answer_to_an_asker_that_has_left_is_for_nobody_but_no_error(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
-    asks.leave(["asker"])
-    assert asks.answer(7, "one") is None
+def test_an_answer_to_one_that_has_left_is_no_error(asks: AskTable) -> None:
+    asks.open(7, ASKER)
+    asks.leave([ASKER])
+    assert asks.answer(7, ONE) is None
     with pytest.raises(NoSuchAskError):
-        asks.answer(7, "one")
+        asks.answer(7, ONE)
 
 
-def test_an_ask_is_forgotten_when_all_have_answered_or_left(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
-    asks.open(8, "asker")
-    asks.answer(7, "one")
+def test_an_ask_is_forgotten_when_all_have_answered_or_left(asks: AskTable) -> None:
+    asks.open(7, ASKER)
+    asks.open(8, ASKER)
+    asks.answer(7, ONE)
     assert len(asks) == 2
-    asks.leave(["two"])
+    asks.leave([TWO])
     assert len(asks) == 1
-    asks.answer(8, "one")
+    asks.answer(8, ONE)
     assert len(asks) == 0
 
 
 def test_an_ask_that_nobody_can_answer_is_not_remembered() -> None:
-    asks: AskTable[str] = AskTable()
-    asks.enter("alone")
-    asks.open(1, "alone")
+    asks: AskTable = AskTable()
+    asks.enter(ALONE)
+    asks.open(1, ALONE)
     assert len(asks) == 0
 
 
-def test_several_leave_at_once(asks: AskTable[str]) -> None:
-    asks.open(7, "asker")
-    asks.leave(["one", "asker", "two"])
+def test_several_leave_at_once(asks: AskTable) -> None:
+    asks.open(7, ASKER)
+    asks.leave([ONE, ASKER, TWO])
     assert len(asks) == 0
 
 
 def test_the_oldest_ask_is_forgotten_when_there_are_too_many() -> None:
-    asks: AskTable[str] = AskTable(limit=2)
-    asks.enter("asker")
-    asks.enter("one")
+    asks: AskTable = AskTable(limit=2)
+    asks.enter(ASKER)
+    asks.enter(ONE)
     for seq in (1, 2, 3):
-        asks.open(seq, "asker")
+        asks.open(seq, ASKER)
     assert len(asks) == 2
     with pytest.raises(NoSuchAskError):
-        asks.answer(1, "one")
-    assert [asks.answer(seq, "one") for seq in (2, 3)] == ["asker", "asker"]
+        asks.answer(1, ONE)
+    assert [asks.answer(seq, ONE) for seq in (2, 3)] == [ASKER, ASKER]
 
 
-def test_as_many_are_remembered_as_the_protocol_promises() -> None:
-    assert AskTable[str]().limit == MAX_ASKS == 65_536
+def test_so_many_are_remembered_as_the_protocol_says() -> None:
+    assert AskTable().limit == MAX_ASKS == 65_536
 
 
 LIMIT: Final = 4
@@ -114,7 +116,7 @@ class AskMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asks: AskTable[int] = AskTable(LIMIT)
+        self.asks: AskTable = AskTable(LIMIT)
         self.open_asks: dict[int, tuple[int, set[int]]] = {}
         self.here: list[int] = []
         self.entered = 0
@@ -131,7 +133,7 @@ class AskMachine(RuleBasedStateMachine):
     @rule(which=st.sets(WHICH, min_size=1, max_size=3))
     def leave(self, which: set[int]) -> None:
         gone = {self.here[number % len(self.here)] for number in which}
-        self.asks.leave(gone)
+        self.asks.leave(sorted(gone))
         self.here = [member for member in self.here if member not in gone]
         for _, waiting in self.open_asks.values():
             waiting.difference_update(gone)
@@ -162,8 +164,15 @@ class AskMachine(RuleBasedStateMachine):
         self._forget_what_is_done()
 
     @invariant()
-    def as_many_are_open(self) -> None:
+    def the_same_asks_wait_for_the_same_members(self) -> None:
+        assert self.asks.waiting() == {
+            seq: (asker if asker in self.here else None, frozenset(waiting))
+            for seq, (asker, waiting) in self.open_asks.items()
+        }
         assert len(self.asks) == len(self.open_asks)
+        for seq in range(max(self.seq - LIMIT, 0), self.seq + 2):
+            asker, _ = self.open_asks.get(seq, (None, set()))
+            assert self.asks.asker(seq) == (asker if asker in self.here else None)
 
     def teardown(self) -> None:
         for seq, (asker, waiting) in self.open_asks.items():

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from rankserver.channel import Channel
-from rankserver.door import LEAST_STRANGERS, Door, most_strangers
+from rankserver.door import MIN_STRANGERS, Door, max_strangers
 
 
 @dataclass(frozen=True)
@@ -25,58 +25,58 @@ def enter(door: Door, number: int, host: str = "192.0.2.1") -> Channel:
     return channel
 
 
-@pytest.mark.parametrize("capacity", [1, LEAST_STRANGERS, LEAST_STRANGERS + 1, 1000])
-def test_as_many_strangers_as_clients_are_let_in_and_some_at_least(capacity: int) -> None:
+@pytest.mark.parametrize("capacity", [1, MIN_STRANGERS, MIN_STRANGERS + 1, 1000])
+def test_as_many_strangers_as_clients_may_be_here(capacity: int) -> None:
     door = Door(capacity, 0, None)
-    most = most_strangers(capacity)
-    assert most == max(capacity, LEAST_STRANGERS)
+    most = max_strangers(capacity)
+    assert most == max(capacity, MIN_STRANGERS)
     for number in range(most):
         enter(door, number)
-        assert door.one_too_many() is None
+        assert door.excess() is None
     enter(door, most)
-    oldest: object = door.one_too_many()
+    oldest: object = door.excess()
     assert oldest == Connection(0)
     assert door.strangers == most + 1
 
 
 def full_door() -> tuple[Door, list[Channel]]:
     door = Door(1, 0, None)
-    return door, [enter(door, number) for number in range(LEAST_STRANGERS + 1)]
+    return door, [enter(door, number) for number in range(MIN_STRANGERS + 1)]
 
 
-def test_who_has_joined_is_no_stranger() -> None:
+def test_a_member_is_no_stranger() -> None:
     door, channels = full_door()
-    door.pass_on(channels[0])
-    assert door.strangers == LEAST_STRANGERS
-    assert door.one_too_many() is None
+    door.forget(channels[0])
+    assert door.strangers == MIN_STRANGERS
+    assert door.excess() is None
     enter(door, 99)
-    assert door.one_too_many() == channels[1]
+    assert door.excess() == channels[1]
 
 
-def test_who_is_refused_stays_one_until_it_is_closed_and_goes_first() -> None:
+def test_the_refused_are_strangers_until_closed_and_go_first() -> None:
     door, channels = full_door()
     door.refuse(channels[5])
-    assert door.strangers == LEAST_STRANGERS + 1
-    assert door.one_too_many() == channels[5]
+    assert door.strangers == MIN_STRANGERS + 1
+    assert door.excess() == channels[5]
     door.leave(channels[5])
-    assert door.one_too_many() is None
+    assert door.excess() is None
 
 
-def test_who_is_refused_after_its_hello_was_accepted_is_a_stranger_again() -> None:
+def test_one_refused_after_its_hello_is_a_stranger_again() -> None:
     door, channels = full_door()
-    door.pass_on(channels[7])
+    door.forget(channels[7])
     door.refuse(channels[7])
-    assert door.one_too_many() == channels[7]
+    assert door.excess() == channels[7]
 
 
-def test_an_address_is_crowded_by_one_more_than_it_may_have_until_one_is_closed() -> None:
+def test_an_address_is_crowded_by_one_too_many_until_one_goes() -> None:
     door = Door(8, 2, None)
     first, second, third = (enter(door, number) for number in range(3))
     other = enter(door, 3, "192.0.2.2")
     assert door.is_crowded(third)
     assert not door.is_crowded(other)
-    door.pass_on(first)
-    assert door.is_crowded(third), "who has joined counts"
+    door.forget(first)
+    assert door.is_crowded(third), "one that has joined counts"
     door.refuse(third)
     door.leave(third)
     assert not door.is_crowded(first)
@@ -86,7 +86,7 @@ def test_an_address_is_crowded_by_one_more_than_it_may_have_until_one_is_closed(
 
 
 @pytest.mark.parametrize(("most", "host"), [(0, "192.0.2.1"), (1, "")])
-def test_any_number_may_come_without_a_limit_and_through_a_unix_socket(most: int, host: str) -> None:
+def test_without_a_limit_or_by_unix_socket_any_number_may_come(most: int, host: str) -> None:
     door = Door(8, most, None)
     channels = [enter(door, number, host) for number in range(10)]
     assert not any(door.is_crowded(channel) for channel in channels)

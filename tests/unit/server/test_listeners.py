@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from rankserver import listeners
-from rankserver.listeners import ACCEPTS, Acceptor
+from rankserver.listeners import MAX_ACCEPTS, MAX_PROBE_INTERVAL, MIN_PROBE_INTERVAL, Acceptor
 from rankserver.wire.exceptions import ListenError
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 HEARTBEAT = 30.0
 
@@ -83,7 +83,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *families: tuple[int, str]) -> N
 
 
 @needs_ipv6
-def test_a_host_with_both_families_listens_on_both_with_one_port(
+def test_a_host_with_both_families_listens_on_both(
     monkeypatch: pytest.MonkeyPatch, opened: list[socket.socket]
 ) -> None:
     resolve_to(monkeypatch, (socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0"))
@@ -93,14 +93,18 @@ def test_a_host_with_both_families_listens_on_both_with_one_port(
     assert all(map(accepts, opened))
 
 
-def test_a_port_in_use_is_named(opened: list[socket.socket]) -> None:
+def test_a_port_in_use_is_named_with_what_helps(opened: list[socket.socket]) -> None:
     opened += listeners.open_tcp("127.0.0.1", 0)
     port = opened[0].getsockname()[1]
-    with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:{port}: Address already in use$"):
+    with pytest.raises(ListenError) as caught:
         listeners.open_tcp("127.0.0.1", port)
+    assert str(caught.value) == (
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "choose another port with --port (make run: PORT=...)"
+    )
 
 
-def test_when_one_address_cannot_be_had_the_others_are_given_up(
+def test_if_one_address_is_in_use_the_others_are_closed(
     monkeypatch: pytest.MonkeyPatch, opened: list[socket.socket]
 ) -> None:
     opened += listeners.open_tcp("127.0.0.1", 0)
@@ -110,17 +114,19 @@ def test_when_one_address_cannot_be_had_the_others_are_given_up(
         warnings.simplefilter("always")
         with pytest.raises(ListenError, match="in use"):
             listeners.open_tcp("host", port)
-    assert caught == []  # none was left to the garbage collector
+    # No socket was left to the garbage collector.
+    assert caught == []
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.2", port))
 
 
-def test_a_port_can_be_had_again_at_once_after_a_connection_on_it(opened: list[socket.socket]) -> None:
+def test_a_port_is_free_at_once_after_a_connection_on_it(opened: list[socket.socket]) -> None:
     (listener,) = listeners.open_tcp("127.0.0.1", 0)
     port = listener.getsockname()[1]
     with socket.create_connection(("127.0.0.1", port), BOUND):
         listener.settimeout(BOUND)
-        listener.accept()[0].close()  # the server's side closes first: it is in TIME_WAIT
+        # The server's side closes first, so it is the one in TIME_WAIT.
+        listener.accept()[0].close()
     listeners.close_all([listener])
     opened += listeners.open_tcp("127.0.0.1", port)
     assert accepts(opened[0])
@@ -149,16 +155,14 @@ def test_a_unix_socket_accepts_and_its_file_goes_with_it(tmp_path: Path) -> None
     assert not path.exists()
 
 
-def test_a_file_that_was_removed_meanwhile_is_no_error_when_closing(tmp_path: Path) -> None:
+def test_closing_tolerates_a_file_that_was_removed(tmp_path: Path) -> None:
     path = tmp_path / "rank.sock"
     listener = listeners.open_unix(str(path))
     path.unlink()
     listeners.close_all([listener])
 
 
-def test_a_socket_that_took_the_place_of_ours_meanwhile_stays(
-    tmp_path: Path, opened: list[socket.socket]
-) -> None:
+def test_closing_leaves_a_socket_that_replaced_ours(tmp_path: Path, opened: list[socket.socket]) -> None:
     path = tmp_path / "rank.sock"
     listener = listeners.open_unix(str(path))
     path.unlink()
@@ -184,7 +188,8 @@ def test_a_unix_socket_in_use_is_named_and_left_alone(tmp_path: Path, opened: li
     with pytest.raises(ListenError, match=f"^cannot listen on unix:{path}: Address already in use$"):
         listeners.open_unix(path)
     opened[0].settimeout(BOUND)
-    opened[0].accept()[0].close()  # the probe
+    probe, _ = opened[0].accept()
+    probe.close()
     assert accepts(opened[0])
 
 
@@ -225,7 +230,7 @@ def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -
     assert listeners.is_loopback(host) is expected
 
 
-def test_a_name_is_loopback_only_if_all_its_addresses_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_loopback_if_all_its_addresses_are(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch, (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
     assert listeners.is_loopback("host")
     resolve_to(monkeypatch, (socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "192.0.2.1"))
@@ -297,7 +302,7 @@ def test_it_tells_where_it_listens_tcp_first(turns: Turns) -> None:
     assert turns.addresses == [f"127.0.0.1:{turns.address[1]}", f"unix:{turns.unix}"]
 
 
-def test_a_tcp_connection_is_named_never_blocks_and_is_not_delayed(turns: Turns) -> None:
+def test_a_tcp_connection_is_named_and_neither_blocks_nor_delays(turns: Turns) -> None:
     client = turns.connect()
     ((sock, peer, host),) = turns.turn()
     assert peer == f"127.0.0.1:{client.getsockname()[1]}"
@@ -306,7 +311,7 @@ def test_a_tcp_connection_is_named_never_blocks_and_is_not_delayed(turns: Turns)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_connection_is_given_up_by_the_kernel_when_the_peer_is_dead(turns: Turns) -> None:
+def test_the_kernel_gives_up_a_connection_to_a_dead_peer(turns: Turns) -> None:
     turns.connect()
     ((sock, _, _),) = turns.turn()
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -319,14 +324,14 @@ def test_a_connection_is_given_up_by_the_kernel_when_the_peer_is_dead(turns: Tur
 @pytest.mark.parametrize(
     ("heartbeat", "seconds"),
     [
-        (0, listeners.ALIVE_MOST),
-        (0.3, listeners.ALIVE_LEAST),
+        (0, MAX_PROBE_INTERVAL),
+        (0.3, MIN_PROBE_INTERVAL),
         (30.5, 31),
-        (3e6, listeners.ALIVE_MOST),
-        (1e300, listeners.ALIVE_MOST),
+        (3e6, MAX_PROBE_INTERVAL),
+        (1e300, MAX_PROBE_INTERVAL),
     ],
 )
-def test_a_dead_peer_is_looked_for_as_often_as_the_heartbeat_within_limits(
+def test_peers_are_probed_at_the_heartbeat_within_limits(
     heartbeat: float, seconds: int, opened: list[socket.socket]
 ) -> None:
     opened += listeners.open_tcp("127.0.0.1", 0, heartbeat)
@@ -337,19 +342,19 @@ def congestion_control(sock: socket.socket) -> bytes:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
 
 
-def test_a_connection_on_the_loopback_is_not_paced_whatever_the_system_does(turns: Turns) -> None:
+def test_connections_on_the_loopback_are_never_paced(turns: Turns) -> None:
     turns.connect()
     ((sock, _, _),) = turns.turn()
     assert congestion_control(sock) == listeners.LOOPBACK_CONGESTION
 
 
-def test_connections_from_elsewhere_are_paced_as_the_system_does(opened: list[socket.socket]) -> None:
+def test_other_connections_are_paced_as_the_system_does(opened: list[socket.socket]) -> None:
     opened += listeners.open_tcp("0.0.0.0", 0)
     with socket.socket() as fresh:
         assert congestion_control(opened[0]) == congestion_control(fresh)
 
 
-def test_a_system_that_allows_no_other_congestion_control_is_listened_on(
+def test_a_system_that_allows_no_reno_is_listened_on(
     opened: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LOOPBACK_CONGESTION", b"none such")
@@ -366,17 +371,17 @@ def test_a_unix_connection_never_blocks(turns: Turns) -> None:
     assert not sock.getblocking()
 
 
-def test_nothing_is_accepted_while_the_events_of_a_turn_are_handled(turns: Turns) -> None:
+def test_nothing_is_accepted_before_its_event_is_handled(turns: Turns) -> None:
     turns.connect()
-    assert list(turns.acceptor.accept()) == []  # its event was not handled yet
+    assert list(turns.acceptor.accept()) == []
     assert len(turns.turn()) == 1
     assert list(turns.acceptor.accept()) == []
 
 
 def test_a_turn_accepts_a_bounded_number_and_the_next_goes_on(turns: Turns) -> None:
-    for _ in range(ACCEPTS + 3):
+    for _ in range(MAX_ACCEPTS + 3):
         turns.connect()
-    assert len(turns.turn()) == ACCEPTS
+    assert len(turns.turn()) == MAX_ACCEPTS
     assert len(turns.turn()) == 3
 
 
@@ -386,7 +391,8 @@ def test_without_a_descriptor_it_pauses_and_loses_nobody(turns: Turns) -> None:
     with no_descriptor_left():
         assert turns.turn() == []
     assert turns.acceptor.paused
-    assert len(turns.selector.get_map()) == 0  # so that the loop does not spin
+    # Listeners that stay registered would be ready all the time, and the loop would spin.
+    assert len(turns.selector.get_map()) == 0
     assert list(turns.acceptor.accept()) == []
     turns.acceptor.resume()
     assert not turns.acceptor.paused
@@ -457,7 +463,7 @@ def test_closing_twice_frees_the_port_and_the_file(paused: bool, turns: Turns) -
         client.connect(turns.address)
 
 
-def test_when_the_unix_socket_cannot_be_had_closing_gives_the_port_back(tmp_path: Path) -> None:
+def test_the_port_is_given_back_if_the_unix_socket_fails(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.touch()
     with selectors.DefaultSelector() as selector, socket.socket() as probe:
@@ -472,7 +478,7 @@ def test_when_the_unix_socket_cannot_be_had_closing_gives_the_port_back(tmp_path
     assert path.exists()
 
 
-def test_an_address_that_this_machine_lacks_is_passed_over_if_the_name_has_another(
+def test_an_address_that_this_machine_lacks_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     addresses = [(socket.AF_INET6, ("2001:db8::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]

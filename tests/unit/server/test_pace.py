@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from rankserver.channel import Channel, State
+from rankserver.channel import Channel, ChannelState, Wait
 from rankserver.clist import Log
-from rankserver.pace import PRIVATE_BYTES, Pace
+from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 
 MAX_BACKLOG = 1000
@@ -24,17 +24,18 @@ class Stage:
         self.timers = Timers()
         self.slow_ones: list[Channel] = []
         self.slow: Timeout[Channel] = self.timers.timeout(SLOW, self.slow_ones.append)
-        self.pace = Pace(self.log, MAX_BACKLOG, self.slow)
         self.channels: dict[int, Channel] = {}
+        self.pace = Pace(self.log, self.channels, MAX_BACKLOG, self.slow)
         self.peers: list[socket.socket] = []
 
     def join(self) -> Channel:
         ours, theirs = socket.socketpair()
         self.peers.append(theirs)
         channel = Channel(ours, "", self.log)
-        self.channels[channel.fd] = channel
-        self.log.join(channel.client)
-        channel.state = State.JOINED
+        self.channels[ours.fileno()] = channel
+        self.log.join(ours.fileno())
+        self.log.attach(channel.cursor, ours.fileno())
+        channel.state = ChannelState.JOINED
         return channel
 
     def log_bytes(self, count: int) -> None:
@@ -43,10 +44,10 @@ class Stage:
 
     def catch_up(self, *channels: Channel) -> None:
         for channel in channels:
-            self.log.flush(channel.client)
+            self.log.flush(channel.cursor)
 
     def update(self, now: float = 0) -> list[Channel]:
-        released = self.pace.update(self.channels, now)
+        released = self.pace.update(now)
         self.timers.expire(now)
         return released
 
@@ -72,34 +73,15 @@ def test_commands_wait_from_one_byte_over_the_limit_until_all_are_at_it(stage: S
     stage.catch_up(producer)
     assert stage.update() == []
     assert stage.pace.is_holding
-    stage.pace.hold(producer, None)
+    stage.pace.wait(producer, Wait.BACKLOG)
     assert stage.update() == []
-    stage.log.advance(slow.client, 100)
+    stage.log.advance(slow.cursor, 100)
     assert stage.update() == [producer]
     assert not stage.pace.is_holding
-    assert len(stage.pace) == 0
+    assert not stage.pace.waiting
 
 
-def test_the_log_hands_commands_over_while_they_wait_and_logs_them_again_after(stage: Stage) -> None:
-    slow, producer = stage.join(), stage.join()
-    stage.log_bytes(MAX_BACKLOG + 100)
-    stage.catch_up(producer)
-    stage.update()
-    stage.log.take(producer.client, b"CMD one\nCMD two\n")
-    assert producer.next_line() == b"CMD one"
-    producer.hold()
-    assert producer.next_line() is None
-    assert not producer.wants_read
-    stage.catch_up(slow)
-    stage.update()
-    seq = stage.log.seq
-    producer.resume()
-    assert producer.next_line() is None
-    assert stage.log.seq == seq + 2
-    assert producer.wants_read
-
-
-def test_who_is_over_the_limit_for_too_long_is_named_and_nobody_else(stage: Stage) -> None:
+def test_only_one_behind_for_too_long_is_named(stage: Stage) -> None:
     slow, other, fast = stage.join(), stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.catch_up(fast)
@@ -111,7 +93,7 @@ def test_who_is_over_the_limit_for_too_long_is_named_and_nobody_else(stage: Stag
     assert stage.slow_ones == [slow]
 
 
-def test_who_catches_up_in_between_has_all_the_time_again(stage: Stage) -> None:
+def test_one_that_catches_up_has_all_the_time_again(stage: Stage) -> None:
     slow = stage.join()
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.update(0)
@@ -125,22 +107,22 @@ def test_who_catches_up_in_between_has_all_the_time_again(stage: Stage) -> None:
     assert stage.slow_ones == [slow]
 
 
-def test_commands_go_on_when_the_slow_one_goes_though_nobody_had_to_wait(stage: Stage) -> None:
+def test_commands_go_on_when_the_slow_one_goes(stage: Stage) -> None:
     slow, other = stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.catch_up(other)
     stage.update()
     assert stage.pace.is_holding
-    stage.log.cut(slow.client)
+    stage.log.cut(slow.cursor)
     stage.pace.forget(slow)
     stage.update()
     assert not stage.pace.is_holding
 
 
-def test_what_is_kept_for_one_who_has_left_lets_commands_wait_too(stage: Stage) -> None:
+def test_commands_wait_for_one_that_has_left_too(stage: Stage) -> None:
     left, other = stage.join(), stage.join()
     stage.log_bytes(100)
-    stage.log.retire(left.client)
+    stage.log.detach(left.cursor)
     stage.log_bytes(MAX_BACKLOG)
     stage.catch_up(other)
     stage.update()
@@ -150,69 +132,108 @@ def test_what_is_kept_for_one_who_has_left_lets_commands_wait_too(stage: Stage) 
     assert not stage.pace.is_holding
 
 
-def test_nobody_waits_for_a_connection_that_is_gone_for_writing(stage: Stage) -> None:
+def test_nobody_waits_for_a_connection_gone_for_writing(stage: Stage) -> None:
     gone, other = stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.catch_up(other)
-    stage.log.mute(gone.client)
+    stage.log.mute(gone.cursor)
     stage.update()
     assert not stage.pace.is_holding
     assert len(stage.slow) == 0
 
 
-def fill(stage: Stage, channel: Channel) -> None:
-    stage.log.private(channel.client, b"x" * PRIVATE_BYTES + b"\n")
-    stage.pace.fill(channel)
+def congest(stage: Stage, channel: Channel) -> None:
+    stage.log.private(channel.cursor, b"x" * MAX_PRIVATE_BYTES + b"\n")
+    stage.pace.mark_congested(channel)
 
 
 def drain(stage: Stage, channel: Channel) -> None:
-    stage.log.advance(channel.client, stage.log.queued(channel.client))
+    stage.log.advance(channel.cursor, stage.log.queued(channel.cursor))
 
 
-def test_who_answers_waits_for_an_asker_that_is_full_and_for_no_other(stage: Stage) -> None:
-    full, also, one, other = (stage.join() for _ in range(4))
-    fill(stage, full)
-    fill(stage, also)
-    stage.pace.hold(one, full)
-    stage.pace.hold(other, also)
+def test_an_answer_waits_for_its_congested_asker_alone(stage: Stage) -> None:
+    congested, also, one, other = (stage.join() for _ in range(4))
+    congest(stage, congested)
+    congest(stage, also)
+    stage.pace.wait(one, congested)
+    stage.pace.wait(other, also)
     assert stage.update() == []
     assert not stage.pace.is_holding
-    drain(stage, full)
+    drain(stage, congested)
     assert stage.update() == [one]
-    assert not stage.pace.is_full(full)
-    assert stage.pace.is_full(also)
+    assert not stage.pace.is_congested(congested)
+    assert stage.pace.is_congested(also)
 
 
-def test_who_is_full_for_too_long_is_named_and_those_who_wait_go_on_without_it(stage: Stage) -> None:
-    full, one = stage.join(), stage.join()
-    fill(stage, full)
-    stage.pace.hold(one, full)
-    stage.pace.hold(full, full)
+def test_those_who_wait_go_on_without_one_congested_too_long(stage: Stage) -> None:
+    congested, one = stage.join(), stage.join()
+    congest(stage, congested)
+    stage.pace.wait(one, congested)
+    stage.pace.wait(congested, congested)
     assert stage.update(0) == []
     stage.update(SLOW)
-    assert stage.slow_ones == [full]
-    stage.pace.forget(full)
+    assert stage.slow_ones == [congested]
+    stage.pace.forget(congested)
     assert stage.update(SLOW) == [one]
-    assert len(stage.pace) == 0
+    assert not stage.pace.waiting
 
 
 def test_two_that_wait_for_each_other_both_run_out_of_time(stage: Stage) -> None:
     one, other = stage.join(), stage.join()
-    for full, held in ((one, other), (other, one)):
-        fill(stage, full)
-        stage.pace.hold(held, full)
+    for congested, held in ((one, other), (other, one)):
+        congest(stage, congested)
+        stage.pace.wait(held, congested)
     stage.update(0)
     stage.update(SLOW)
     assert set(stage.slow_ones) == {one, other}
 
 
-def test_those_who_wait_go_on_in_the_order_in_which_they_began_to(stage: Stage) -> None:
+def test_those_who_wait_go_on_in_the_order_they_began_to(stage: Stage) -> None:
     slow, *producers = (stage.join() for _ in range(5))
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.catch_up(*producers)
     stage.update()
     for producer in producers:
-        stage.pace.hold(producer, None)
+        stage.pace.wait(producer, Wait.BACKLOG)
     stage.pace.forget(producers[1])
     stage.catch_up(slow)
     assert stage.update() == [producers[0], producers[2], producers[3]]
+
+
+def test_waiting_is_one_fact_of_the_channel(stage: Stage) -> None:
+    slow, one, other = stage.join(), stage.join(), stage.join()
+    congest(stage, slow)
+    stage.pace.wait(one, slow)
+    stage.pace.wait(other, Wait.BACKLOG)
+    assert (one.waits_for, other.waits_for, slow.waits_for) == (slow, Wait.BACKLOG, None)
+    assert not one.wants_read
+    assert stage.update() == [other], "nobody is behind in the log"
+    stage.pace.forget(one)
+    assert one.waits_for is other.waits_for is None
+    assert one.wants_read
+    assert not stage.pace.waiting
+
+
+def test_one_that_goes_neither_waits_nor_is_waited_for(stage: Stage) -> None:
+    one, other = stage.join(), stage.join()
+    congest(stage, one)
+    stage.pace.wait(one, other)
+    stage.pace.wait(other, one)
+    stage.update(0)
+    stage.pace.forget(one)
+    assert list(stage.pace.waiting) == [other]
+    assert not stage.pace.is_congested(one)
+    assert len(stage.slow) == 0
+    assert stage.update() == [other]
+
+
+def test_while_nobody_is_behind_nobody_is_looked_at(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.join()
+    stage.log_bytes(MAX_BACKLOG)
+
+    def fail(*_: object) -> list[int]:
+        raise AssertionError("a walk over the clients")
+
+    monkeypatch.setattr(stage.log, "behind", fail)
+    monkeypatch.setattr(stage.log, "queued", fail)
+    assert stage.update() == []

@@ -21,7 +21,7 @@ from rankserver.clist import Flushed
 from rankserver.config import Config
 from rankserver.loop import HANDSHAKES, LATE, LINES, READ_LEAST, TURN_BYTES, UNSENT
 from rankserver.server import LOG_RENEWAL, Server
-from tests.support import BOUND
+from tests.support.waiting import BOUND
 
 
 @pytest.fixture(autouse=True)
@@ -454,9 +454,9 @@ def test_joins_and_leaves_are_logged_so_often_a_second_and_then_counted(
 ) -> None:
     logs.configure("info", "text")
     with Talk() as talk:
-        for _ in range(logs.MEMBER_LINES // 2 + 5):
+        for _ in range(logs.MAX_MEMBER_LINES // 2 + 5):
             join_and_leave(talk)
-        assert capfd.readouterr().err.count("\n") == logs.MEMBER_LINES
+        assert capfd.readouterr().err.count("\n") == logs.MAX_MEMBER_LINES
         talk.selector.now += LOG_RENEWAL
         talk.server._turn()
         assert capfd.readouterr().err.endswith(" WARNING left out events=10\n")
@@ -480,11 +480,11 @@ def test_that_it_was_not_running_is_logged_so_often_and_what_was_left_out_is_sai
     logs.configure("info", "text")
     with Talk() as talk:
         talk.connect()
-        for _ in range(logs.MEMBER_LINES + 3):
+        for _ in range(logs.MAX_MEMBER_LINES + 3):
             talk.selector.stopped = 1e6
             talk.server._turn()
         lines = capfd.readouterr().err.splitlines()
-        assert len(lines) == logs.MEMBER_LINES
+        assert len(lines) == logs.MAX_MEMBER_LINES
         assert "was not running" in lines[-1]
     assert capfd.readouterr().err.endswith(" WARNING left out events=3\n")
 
@@ -492,7 +492,7 @@ def test_that_it_was_not_running_is_logged_so_often_and_what_was_left_out_is_sai
 def test_strangers_leave_room_in_the_log_for_members(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", "text")
     with Talk() as talk:
-        for _ in range(logs.STRANGER_LINES + 1):
+        for _ in range(logs.MAX_STRANGER_LINES + 1):
             talk.connect()
             talk.clients.pop().close()
             while talk.server._channels:

@@ -29,7 +29,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_an_item_expires_when_its_seconds_are_over_and_not_before(clock: Clock) -> None:
+def test_an_item_expires_when_its_time_is_up_and_not_before(clock: Clock) -> None:
     clock.timeout.start("a", 100)
     assert clock.timers.nearest == 105
     assert clock.at(104.999) == []
@@ -43,7 +43,7 @@ def test_an_item_expires_once(clock: Clock) -> None:
     assert clock.timers.nearest == math.inf
 
 
-def test_those_that_have_expired_come_oldest_first_and_the_others_stay(clock: Clock) -> None:
+def test_items_expire_oldest_first_and_the_others_stay(clock: Clock) -> None:
     for now, item in enumerate("abcd"):
         clock.timeout.start(item, now)
     assert clock.at(7) == ["a", "b", "c"]
@@ -51,7 +51,7 @@ def test_those_that_have_expired_come_oldest_first_and_the_others_stay(clock: Cl
     assert clock.at(8) == ["d"]
 
 
-def test_starting_again_puts_an_item_off_behind_the_others(clock: Clock) -> None:
+def test_starting_again_postpones_an_item(clock: Clock) -> None:
     clock.timeout.start("a", 0)
     clock.timeout.start("b", 1)
     clock.timeout.start("a", 2)
@@ -59,7 +59,7 @@ def test_starting_again_puts_an_item_off_behind_the_others(clock: Clock) -> None
     assert clock.at(7) == ["a"]
 
 
-def test_starting_once_does_not_put_an_item_off(clock: Clock) -> None:
+def test_starting_once_does_not_postpone_an_item(clock: Clock) -> None:
     clock.timeout.start_once("a", 0)
     clock.timeout.start_once("a", 3)
     assert clock.at(5) == ["a"]
@@ -90,7 +90,7 @@ def test_zero_seconds_mean_never(clock: Clock) -> None:
     assert clock.at(1e9) == []
 
 
-def test_the_nearest_time_is_that_of_all_timeouts_and_right_after_they_expired(clock: Clock) -> None:
+def test_the_nearest_time_is_the_minimum_of_all_timeouts(clock: Clock) -> None:
     longer: Timeout[str] = clock.timers.timeout(20, clock.expired.append)
     longer.start("z", 0)
     assert clock.timers.nearest == 20
@@ -116,3 +116,46 @@ def test_an_item_may_be_started_again_when_it_expires() -> None:
         timers.expire(now)
     assert seen == [1, 2, 3]
     assert timers.nearest == math.inf
+
+
+def test_items_can_be_stopped_while_they_are_gone_through(clock: Clock) -> None:
+    for item in "abc":
+        clock.timeout.start(item, 0)
+    assert len(clock.timeout) == 3
+    for item in clock.timeout:
+        clock.timeout.stop(item)
+    assert len(clock.timeout) == 0
+    assert clock.timeout.deadline == math.inf
+
+
+def test_a_timeout_may_change_for_what_is_started_next(clock: Clock) -> None:
+    clock.timeout.start("a", 0)
+    assert clock.at(5) == ["a"]
+    clock.timeout.seconds = 20
+    clock.timeout.start("b", 5)
+    assert clock.timers.nearest == 25
+
+
+class Source:
+    """A source of deadlines that is no timeout."""
+
+    def __init__(self) -> None:
+        self.deadline = math.inf
+        self.expired: list[float] = []
+
+    def expire(self, now: float) -> None:
+        self.expired.append(now)
+        self.deadline = now + 100
+
+
+def test_another_source_expires_with_the_timeouts(clock: Clock) -> None:
+    source = Source()
+    clock.timers.add(source)
+    clock.timers.expect(3)
+    assert clock.timers.nearest == 3
+    clock.timeout.start("a", 0)
+    assert clock.at(3) == []
+    assert source.expired == [3]
+    assert clock.timers.nearest == 5
+    assert clock.at(5) == ["a"]
+    assert clock.timers.nearest == 105

@@ -1,0 +1,231 @@
+"""Membership: which joins and leaves are proposed together, and what a channel gets when they count.
+
+All joins of a turn share one JOIN frame and all leaves one LEFT frame, as far as a frame has room for their
+ranks. That is decided here, before they are proposed, together with the numbers and names of newcomers.
+
+Memory is kept for one LEFT, which neither a command nor a JOIN may take. If a LEFT cannot be logged all the
+same, it is retried soon; its members keep their ranks until then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
+from rankserver.clist import READ_BYTES
+from rankserver.config import Config
+from rankserver.farewell import Farewells
+from rankserver.heartbeat import Heartbeat
+from rankserver.inputs import Joined, Left, Newcomer
+from rankserver.loop import MANY_CLIENTS, MAX_TURN_BYTES, Loop
+from rankserver.members import Member
+from rankserver.order import Order
+from rankserver.state import State
+from rankserver.telemetry import Telemetry
+from rankserver.timers import Timeout
+from rankserver.tokens import Holder
+from rankserver.wire import frames, protocol
+
+# Bytes of a rank in a list of ranks, with its comma, at most: ranks have no more than seven digits.
+MAX_RANK_BYTES: Final = 8
+# Seconds until a LEFT that could not be logged for lack of memory is retried.
+RETRY_WAIT: Final = 0.05
+# Seconds that a JOIN may wait for company before all are told of it, since telling them costs a system call
+# for each client: at least this long, ...
+MIN_JOIN_WAIT: Final = 0.05
+# ... and this much for each client where that is longer. Telling one takes some 5 µs, so that it takes at
+# most about a quarter of the time however many there are.
+JOIN_WAIT_PER_CLIENT: Final = 20e-6
+# Bytes of randomness in the name of a session: too many to guess.
+SESSION_BYTES: Final = 16
+
+
+class Parts(Protocol):
+    """What hears of those who come and go."""
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """Listens for members."""
+
+    @property
+    def farewells(self) -> Farewells:
+        """Sends those that have left what they are owed."""
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Counts them."""
+
+    def depart(self, channel: Channel, departure: Departure) -> None:
+        """Let a channel go that cannot join."""
+
+    def unsettle(self) -> None:
+        """Settle again: leaves wait for memory."""
+
+
+class Applicant(NamedTuple):
+    """A channel whose HELLO was accepted and that has not joined yet."""
+
+    channel: Channel
+    name: str | None
+    holder: Holder
+
+
+class Membership:
+    """The channels that join or leave at the end of this turn.
+
+    Args:
+        config: the settings of the server.
+        loop: reads from and sends to channels.
+        state: who is a member.
+        order: decides when joins and leaves count.
+        parts: what else hears of those who come and go.
+    """
+
+    def __init__(self, config: Config, loop: Loop, state: State, order: Order, parts: Parts) -> None:
+        self._config = config
+        self._loop = loop
+        self._state = state
+        self._order = order
+        self._parts = parts
+        self._applicants: dict[Channel, Applicant] = {}
+        # The channels whose join was proposed and does not count yet, by the number that the member will
+        # have.
+        self._proposed: dict[int, Channel] = {}
+        # The channels that were welcomed, and may have sent something behind their HELLO.
+        self._welcomed: list[Channel] = []
+        self._leaving: list[Member] = []
+        self._numbers = itertools.count(1)
+        self._retry: Timeout[None] = loop.timers.timeout(RETRY_WAIT, lambda _: parts.unsettle())
+
+    def admit(self, channel: Channel, name: str | None, holder: Holder) -> None:
+        """Let a channel join at the end of this turn."""
+        channel.move(ChannelState.JOINING)
+        self._applicants[channel] = Applicant(channel, name, holder)
+
+    def name(self, channel: Channel) -> str:
+        """Return the name of a channel's member, or the one that it has asked for, or nothing."""
+        applicant = self._applicants.get(channel)
+        return applicant.name or "" if applicant else channel.member.name
+
+    def withdraw(self, channel: Channel) -> None:
+        """Note that a channel departs before it has joined."""
+        self._applicants.pop(channel, None)
+
+    def leave(self, member: Member) -> None:
+        """Let a member leave at the end of this turn."""
+        self._leaving.append(member)
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether there is something to propose now; leaves that wait for memory are proposed later."""
+        return bool(self._applicants or (self._leaving and not self._retry))
+
+    def propose(self) -> None:
+        """Propose the leaves and joins of this turn."""
+        self._propose_leaves()
+        self._propose_joins()
+
+    def resume(self) -> None:
+        """Handle what those that were welcomed have sent behind their HELLO."""
+        welcomed, self._welcomed = self._welcomed, []
+        for channel in welcomed:
+            self._loop.reader.handle(channel)
+            self._loop.sender.watch(channel)  # it was not listened to while it was joining
+
+    def joined(self, members: Sequence[Member], ranks: Sequence[int]) -> None:
+        """Attach the channels of new members, and welcome them."""
+        log, loop = self._state.log, self._loop
+        loop.sender.put_off(1, max(MIN_JOIN_WAIT, log.count * JOIN_WAIT_PER_CLIENT), loop.now)
+        here = [
+            (member, rank, channel)
+            for member, rank in zip(members, ranks, strict=True)
+            if (channel := self._proposed.pop(member.id, None)) is not None
+        ]
+        for member, _, channel in here:
+            log.attach(channel.cursor, member.id)
+            loop.sender.attach(channel)
+            member.channel, channel.member = channel, member
+            channel.move(ChannelState.JOINED)
+            self._parts.heartbeat.start(channel, loop.now)
+        for member, rank, channel in here:
+            loop.sender.send(channel, self._welcome(member, rank))
+            self._parts.telemetry.on_joined(channel, member, rank, log.count, loop.now)
+        self._welcomed += [channel for _, _, channel in here]
+        self._budget()
+
+    def left(self, members: Sequence[Member]) -> None:
+        """Say farewell to the channels of members that have left."""
+        for member in members:
+            if member.channel is not None:
+                self._loop.sender.detach(member.channel)
+                self._parts.farewells.begin(member.channel)
+        self._budget()
+
+    def _budget(self) -> None:
+        """Let turns read as much as suits the number of members."""
+        is_many = self._state.log.count >= MANY_CLIENTS
+        self._loop.reader.budget = READ_BYTES if is_many else MAX_TURN_BYTES
+
+    def _propose_leaves(self) -> None:
+        """Propose that members leave, the lowest ranks first: then no frame renumbers those of the next."""
+        leaving, self._leaving = self._leaving, []
+        leaving.sort(key=self._state.roster.rank, reverse=True)
+        while leaving:
+            some = leaving[: self._max_ranks]
+            try:
+                self._state.log.reserve(self._config.max_line)
+            except MemoryError:
+                self._leaving += leaving
+                self._retry.start(None, self._loop.now)
+                return
+            del leaving[: len(some)]
+            for member in some:
+                channel = member.channel
+                if channel is not None and channel.departure is not None and channel.departure.is_cut:
+                    self._state.log.cut(channel.cursor)
+            self._order.propose(Left(tuple(member.id for member in reversed(some))))
+
+    def _propose_joins(self) -> None:
+        """Propose that those join for whom there is a place."""
+        applicants, self._applicants = list(self._applicants.values()), {}
+        free = self._config.capacity - self._state.log.count - len(self._proposed)
+        full = Departure(protocol.FULL, f"all {self._config.capacity} places are taken")
+        for applicant in applicants[free:]:
+            self._parts.depart(applicant.channel, full)
+        joining = sorted(applicants[:free], key=lambda applicant: applicant.holder.rank_class)
+        while joining:
+            some = joining[: self._max_ranks]
+            del joining[: len(some)]
+            self._propose_join(some)
+
+    def _propose_join(self, applicants: Sequence[Applicant]) -> None:
+        newcomers = []
+        for channel, name, holder in applicants:
+            number = next(self._numbers)
+            newcomers.append(Newcomer(number, name or f"c{number}", holder.rank_class, holder.name))
+            self._proposed[number] = channel
+        try:
+            self._order.propose(Joined(tuple(newcomers)))
+        except MemoryError:
+            for newcomer in newcomers:
+                self._parts.depart(self._proposed.pop(newcomer.member), NO_MEMORY)
+
+    def _welcome(self, member: Member, rank: int) -> bytes:
+        frame = frames.WelcomeFrame(
+            rank=rank,
+            clients=self._state.log.count,
+            seq=self._state.log.seq,
+            name=member.name,
+            session=secrets.token_urlsafe(SESSION_BYTES),
+            heartbeat=self._config.heartbeat,
+            rank_class=member.rank_class,
+        )
+        return protocol.welcome(frame)
+
+    @property
+    def _max_ranks(self) -> int:
+        """How many ranks one frame has room for."""
+        return self._config.max_line // MAX_RANK_BYTES

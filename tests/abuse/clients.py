@@ -1,0 +1,287 @@
+"""Clients for rows: they connect, join, read lines, and check what they get. Many are read by one thread.
+
+They share nothing with the server's code but the rules for ranks, and nothing with the real client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import selectors
+import socket
+import ssl
+import struct
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from harness import BenchmarkError
+
+from rankserver.wire import protocol, ranking
+from tests.abuse.subjects import RANK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from harness import Address, Server
+    from typing_extensions import Self
+
+    from tests.abuse.subjects import Subject
+
+# Seconds that anything may take that is not measured: a loaded machine is slow.
+MAX_WAIT: Final = 60.0
+
+# The bytes of one read.
+MAX_READ: Final = 262_144
+
+# Clients that connect before they are asked whether they have joined.
+BATCH: Final = 250
+
+# Seconds between two looks at whether all is done.
+ROUND: Final = 0.05
+
+# The value of SO_LINGER with which closing sends an RST.
+RESET: Final = struct.pack("ii", 1, 0)
+
+# The bytes of a segment. A sender's buffer grows with it, and is 2 MiB with those of the loopback.
+SMALL_SEGMENT: Final = 536
+
+# About the bytes that the system receives for a client that does not read.
+SMALL_BUFFER: Final = 4096
+
+
+class Client:
+    """A client of a server that keeps the texts of the commands it gets.
+
+    Args:
+        subject: which server it is.
+        address: where it listens.
+        hello: what to say first; by default what lets it get commands.
+        receive_buffer: bytes that the system is to keep for it, 0 for what is usual; little is kept for it
+            on the server's side, too.
+        tls: the context, if TLS is spoken.
+
+    Attributes:
+        texts: of the commands that it got.
+        ended: the connection is over.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        address: Address,
+        *,
+        hello: bytes | None = None,
+        receive_buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.subject = subject
+        self.hello = subject.joining if hello is None else hello
+        self.sock = socket.socket()
+        self.sock.settimeout(MAX_WAIT)
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
+        self.sock.connect(address)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock)
+        self.texts: list[bytes] = []
+        self.ended = False
+        self.joined = False
+        self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def join(self) -> None:
+        """Say hello and wait until it has joined."""
+        self.send(self.hello)
+        self.until(lambda: self.joined, "join")
+
+    def send(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        self.sock.sendall(data)
+
+    def command(self, text: bytes) -> None:
+        """Send a command."""
+        self.send(self.subject.command(text))
+
+    def abort(self) -> None:
+        """Close the connection with a reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection without a word. Again does no harm."""
+        self.ended = True
+        self.sock.close()
+
+    def read(self, most: int = MAX_READ) -> bool:
+        """Read once, and look at what came; return whether there may be more."""
+        try:
+            data = self.sock.recv(most)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            data = b""
+        if not data:
+            self.ended = True
+            return False
+        *lines, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n")
+        if not self.joined:
+            self.joined = any(self.subject.has_joined(line) for line in lines)
+        if b"PING" in lines:
+            self.send(b"PONG\r\n")
+        self.take(lines)
+        return True
+
+    def take(self, lines: list[bytes]) -> None:
+        """Look at whole lines that came."""
+        self.texts += self.subject.texts(lines)
+
+    def until(self, done: Callable[[], bool], what: str) -> None:
+        """Read until that is so.
+
+        Raises:
+            BenchmarkError: if the connection ends before, or ``MAX_WAIT`` seconds pass.
+        """
+        deadline = time.monotonic() + MAX_WAIT
+        while not done():
+            if not self.read() or time.monotonic() > deadline:
+                raise BenchmarkError(f"a client could not {what}")
+
+
+class Checker(Client):
+    """A client that compares each command with the one that is expected next.
+
+    Attributes:
+        expected: all of them; given after joining.
+        got: how many of them have come.
+        wrong: some text was another.
+    """
+
+    expected: list[bytes] = []  # noqa: RUF012 - never changed
+    got = 0
+    wrong = False
+
+    def take(self, lines: list[bytes]) -> None:
+        texts = self.subject.texts(lines)
+        self.wrong = self.wrong or texts != self.expected[self.got : self.got + len(texts)]
+        self.got += len(texts)
+
+
+class Follower(Client):
+    """A client of rankserver that reads the log as docs/protocol.md says, and notes all that is not so.
+
+    Attributes:
+        me: its rank.
+        clients: how many there are.
+        seq: of the last log frame.
+        commands: rank and text of each CMD and ASK, with the seq.
+        private: lines for it alone, but for PINGs.
+        wrong: what is not as it must be.
+    """
+
+    def __init__(self, address: Address, name: str = "", **options: Any) -> None:
+        hello = protocol.hello(name=name) if name else b"HELLO\n"
+        super().__init__(RANK, address, hello=options.pop("hello", hello), **options)
+        self.name = name
+        self.me = self.clients = self.seq = 0
+        self.commands: list[tuple[int, int, bytes]] = []
+        self.private: list[bytes] = []
+        self.wrong: list[str] = []
+
+    def take(self, lines: list[bytes]) -> None:
+        for line in lines:
+            verb, _, rest = line.partition(b" ")
+            if verb in (b"CMD", b"ASK"):
+                seq, rank, text = rest.split(b" ", 2)
+                self._count(int(seq), line)
+                self.commands.append((int(seq), int(rank), text))
+            elif verb in (b"JOIN", b"LEFT"):
+                seq, ranks = rest.split(b" ")
+                self._count(int(seq), line)
+                change = ranking.joined if verb == b"JOIN" else ranking.left
+                self.me, self.clients = change(self.me, self.clients, protocol.parse_ranks(ranks.decode()))
+            elif verb == b"WELCOME":
+                fields = json.loads(rest)
+                self.me, self.clients, self.seq = fields["rank"], fields["clients"], fields["seq"]
+            elif verb == b"PING" and rest:
+                self.send(b"PONG " + rest + b"\n")
+            elif verb != b"PING":
+                self.private.append(line)
+
+    def roster(self) -> list[str]:
+        """Return the names of all by rank, as the server says; what else comes meanwhile is taken."""
+        self.private.clear()
+        self.send(b"WHO\nPING roster\n")
+        self.until(lambda: b"PONG roster" in self.private, "get the roster")
+        parts = [json.loads(line[7:]) for line in self.private if line.startswith(b"ROSTER ")]
+        return [member["name"] for part in parts for member in part["clients"]]
+
+    def _count(self, seq: int, line: bytes) -> None:
+        if seq != self.seq + 1:
+            self.wrong.append(f"{line[:60]!r} came after {self.seq}")
+        self.seq = seq
+
+
+C = TypeVar("C", bound=Client)
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many sockets as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextmanager
+def crowd(count: int, make: Callable[[int], C]) -> Iterator[list[C]]:
+    """Let ``count`` clients join, each made of its number; they are closed at the end of the block."""
+    clients: list[C] = []
+    try:
+        while len(clients) < count:
+            some = [make(number) for number in range(len(clients), min(count, len(clients) + BATCH))]
+            clients += some
+            for client in some:
+                client.send(client.hello)
+            for client in some:
+                client.until(lambda client=client: client.joined, "join")  # type: ignore[misc]
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float = MAX_WAIT) -> bool:
+    """Read these clients, until that is so or they have all ended; return whether it was so in time."""
+    deadline = time.monotonic() + seconds
+    with selectors.DefaultSelector() as selector:
+        for client in clients:
+            if not client.ended:
+                selector.register(client.sock, selectors.EVENT_READ, client)
+        while not done():
+            if time.monotonic() > deadline or not selector.get_map():
+                return done()
+            for key, _ in selector.select(ROUND):
+                client = key.data
+                if not client.read():
+                    selector.unregister(client.sock)
+    return True
+
+
+def pass_time(server: Server, seconds: float) -> None:
+    """Let time pass, as long as the server runs.
+
+    Raises:
+        BenchmarkError: if it ends meanwhile.
+    """
+    with os.fdopen(os.pidfd_open(server.pid), "rb", buffering=0) as process:
+        ended, _, _ = select.select([process], [], [], seconds)
+    if ended:
+        raise BenchmarkError(f"{server.name} ended meanwhile, with exit code {server.wait()}")

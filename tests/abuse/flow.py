@@ -1,0 +1,138 @@
+"""Commands that flow as fast as they can, each with bytes of its own, and those that check them all."""
+
+from __future__ import annotations
+
+import selectors
+from typing import TYPE_CHECKING, Final
+
+from tests.abuse.clients import MAX_READ, Client
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+# The bytes that a producer makes at a time.
+PRODUCED: Final = 256 * 1024
+
+# Seconds to wait for something to do.
+TURN: Final = 0.005
+
+
+class Producer:
+    """Sends commands as fast as the server takes them, each with its own number and bytes.
+
+    Attributes:
+        sent: how many commands have begun to be sent.
+        size: bytes of each.
+    """
+
+    def __init__(self, client: Client, number: int, size: int) -> None:
+        self.client = client
+        self.size = size
+        self.sent = 0
+        self._number = number
+        self._data = memoryview(b"")
+        client.sock.setblocking(False)
+
+    def text(self, count: int) -> bytes:
+        """Return a command: it differs from all others all over."""
+        head = b"#%d %d " % (self._number, count)
+        return (head * (self.size // len(head) + 1))[: self.size]
+
+    def send(self, *, more: bool = True) -> bool:
+        """Send as much as is taken; return whether all that has begun is sent."""
+        if not self._data and more:
+            count = PRODUCED // self.size
+            texts = map(self.text, range(self.sent, self.sent + count))
+            self._data = memoryview(b"".join(map(self.client.subject.command, texts)))
+            self.sent += count
+        try:
+            self._data = self._data[self.client.sock.send(self._data) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.client.ended = True
+        return not self._data or self.client.ended
+
+    def drop(self) -> None:
+        """Read and forget."""
+        try:
+            if not self.client.sock.recv(MAX_READ):
+                self.client.ended = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.client.ended = True
+
+
+class Consumer(Client):
+    """Reads a part at a time, and checks each byte of it against what its producer sends.
+
+    Attributes:
+        counts: what has come of each producer.
+        wrong: a command was not the next of its producer.
+    """
+
+    def follow(self, producers: list[Producer]) -> None:
+        """Expect the commands of these."""
+        self.producers = producers
+        self.counts = [0] * len(producers)
+        self.wrong = False
+
+    def read_now(self, part: int) -> None:
+        """Read some of what is there, without waiting for more."""
+        if not self.ended:
+            self.sock.setblocking(False)
+            self.read(part)
+
+    def take(self, lines: list[bytes]) -> None:
+        for text in self.subject.texts(lines):
+            number = int(text[1 : text.index(b" ")])
+            if text != self.producers[number].text(self.counts[number]):
+                self.wrong = True
+            self.counts[number] += 1
+
+
+class Pump:
+    """Lets producers send and readers read whenever they can, turn by turn.
+
+    Attributes:
+        more: producers begin with further commands when they have sent what they have.
+    """
+
+    def __init__(self, senders: Sequence[Producer], readers: Sequence[Client] = ()) -> None:
+        self.more = True
+        self._selector = selectors.DefaultSelector()
+        for sender in senders:
+            if not sender.client.ended:
+                self._selector.register(
+                    sender.client.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, sender
+                )
+        for reader in readers:
+            if not reader.ended:
+                reader.sock.setblocking(False)
+                self._selector.register(reader.sock, selectors.EVENT_READ, reader)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._selector.close()
+
+    def turn(self) -> None:
+        """Let each do once what it can."""
+        for key, events in self._selector.select(TURN):
+            one = key.data
+            if isinstance(one, Client):
+                one.read()
+                ended = one.ended
+            else:
+                if events & selectors.EVENT_READ:
+                    one.drop()
+                if events & selectors.EVENT_WRITE and one.send(more=self.more) and not self.more:
+                    self._selector.modify(key.fileobj, selectors.EVENT_READ, one)
+                ended = one.client.ended
+            if ended:
+                self._selector.unregister(key.fileobj)
+                (one if isinstance(one, Client) else one.client).close()

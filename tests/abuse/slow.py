@@ -1,0 +1,319 @@
+"""Rows: clients that read slowly or not at all, and clients that send faster than others read."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tests.abuse import subjects
+from tests.abuse.clients import (
+    MAX_WAIT,
+    SMALL_BUFFER,
+    Checker,
+    Client,
+    Follower,
+    crowd,
+    pass_time,
+    read_all,
+)
+from tests.abuse.flow import Consumer, Producer, Pump
+from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds
+from tests.abuse.probe import probing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from harness import Address, Server
+
+    from tests.abuse.subjects import Subject
+
+# The bytes that may wait for the slowest client by default.
+BACKLOG: Final = 64 * MIB
+
+# The bytes of memory for everything but the backlog.
+MAX_SLACK: Final = 16 * MIB
+
+# Seconds for slow readers to get what was kept for them, in small segments.
+MAX_CATCH_UP: Final = 120.0
+
+# Seconds between two looks.
+LOOK: Final = 0.05
+
+# Seconds between two looks at memory.
+SAMPLE: Final = 0.1
+
+# The bytes that are read or sent at a time.
+MAX_PART: Final = 16_384
+
+
+def slow_readers(
+    subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012
+) -> Outcome:
+    """Send commands to very many that hardly read, and look how long one that reads has to wait."""
+    outcome = Outcome()
+    expected = [b"#%d " % number + b"x" * 1000 for number in range(commands)]
+    with (
+        subject.start(readers + 8) as server,
+        Client(subject, server.address, hello=subject.sending) as sender,
+        Checker(subject, server.address) as fast,
+        crowd(readers, lambda _: Checker(subject, server.address, receive_buffer=SMALL_BUFFER)) as slow,
+    ):
+        sender.join()
+        fast.join()
+        for member in (fast, *slow):
+            member.expected = expected
+        before = subjects.memory(server.pid)
+        times = []
+        for number, text in enumerate(expected):
+            begin = time.perf_counter()
+            sender.command(text)
+            fast.until(lambda count=number + 1: fast.got >= count, "get a command")  # type: ignore[misc]
+            times.append(time.perf_counter() - begin)
+            slow[number % readers].read(512)
+            pass_time(server, pause)
+            if number % 100 == 0:
+                _catch_up(sender)
+        growth = subjects.memory(server.pid) - before
+        read_all([sender, *slow], lambda: all(member.got >= commands for member in slow), MAX_CATCH_UP)
+        lost = sum(commands - member.got for member in slow)
+        wrong = any(member.wrong for member in (fast, *slow))
+        gone = sum(member.ended for member in slow)
+    outcome.check_latency("the fast one's", times)
+    outcome.check(not lost, f"the slow ones lost {lost:,} commands")
+    outcome.check(not wrong, "somebody got something else")
+    outcome.check(growth <= MAX_SLACK, f"{mebibytes(growth)} of memory")
+    outcome.figure = (
+        f"fast one's {latency(times)}; slow ones lost {_share(lost, commands * readers)}, {gone} dropped; "
+        f"memory {growth / MIB:+.1f} MiB"
+    )
+    return outcome
+
+
+def _catch_up(sender: Client) -> None:
+    """Read what a sender has got, without waiting."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(sender.sock, selectors.EVENT_READ)
+        while selector.select(0) and sender.read():
+            sender.texts.clear()
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%} ({part:,})" if part else "nothing"
+
+
+def producers(
+    subject: Subject, seconds: float = 60, pace: float = 2 * MIB, backlog: int = BACKLOG, size: int = 1000
+) -> Outcome:
+    """Let three send as fast as they can to three that read ``pace`` bytes a second each."""
+    outcome = Outcome()
+    options = [] if backlog == BACKLOG else ["--max-backlog", str(backlog)]
+    with (
+        subject.start(8, rankserver=options) as server,
+        crowd(3, lambda _: Client(subject, server.address, hello=subject.sending)) as senders,
+        crowd(3, lambda _: Consumer(subject, server.address)) as consumers,
+    ):
+        sending = [Producer(client, number, size) for number, client in enumerate(senders)]
+        for consumer in consumers:
+            consumer.follow(sending)
+        before = subjects.memory(server.pid)
+        begin = time.perf_counter()
+        samples = list(_produce(server, sending, consumers, seconds, pace))
+        lasted = time.perf_counter() - begin
+        sent = [producer.sent for producer in sending]
+        _finish(sending, consumers)
+        lost = sum(sum(sent) - sum(consumer.counts) for consumer in consumers)
+        dropped = sum(consumer.ended for consumer in consumers)
+        wrong = any(consumer.wrong for consumer in consumers)
+    first, second = max(samples[: len(samples) // 2]), max(samples[len(samples) // 2 :])
+    outcome.check(not lost, f"{lost:,} of {3 * sum(sent):,} commands are lost")
+    outcome.check(not wrong, "a command came out of order, or changed")
+    outcome.check(second - before <= backlog + MAX_SLACK, f"{mebibytes(second)} of memory")
+    outcome.check(second - first <= MAX_SLACK, f"memory grew from {mebibytes(first)} to {mebibytes(second)}")
+    outcome.figure = (
+        f"{sum(sent):,} commands, lost {_share(lost, 3 * sum(sent))}; {dropped} of 3 consumers dropped"
+        + (f", all after {lasted:.1f} s" if lasted < seconds else "")
+        + f"; memory {mebibytes(first)} at most in the first half, {mebibytes(second)} in the second"
+    )
+    return outcome
+
+
+def _produce(
+    server: Server, sending: list[Producer], consumers: list[Consumer], seconds: float, pace: float
+) -> Iterator[int]:
+    """Send and read, and yield the server's memory ten times a second."""
+    begin = sampled = time.monotonic()
+    read = 0  # bytes by each consumer
+    with Pump(sending) as pump:
+        while (now := time.monotonic()) < begin + seconds and not all(one.ended for one in consumers):
+            pump.turn()
+            part = int((now - begin) * pace) - read
+            if part >= MAX_PART:
+                read += part
+                for consumer in consumers:
+                    consumer.read_now(part)
+            if now - sampled >= SAMPLE:
+                sampled = now
+                yield subjects.memory(server.pid)
+    yield subjects.memory(server.pid)
+    yield subjects.memory(server.pid)
+
+
+def _finish(sending: list[Producer], consumers: list[Consumer]) -> None:
+    """Send what is begun, and read all that is still to come."""
+    total = [producer.sent for producer in sending]
+    deadline = time.monotonic() + MAX_WAIT
+    with Pump(sending, consumers) as pump:
+        pump.more = False
+        while not all(one.ended or one.counts == total for one in consumers) and time.monotonic() < deadline:
+            pump.turn()
+
+
+class _Flow(NamedTuple):
+    """How it went while one sent to another as fast as it could."""
+
+    rate: float  # bytes a second that the reader got
+    longest: float  # seconds in which it got nothing
+    most: int  # bytes of memory that the server had
+    seconds: float
+    is_over: bool  # because what was waited for was so
+
+
+def never_reads(
+    subject: Subject,
+    timeout: float = 5,
+    backlog: int = BACKLOG,
+    after: float = 2,
+    least: float = 1 / 3,
+) -> Outcome:
+    """Let one never read while another sends as fast as it can, and look how a third one fares.
+
+    Its rate is measured for ``after`` seconds before and after that; ``least`` of it is to be there again.
+    """
+    outcome = Outcome()
+    patience = timeout + 15
+    options = ["--slow-timeout", str(timeout), "--max-backlog", str(backlog)]
+    with (
+        subject.start(8, rankserver=options) as server,
+        Client(subject, server.address, hello=subject.sending) as client,
+        Consumer(subject, server.address) as reader,
+    ):
+        client.join()
+        reader.join()
+        sender = Producer(client, 0, 16_000)
+        reader.follow([sender])
+        before = _flow(server, sender, reader, after)
+        with Client(subject, server.address, receive_buffer=SMALL_BUFFER) as stuck:
+            stuck.join()
+            count = subjects.descriptors(server.pid)
+            beside = _flow(server, sender, reader, patience, lambda: subjects.descriptors(server.pid) < count)
+        then = _flow(server, sender, reader, after)
+        lost = reader.wrong or reader.ended
+        end = ", and was dropped" if reader.ended else ", and lost commands" if reader.wrong else ""
+    outcome.check(beside.is_over, f"it was not dropped within {patience:g} s")
+    outcome.check_time(beside.longest <= timeout + 1, f"another one waited for {beside.longest:.1f} s")
+    outcome.check(not lost, "the one that reads lost something")
+    outcome.check_time(
+        then.rate >= before.rate * least,
+        f"{before.rate / MIB:.0f} MiB/s before it, {then.rate / MIB:.0f} after",
+    )
+    outcome.check(beside.most <= backlog + 2 * MAX_SLACK, f"{mebibytes(beside.most)} of memory")
+    outcome.figure = (
+        (f"closed after {beside.seconds:.1f} s" if beside.is_over else f"still open after {patience:g} s")
+        + f"; the reader waited {milliseconds(beside.longest)} at most{end}"
+        + f"; {before.rate / MIB:.0f} MiB/s before, {then.rate / MIB:.0f} after"
+        + f"; memory {mebibytes(beside.most)}"
+    )
+    return outcome
+
+
+def _flow(
+    server: Server,
+    sender: Producer,
+    reader: Consumer,
+    seconds: float,
+    over: Callable[[], bool] = lambda: False,
+) -> _Flow:
+    """Send and read for this many seconds, or until it is over."""
+    begin = last = looked = time.monotonic()
+    first = count = reader.counts[0]
+    longest, most, is_over = 0.0, 0, False
+    with Pump([sender], [reader]) as pump:
+        while (now := time.monotonic()) < begin + seconds and not is_over and not reader.ended:
+            pump.turn()
+            longest = max(longest, now - last)
+            if reader.counts[0] > count:
+                count, last = reader.counts[0], now
+            if now - looked > LOOK:
+                looked, is_over = now, over()
+                most = max(most, subjects.memory(server.pid))
+    lasted = time.monotonic() - begin
+    return _Flow((count - first) * sender.size / lasted, longest, most, lasted, is_over)
+
+
+class _Executor(Follower):
+    """Answers each ASK at length."""
+
+    answer = b""
+
+    def __init__(self, address: Address, name: str) -> None:
+        super().__init__(address, name)
+        self._waiting: deque[bytes] = deque()
+
+    def take(self, lines: list[bytes]) -> None:
+        for line in lines:
+            if line.startswith(b"ASK "):
+                self._waiting.append(b"RES %s ok %s\n" % (line.split(b" ", 2)[1], self.answer))
+        super().take(lines)
+        self.push()
+
+    def push(self) -> None:
+        """Send what answers the server takes."""
+        with suppress(BlockingIOError):
+            while self._waiting:
+                sent = self.sock.send(self._waiting[0])
+                rest = self._waiting.popleft()[sent:]
+                if rest:
+                    self._waiting.appendleft(rest)
+
+
+def asker(
+    subject: Subject,
+    asks: int = 400,
+    executors: int = 8,
+    timeout: float = 5,
+    size: int = 30_000,
+) -> Outcome:
+    """Let one ask all the time and never read the answers, which are long."""
+    outcome = Outcome()
+    with (
+        subject.start(16, rankserver=["--slow-timeout", str(timeout)]) as server,
+        Follower(server.address, "asker", receive_buffer=SMALL_BUFFER) as careless,
+    ):
+        careless.join()
+        with crowd(executors, lambda number: _Executor(server.address, f"e{number}")) as others:
+            for other in others:
+                other.sock.setblocking(False)
+                other.answer = json.dumps({"out": "x" * size}).encode()
+            before = most = subjects.memory(server.pid)
+            with probing(subject, server.address) as probe:
+                careless.send(b"".join(b"ASK #%d\n" % number for number in range(asks)))
+                begin = time.monotonic()
+                while min(other.me for other in others) and time.monotonic() < begin + timeout + 10:
+                    read_all(others, lambda: False, LOOK)
+                    for other in others:
+                        other.push()
+                    most = max(most, subjects.memory(server.pid))
+                seconds = time.monotonic() - begin
+                dropped = not min(other.me for other in others)
+    outcome.check(dropped, f"it was not dropped within {seconds:.1f} s")
+    outcome.check(most - before <= MAX_SLACK, f"{mebibytes(most - before)} more memory")
+    outcome.check_latency("others'", probe.times)
+    outcome.figure = (
+        f"{executors * asks * size / MIB:.0f} MiB of answers; dropped after {seconds:.1f} s; "
+        f"memory +{mebibytes(most - before)}; others' {latency(probe.times)}"
+    )
+    return outcome

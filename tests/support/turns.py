@@ -1,0 +1,155 @@
+"""A server in the test's own thread: it takes a turn when it is told to, at a time that the test sets.
+
+Its clients are socket pairs, so that what one side has sent is there for the other at once: nothing waits,
+and a test decides what each turn finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+from rankserver.channel import Channel, ChannelState
+from rankserver.config import Config
+from rankserver.server import Server
+from rankserver.tokens import Holder, Tokens
+from rankserver.wire import protocol
+
+READ_SIZE: Final = 1 << 20
+# Where the clock of a test begins: a time that no deadline is near.
+START: Final = 1000.0
+
+
+class ManualSelector(selectors.DefaultSelector):
+    """A selector that waits for no time, and the clock beside it.
+
+    Attributes:
+        now: what the clock says.
+        stopped: seconds for which the next select lasts though nothing comes, as if the process were stopped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+        self.stopped = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        del timeout
+        self.now += self.stopped
+        self.stopped = 0.0
+        return super().select(0)
+
+
+class Client:
+    """One end of a connection to the server; the other is ``channel``."""
+
+    def __init__(self, sock: socket.socket, channel: Channel) -> None:
+        self.sock = sock
+        self.channel = channel
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def received(self, size: int = READ_SIZE) -> bytes:
+        """Return what has come since the last call, at most ``size`` bytes; nothing is waited for."""
+        with contextlib.suppress(BlockingIOError):
+            return self.sock.recv(size)
+        return b""
+
+    @property
+    def state(self) -> ChannelState:
+        """Where the connection is in its life, asked anew each time."""
+        return self.channel.state
+
+
+class SteppedServer:
+    """A server and its clients; a context manager, which checks the core's invariants at the end.
+
+    Args:
+        capacity: how many clients it accepts.
+        tokens: who may join; None for everybody.
+        make: makes the server, if it is not to be a plain one.
+        options: further settings.
+    """
+
+    def __init__(
+        self,
+        capacity: int = 16,
+        tokens: Tokens | None = None,
+        make: Callable[..., Server] = Server,
+        **options: Any,
+    ) -> None:
+        self.selector = ManualSelector()
+        config = Config(capacity, **options)
+        self.server = make(config, tokens, selector=self.selector, clock=self.selector.clock)
+        self.loop = self.server.loop
+        self.state = self.server.state
+        self.log = self.server.state.log
+        self.clients: list[Client] = []
+
+    def __enter__(self) -> SteppedServer:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        try:
+            self.log.check()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self.server.close()
+        for client in self.clients:
+            client.sock.close()
+
+    def turn(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.loop.turn()
+
+    def until(self, has_happened: Callable[[], object]) -> None:
+        """Take turns until something has happened; what happens at all does so within a few."""
+        for _ in range(1000):
+            if has_happened():
+                return
+            self.turn()
+        raise AssertionError("it does not happen")
+
+    def wait(self, seconds: float, step: float = 0.1) -> None:
+        """Let time go by, with a turn in each step of it: a longer one would be taken for a stop."""
+        end = self.selector.now + seconds
+        while self.selector.now < end:
+            self.selector.now = min(self.selector.now + step, end)
+            self.turn()
+
+    def connect(self, peer: str = "unix:") -> Client:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        fd = ours.fileno()
+        self.server.on_connection(ours, peer)
+        client = Client(theirs, self.loop.channels[fd])
+        self.clients.append(client)
+        return client
+
+    def join(self, hello: bytes = b"HELLO\n") -> Client:
+        """Connect a client, and take turns until it has joined."""
+        client = self.connect()
+        client.send(hello)
+        self.until(lambda: client.state is ChannelState.JOINED)
+        return client
+
+
+def tokens_by_class(*classes: int) -> Tokens:
+    """Return one token for each class; the token ``of-3`` gives class 3."""
+    return Tokens({sha256(b"of-%d" % number).digest(): Holder(f"t{number}", number) for number in classes})
+
+
+def hello(rank_class: int) -> bytes:
+    """Return the HELLO with the token of a class."""
+    return protocol.hello(token=f"of-{rank_class}")

@@ -1,0 +1,26 @@
+"""How long tests wait for something to happen, and reading a line from a pipe within that time."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from typing import IO, Final
+
+# Seconds until a test gives up waiting. Generous, because a loaded machine is slow and a passing test never
+# waits this long; tests under Valgrind multiply it.
+BOUND: Final = 10.0 * float(os.environ.get("TEST_SLOWNESS", "1"))
+
+
+def read_line(stream: IO[bytes], bound: float = BOUND) -> bytes:
+    """Return the next line of an unbuffered pipe, LF included, or what came before its end or ``bound``."""
+    deadline = time.monotonic() + bound
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while not line.endswith(b"\n") and selector.select(max(0.0, deadline - time.monotonic())):
+            byte = stream.read(1)
+            if not byte:
+                break
+            line += byte
+    return line

@@ -1,0 +1,361 @@
+"""The loop, a turn at a time: what bounds a turn, in which order things happen, and what time counts."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from rankserver import loop
+from rankserver.channel import Channel, ChannelState, Wait
+from rankserver.clist import READ_BYTES, Flushed
+from rankserver.loop import (
+    MANY_CLIENTS,
+    MAX_HANDSHAKES,
+    MAX_LATENESS,
+    MAX_LINES,
+    MAX_TURN_BYTES,
+    MAX_UNSENT,
+    MIN_READ_BYTES,
+)
+from tests.support.turns import Client, SteppedServer
+
+# --- bounds of a turn -------------------------------------------------------------------------
+
+
+def test_a_turn_reads_bounded_bytes_and_few_while_commands_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        clients = [stepped.join(), stepped.join()]
+        asked: list[int] = []
+        receive = Channel.receive
+
+        def note(channel: Channel, size: int) -> int:
+            asked.append(size)
+            return receive(channel, size)
+
+        monkeypatch.setattr(Channel, "receive", note)
+        for wanted, is_holding in ((MAX_TURN_BYTES // 2, False), (MIN_READ_BYTES, True)):
+            stepped.loop.pace.is_holding = is_holding
+            for client in clients:
+                client.send(b"\n")
+            asked.clear()
+            stepped.turn()
+            assert asked == [wanted] * len(clients)
+
+
+def test_a_turn_reads_twice_as_much_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankserver.membership.MANY_CLIENTS", 2)
+    assert MANY_CLIENTS > 2
+    with SteppedServer() as stepped:
+        budgets = []
+        for _ in range(3):
+            client = stepped.join()
+            budgets.append(stepped.loop.reader.budget)
+        client.send(b"BYE\n")
+        stepped.clients[1].send(b"BYE\n")
+        stepped.turn()
+        assert budgets == [MAX_TURN_BYTES, READ_BYTES, READ_BYTES]
+        assert stepped.loop.reader.budget == MAX_TURN_BYTES
+
+
+def test_a_turn_handles_bounded_lines_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        client.send(b"PONG\n" * (MAX_LINES + 1))
+        handled = lines_handled(stepped, monkeypatch)
+        stepped.turn()
+        assert len(handled) == MAX_LINES
+        assert client.channel.waits_for is Wait.TURN
+        stepped.turn()
+        assert len(handled) == MAX_LINES + 1
+        assert client.channel.waits_for is None
+
+
+def lines_handled(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
+    """Return a list that grows by the channel of each line that is handled from now on."""
+    handled: list[Channel] = []
+    monkeypatch.setattr(stepped.server, "on_line", lambda channel, _: handled.append(channel))
+    return handled
+
+
+def test_those_who_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_LINES", 10)
+    with SteppedServer() as stepped:
+        clients = [stepped.join() for _ in range(4)]
+        for client in clients:
+            client.send(b"PONG\n" * 6 + b"CMD behind\n")
+        handled = lines_handled(stepped, monkeypatch)
+        turns = []
+        while len(handled) < 24:
+            before = len(handled)
+            stepped.turn()
+            turns.append(handled[before:])
+        assert [len(turn) for turn in turns] == [10, 10, 4]
+        waiting = {client.channel for client in clients} - set(turns[0])
+        assert waiting
+        assert waiting <= set(turns[1])
+        assert stepped.log.seq == 8, "four JOINs, and then the commands"
+
+
+def test_a_roster_counts_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_LINES", 10)
+    monkeypatch.setattr("rankserver.server.MEMBERS_PER_LINE", 1)
+    with SteppedServer() as stepped:
+        clients = [stepped.join() for _ in range(8)]
+        for client in clients:
+            client.send(b"WHO\n")
+        for waiting in (7, 2, 0):  # the first costs ten lines, each other two
+            stepped.turn()
+            assert sum(client.channel.waits_for is Wait.TURN for client in clients) == waiting
+        stepped.join()
+        clients[0].received()
+        clients[0].send(b"WHO\n")
+        stepped.turn()
+        assert b'{"total":9,' in clients[0].received()
+
+
+def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        clients = [stepped.connect() for _ in range(10)]
+        stepped.turn()
+        for client in clients:
+            client.send(b"x")
+        served: list[Channel] = []
+        with monkeypatch.context() as patch:
+            for client in clients:
+                patch.setattr(client.channel, "tls", object())
+            patch.setattr(stepped.loop.reader, "read", lambda channel, _: served.append(channel))
+            for turn in range(1, 6):
+                stepped.turn()
+                assert len(served) == turn * MAX_HANDSHAKES
+        channels = {client.channel for client in clients}
+        assert set(served[:12]) == set(served[8:]) == channels
+
+
+def test_many_private_frames_do_not_wait_for_the_end_of_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        client.received()
+        client.send(b"PING\n" * (MAX_UNSENT + 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(stepped.loop.sender, "flush_all", lambda: None)
+            stepped.turn()
+        assert client.received() == b"PONG\n" * MAX_UNSENT
+        stepped.loop.sender.flush_all()
+        assert client.received() == b"PONG\n"
+
+
+# --- connections that break -------------------------------------------------------------------
+
+
+def test_one_that_says_bye_while_it_is_drained_is_closed_once() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        stepped.loop.reader.budget = MIN_READ_BYTES
+        command = b"CMD %s\n" % (b"x" * (MIN_READ_BYTES // 4 - 5))
+        # One turn finds out that it is gone, and the next reads twice: the second time the BYE.
+        client.send(b"PING\n" + command * 9 + b"BYE\n" + command * 9)
+        client.sock.close()
+        stepped.until(lambda: not stepped.loop.channels)
+        stepped.turn()
+        assert stepped.log.seq == 11  # JOIN, nine commands, LEFT
+
+
+def test_what_was_sent_before_the_connection_broke_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        monkeypatch.setattr(stepped.loop.reader, "budget", MIN_READ_BYTES)
+        client.send(b"CMD %s\n" % (b"x" * 1000) * 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(Channel, "flush", lambda _: Flushed.BROKEN)
+            stepped.loop.sender.flush(client.channel)
+        assert stepped.loop.sender.broken == [client.channel]
+        stepped.until(lambda: not stepped.loop.channels)
+        assert stepped.log.seq == 22  # JOIN, twenty commands, LEFT
+
+
+def test_nothing_is_closed_while_a_turn_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        client, other = stepped.join(), stepped.join()
+        client.sock.close()
+        other.send(b"PING\n")
+        flush_all = stepped.loop.sender.flush_all
+        open_then = []
+
+        def note() -> None:
+            flush_all()
+            open_then.append(client.channel.sock.fileno() >= 0)
+
+        monkeypatch.setattr(stepped.loop.sender, "flush_all", note)
+        stepped.until(lambda: client.state is ChannelState.CLOSED)
+        assert all(open_then)
+        assert client.channel.sock.fileno() == -1
+
+
+# --- time in which the server did not run -----------------------------------------------------
+
+
+def is_shaking_hands(client: Client) -> bool:
+    return client.state is ChannelState.HANDSHAKE
+
+
+def test_time_in_which_the_server_was_stopped_does_not_count() -> None:
+    with SteppedServer(handshake_timeout=5) as stepped:
+        client = stepped.connect()
+        stepped.turn()
+        for _ in range(3):
+            stepped.selector.stopped = 1e6
+            stepped.turn()
+            assert is_shaking_hands(client)
+        stepped.selector.now += MAX_LATENESS
+        stepped.turn()
+        assert is_shaking_hands(client)
+        stepped.selector.stopped = 5 - MAX_LATENESS
+        stepped.turn()
+        assert not is_shaking_hands(client)
+
+
+def test_with_a_short_heartbeat_shorter_stops_do_not_count() -> None:
+    with SteppedServer(handshake_timeout=0.5, heartbeat=0.2) as stepped:
+        client = stepped.connect()
+        stepped.turn()
+        for _ in range(3):
+            stepped.selector.stopped = 0.6 * MAX_LATENESS
+            stepped.turn()
+            assert is_shaking_hands(client)
+
+
+def test_a_turn_that_takes_long_counts_for_a_little() -> None:
+    with SteppedServer(handshake_timeout=5) as stepped:
+        client = stepped.connect()
+        stepped.turn()
+        for _ in range(4):
+            stepped.selector.now += 1e6  # between two selects
+            stepped.turn()
+            assert is_shaking_hands(client)
+        stepped.selector.now += 1e6
+        stepped.turn()
+        assert not is_shaking_hands(client)
+
+
+def test_a_clock_that_goes_back_harms_nobody() -> None:
+    with SteppedServer(handshake_timeout=5) as stepped:
+        client = stepped.connect()
+        stepped.selector.now -= 100
+        stepped.turn()
+        assert is_shaking_hands(client)
+
+
+def test_a_select_lasts_until_the_next_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer(heartbeat=0, handshake_timeout=5) as stepped:
+        client = stepped.connect()
+        waited = patience(stepped, monkeypatch)
+        stepped.wait(2)
+        stepped.turn()
+        assert waited[-1] == pytest.approx(3), "its HELLO must have come by then"
+        client.send(b"HELLO\n")
+        stepped.wait(4)
+        stepped.turn()
+        assert client.state is ChannelState.JOINED
+        assert waited[-1] is None
+
+
+def patience(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """Return a list that grows by the seconds that each turn would wait from now on."""
+    waited: list[float | None] = []
+    select = stepped.selector.select
+
+    def note(timeout: float | None = None) -> object:
+        waited.append(timeout)
+        return select(timeout)
+
+    monkeypatch.setattr(stepped.selector, "select", note)
+    return waited
+
+
+# --- waits ------------------------------------------------------------------------------------
+
+
+def test_a_turn_that_lets_somebody_go_on_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        waited = patience(stepped, monkeypatch)
+        stepped.loop.pace.wait(client.channel, Wait.BACKLOG)
+        stepped.turn(3)
+        assert not stepped.loop.pace.waiting
+        assert waited[1] == 0, "it sees whom that has freed"
+        assert waited[0] != 0
+        assert waited[2] != 0
+
+
+def test_commands_wait_for_one_that_is_behind_and_then_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer(max_backlog=1000) as stepped:
+        slow, waits = stepped.join(), stepped.join()
+        with monkeypatch.context() as patch:
+            nothing_is_sent(stepped, patch)
+            waits.send(b"CMD %s\n" % (b"x" * 2000))
+            stepped.until(lambda: stepped.loop.pace.is_holding)
+            waits.send(b"CMD one\nCMD two\nASK three\n")
+            stepped.turn(2)
+            assert waits.channel.waits_for is Wait.BACKLOG
+            assert stepped.log.seq == 3
+        stepped.loop.sender.flush(slow.channel)
+        stepped.loop.sender.flush(waits.channel)
+        stepped.turn(2)
+        assert stepped.log.seq == 6
+        frames = slow.received().splitlines()[-3:]
+        assert frames == [b"CMD 4 1 one", b"CMD 5 1 two", b"ASK 6 1 three"]
+
+
+def nothing_is_sent(stepped: SteppedServer, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Channel, "flush", lambda _: Flushed.DONE)
+    patch.setattr(stepped.log, "flush_all", lambda: ([], []))
+
+
+def test_without_memory_for_what_waited_it_goes_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> int:
+        raise MemoryError
+
+    with SteppedServer(max_backlog=1000) as stepped:
+        slow, waits = stepped.join(), stepped.join()
+        with monkeypatch.context() as patch:
+            nothing_is_sent(stepped, patch)
+            waits.send(b"CMD %s\n" % (b"x" * 2000))
+            stepped.until(lambda: stepped.loop.pace.is_holding)
+            waits.send(b"ASK something\n")
+            stepped.until(lambda: waits.channel.waits_for)
+        stepped.log.flush_all()
+        with monkeypatch.context() as patch:
+            patch.setattr(stepped.log, "append", no_memory)
+            stepped.turn()
+        assert waits.state is ChannelState.LEAVING
+        stepped.turn()
+        assert slow.state is ChannelState.JOINED
+        assert stepped.log.count == 1
+
+
+# --- accepting --------------------------------------------------------------------------------
+
+
+def test_what_is_sent_with_the_connection_is_read_in_its_turn(tmp_path: Path) -> None:
+    with SteppedServer(unix=str(tmp_path / "socket"), port=0) as stepped:
+        stepped.server.listen()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(tmp_path / "socket"))
+            sock.sendall(b"HELLO\nCMD a\n")
+            stepped.turn()
+            (channel,) = stepped.loop.channels.values()
+            assert channel.state is ChannelState.JOINED
+            assert stepped.log.seq == 2
+
+
+def test_a_loop_that_stops_accepts_nobody_and_returns() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        stepped.server.stop()
+        stepped.turn()
+        assert client.received().endswith(b"BYE shutdown the server is stopping\n")
+        client.sock.close()
+        stepped.server.run()
+        assert not stepped.loop.channels

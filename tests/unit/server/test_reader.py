@@ -1,0 +1,629 @@
+"""The reader over a real log: what it hands over, what it logs, what it keeps, and when it has had enough.
+
+The handler is one that knows no frames: a loop does not need a server.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rankserver import loop
+from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
+from rankserver.clist import Log
+from rankserver.config import Config
+from rankserver.loop import Loop
+from rankserver.pace import MAX_PRIVATE_BYTES
+from rankserver.wire import protocol
+from tests.support.turns import READ_SIZE, ManualSelector
+
+MAX_LINE: Final = 256
+# Bytes that a socket holds for sure.
+SEND_BYTES: Final = 64 * 1024
+# Bytes that are kept of a client before it joins.
+FRESH_BYTES: Final = 64 * 1024
+HELLO: Final = b'HELLO {"name":"web-1"}'
+WATCHER, MEMBER = 1, 2
+
+
+class LineHandler:
+    """Does with lines what a server would, as far as the reader is concerned: all but BYE means nothing.
+
+    Attributes:
+        lines: those that were handed over.
+        blocker: what all lines but the first wait for.
+        error: why the channel departed, if it was not with BYE.
+        ended: why nothing more comes.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.is_unsettled = False
+        self.collects = False
+        self.lines: list[bytes] = []
+        self.blocker: Blocker = None
+        self.error: Departure | None = None
+        self.ended: str | None = None
+        self.log = log
+
+    def on_connection(self, sock: socket.socket, peer: str) -> None:
+        raise AssertionError(f"nobody connects: {sock} {peer}")
+
+    def on_line(self, channel: Channel, line: bytes) -> Blocker:
+        if channel.state is ChannelState.HANDSHAKE:
+            channel.move(ChannelState.JOINING)
+        elif self.blocker is not None:
+            return self.blocker
+        elif line == b"BYE":
+            self.go(channel)
+        self.lines.append(line)
+        return None
+
+    def on_batch(self, channel: Channel, batch: bytes) -> None:
+        raise AssertionError(f"{channel} has its commands collected: {batch!r}")
+
+    def on_end(self, channel: Channel, reason: str) -> None:
+        channel.at_eof = True
+        self.ended = reason
+
+    def depart(self, channel: Channel, departure: Departure) -> None:
+        self.error = channel.departure = departure
+        self.go(channel)
+
+    def go(self, channel: Channel) -> None:
+        self.log.ignore(channel.cursor)
+        channel.waits_for = None
+        going = ChannelState.LEAVING if channel.state is ChannelState.JOINED else ChannelState.CLOSING
+        channel.move(going)
+
+    def settle(self) -> None:
+        """Make nothing count: the test lets clients join and leave."""
+
+    def on_slow(self, channel: Channel) -> None:
+        raise AssertionError(f"{channel} is too slow")
+
+    def on_closed(self, channel: Channel) -> None:
+        raise AssertionError(f"{channel} is closed")
+
+    def on_lost_time(self, seconds: float) -> None:
+        raise AssertionError(f"the clock stood still for {seconds} seconds")
+
+
+class Conversation:
+    """A channel in a loop, below a member that has no channel and whose rank is 0."""
+
+    def __init__(self, max_line: int = MAX_LINE) -> None:
+        self.log = Log(max_line)
+        self.handler = LineHandler(self.log)
+        self.lines = self.handler.lines
+        selector = ManualSelector()
+        self.loop = Loop(Config(8), selector, selector.clock, self.log, self.handler)
+        self.ours, self.theirs = socket.socketpair()
+        self.theirs.setblocking(False)
+        self.others: list[socket.socket] = []
+        self.log.join(WATCHER)
+        self.watcher = self.log.retain()
+        self.channel = Channel(self.ours, "127.0.0.1:40112", self.log)
+        self.loop.add(self.channel)
+        self.loop.sender.watch(self.channel)
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.log.check()
+        self.close()
+
+    def close(self) -> None:
+        self.loop.close()
+        self.log.close()
+        for sock in (self.theirs, *self.others):
+            sock.close()
+
+    @property
+    def error(self) -> Departure | None:
+        return self.handler.error
+
+    @property
+    def state(self) -> ChannelState:
+        return self.channel.state
+
+    def feed(self, data: bytes) -> None:
+        """Send ``data``, and take turns for as long as the channel is read and there is something."""
+        for at in range(0, len(data), SEND_BYTES):
+            piece = data[at : at + SEND_BYTES]
+            assert self.theirs.send(piece) == len(piece)
+            self.read()
+
+    def read(self) -> None:
+        while self.channel.wants_read and not self.is_paused and select.select([self.ours], [], [], 0)[0]:
+            self.loop.turn()
+
+    def join(self) -> None:
+        """Do what a server does at the end of the turn that brought the HELLO, and read on."""
+        assert self.state is ChannelState.JOINING
+        self.log.join(MEMBER)
+        self.log.attach(self.channel.cursor, MEMBER)
+        self.channel.move(ChannelState.JOINED)
+        self.loop.reader.handle(self.channel)
+        self.loop.sender.watch(self.channel)
+        self.read()
+
+    def depart(self) -> None:
+        self.handler.go(self.channel)
+
+    def connect(self) -> tuple[Channel, socket.socket]:
+        """Return another channel and its peer."""
+        ours, theirs = socket.socketpair()
+        self.others.append(theirs)
+        other = Channel(ours, "127.0.0.1:40113", self.log)
+        self.loop.add(other)
+        return other, theirs
+
+    def congested(self) -> Channel:
+        """Return another channel for which too many private frames wait."""
+        other, _ = self.connect()
+        self.log.private(other.cursor, b"x" * MAX_PRIVATE_BYTES + b"\n")
+        self.loop.pace.mark_congested(other)
+        return other
+
+    def relieve(self, other: Channel) -> None:
+        """Let the other channel have been sent all that waits for it."""
+        self.log.advance(other.cursor, self.log.queued(other.cursor))
+
+    @property
+    def is_paused(self) -> bool:
+        return self.channel.waits_for is Wait.TURN
+
+    def logged(self) -> list[bytes]:
+        """Return the frames that were logged since the last call."""
+        data = b""
+        while spans := self.log.peek(self.watcher):
+            piece = b"".join(spans)
+            data += piece
+            self.log.advance(self.watcher, len(piece))
+        return data.splitlines()
+
+
+@pytest.fixture
+def two_lines_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_LINES", 2)
+    monkeypatch.setattr(loop, "MIN_LINES", 1)
+
+
+@pytest.fixture
+def a_line_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_LINES", 1)
+    monkeypatch.setattr(loop, "MIN_LINES", 1)
+
+
+@pytest.fixture
+def talk() -> Iterator[Conversation]:
+    with Conversation() as talk:
+        yield talk
+
+
+@pytest.fixture
+def joined(talk: Conversation) -> Conversation:
+    talk.feed(HELLO + b"\n")
+    talk.join()
+    talk.lines.clear()
+    return talk
+
+
+def is_too_long(talk: Conversation) -> bool:
+    return talk.error is not None and talk.error.code == protocol.TOO_LONG and not talk.lines
+
+
+# --- handshake --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [b"", b"\n", b"\r\n\n\r\n", b"\n" * 70_000])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_the_first_line_that_is_not_empty_is_handed_over(
+    before: bytes, ending: bytes, talk: Conversation
+) -> None:
+    talk.feed(before + HELLO + ending)
+    assert talk.lines == [HELLO]
+
+
+def test_the_first_line_may_come_in_pieces(talk: Conversation) -> None:
+    for piece in (b"\nHE", b"LLO", b' {"name":"web', b'-1"}', b"\r"):
+        talk.feed(piece)
+        assert talk.lines == []
+    talk.feed(b"\n")
+    assert talk.lines == [HELLO]
+
+
+def test_a_cr_alone_is_a_part_of_the_line(talk: Conversation) -> None:
+    talk.feed(b"\r\rHELLO\n")
+    assert talk.lines == [b"\r\rHELLO"]
+
+
+def test_nothing_is_logged_before_the_join(talk: Conversation) -> None:
+    talk.feed(b"CMD early\n")
+    assert talk.lines == [b"CMD early"]
+    assert talk.logged() == []
+
+
+# --- joining ----------------------------------------------------------------------------------
+
+
+def test_one_that_is_joining_is_not_read(talk: Conversation) -> None:
+    talk.feed(HELLO + b"\n")
+    assert not talk.channel.wants_read
+    talk.join()
+    assert talk.channel.wants_read
+
+
+def test_what_is_sent_behind_the_hello_is_handled_after_the_join(
+    talk: Conversation,
+) -> None:
+    talk.feed(HELLO + b"\nCMD a\nWHO\r\n\nCMD b\nPI")
+    talk.feed(b"NG x\nCMD c")
+    assert talk.lines == [HELLO]
+    assert talk.logged() == []
+    talk.join()
+    assert talk.lines == [HELLO, b"WHO", b"PING x"]
+    assert talk.logged() == [b"CMD 1 1 a", b"CMD 2 1 b"]
+    talk.feed(b"\n")
+    assert talk.logged() == [b"CMD 3 1 c"]
+
+
+def test_it_is_not_read_until_the_join_and_then_all_comes(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "MIN_READ_BYTES", 40)
+    talk.loop.reader.budget = 40  # so that something stays in the socket
+    talk.feed(HELLO + b"\n" + b"".join(b"CMD %d\n" % number for number in range(1, 100)))
+    assert talk.lines == [HELLO]
+    talk.join()
+    assert talk.logged() == [b"CMD %d 1 %d" % (number, number) for number in range(1, 100)]
+
+
+def test_what_is_kept_until_the_join_may_be_longer_than_a_line(talk: Conversation) -> None:
+    talk.feed(HELLO + b"\n" + b"CMD a\n" * MAX_LINE)
+    talk.join()
+    assert len(talk.logged()) == MAX_LINE
+    assert talk.error is None
+
+
+def test_a_leave_that_was_pipelined_ends_the_conversation(talk: Conversation) -> None:
+    talk.feed(HELLO + b"\nCMD a\nBYE\nCMD b\nWHO\n")
+    talk.join()
+    assert talk.lines == [HELLO, b"BYE"]
+    assert talk.logged() == [b"CMD 1 1 a"]
+
+
+# --- joined -----------------------------------------------------------------------------------
+
+
+def test_commands_are_logged_and_other_lines_handed_over(joined: Conversation) -> None:
+    joined.feed(b"CMD a\nCMD b\nASK c\n\nCMD\nCMD d\r\nCMD \x00\n")
+    assert joined.lines == [b"ASK c", b"CMD", b"CMD \x00"]
+    assert joined.logged() == [b"CMD 1 1 a", b"CMD 2 1 b", b"CMD 3 1 d"]
+
+
+def test_a_line_handed_over_stands_between_its_neighbours(
+    joined: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled: list[tuple[bytes, list[bytes]]] = []
+
+    def on_line(_: Channel, line: bytes) -> Blocker:
+        handled.append((line, joined.logged()))
+        return None
+
+    monkeypatch.setattr(joined.handler, "on_line", on_line)
+    joined.feed(b"CMD a\nWHO\nCMD b\n")
+    assert handled == [(b"WHO", [b"CMD 1 1 a"])]
+    assert joined.logged() == [b"CMD 2 1 b"]
+
+
+def test_a_line_in_pieces_is_joined_and_the_rest_of_the_piece_handled(joined: Conversation) -> None:
+    for piece in (b"CMD a\nCM", b"D ", b"b", b"\nCMD c\nWH", b"O\nCMD d\n"):
+        joined.feed(piece)
+    assert joined.lines == [b"WHO"]
+    assert joined.logged() == [b"CMD %d 1 %s" % pair for pair in ((1, b"a"), (2, b"b"), (3, b"c"), (4, b"d"))]
+
+
+def test_a_last_line_without_its_end_is_dropped(joined: Conversation) -> None:
+    joined.feed(b"CMD a\nCMD b")
+    assert joined.logged() == [b"CMD 1 1 a"]
+    assert joined.lines == []
+
+
+def test_a_leave_ends_the_conversation_within_a_piece(joined: Conversation) -> None:
+    joined.feed(b"B")
+    joined.feed(b"YE\nCMD b\nWHO\n")
+    joined.feed(b"CMD c\n")
+    assert joined.lines == [b"BYE"]
+    assert joined.logged() == []
+
+
+def test_closing_throws_away_what_comes(joined: Conversation) -> None:
+    joined.feed(b"CMD a\nCMD half")
+    joined.depart()
+    assert joined.channel.wants_read  # to see the end of the connection
+    joined.feed(b"x" * MAX_LINE)
+    joined.feed(b"\nCMD b\nWHO\n")
+    assert joined.error is None
+    assert joined.lines == []
+    assert joined.logged() == [b"CMD 1 1 a"]
+
+
+# --- pauses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("two_lines_a_turn")
+def test_in_a_pause_nothing_is_handled_and_after_it_all(joined: Conversation) -> None:
+    joined.feed(b"CMD a\nPING 1\nCMD b\nPING 2\nCMD c\nPING 3\nCMD d\nPI")
+    joined.feed(b"NG 4\nCMD e\nPING 5\nCMD f\n")
+    assert joined.is_paused
+    assert joined.lines == [b"PING 1", b"PING 2"]
+    assert joined.logged() == [b"CMD 1 1 a", b"CMD 2 1 b", b"CMD 3 1 c"]
+    with pytest.raises(BlockingIOError):
+        joined.log.read(joined.channel.cursor, READ_SIZE)
+    joined.loop.turn()
+    assert joined.is_paused
+    joined.loop.turn()
+    assert joined.lines == [b"PING %d" % number for number in range(1, 6)]
+    assert joined.logged() == [b"CMD %d 1 %c" % (seq, 0x60 + seq) for seq in range(4, 7)]
+    assert not joined.is_paused
+
+
+@pytest.mark.usefixtures("a_line_a_turn")
+def test_it_may_be_paused_again_and_again(joined: Conversation) -> None:
+    joined.feed(b"".join(b"PING %d\nCMD %d\n" % (number, number) for number in range(1, 101)))
+    for number in range(1, 101):
+        assert joined.is_paused == (number < 100)
+        assert joined.lines.pop() == b"PING %d" % number
+        assert joined.logged() == [b"CMD %d 1 %d" % (number, number)]
+        joined.log.check()
+        joined.loop.turn()
+    assert joined.lines == []
+
+
+@pytest.mark.usefixtures("a_line_a_turn")
+@pytest.mark.parametrize("rest", [b"", b"CM"])
+def test_a_pause_before_the_last_line_loses_nothing(rest: bytes, joined: Conversation) -> None:
+    joined.feed(b"PING\nPING\n" + rest)
+    assert joined.is_paused
+    joined.loop.turn()
+    assert not joined.is_paused
+    joined.feed(b"CMD a\n"[len(rest) :])
+    assert joined.lines == [b"PING", b"PING"]
+    assert joined.logged() == [b"CMD 1 1 a"]
+
+
+@pytest.mark.usefixtures("a_line_a_turn")
+def test_one_that_departs_in_a_pause_is_heard_no_more(joined: Conversation) -> None:
+    joined.feed(b"PING\nPING\nCMD a\nWHO\n")
+    joined.depart()
+    joined.feed(b"CMD b\nWHO\n")
+    assert joined.lines == [b"PING"]
+    assert joined.logged() == []
+
+
+# --- waits ------------------------------------------------------------------------------------
+
+
+def test_a_line_that_waits_comes_again_with_all_behind_it(joined: Conversation) -> None:
+    joined.handler.blocker = joined.congested()
+    joined.feed(b"CMD a\nWHO\nCMD b\nCM")
+    assert joined.channel.waits_for is joined.handler.blocker
+    assert not joined.channel.wants_read
+    assert joined.logged() == [b"CMD 1 1 a"]
+    assert joined.lines == []
+    joined.theirs.send(b"D c\n")
+    joined.loop.turn()
+    assert joined.logged() == []
+    joined.relieve(joined.handler.blocker)
+    joined.handler.blocker = None
+    joined.loop.turn()
+    assert joined.lines == [b"WHO"]
+    joined.read()
+    assert joined.logged() == [b"CMD 2 1 b", b"CMD 3 1 c"]
+
+
+def test_commands_are_handed_over_while_commands_wait(joined: Conversation) -> None:
+    joined.loop.pace.is_holding = True
+    joined.feed(b"CMD a\nPING\n")
+    assert joined.lines == [b"CMD a", b"PING"]
+    assert joined.logged() == []
+
+
+def test_another_channels_input_is_kept_apart(joined: Conversation) -> None:
+    joined.handler.blocker = joined.congested()
+    joined.feed(b"PING\nCMD a\n")
+    joined.relieve(joined.handler.blocker)
+    joined.handler.blocker = None
+    other, theirs = joined.connect()
+    theirs.send(b"HELLO other\nCMD b\n")
+    assert joined.loop.reader.read(other, READ_SIZE)
+    assert joined.lines == [b"HELLO other"]
+    joined.loop.turn()
+    assert joined.lines == [b"HELLO other", b"PING"]
+    assert joined.logged() == [b"CMD 1 1 a"]
+
+
+# --- failures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", ["next_line", "keep"])
+def test_without_memory_for_its_input_the_channel_departs(
+    fails: str, joined: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    joined.handler.blocker = Wait.BACKLOG
+    monkeypatch.setattr(joined.log, fails, no_memory)
+    joined.feed(b"PING\n")
+    assert joined.error == NO_MEMORY
+    assert joined.state is ChannelState.LEAVING
+
+
+def test_the_end_of_the_stream_is_told_once_and_not_read(joined: Conversation) -> None:
+    joined.feed(b"CMD a\nCMD b")
+    joined.theirs.shutdown(socket.SHUT_WR)
+    joined.read()
+    assert joined.handler.ended == "connection closed"
+    assert joined.logged() == [b"CMD 1 1 a"]
+    assert not joined.channel.wants_read
+
+
+def test_a_reset_is_an_end(joined: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(_: Channel, __: int) -> int:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(Channel, "receive", reset)
+    joined.feed(b"CMD a\n")
+    assert joined.handler.ended == "Connection reset by peer"
+
+
+# --- lines that are too long ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [b"CMD ", b"ASK "])
+@pytest.mark.parametrize("sizes", [[MAX_LINE], [1, MAX_LINE - 1], [MAX_LINE - 1, 1], [1] * MAX_LINE])
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_line_may_have_max_line_bytes_however_it_is_cut(
+    start: bytes, sizes: list[int], excess: int, joined: Conversation
+) -> None:
+    data = start.ljust(MAX_LINE - 1 + excess, b"x") + b"\n"
+    at = 0
+    for size in (*sizes, 1):
+        joined.feed(data[at : at + size])
+        at += size
+    if excess:
+        assert is_too_long(joined)
+        assert joined.logged() == []
+    else:
+        assert joined.error is None
+        assert len(joined.lines) + len(joined.logged()) == 1
+
+
+def test_what_comes_before_a_line_that_is_too_long_counts(joined: Conversation) -> None:
+    joined.feed(b"CMD a\n" + b"x" * MAX_LINE + b"\nCMD b\n")
+    assert is_too_long(joined)
+    assert joined.logged() == [b"CMD 1 1 a"]
+
+
+def test_a_line_that_is_too_long_is_not_waited_for(joined: Conversation) -> None:
+    joined.feed(b"x" * (MAX_LINE - 1))
+    assert joined.error is None
+    joined.feed(b"x")
+    assert is_too_long(joined)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_hello_may_have_max_line_bytes(excess: int, pieces: int, talk: Conversation) -> None:
+    line = HELLO.ljust(MAX_LINE - 1 + excess)
+    if pieces == 1:
+        talk.feed(line + b"\n")
+    else:
+        talk.feed(line)
+        talk.feed(b"\n")
+    assert is_too_long(talk) == bool(excess)
+    assert talk.lines == ([] if excess else [line])
+
+
+def test_a_pipelined_line_that_is_too_long_is_found_in_its_turn(talk: Conversation) -> None:
+    talk.feed(HELLO + b"\nCMD a\n" + b"x" * MAX_LINE + b"\n")
+    assert talk.error is None
+    talk.join()
+    assert talk.logged() == [b"CMD 1 1 a"]
+    assert talk.error is not None
+    assert talk.error.code == protocol.TOO_LONG
+
+
+def test_the_message_names_the_limit(joined: Conversation) -> None:
+    joined.feed(b"x" * MAX_LINE)
+    assert joined.error is not None
+    assert joined.error.text == "a line is longer than 256 bytes"
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+def test_before_the_join_a_bounded_amount_is_read() -> None:
+    with Conversation(16 * FRESH_BYTES) as talk:
+        talk.feed(b"x" * 1000)
+        talk.feed(b"x" * (FRESH_BYTES - 1001))
+        assert talk.error is None
+        talk.feed(b"x")
+        assert is_too_long(talk)
+        assert talk.error is not None
+        assert talk.error.text == f"a line is longer than {FRESH_BYTES} bytes"
+
+
+def test_a_member_has_room_for_the_longest_line() -> None:
+    with Conversation(protocol.MAX_MAX_LINE) as talk:
+        talk.feed(HELLO + b"\n")
+        talk.join()
+        text = b"x" * (protocol.MAX_MAX_LINE - len(b"CMD \n"))
+        talk.feed(b"CMD " + text + b"\nWHO\n")
+        assert talk.error is None
+        assert talk.lines == [HELLO, b"WHO"]
+        assert talk.log.lag(talk.watcher) == len(b"CMD 1 1 \n") + len(text)
+
+
+# --- whole and byte by byte -------------------------------------------------------------------
+
+LINE: Final = st.one_of(
+    st.sampled_from(
+        [b"", b"\r", b"WHO", b"PING \xff", b"CMD", b"CMD ", b"CMD a\x00", b"BYE", b"x" * MAX_LINE]
+    ),
+    st.text(max_size=20).map(lambda text: b"CMD " + text.encode()),
+    st.integers(0, MAX_LINE).map(lambda size: b"CMD " + b"x" * size),
+    st.binary(max_size=8),
+)
+
+
+def outcome(data: bytes, sizes: list[int]) -> tuple[list[bytes], list[bytes], str | None, ChannelState]:
+    """Return what becomes of ``data`` when it arrives in pieces of these sizes, again and again."""
+    with Conversation() as talk:
+        logged: list[bytes] = []
+        at = turn = 0
+        while at < len(data):
+            size = sizes[turn % len(sizes)]
+            talk.feed(data[at : at + size])
+            if talk.state is ChannelState.JOINING:
+                talk.join()
+            logged += talk.logged()
+            at += size
+            turn += 1
+        return talk.lines, logged, talk.error.code if talk.error else None, talk.state
+
+
+@given(
+    lines=st.lists(LINE, max_size=12),
+    ending=st.sampled_from([b"\n", b"\r\n", b""]),
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=5),
+)
+@settings(max_examples=100, deadline=None)
+def test_how_the_bytes_are_cut_makes_no_difference(
+    lines: list[bytes], ending: bytes, sizes: list[int]
+) -> None:
+    data = HELLO + b"\n" + b"\n".join(lines) + ending
+    whole = outcome(data, [len(data)])
+    assert outcome(data, [1]) == whole
+    assert outcome(data, sizes) == whole
+
+
+def test_many_commands_byte_by_byte_are_logged_in_order(joined: Conversation) -> None:
+    data = b"".join(b"CMD %d\n" % number for number in range(1, 1001))
+    logged: list[bytes] = []
+    for byte in data:
+        joined.feed(bytes([byte]))
+        if byte == ord("0"):
+            logged += joined.logged()
+    logged += joined.logged()
+    assert logged == [b"CMD %d 1 %d" % (number, number) for number in range(1, 1001)]
+    assert joined.lines == []
