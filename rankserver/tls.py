@@ -14,7 +14,7 @@ import ssl
 import stat
 from typing import Final
 
-from rankserver.clist import Cursor, Flushed, Log
+from rankserver.clist import Cursor, Flushed
 from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
@@ -72,11 +72,10 @@ class TlsTransport:
         ended: nothing more comes: the peer said so, or closed the connection.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, log: Log, cursor: Cursor) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, cursor: Cursor) -> None:
         self.is_blocked = False
         self.ended = False
         self._sock = sock
-        self._log = log
         self._cursor = cursor
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -106,13 +105,13 @@ class TlsTransport:
         self.ended = not received
         try:
             data = self._decrypt(received)
+            if self._outgoing.pending > OWED_BYTES:
+                raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
+            self._cursor.take(data)
         except MemoryError:
             raise OSError(errno.ENOMEM, "out of memory") from None
-        if self._outgoing.pending > OWED_BYTES:
-            raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
         self._decrypted += len(data)
         self._idle = max(self._idle + len(received) - WORTH * len(data), 0)
-        self._log.take(self._cursor, data)
         return len(received)
 
     def flush(self) -> Flushed:
@@ -182,7 +181,7 @@ class TlsTransport:
     def _encrypt(self) -> bool:
         """Encrypt what is to be sent next; return whether there is any."""
         data = bytearray()
-        for span in self._log.peek(self._cursor):
+        for span in self._cursor.peek():
             data += span[: SEND_BYTES - len(data)]
             if len(data) == SEND_BYTES:
                 break
@@ -193,7 +192,7 @@ class TlsTransport:
                 done += self._tls.write(view[done : done + RECORD_BYTES])
                 parts.append(self._outgoing.read())
         self._encrypted = b"".join(parts)
-        self._log.advance(self._cursor, len(data))
+        self._cursor.advance(len(data))
         return bool(data)
 
     def _send(self) -> bool:

@@ -115,7 +115,7 @@ class Invariants:
 
     def _check_private(self, channel: Channel) -> None:
         """Not much more is queued for a member alone than it takes for others to wait for it."""
-        queued = self.server.state.log.queued(channel.cursor)
+        queued = channel.cursor.queued()
         if (
             queued > rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK
             and channel.state is ChannelState.JOINED
@@ -124,7 +124,7 @@ class Invariants:
 
     def _check_all_sent(self, channel: Channel) -> None:
         """Nothing waits for who would take it but JOINs, and those not long."""
-        lag = self.server.state.log.lag(channel.cursor)
+        lag = channel.cursor.lag()
         if lag and not self.server.loop.sender._lazy_frames:
             raise Violation(f"{lag} bytes for {client_of(channel)} wait for nothing")
 

@@ -242,7 +242,7 @@ MUTANTS: Final = (
     Mutant(
         "a line that has to wait is lost",
         "loop.py",
-        "        self._log.unread(channel.cursor)\n",
+        "        channel.cursor.unread()\n",
         "",
     ),
     Mutant(

@@ -49,11 +49,11 @@ class Reader:
     def read(self) -> bytes:
         """Return what was appended since this was last called."""
         data = bytearray()
-        while pieces := self._log.peek(self._cursor):
+        while pieces := self._cursor.peek():
             before = len(data)
             for piece in pieces:
                 data += piece
-            self._log.advance(self._cursor, len(data) - before)
+            self._cursor.advance(len(data) - before)
         return bytes(data)
 
 

@@ -9,16 +9,16 @@ import pytest
 
 from rankserver import loop
 from rankserver.channel import Channel, ChannelState, Wait
-from rankserver.clist import READ_BYTES, Flushed
+from rankserver.clist import READ_BYTES, Cursor, Flushed
 from rankserver.loop import (
     MANY_CLIENTS,
     MAX_HANDSHAKES,
     MAX_LATENESS,
     MAX_LINES,
     MAX_TURN_BYTES,
-    MAX_UNSENT,
     MIN_READ_BYTES,
 )
+from rankserver.sender import MAX_UNSENT
 from tests.support.turns import Client, SteppedServer
 
 # --- bounds of a turn -------------------------------------------------------------------------
@@ -28,13 +28,13 @@ def test_a_turn_reads_bounded_bytes_and_few_while_commands_wait(monkeypatch: pyt
     with SteppedServer() as stepped:
         clients = [stepped.join(), stepped.join()]
         asked: list[int] = []
-        receive = Channel.receive
+        read = stepped.log.read
 
-        def note(channel: Channel, size: int) -> int:
+        def note(cursor: Cursor, size: int) -> int:
             asked.append(size)
-            return receive(channel, size)
+            return read(cursor, size)
 
-        monkeypatch.setattr(Channel, "receive", note)
+        monkeypatch.setattr(stepped.log, "read", note)
         for wanted, is_holding in ((MAX_TURN_BYTES // 2, False), (MIN_READ_BYTES, True)):
             stepped.loop.pace.is_holding = is_holding
             for client in clients:
@@ -168,9 +168,9 @@ def test_what_was_sent_before_the_connection_broke_counts(monkeypatch: pytest.Mo
         monkeypatch.setattr(stepped.loop.reader, "budget", MIN_READ_BYTES)
         client.send(b"CMD %s\n" % (b"x" * 1000) * 20)
         with monkeypatch.context() as patch:
-            patch.setattr(Channel, "flush", lambda _: Flushed.BROKEN)
+            patch.setattr(stepped.log, "flush", lambda _: Flushed.BROKEN)
             stepped.loop.sender.flush(client.channel)
-        assert stepped.loop.sender.broken == [client.channel]
+        assert list(stepped.loop.sender.broken) == [client.channel]
         stepped.until(lambda: not stepped.loop.channels)
         assert stepped.log.seq == 22  # JOIN, twenty commands, LEFT
 
@@ -309,7 +309,7 @@ def test_commands_wait_for_one_that_is_behind_and_then_count(monkeypatch: pytest
 
 
 def nothing_is_sent(stepped: SteppedServer, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Channel, "flush", lambda _: Flushed.DONE)
+    patch.setattr(stepped.log, "flush", lambda _: Flushed.DONE)
     patch.setattr(stepped.log, "flush_all", lambda: ([], []))
 
 

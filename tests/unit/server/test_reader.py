@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rankserver import loop
 from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
-from rankserver.clist import Log
+from rankserver.clist import Cursor, Log
 from rankserver.config import Config
 from rankserver.loop import Loop
 from rankserver.pace import MAX_PRIVATE_BYTES
@@ -76,7 +76,7 @@ class LineHandler:
         self.go(channel)
 
     def go(self, channel: Channel) -> None:
-        self.log.ignore(channel.cursor)
+        channel.cursor.ignore()
         channel.waits_for = None
         going = ChannelState.LEAVING if channel.state is ChannelState.JOINED else ChannelState.CLOSING
         channel.move(going)
@@ -148,7 +148,7 @@ class Conversation:
         """Do what a server does at the end of the turn that brought the HELLO, and read on."""
         assert self.state is ChannelState.JOINING
         self.log.join(MEMBER)
-        self.log.attach(self.channel.cursor, MEMBER)
+        self.channel.cursor.attach(MEMBER)
         self.channel.move(ChannelState.JOINED)
         self.loop.reader.handle(self.channel)
         self.loop.sender.watch(self.channel)
@@ -168,13 +168,13 @@ class Conversation:
     def congested(self) -> Channel:
         """Return another channel for which too many private frames wait."""
         other, _ = self.connect()
-        self.log.private(other.cursor, b"x" * MAX_PRIVATE_BYTES + b"\n")
+        other.cursor.private(b"x" * MAX_PRIVATE_BYTES + b"\n")
         self.loop.pace.mark_congested(other)
         return other
 
     def relieve(self, other: Channel) -> None:
         """Let the other channel have been sent all that waits for it."""
-        self.log.advance(other.cursor, self.log.queued(other.cursor))
+        other.cursor.advance(other.cursor.queued())
 
     @property
     def is_paused(self) -> bool:
@@ -183,10 +183,10 @@ class Conversation:
     def logged(self) -> list[bytes]:
         """Return the frames that were logged since the last call."""
         data = b""
-        while spans := self.log.peek(self.watcher):
+        while spans := self.watcher.peek():
             piece = b"".join(spans)
             data += piece
-            self.log.advance(self.watcher, len(piece))
+            self.watcher.advance(len(piece))
         return data.splitlines()
 
 
@@ -367,7 +367,7 @@ def test_in_a_pause_nothing_is_handled_and_after_it_all(joined: Conversation) ->
     assert joined.lines == [b"PING 1", b"PING 2"]
     assert joined.logged() == [b"CMD 1 1 a", b"CMD 2 1 b", b"CMD 3 1 c"]
     with pytest.raises(BlockingIOError):
-        joined.log.read(joined.channel.cursor, READ_SIZE)
+        joined.channel.cursor.read(READ_SIZE)
     joined.loop.turn()
     assert joined.is_paused
     joined.loop.turn()
@@ -478,10 +478,10 @@ def test_the_end_of_the_stream_is_told_once_and_not_read(joined: Conversation) -
 
 
 def test_a_reset_is_an_end(joined: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reset(_: Channel, __: int) -> int:
+    def reset(_: Cursor, __: int) -> int:
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    monkeypatch.setattr(Channel, "receive", reset)
+    monkeypatch.setattr(joined.log, "read", reset)
     joined.feed(b"CMD a\n")
     assert joined.handler.ended == "Connection reset by peer"
 
@@ -571,7 +571,7 @@ def test_a_member_has_room_for_the_longest_line() -> None:
         talk.feed(b"CMD " + text + b"\nWHO\n")
         assert talk.error is None
         assert talk.lines == [HELLO, b"WHO"]
-        assert talk.log.lag(talk.watcher) == len(b"CMD 1 1 \n") + len(text)
+        assert talk.watcher.lag() == len(b"CMD 1 1 \n") + len(text)
 
 
 # --- whole and byte by byte -------------------------------------------------------------------

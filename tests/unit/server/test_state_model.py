@@ -164,10 +164,10 @@ class Twins:
 
 def drain(log: Log, reader: Any) -> bytes:
     data = b""
-    while spans := log.peek(reader):
+    while spans := reader.peek():
         piece = b"".join(spans)
         data += piece
-        log.advance(reader, len(piece))
+        reader.advance(len(piece))
     return data
 
 

@@ -23,6 +23,18 @@ from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
 
 
+class TakingLog(Log):
+    """A log that shows what it was given as input."""
+
+    def __init__(self) -> None:
+        super().__init__(65_536)
+        self.taken = b""
+
+    def take(self, cursor: Cursor, data: bytes | bytearray | memoryview) -> None:
+        del cursor
+        self.taken += data
+
+
 class Pair:
     """A transport and its peer, in this thread.
 
@@ -32,7 +44,7 @@ class Pair:
     """
 
     def __init__(self, certificates: Certificates) -> None:
-        self.log = Log(65_536)
+        self.log = TakingLog()
         here, there = socket.socketpair()
         here.setblocking(False)
         there.settimeout(BOUND)
@@ -53,12 +65,18 @@ class Pair:
     def nothing(self) -> None:
         """Let our side receive what is for the TLS layer alone."""
         with contextlib.suppress(BlockingIOError):
-            assert not self.ours.receive(READ_BYTES)
+            assert self.receive() == b""
         self.ours.flush()
+
+    def receive(self, size: int = READ_BYTES) -> bytes:
+        """Let our side receive once; return what that gives the log."""
+        self.log.taken = b""
+        self.ours.receive(size)
+        return self.log.taken
 
     def queue(self, size: int) -> bytes:
         frame = bytes(range(48, 58)) * (size // 10) + b"\n"
-        self.log.private(self.cursor, frame)
+        self.cursor.private(frame)
         return frame
 
     def close(self) -> None:
@@ -87,7 +105,7 @@ def opened(pair: Pair) -> Pair:
 def test_nothing_is_sent_before_the_handshake_and_all_after(pair: Pair) -> None:
     frame = pair.queue(100)
     assert pair.ours.flush() is Flushed.DONE
-    assert pair.log.lag(pair.cursor) == len(frame)
+    assert pair.cursor.lag() == len(frame)
     pair.shake_hands()
     assert pair.theirs.recv(READ_BYTES) == frame
 
@@ -99,7 +117,7 @@ def test_what_a_full_socket_leaves_follows_in_order_then_the_end(opened: Pair) -
     received = b""
     while opened.ours.flush() is Flushed.BLOCKED:
         received += opened.theirs.recv(10_000)
-    assert opened.log.lag(opened.cursor) == 0
+    assert opened.cursor.lag() == 0
     assert opened.ours.shut_down()
     while more := opened.theirs.recv(READ_BYTES):
         received += more
@@ -125,11 +143,11 @@ def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
 
 def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
-    before = opened.log.lag(opened.cursor)
+    before = opened.cursor.lag()
     monkeypatch.setattr(opened.ours, "_send", lambda: True)  # a socket that takes everything
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
-    assert before - opened.log.lag(opened.cursor) <= tls.SENDS * tls.SEND_BYTES
+    assert before - opened.cursor.lag() <= tls.SENDS * tls.SEND_BYTES
 
 
 def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
@@ -150,9 +168,9 @@ def test_one_call_returns_no_more_than_the_core_takes_at_once() -> None:
 def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> None:
     opened.theirs.sendall(b"x" * 5_000)
     for _ in range(5):
-        assert opened.ours.receive(1_000) == b""
-        assert opened.ours.received == 1_000
-    assert opened.ours.receive(1_000) == b"x" * 5_000
+        assert opened.ours.receive(1_000) == 1_000
+        assert opened.log.taken == b""
+    assert opened.receive(1_000) == b"x" * 5_000
     with pytest.raises(BlockingIOError):
         opened.ours.receive(1_000)
 
@@ -205,16 +223,16 @@ def test_little_is_received_at_once_of_a_peer_that_wastes_work(
 
 def test_the_end_is_known_with_the_last_bytes(opened: Pair) -> None:
     opened.sockets[1].sendall(opened.theirs.encrypted(b"last") + opened.theirs.goodbye())
-    assert opened.ours.receive(READ_BYTES) == b"last"
+    assert opened.receive() == b"last"
     assert opened.ours.ended
-    assert opened.ours.receive(READ_BYTES) == b""
+    assert opened.ours.receive(READ_BYTES) == 0
 
 
 def test_an_end_without_a_goodbye_is_an_end(opened: Pair) -> None:
     opened.theirs.sendall(b"last")
     opened.theirs.close()
-    assert opened.ours.receive(READ_BYTES) == b"last"
-    assert opened.ours.receive(READ_BYTES) == b""
+    assert opened.receive() == b"last"
+    assert opened.ours.receive(READ_BYTES) == 0
 
 
 def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +253,7 @@ def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pyte
     received = b""
     while len(received) < 150_000:
         with contextlib.suppress(BlockingIOError):
-            received += opened.ours.receive(READ_BYTES)
+            received += opened.receive()
     assert received == b"x" * 150_000
     assert most <= 2 * RECORD_BYTES + 1_024
 
@@ -273,6 +291,18 @@ def test_a_failure_of_the_tls_layer_breaks_its_connection_alone(opened: Pair, er
     with pytest.raises(OSError, match="memory" if isinstance(error, MemoryError) else "broken"):
         opened.ours.receive(READ_BYTES)
     assert opened.ours.shut_down()
+
+
+def test_without_memory_for_what_came_the_connection_is_lost(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(opened.log, "take", no_memory)
+    opened.theirs.sendall(b"data")
+    with pytest.raises(OSError, match="out of memory"):
+        opened.ours.receive(READ_BYTES)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ssl.SSLError(1, "no memory")], ids=repr)
