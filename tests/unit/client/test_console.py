@@ -223,7 +223,7 @@ def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: ServerP
     converse(server, test, ConsoleOptions([b"exit", b"", b"?"]))
 
 
-def test_the_first_command_waits_for_company(server: ServerProcess) -> None:
+def test_the_first_command_waits_for_others(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("waiting for others: 0 of 2 here")
         with await join(server), RawClient(server.address) as third:
@@ -237,7 +237,7 @@ def test_the_first_command_waits_for_company(server: ServerProcess) -> None:
     converse(server, test, ConsoleOptions([b"a"], wait_for=2))
 
 
-def test_company_that_is_there_already_is_not_waited_for(server: ServerProcess) -> None:
+def test_others_that_are_there_already_are_not_waited_for(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("sent #3: a")
         other.send(b"RES 3 refused\n")

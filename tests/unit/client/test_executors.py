@@ -36,7 +36,8 @@ from tests.support.executing import (
     told,
 )
 
-RESERVED = 0b11 << 31  # signals 32 and 33 are the C library's: some starters leave them ignored
+# Signals 32 and 33 belong to the C library; some programs that start the tests leave them ignored.
+RESERVED = 0b11 << 31
 FIRST = Execute(1, 0, "a", True, 1, "me")
 SECOND = Execute(2, 0, "b", False, 1, "me")
 

@@ -148,49 +148,49 @@ class Recorded(io.StringIO):
 def recorded(
     *, chatter_to_err: bool = True, progress: bool = False
 ) -> tuple[PlainFrontend, list[tuple[str, str]]]:
-    """Return a face, and what it writes where; an empty text is a flush."""
+    """Return a frontend, and what it writes where; an empty text is a flush."""
     calls: list[tuple[str, str]] = []
     out, err = Recorded("out", calls), Recorded("err", calls)
-    face = PlainFrontend(0, out, err, err if chatter_to_err else out, shows_progress=progress)
-    return face, calls
+    frontend = PlainFrontend(0, out, err, err if chatter_to_err else out, shows_progress=progress)
+    return frontend, calls
 
 
 def test_results_go_to_the_output_and_the_rest_where_chatter_goes() -> None:
-    face, calls = recorded()
-    face.show([*CHATTER, *RESULTS])
+    frontend, calls = recorded()
+    frontend.show([*CHATTER, *RESULTS])
     assert calls == [("err", "r\ns\nx\ne\n"), ("err", ""), ("out", "o\na\nd\nj\n"), ("out", "")]
-    face, calls = recorded(chatter_to_err=False)
-    face.show([*CHATTER, *RESULTS])
+    frontend, calls = recorded(chatter_to_err=False)
+    frontend.show([*CHATTER, *RESULTS])
     assert calls == [("out", "r\ns\nx\ne\no\na\nd\nj\n"), ("out", "")]
 
 
 def test_output_and_chatter_stay_in_order_in_the_same_file() -> None:
-    face, calls = recorded()
-    face.show([RESULTS[0], CHATTER[0], RESULTS[1]])
+    frontend, calls = recorded()
+    frontend.show([RESULTS[0], CHATTER[0], RESULTS[1]])
     assert calls == [("out", "o\n"), ("out", ""), ("err", "r\n"), ("err", ""), ("out", "a\n"), ("out", "")]
 
 
 def test_a_thousand_answers_are_one_write() -> None:
-    face, calls = recorded()
-    face.show([Line("out", f"#17 rank {rank} | x") for rank in range(1_000)])
+    frontend, calls = recorded()
+    frontend.show([Line("out", f"#17 rank {rank} | x") for rank in range(1_000)])
     assert [(name, text.count("\n")) for name, text in calls] == [("out", 1_000), ("out", 0)]
 
 
 def test_a_complaint_is_flushed_to_standard_error() -> None:
-    face, calls = recorded(chatter_to_err=False)
-    face.complain("b")
+    frontend, calls = recorded(chatter_to_err=False)
+    frontend.complain("b")
     assert calls == [("err", "b\n"), ("err", "")]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("out", "output"), ("sent", "error")])
 def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails again
-    face = PlainFrontend(0, full, io.StringIO(), io.StringIO())
+    frontend = PlainFrontend(0, full, io.StringIO(), io.StringIO())
     if kind == "sent":
-        face = PlainFrontend(0, io.StringIO(), full, full)
-        face.complain("nobody can be told that complaining fails")
+        frontend = PlainFrontend(0, io.StringIO(), full, full)
+        frontend.complain("nobody can be told that complaining fails")
     with pytest.raises(StreamError, match=f"cannot write to standard {name}: No space left on device"):
-        face.show([Line(kind, "x")])
+        frontend.show([Line(kind, "x")])
     with pytest.raises(OSError, match="No space"):
         full.close()
 
@@ -199,37 +199,37 @@ def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
 
 
 def test_progress_is_drawn_on_changes_and_erased_before_lines() -> None:
-    face, calls = recorded(progress=True)
-    face.refresh(CLOSED)
+    frontend, calls = recorded(progress=True)
+    frontend.refresh(CLOSED)
     assert calls == []
-    face.refresh(OPEN)
-    face.refresh(OPEN)
+    frontend.refresh(OPEN)
+    frontend.refresh(OPEN)
     assert calls == [("err", CLEAR + "1 of 4 answers"), ("err", "")]
     calls.clear()
-    face.show([RESULTS[0]])
+    frontend.show([RESULTS[0]])
     assert calls == [("err", CLEAR), ("err", ""), ("out", "o\n"), ("out", "")]
     calls.clear()
-    face.refresh(OPEN)
-    face.complain("b")
+    frontend.refresh(OPEN)
+    frontend.complain("b")
     assert calls[2:] == [("err", CLEAR), ("err", ""), ("err", "b\n"), ("err", "")]
     calls.clear()
-    face.refresh(OPEN)
-    face.refresh(CLOSED)
+    frontend.refresh(OPEN)
+    frontend.refresh(CLOSED)
     assert calls[2:] == [("err", CLEAR), ("err", "")]
 
 
 def test_the_progress_is_gone_at_the_end() -> None:
-    face, calls = recorded(progress=True)
+    frontend, calls = recorded(progress=True)
 
     async def main() -> None:
-        async with face:
-            face.refresh(OPEN)
+        async with frontend:
+            frontend.refresh(OPEN)
         assert calls[2:] == [("err", CLEAR), ("err", "")]
 
     run(main())
 
 
 def test_where_nobody_looks_there_is_no_progress() -> None:
-    face, calls = recorded()
-    face.refresh(OPEN)
+    frontend, calls = recorded()
+    frontend.refresh(OPEN)
     assert calls == []

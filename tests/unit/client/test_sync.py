@@ -114,8 +114,8 @@ def take(events: Iterator[Event], kind: type[Event]) -> Event:
 
 # --- the twin ---
 
-UNPAIRED = {"__await__", "__aiter__", "__anext__", "__aenter__", "__aexit__"}  # under other names in sync
-INTERNAL = {"log", "add", "begin", "end", "put", "batch"}  # between an aio.Client and what it made
+# What an asyncio client uses of the objects that it makes; no program calls it.
+INTERNAL = {"log", "add", "begin", "end", "put", "batch"}
 
 
 def members(kind: type) -> dict[str, object]:
