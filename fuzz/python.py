@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fuzz import grammar
 from rankserver import clist
 from rankserver.client import events
-from rankserver.client.session import Session, State
+from rankserver.client.session import Session, SessionState
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
@@ -99,10 +99,14 @@ def _fed(
         try:
             (one.ask if wants_answer else one.cmd)("ls")
         except LocalProtocolError:
-            _check(one.state is not State.JOINED, head, "it is joined, and may not send")
+            _check(one.state is not SessionState.JOINED, head, "it is joined, and may not send")
     got += [event for piece in cut(tail) for event in one.receive_data(piece)]
-    if one.state is State.JOINED:
-        _check(0 <= one.rank < one.clients, head + tail, f"it has rank {one.rank} of {one.clients}")
+    if one.state is SessionState.JOINED:
+        _check(
+            0 <= one.log.rank < one.log.clients,
+            head + tail,
+            f"it has rank {one.log.rank} of {one.log.clients}",
+        )
     got += one.receive_eof()
     ends = sum(isinstance(event, events.Disconnected) for event in got)
     _check(ends == 1, head + tail, f"{ends} ends of one connection")

@@ -16,7 +16,8 @@ import pytest
 from rankserver import tls
 from rankserver.channel import Channel
 from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
-from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, RECORD_BYTES, TlsTransport
+from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, TlsTransport
+from rankserver.tls_common import RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
 from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
