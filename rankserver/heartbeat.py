@@ -18,8 +18,9 @@ import itertools
 import math
 from collections.abc import Callable
 
-from rankserver.channel import Channel, ChannelState
-from rankserver.timers import Timers
+from rankserver.channel import Channel, ChannelState, Departure
+from rankserver.loop import Loop
+from rankserver.wire import protocol
 
 # A heap with this many entries of channels that have left may have more of them than others, before it is
 # made anew.
@@ -30,28 +31,20 @@ class Heartbeat:
     """The members that are listened for.
 
     Args:
-        timers: expire this with the loop's other deadlines.
+        loop: expires this with its other deadlines, and sends PINGs.
         seconds: of silence before a PING, and as many again before a member is taken for dead; 0 for never.
-        ping: sends a PING.
-        on_dead: is called with a channel from which nothing was heard.
+        depart: lets a channel go.
     """
 
-    def __init__(
-        self,
-        timers: Timers,
-        seconds: float,
-        ping: Callable[[Channel], None],
-        on_dead: Callable[[Channel], None],
-    ) -> None:
+    def __init__(self, loop: Loop, seconds: float, depart: Callable[[Channel, Departure], None]) -> None:
         self.seconds = seconds
-        self._timers = timers
-        self._ping = ping
-        self._on_dead = on_dead
+        self._loop = loop
+        self._depart = depart
         # By deadline, then in the order in which the entries were made: channels cannot be compared.
         self._heap: list[tuple[float, int, Channel]] = []
         self._numbers = itertools.count()
         self._stale = 0
-        timers.add(self)
+        loop.timers.add(self)
 
     def __len__(self) -> int:
         """Return how many channels are listened for."""
@@ -92,7 +85,7 @@ class Heartbeat:
                 channel.taken = channel.bytes_taken
                 channel.pinged_at = channel.bytes_owed
                 self._push(channel, now + self.seconds)
-                self._ping(channel)
+                self._loop.sender.send(channel, protocol.ping())
             else:
                 self._judge(channel, now)
 
@@ -110,8 +103,9 @@ class Heartbeat:
             # Its entry is gone, and is counted as one that is still there, which ``stop`` will count as
             # stale.
             self._push(channel, math.inf)
-            self._on_dead(channel)
+            text = f"nothing heard for {2 * self.seconds:g} seconds"
+            self._depart(channel, Departure(protocol.TIMEOUT, text))
 
     def _push(self, channel: Channel, deadline: float) -> None:
         heapq.heappush(self._heap, (deadline, next(self._numbers), channel))
-        self._timers.expect(deadline)
+        self._loop.timers.expect(deadline)

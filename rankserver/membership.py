@@ -39,6 +39,8 @@ MIN_JOIN_WAIT: Final = 0.05
 # ... and this much for each client where that is longer. Telling one takes some 5 µs, so that it takes at
 # most about a quarter of the time however many there are.
 JOIN_WAIT_PER_CLIENT: Final = 20e-6
+# Members in a new roster that cost as much to write as one other line that is handled in Python.
+MEMBERS_PER_LINE: Final = 8
 # Bytes of randomness in the name of a session: too many to guess.
 SESSION_BYTES: Final = 16
 
@@ -97,6 +99,8 @@ class Membership:
         # The channels that were welcomed, and may have sent something behind their HELLO.
         self._welcomed: list[Channel] = []
         self._leaving: list[Member] = []
+        # The answer to WHO, and the number of changes as of which it is right.
+        self._roster: tuple[int, list[bytes]] = (-1, [])
         self._numbers = itertools.count(1)
         self._retry: Timeout[None] = loop.timers.timeout(RETRY_WAIT, lambda _: parts.unsettle())
 
@@ -105,14 +109,10 @@ class Membership:
         channel.move(ChannelState.JOINING)
         self._applicants[channel] = Applicant(channel, name, holder)
 
-    def name(self, channel: Channel) -> str:
-        """Return the name of a channel's member, or the one that it has asked for, or nothing."""
-        applicant = self._applicants.get(channel)
-        return applicant.name or "" if applicant else channel.member.name
-
-    def withdraw(self, channel: Channel) -> None:
-        """Note that a channel departs before it has joined."""
-        self._applicants.pop(channel, None)
+    def withdraw(self, channel: Channel) -> str:
+        """Note that a channel departs before it has joined; return the name that it asked for, if any."""
+        applicant = self._applicants.pop(channel, None)
+        return applicant.name or "" if applicant else ""
 
     def leave(self, member: Member) -> None:
         """Let a member leave at the end of this turn."""
@@ -134,6 +134,18 @@ class Membership:
         for channel in welcomed:
             self._loop.reader.handle(channel)
             self._loop.sender.watch(channel)  # it was not listened to while it was joining
+
+    def roster(self) -> list[bytes]:
+        """Return the answer to WHO. O(members) after a change of these, else O(1)."""
+        state = self._state
+        if self._roster[0] != state.changes:
+            self._loop.reader.charge(state.log.count // MEMBERS_PER_LINE)
+            entries = [
+                frames.RosterEntry(rank, member.name, member.rank_class)
+                for rank, member in enumerate(state.roster)
+            ]
+            self._roster = (state.changes, list(protocol.roster(entries, self._config.max_line)))
+        return self._roster[1]
 
     def joined(self, members: Sequence[Member], ranks: Sequence[int]) -> None:
         """Attach the channels of new members, and welcome them."""

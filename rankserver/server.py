@@ -1,7 +1,7 @@
-"""The server: it turns what clients send into inputs, and what becomes of them into frames.
+"""The server: it turns what members send into inputs, and what becomes of them into frames.
 
-This module decides what each line and each deadline does. The turns are ``loop``'s, what counts is
-``state``'s, how frames are written is ``wire``'s, and who may come in is ``door``'s.
+This module decides what each line of a member does, and how a connection departs. The turns are ``loop``'s,
+what counts is ``state``'s, strangers are ``reception``'s, and joins and leaves are ``membership``'s.
 """
 
 from __future__ import annotations
@@ -12,31 +12,25 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
-import rankserver
-from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
+from rankserver.channel import Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
 from rankserver.config import Config
-from rankserver.door import Door
 from rankserver.farewell import Farewells
 from rankserver.heartbeat import Heartbeat
 from rankserver.inputs import Answered, Asked, Lines
 from rankserver.logs import event
-from rankserver.loop import MIN_READ_BYTES, Loop
+from rankserver.loop import Loop
 from rankserver.members import NOBODY, Member
 from rankserver.membership import Membership
 from rankserver.order import Immediate, Order
+from rankserver.reception import Reception
 from rankserver.state import State
 from rankserver.telemetry import Telemetry
 from rankserver.tokens import Tokens
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import RemoteProtocolError
-
-# Seconds before a wrong token is answered, so that guessing is slow. Nobody else waits meanwhile.
-TOKEN_PENALTY: Final = 1.0
-# Members in a new roster that cost as much to write as one other line that is handled in Python.
-MEMBERS_PER_LINE: Final = 8
 
 
 class Server:
@@ -58,6 +52,7 @@ class Server:
         state: what counts.
         heartbeat: finds out which members are gone without a word.
         farewells: sends those that go what they are owed.
+        membership: who joins and leaves at the end of a turn.
         telemetry: what its operator is told.
         is_unsettled, collects: see ``loop.Handler``.
     """
@@ -78,33 +73,12 @@ class Server:
         self.state = State(log, config.max_line, self)
         self._order = order(self.state.apply)
         self.collects = self._order.collects
-        self.loop = Loop(
-            config,
-            selector or selectors.DefaultSelector(),
-            clock,
-            log,
-            self,
-        )
-        timers = self.loop.timers
-        self.telemetry = Telemetry(timers)
+        self.loop = Loop(config, selector or selectors.DefaultSelector(), clock, log, self)
+        self.telemetry = Telemetry(self.loop.timers)
         self.farewells = Farewells(self.loop)
-        self.heartbeat = Heartbeat(timers, config.heartbeat, self._ping, self._on_dead)
-        self._membership = Membership(config, self.loop, self.state, self._order, self)
-        self._context = context
-        self._door = Door(config.capacity, config.max_per_address, tokens)
-        self._handshake = timers.timeout(config.handshake_timeout, self._on_no_hello)
-        self._penalty = timers.timeout(TOKEN_PENALTY, self._on_penalty)
-        self._info = protocol.info(
-            frames.InfoFrame(
-                proto=protocol.VERSION,
-                server=f"rankserver/{rankserver.__version__}",
-                max_line=config.max_line,
-                auth=tokens is not None,
-                capacity=config.capacity,
-            )
-        )
-        # The answer to WHO, and the number of changes as of which it is right.
-        self._roster: tuple[int, list[bytes]] = (-1, [])
+        self.heartbeat = Heartbeat(self.loop, config.heartbeat, self.depart)
+        self.membership = Membership(config, self.loop, self.state, self._order, self)
+        self._reception = Reception(config, log, self, tokens, context)
         self._handlers: dict[type[Any], Callable[[Channel, Any], Blocker]] = {
             frames.Submit: self._on_submit,
             frames.Result: self._on_result,
@@ -152,8 +126,7 @@ class Server:
             tokens: who may join. Whether any are needed cannot change: clients were told.
             context: the TLS context for connections that come from now on; likewise.
         """
-        self._door.tokens = tokens
-        self._context = context
+        self._reception.reload(tokens, context)
         event(logging.INFO, "reloaded", tokens=len(tokens) if tokens else 0, tls=context is not None)
 
     def report(self) -> None:
@@ -161,7 +134,7 @@ class Server:
         log, pace = self.state.log, self.loop.pace
         self.telemetry.report(
             clients=log.count,
-            strangers=self._door.strangers,
+            strangers=self._reception.door.strangers,
             seq=log.seq,
             commands=log.seq - self.state.changes,
             log_bytes=log.held,
@@ -179,27 +152,7 @@ class Server:
 
     def on_connection(self, sock: socket.socket, peer: str) -> None:
         """Take over a connection that has arrived, or close it."""
-        context = None if peer.startswith("unix:") else self._context
-        try:
-            channel = Channel(sock, peer, self.state.log, context)
-        except MemoryError:
-            self.telemetry.on_not_accepted(peer, NO_MEMORY.text, self.loop.now)
-            sock.close()
-            return
-        self.loop.add(channel)
-        self._door.enter(channel)
-        self.is_unsettled = True
-        self._handshake.start(channel, self.loop.now)
-        self.loop.sender.send(channel, self._info)
-        self.telemetry.on_connected(channel, self.loop.now)
-        if self._door.is_crowded(channel):
-            text = f"{self.config.max_per_address} connections from one address are enough"
-            self.depart(channel, Departure(protocol.FULL, text))
-        else:
-            if not channel.tls:
-                # Most clients say HELLO at once: it is here already, and a turn is saved.
-                self.loop.reader.read(channel, MIN_READ_BYTES)
-            self.loop.sender.watch(channel)
+        self._reception.receive(sock, peer)
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Do what a line asks for, and return None; or do nothing, and return what it must wait for."""
@@ -210,10 +163,13 @@ class Server:
         try:
             frame = protocol.parse_client_line(line)
         except RemoteProtocolError as error:
-            self._on_bad_line(channel, error)
+            if channel.state is ChannelState.HANDSHAKE:
+                self.depart(channel, Departure(protocol.PROTO, error.text))
+            else:
+                self.loop.sender.send(channel, protocol.err(error.code, error.text))
             return None
         if channel.state is ChannelState.HANDSHAKE:
-            self._on_hello(channel, frame)
+            self._reception.on_frame(channel, frame)
             return None
         return self._handlers[type(frame)](channel, frame)
 
@@ -237,20 +193,18 @@ class Server:
         channel.departure = departure
         self.loop.pace.forget(channel)
         channel.cursor.ignore()
-        self._handshake.stop(channel)
-        self._penalty.stop(channel)
         self.is_unsettled = True
         member = channel.member
         if member is not NOBODY:
             channel.move(ChannelState.LEAVING)
             self.heartbeat.stop()
-            self._membership.leave(member)
+            self.membership.leave(member)
             rank = self.state.roster.rank(member)
             self.telemetry.on_left(channel, member, rank, departure, self.loop.now)
         else:
-            self.telemetry.on_refused(channel, self._membership.name(channel), departure, self.loop.now)
-            self._membership.withdraw(channel)
-            self._door.refuse(channel)
+            name = self.membership.withdraw(channel)
+            self.telemetry.on_refused(channel, name, departure, self.loop.now)
+            self._reception.refuse(channel)
             self.farewells.begin(channel)
 
     def settle(self) -> None:
@@ -259,13 +213,12 @@ class Server:
             self._apply_ready()
         if not self.is_unsettled:
             return
-        while self._membership.has_changes:
-            self._membership.propose()
+        while self.membership.has_changes:
+            self.membership.propose()
             self._apply_ready()
-            self._membership.resume()
+            self.membership.resume()
             self._apply_ready()  # what newcomers had sent behind their HELLO counts in this turn
-        while (oldest := self._door.excess()) is not None:
-            self._turn_away(oldest)
+        self._reception.close_excess()
         self.is_unsettled = False
 
     def _apply_ready(self) -> None:
@@ -274,7 +227,7 @@ class Server:
 
     def on_closed(self, channel: Channel) -> None:
         """Note that a channel is closed."""
-        self._door.leave(channel)
+        self._reception.door.leave(channel)
         self.farewells.forget(channel)
 
     def on_slow(self, channel: Channel) -> None:
@@ -297,11 +250,11 @@ class Server:
 
     def joined(self, members: Sequence[Member], ranks: Sequence[int]) -> None:
         """Welcome new members."""
-        self._membership.joined(members, ranks)
+        self.membership.joined(members, ranks)
 
     def left(self, members: Sequence[Member]) -> None:
         """Say farewell to members that have left."""
-        self._membership.left(members)
+        self.membership.left(members)
 
     def tell(self, member: Member, frame: bytes) -> None:
         """Send a member a frame that is for it alone, if it has a channel here."""
@@ -309,35 +262,6 @@ class Server:
             self.loop.sender.send(member.channel, frame)
 
     # --- frames -------------------------------------------------------------------------------
-
-    def _on_bad_line(self, channel: Channel, error: RemoteProtocolError) -> None:
-        if channel.state is ChannelState.HANDSHAKE:
-            self.depart(channel, Departure(protocol.PROTO, error.text))
-        else:
-            self.loop.sender.send(channel, protocol.err(error.code, error.text))
-
-    def _on_hello(self, channel: Channel, frame: frames.ClientFrame) -> None:
-        if not isinstance(frame, frames.Hello):
-            self.depart(channel, Departure(protocol.PROTO, "the first frame must be HELLO"))
-            return
-        holder = self._door.holder(frame)
-        if isinstance(holder, str):
-            self._penalize(channel, holder)
-        elif frame.resume is not None:
-            self.depart(channel, Departure(protocol.RESUME, "the session is unknown or over"))
-        else:
-            self._door.forget(channel)
-            self._handshake.stop(channel)
-            self._membership.admit(channel, frame.name, holder)
-            self.is_unsettled = True
-
-    def _penalize(self, channel: Channel, text: str) -> None:
-        """Answer a bad token only after a while."""
-        channel.move(ChannelState.PENALIZED)
-        channel.cursor.ignore()
-        self._handshake.stop(channel)
-        channel.departure = Departure(protocol.AUTH, text)
-        self._penalty.start(channel, self.loop.now)
 
     def _on_submit(self, channel: Channel, frame: frames.Submit) -> Blocker:
         if self.loop.pace.is_holding:
@@ -362,7 +286,7 @@ class Server:
         return None
 
     def _on_who(self, channel: Channel, _: frames.Who) -> Blocker:
-        parts = self._roster_parts()
+        parts = self.membership.roster()
         self.loop.reader.charge(len(parts))
         for part in parts:
             self.loop.sender.send(channel, part)
@@ -375,41 +299,3 @@ class Server:
     def _on_second_hello(self, channel: Channel, _: frames.Hello) -> Blocker:
         self.depart(channel, Departure(protocol.PROTO, "a second HELLO"))
         return None
-
-    def _turn_away(self, stranger: Channel) -> None:
-        """Close the connection of a stranger because there are too many."""
-        text = "too many connections wait, and this one for the longest"
-        self.depart(stranger, Departure(protocol.TIMEOUT, text))
-        self._door.forget(stranger)
-        self.loop.sender.flush(stranger)
-        if not stranger.wants_write:  # else it has got a part of its BYE, and may have the rest of its time
-            self.loop.sender.finish(stranger)
-
-    def _roster_parts(self) -> list[bytes]:
-        """Return the answer to WHO. O(members) after a change of these, else O(1)."""
-        state = self.state
-        if self._roster[0] != state.changes:
-            self.loop.reader.charge(state.log.count // MEMBERS_PER_LINE)
-            entries = [
-                frames.RosterEntry(rank, member.name, member.rank_class)
-                for rank, member in enumerate(state.roster)
-            ]
-            self._roster = (state.changes, list(protocol.roster(entries, self.config.max_line)))
-        return self._roster[1]
-
-    # --- deadlines ----------------------------------------------------------------------------
-
-    def _on_no_hello(self, channel: Channel) -> None:
-        text = f"no HELLO within {self.config.handshake_timeout:g} seconds"
-        self.depart(channel, Departure(protocol.TIMEOUT, text))
-
-    def _on_penalty(self, channel: Channel) -> None:
-        if channel.departure is not None:
-            self.depart(channel, channel.departure)
-
-    def _ping(self, channel: Channel) -> None:
-        self.loop.sender.send(channel, protocol.ping())
-
-    def _on_dead(self, channel: Channel) -> None:
-        text = f"nothing heard for {2 * self.config.heartbeat:g} seconds"
-        self.depart(channel, Departure(protocol.TIMEOUT, text))

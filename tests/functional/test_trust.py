@@ -17,7 +17,7 @@ from rankserver import cli, tokens
 from rankserver.client import events
 from rankserver.client.session import Session
 from rankserver.config import Config
-from rankserver.server import TOKEN_PENALTY
+from rankserver.reception import TOKEN_PENALTY
 from rankserver.wire import protocol
 from tests.functional.test_server import check_failure, run
 from tests.support.rawclient import READ_SIZE, RawClient, fields_of

@@ -12,7 +12,7 @@ import pytest
 
 from rankserver import tokens
 from rankserver.client import ConnectError, DisconnectedError, connect, tls
-from rankserver.server import TOKEN_PENALTY
+from rankserver.reception import TOKEN_PENALTY
 from tests.support.program import ClientProgram, run
 from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private

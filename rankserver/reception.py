@@ -1,0 +1,159 @@
+"""Reception: connections from accept to an accepted HELLO, or to their refusal.
+
+They are strangers until then. A stranger has ``--handshake-timeout`` to say HELLO. One with a bad token is
+answered only after a while, so that guessing is slow, and nobody else waits meanwhile. When there are too
+many strangers, the door says who must go.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final, Protocol
+
+import rankserver
+from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
+from rankserver.clist import Log
+from rankserver.config import Config
+from rankserver.door import Door
+from rankserver.loop import MIN_READ_BYTES, Loop
+from rankserver.membership import Membership
+from rankserver.telemetry import Telemetry
+from rankserver.tokens import Tokens
+from rankserver.wire import frames, protocol
+
+# Seconds before a bad token is answered.
+TOKEN_PENALTY: Final = 1.0
+
+
+class Host(Protocol):
+    """What reception is a part of."""
+
+    @property
+    def loop(self) -> Loop:
+        """Takes charge of connections."""
+
+    @property
+    def membership(self) -> Membership:
+        """Lets them join."""
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Counts them."""
+
+    def depart(self, channel: Channel, departure: Departure) -> None:
+        """Let a channel go."""
+
+    def unsettle(self) -> None:
+        """Settle at the end of this turn."""
+
+
+class Reception:
+    """The connections that have not joined.
+
+    Args:
+        config: the settings of the server.
+        log: the shared log.
+        host: the server.
+        tokens: who may join; None for everybody.
+        context: the TLS context for TCP connections; None for plain ones.
+    """
+
+    def __init__(
+        self, config: Config, log: Log, host: Host, tokens: Tokens | None, context: ssl.SSLContext | None
+    ) -> None:
+        self.door = Door(config.capacity, config.max_per_address, tokens)
+        self._config = config
+        self._log = log
+        self._host = host
+        self._context = context
+        self._handshake = host.loop.timers.timeout(config.handshake_timeout, self._on_no_hello)
+        self._penalty = host.loop.timers.timeout(TOKEN_PENALTY, self._on_penalty)
+        self._info = protocol.info(
+            frames.InfoFrame(
+                proto=protocol.VERSION,
+                server=f"rankserver/{rankserver.__version__}",
+                max_line=config.max_line,
+                auth=tokens is not None,
+                capacity=config.capacity,
+            )
+        )
+
+    def reload(self, tokens: Tokens | None, context: ssl.SSLContext | None) -> None:
+        """Use other tokens and another certificate from now on."""
+        self.door.tokens = tokens
+        self._context = context
+
+    def receive(self, sock: socket.socket, peer: str) -> None:
+        """Take over a connection that has arrived, or close it."""
+        loop, telemetry = self._host.loop, self._host.telemetry
+        context = None if peer.startswith("unix:") else self._context
+        try:
+            channel = Channel(sock, peer, self._log, context)
+        except MemoryError:
+            telemetry.on_not_accepted(peer, NO_MEMORY.text, loop.now)
+            sock.close()
+            return
+        loop.add(channel)
+        self.door.enter(channel)
+        self._host.unsettle()
+        self._handshake.start(channel, loop.now)
+        loop.sender.send(channel, self._info)
+        telemetry.on_connected(channel, loop.now)
+        if self.door.is_crowded(channel):
+            text = f"{self._config.max_per_address} connections from one address are enough"
+            self._host.depart(channel, Departure(protocol.FULL, text))
+            return
+        if not channel.tls:
+            # Most clients say HELLO at once: it is here already, and a turn is saved.
+            loop.reader.read(channel, MIN_READ_BYTES)
+        loop.sender.watch(channel)
+
+    def on_frame(self, channel: Channel, frame: frames.ClientFrame) -> None:
+        """Handle the first frame of a connection, which must be a HELLO."""
+        if not isinstance(frame, frames.Hello):
+            self._host.depart(channel, Departure(protocol.PROTO, "the first frame must be HELLO"))
+            return
+        holder = self.door.holder(frame)
+        if isinstance(holder, str):
+            self._penalize(channel, holder)
+        elif frame.resume is not None:
+            self._host.depart(channel, Departure(protocol.RESUME, "the session is unknown or over"))
+        else:
+            self.door.forget(channel)
+            self._handshake.stop(channel)
+            self._host.membership.admit(channel, frame.name, holder)
+            self._host.unsettle()
+
+    def refuse(self, channel: Channel) -> None:
+        """Note that a connection departs before it has joined."""
+        self._handshake.stop(channel)
+        self._penalty.stop(channel)
+        self.door.refuse(channel)
+
+    def close_excess(self) -> None:
+        """Close the connections of strangers until there are not too many any more."""
+        sender = self._host.loop.sender
+        text = "too many connections wait, and this one for the longest"
+        while (stranger := self.door.excess()) is not None:
+            self._host.depart(stranger, Departure(protocol.TIMEOUT, text))
+            self.door.forget(stranger)
+            sender.flush(stranger)
+            if not stranger.wants_write:  # else it has got a part of its BYE, and may have time for the rest
+                sender.finish(stranger)
+
+    def _penalize(self, channel: Channel, text: str) -> None:
+        """Answer a bad token only after a while."""
+        channel.move(ChannelState.PENALIZED)
+        channel.departure = Departure(protocol.AUTH, text)
+        channel.cursor.ignore()
+        self._handshake.stop(channel)
+        self._penalty.start(channel, self._host.loop.now)
+
+    def _on_penalty(self, channel: Channel) -> None:
+        if channel.departure is not None:
+            self._host.depart(channel, channel.departure)
+
+    def _on_no_hello(self, channel: Channel) -> None:
+        text = f"no HELLO within {self._config.handshake_timeout:g} seconds"
+        self._host.depart(channel, Departure(protocol.TIMEOUT, text))
