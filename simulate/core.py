@@ -84,5 +84,5 @@ def _adapted(sources: dict[str, str]) -> dict[str, str]:
         places = [name for name, text in sources.items() for _ in re.finditer(old, text)]
         if len(places) != 1:
             raise LookupError(f"{old!r} is {len(places)} times in the core: see simulate/core.py")
-        adapted[places[0]] = re.sub(old, lambda _, new=new: new, adapted[places[0]])
+        adapted[places[0]] = re.sub(old, new, adapted[places[0]])
     return adapted
