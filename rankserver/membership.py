@@ -115,7 +115,10 @@ class Membership:
         return applicant.name or "" if applicant else ""
 
     def leave(self, member: Member) -> None:
-        """Let a member leave at the end of this turn."""
+        """Let a member leave at the end of this turn; one that is cut is sent nothing more from now on."""
+        channel = member.channel
+        if channel is not None and channel.departure is not None and channel.departure.is_cut:
+            channel.cursor.cut()
         self._leaving.append(member)
 
     @property
@@ -194,10 +197,6 @@ class Membership:
                 self._retry.start(None, self._loop.now)
                 return
             del leaving[: len(some)]
-            for member in some:
-                channel = member.channel
-                if channel is not None and channel.departure is not None and channel.departure.is_cut:
-                    channel.cursor.cut()
             self._order.propose(Left(tuple(member.id for member in reversed(some))))
 
     def _propose_joins(self) -> None:

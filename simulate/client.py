@@ -1,7 +1,7 @@
-"""A simulated client: it speaks the protocol, in pieces and at its own pace, and believes nothing it is told.
+"""A simulated client: it speaks the protocol in pieces and at its own pace, and believes nothing it is told.
 
-Each frame that it gets is held against the truth, each answer against what it asked, and what it derives by
-``rankserver.wire.ranking`` against who really commands whom.
+It compares each frame that it gets with the truth, each answer with what it asked, and what it derives by
+``rankserver.wire.ranking`` with who really commands whom.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import enum
 import json
 import random
 from collections import deque
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from rankserver.channel import Channel
 from rankserver.wire import protocol, ranking
 from simulate.kernel import drain, lib
 from simulate.truth import Change, Sent, Truth, Violation
 
-INPUT_ROOM: Final = 4096  # bytes in the kernel that the server has not received
+# Bytes that the kernel takes for the server before the server has received them.
+INPUT_ROOM: Final = 4096
+# The first three letters of the verbs in the log; the frames with other verbs are private.
 LOG_VERBS: Final = (b"CMD", b"ASK", b"JOI", b"LEF")
+# Lines that a client may not send.
 GARBAGE: Final = (
     b"\xff\xfe",
     b"NOPE",
@@ -40,15 +43,20 @@ GARBAGE: Final = (
 
 
 class Manner(enum.Enum):
-    """How a client behaves."""
+    """How a client behaves.
 
-    PROMPT = "prompt"  # it reads all that comes, at once
-    SLOW = "slow"  # it reads a little now and then
-    NEVER = "never"  # it reads nothing
-    MUTE = "mute"  # it answers no PING
-    SILENT = "silent"  # it connects, and says nothing
-    STRANGE = "strange"  # it does not say HELLO
-    ROGUE = "rogue"  # it joins, and breaks the protocol
+    A prompt one reads at once all that comes, a slow one a little now and then, and one that never reads
+    nothing. A mute one answers no PING. A silent one connects and sends nothing, a strange one sends
+    something else than HELLO, and a rogue joins and then breaks the protocol.
+    """
+
+    PROMPT = "prompt"
+    SLOW = "slow"
+    NEVER = "never"
+    MUTE = "mute"
+    SILENT = "silent"
+    STRANGE = "strange"
+    ROGUE = "rogue"
 
 
 class Command(NamedTuple):
@@ -60,14 +68,26 @@ class Command(NamedTuple):
 
 
 class SimClient:
-    """One connection and who is behind it.
+    """One connection and the client at its other end.
 
     Attributes:
-        place: what ranks are ordered by: its class, and when its HELLO was there.
-        rank, count: what it derives; -1 before its WELCOME.
-        first_seq: that of its WELCOME.
-        reason: why the server let it go, as the server says; None while it has not.
-        left_seq: of the LEFT that took its rank.
+        rank, count: its rank and the number of clients as it derives them; -1 before its WELCOME.
+        seq, first_seq: the seq of the last frame that it got, and the one in its WELCOME.
+        roster: who holds which rank at ``seq``, in truth.
+        reason, code: why the server let it go, in the server's words; None and empty while it has not.
+        left_seq: the seq of the LEFT that took its rank; 0 before.
+        bye: the code of the BYE that it got.
+        has_ended: it got the end of the stream, or it closed.
+        has_left: it said BYE, or closed its side or its socket.
+        heard: when it last sent something, in time in which the server was running.
+        may_be_cut: what it gets may end anywhere, because it was reset or did not read.
+        composed, fed: the bytes of all lines that it has composed, and those that the kernel has taken.
+        commands: those that it has composed and that are not logged.
+        asked: its asks by seq: who may answer, and whether their answers came.
+        answered: the asks that it has answered, with the place where the line of its first answer ends.
+        open_asks: the asks that it may answer.
+        expected: the private frames that are due to it, in order.
+        asks_are_forgotten: the server may have forgotten an ask, so that answers may fail.
     """
 
     def __init__(self, number: int, manner: Manner, rank_class: int, truth: Truth, room: int) -> None:
@@ -83,20 +103,19 @@ class SimClient:
         self.reason: str | None = None
         self.code = ""
         self.left_seq = 0
-        self.bye = ""  # the code of the BYE that came
-        self.has_ended = False  # the end of the stream came, or it closed
-        self.has_left = False  # it said BYE, closed its side, or all
+        self.bye = ""
+        self.has_ended = False
+        self.has_left = False
         self.was_told = False
-        self.heard = 0.0  # when it last sent something, in time that the server was running
-        self.may_be_cut = False  # what it gets may end anywhere: it was reset, or did not read
+        self.heard = 0.0
+        self.may_be_cut = False
         self.outbox = bytearray()
-        self.composed = 0  # bytes of all lines
-        self.fed = 0  # of them, that the server gets, or got
-        self.commands: deque[Command] = deque()  # that are not logged
-        self.logged = 0
-        self.asked: dict[int, dict[int, bool]] = {}  # by seq, who may answer, and whether one has
-        self.answered: dict[int, int] = {}  # asks, with where the line of the first answer ends
-        self.open_asks: list[int] = []  # that it may answer
+        self.composed = 0
+        self.fed = 0
+        self.commands: deque[Command] = deque()
+        self.asked: dict[int, dict[int, bool]] = {}
+        self.answered: dict[int, int] = {}
+        self.open_asks: list[int] = []
         self.expected: deque[tuple[bytes, Any]] = deque()
         self.partial = b""
         self.part_of_roster: list[list[Any]] = []
@@ -107,12 +126,12 @@ class SimClient:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Order by class, and arrival in it."""
+        """Return what ranks are ordered by: its class, and when the end of its HELLO was received."""
         return self.rank_class, int(self.conn.mark_tick)
 
     @property
     def is_lax(self) -> bool:
-        """Whether what it asked for is not followed up."""
+        """Whether nobody looks at whether it gets the replies that are due to it."""
         return self.manner is Manner.ROGUE
 
     # --- out ---
@@ -123,7 +142,7 @@ class SimClient:
         self.composed += len(line) + 1
 
     def hello(self, fields: dict[str, Any]) -> None:
-        """Compose HELLO, and note what is in order of arrival then."""
+        """Compose HELLO, and mark its end, whose arrival decides about the rank."""
         self.name = fields.get("name", "")
         self.say(b"HELLO " + json.dumps(fields).encode() if fields else b"HELLO")
         self.conn.mark = self.composed
@@ -155,7 +174,7 @@ class SimClient:
             self.expected.append((b"ERR", protocol.NO_SUCH_ASK.encode()))
 
     def garbage(self, rng: random.Random) -> None:
-        """Compose a line that is none of the protocol's."""
+        """Compose a line that breaks the protocol."""
         self.say(rng.choice(GARBAGE))
         self.expected.append((b"ERR", protocol.BAD_FRAME.encode()))
 
@@ -165,7 +184,7 @@ class SimClient:
         self.has_left = True
 
     def push(self, most: int, now: float) -> int:
-        """Send at most so many bytes; return how many the kernel took."""
+        """Send at most ``most`` bytes; return how many of them the kernel took."""
         conn = self.conn
         if not self.outbox or conn.fin or conn.reset or conn.closed:
             return 0
@@ -177,12 +196,12 @@ class SimClient:
         return count
 
     def close_side(self) -> None:
-        """Send no more: what is composed and not sent is not."""
+        """Send no more, whatever is composed and not sent."""
         self.conn.fin = 1
         self.has_left = True
 
     def close(self) -> None:
-        """Close the socket: what comes from now on is answered with a reset."""
+        """Close the socket: whatever comes from now on is answered with a reset."""
         self.conn.fin = self.conn.deaf = 1
         if self.conn.out.len > self.conn.out.at:
             self.conn.reset = 1  # what it had not read is lost, and the server is told
@@ -199,13 +218,13 @@ class SimClient:
     # --- the truth about it ---
 
     def leaves(self, seq: int) -> None:
-        """Note the LEFT of it."""
+        """Note that the LEFT with this seq takes its rank."""
         if self.reason is None:
             raise Violation(f"LEFT {seq} of {self}, which the server has not let go")
         self.left_seq = seq
 
     def is_logged(self, seq: int, text: bytes, *, wants_answer: bool) -> None:
-        """Note that a command of its rank is in the log: it must be the next that it sent."""
+        """Note that a command of its rank is in the log: it must be its next one."""
         if not self.commands:
             raise Violation(f"frame {seq} has {text!r} of {self}, which sent no more commands")
         command = self.commands.popleft()
@@ -213,12 +232,11 @@ class SimClient:
             raise Violation(f"frame {seq} has {text!r} of {self}, whose next command is {command}")
         if command.end > self.conn.received:
             raise Violation(f"frame {seq} has {text!r} of {self}, of which the end has not come")
-        self.logged += 1
 
     # --- in ---
 
     def read(self, most: int) -> int:
-        """Read at most so many bytes, and the end behind them."""
+        """Read at most ``most`` bytes, and the end of the stream behind them."""
         if self.has_ended:
             return 0
         data = drain(self.conn, most)
@@ -283,7 +301,7 @@ class SimClient:
         self.check_derived()
 
     def check_derived(self) -> None:
-        """Hold what it derives against the truth at its place of the log."""
+        """Compare what it derives with the truth at its place in the log."""
         if (
             self.count != len(self.roster)
             or not 0 <= self.rank < self.count
@@ -378,4 +396,6 @@ class SimClient:
 
 def client_of(channel: Channel) -> SimClient:
     """Return who is at the other end of one of the server's connections."""
-    return cast("SimClient", cast("Any", channel.sock).client)
+    sock: Any = channel.sock
+    client: SimClient = sock.client
+    return client

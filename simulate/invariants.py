@@ -1,19 +1,20 @@
-"""What must hold in a run: between any two turns, when somebody is let go, at rest, and in the end.
+"""What must hold in a run: between any two turns, when a connection departs, at rest, and at the end.
 
-They look into the server, and at what has become of the clients. What a client can tell by the frames that it
-gets is checked in ``client``, what is logged in ``truth``, and how descriptors are used in ``kernel``.
+The invariants look inside the server and at what has become of the clients. What a client can tell from the
+frames that it gets is checked in ``client``, what is logged in ``truth``, and how descriptors are used in
+``kernel``.
 """
 
 from __future__ import annotations
 
 import selectors
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import rankserver.pace
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
 from rankserver.farewell import MAX_CLOSE_TIMEOUT
+from rankserver.members import NOBODY
 from rankserver.membership import MIN_JOIN_WAIT
 from rankserver.timers import Timeout
 from simulate.client import Manner, SimClient, client_of
@@ -28,26 +29,31 @@ WAIT_SLACK: Final = 1.1
 # Seconds in which what a client sent may not have been read: readiness may be told a few turns late.
 JUST_NOW: Final = 0.01
 # Bytes of private frames that one line or the loop may add for a client: a roster and some frames.
-PRIVATE_SLACK: Final = 2500
+PRIVATE_SLACK: Final = 1200
+# Heartbeats before which no member may be taken for dead: two, less a stop that the server has not noticed.
+MIN_SILENT_HEARTBEATS: Final = 1.5
 # Heartbeats after which a member that says nothing must be gone, with the time until its silence is noticed.
-SILENT_HEARTBEATS: Final = 3
-# Turns between two checks of the heartbeat, whose whole heap is looked at.
-HEARTBEAT_TURNS: Final = 8
+MAX_SILENT_HEARTBEATS: Final = 3
+# Turns between two thorough checks, which cost more than those of each turn.
+THOROUGH_TURNS: Final = 4
 # The states in which the channel of a member is.
 MEMBER_STATES: Final = (ChannelState.JOINED, ChannelState.LEAVING)
 
 
 class Invariants:
-    """The invariants of one run, with what they remember from turn to turn."""
+    """The invariants of one run, and what they remember from turn to turn."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.server = run.server
         self.truth = run.truth
         self.scenario = run.scenario
-        self._lazy_since: float | None = None  # JOINs wait for company
-        self._held_at: int | None = None  # commands in the log, if they have to wait now
-        self._behind_since: dict[SimClient, float] = {}  # others wait for these
+        # Since when a JOIN waits for company.
+        self._lazy_since: float | None = None
+        # How many commands were logged after the last turn, if commands had to wait then.
+        self._held_at: int | None = None
+        # The clients for which others wait, and since when.
+        self._behind_since: dict[SimClient, float] = {}
 
     def check_turn(self) -> None:
         """Check what must hold between any two turns, when the truth knows all that was logged."""
@@ -55,7 +61,7 @@ class Invariants:
         if wrong := lib.sim_misuse():
             raise Violation(ffi.string(wrong).decode())
         log.check()
-        members = [client_of(channel) for channel in self._members()]
+        members = [client_of(cast("Channel", member.channel)) for member in self.server.state.roster]
         if members != list(truth.roster) or log.seq != len(truth.frames) - 1:
             raise Violation(f"the core ranks {members} at {log.seq}; by the log it is {truth.roster}")
         if len(members) > self.scenario.config.capacity:
@@ -63,37 +69,36 @@ class Invariants:
         for key in self.run.selector.keys.values():
             if key.fileobj.fileno() != key.fd:
                 raise Violation(f"descriptor {key.fd} is closed and registered")
-        for fd, channel in self.server.loop.channels.items():
-            self._check_channel(fd, channel)
+        self._check_channels()
         self._check_bounds(log)
         self._check_waiting()
-        if self.run.turns % HEARTBEAT_TURNS == 0:
+        if self.run.turns % THOROUGH_TURNS == 0:
+            for channel in self.server.loop.channels.values():
+                self._check_state(channel)
             self._check_heartbeat()
 
-    def _members(self) -> Iterator[Channel]:
-        """Yield the channels of all members, by rank."""
-        for member in self.server.state.roster:
-            channel = member.channel
-            if channel is None or channel.member is not member:
-                raise Violation(f"{member} has the channel {channel}, which is another member's")
-            yield channel
+    def _check_channels(self) -> None:
+        loop, registered = self.server.loop, self.run.selector.keys
+        joins_wait = loop.sender._lazy_frames > 0
+        for fd, channel in loop.channels.items():
+            client = client_of(channel)
+            if channel.sock.fileno() != fd:
+                raise Violation(f"{client} is kept, and descriptor {fd} closed")
+            if channel.interest != (registered[fd].events if fd in registered else 0):
+                raise Violation(f"{client} is registered for other than {channel.interest}")
+            if channel.state is ChannelState.JOINED and channel.waits_for is None:
+                self._check_waits_for_input(channel)
+            may_wait = joins_wait or channel.state is ChannelState.JOINING
+            if not may_wait and not client.conn.reset and not channel.wants_write:
+                self._check_all_sent(channel)
 
-    def _check_channel(self, fd: int, channel: Channel) -> None:
-        registered = self.run.selector.keys
-        if channel.sock.fileno() != fd:
-            raise Violation(f"{client_of(channel)} is kept, and descriptor {fd} closed")
-        if channel.interest != (registered[fd].events if fd in registered else 0):
-            raise Violation(f"{client_of(channel)} is registered for other than {channel.interest}")
-        if (channel.state in MEMBER_STATES) != (channel.member in self.server.state.roster.by_id.values()):
+    def _check_state(self, channel: Channel) -> None:
+        is_member = self.server.state.roster.by_id.get(channel.member.id) is channel.member
+        if (channel.state in MEMBER_STATES) != (is_member and channel.member.channel is channel):
             raise Violation(f"{client_of(channel)} is {channel.state}, and its member {channel.member}")
-        if channel.state is ChannelState.JOINED and channel.waits_for is None:
-            self._check_waits_for_input(channel)
         self._check_waits(channel)
         self._check_private(channel)
-        client = client_of(channel)
-        is_joining = channel.state is ChannelState.JOINING
-        if not client.conn.reset and not channel.wants_write and not is_joining:
-            self._check_all_sent(channel)
+        self._check_cut(channel)
 
     def _check_waits_for_input(self, channel: Channel) -> None:
         loop = self.server.loop
@@ -102,7 +107,7 @@ class Invariants:
             raise Violation(f"nothing that {client_of(channel)} sends is heard")
 
     def _check_waits(self, channel: Channel) -> None:
-        """Whoever waits is among those who are gone on with."""
+        """Check that a channel that waits is among those that will go on."""
         loop, blocker = self.server.loop, channel.waits_for
         is_paused = channel in loop.reader.paused and blocker is Wait.TURN
         is_waiting = channel in loop.pace.waiting
@@ -114,7 +119,7 @@ class Invariants:
             raise Violation(f"others wait for {client_of(channel)}, which goes")
 
     def _check_private(self, channel: Channel) -> None:
-        """Not much more is queued for a member alone than it takes for others to wait for it."""
+        """Check that little more is queued for a member alone than makes others wait for it."""
         queued = channel.cursor.queued()
         if (
             queued > rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK
@@ -122,14 +127,22 @@ class Invariants:
         ):
             raise Violation(f"{queued} bytes of private frames wait for {client_of(channel)}")
 
+    def _check_cut(self, channel: Channel) -> None:
+        """Check that a member that left and was cut is owed one frame that is begun, and its BYE."""
+        client, is_closing = client_of(channel), channel.state is ChannelState.CLOSING
+        if client.code not in ("slow", "memory") or not is_closing or channel.member is NOBODY:
+            return
+        owed = b"".join(channel.cursor.peek()).count(b"\n")
+        if owed > 1 + (client.code == "slow"):
+            raise Violation(f"{client} must be cut, and is owed {owed} frames")
+
     def _check_all_sent(self, channel: Channel) -> None:
-        """Nothing waits for who would take it but JOINs, and those not long."""
-        lag = channel.cursor.lag()
-        if lag and not self.server.loop.sender._lazy_frames:
+        """Check that nothing waits for a client that would take it; only a JOIN may, for a short time."""
+        if lag := channel.cursor.lag():
             raise Violation(f"{lag} bytes for {client_of(channel)} wait for nothing")
 
     def _check_waiting(self) -> None:
-        """Nobody waits for longer than the server says: for JOINs, and for who is slow."""
+        """Check that nobody waits for a JOIN or for a slow client for longer than the server says."""
         loop, now = self.server.loop, self.run.running
         if not loop.sender._lazy_frames:
             self._lazy_since = None
@@ -152,7 +165,7 @@ class Invariants:
                 raise Violation(f"all wait for {client}, since {now - since:g} seconds")
 
     def _check_heartbeat(self) -> None:
-        """Each member is listened for once, and what its heartbeat thinks is stale is so."""
+        """Check that each member is listened for once, and that stale entries are counted right."""
         heartbeat = self.server.heartbeat
         if not heartbeat.seconds:
             return
@@ -170,7 +183,7 @@ class Invariants:
             raise Violation(f"{log.held} bytes of the log are held, more than {most}")
 
     def _growth(self) -> int:
-        """Return what one turn may log: each byte that is read or was set aside, several times."""
+        """Return how many bytes one turn may log: each that is read or was kept, several times."""
         many = self.scenario.config.capacity
         one = min(self.scenario.read_bytes, 4000) + 2 * self.scenario.config.max_line
         return 5 * many * one + 4000
@@ -188,7 +201,7 @@ class Invariants:
                 raise Violation(f"{client} keeps to the protocol, and departs: {departure.reason}")
         elif code == "timeout" and channel.state is ChannelState.JOINED:
             silent = self.run.running - client.heard
-            if JUST_NOW < silent < self.scenario.config.heartbeat:
+            if JUST_NOW < silent < MIN_SILENT_HEARTBEATS * self.scenario.config.heartbeat:
                 raise Violation(
                     f"{client} was silent for {silent:g} seconds, and departs: {departure.reason}"
                 )
@@ -201,7 +214,7 @@ class Invariants:
             raise Violation(f"{client} is here, and departs: {departure.reason}")
 
     def check_rest(self) -> None:
-        """Check what holds when faults are over and nothing moves: all is sent, and nothing is lost."""
+        """Check what holds once faults are over and nothing moves: all is sent, and nothing is lost."""
         seq = len(self.truth.frames) - 1
         if self.run.listener.waiting:
             raise Violation(f"{len(self.run.listener.waiting)} connections are not accepted")
@@ -213,7 +226,7 @@ class Invariants:
             if client.expected and not client.is_lax:
                 raise Violation(f"{client} did not get {client.expected[0]}")
             silent, heartbeat = self.run.running - client.heard, self.scenario.config.heartbeat
-            if heartbeat and silent > SILENT_HEARTBEATS * heartbeat:
+            if heartbeat and silent > MAX_SILENT_HEARTBEATS * heartbeat:
                 raise Violation(f"{client} was silent for {silent:g} seconds, and is still a member")
         for client in self.run.clients:
             self._check_client(client)
@@ -237,7 +250,7 @@ class Invariants:
                 raise Violation(f"{client} did not get the answer of {other} to {seq}")
 
     def _check_timers(self) -> None:
-        """No timeout is left of who is gone."""
+        """Check that no timeout is left of a channel that is closed."""
         loop = self.server.loop
         for source in loop.timers._sources:
             for item in source if isinstance(source, Timeout) else ():

@@ -18,7 +18,8 @@ MODULE: Final = core.load()
 ffi: Final[Any] = MODULE.ffi
 lib: Final[Any] = MODULE.lib
 
-LISTENER: Final = 1  # descriptors of those that are no connections
+# The descriptors that are not those of connections.
+LISTENER: Final = 1
 SIGNALS: Final = 2
 PEER: Final = ("192.0.2.1", 4000)
 _ACCEPT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR, errno.ENOBUFS)
@@ -27,7 +28,7 @@ _drained: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
 
 
 def drain(conn: Any, most: int = _DRAIN_BYTES) -> bytes:
-    """Take what waits for the client, at most so many bytes."""
+    """Take what waits for the client, at most ``most`` bytes."""
     count = lib.sim_drain(conn, _drained, min(most, _DRAIN_BYTES))
     return bytes(ffi.buffer(_drained, count)) if count else b""
 
@@ -46,9 +47,9 @@ class SimSocket:
         return self._fd
 
     def setblocking(self, flag: bool) -> None:
-        """Refuse to block."""
+        """Check that the socket never blocks."""
         if flag:
-            raise Violation("a connection is to block")
+            raise Violation("a connection was set to block")
 
     def setsockopt(self, *_option: object) -> None:
         """Take any option."""
@@ -109,7 +110,7 @@ class SimListener:
         return ("192.0.2.1", 1)
 
     def close(self) -> None:
-        """Refuse those who wait."""
+        """Refuse the connections that wait."""
         self.is_closed = True
         while self.waiting:
             _refuse(self.waiting.popleft())

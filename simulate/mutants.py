@@ -306,12 +306,6 @@ MUTANTS: Final = (
         "        if asker is not None and self.roster.by_id[asker].channel is not None:\n",
     ),
     Mutant(
-        "the roster forgets whose token a member showed",
-        "inputs.py",
-        "_write_text(out, token)",
-        '_write_text(out, "")',
-    ),
-    Mutant(
         "a text is cut when it is encoded",
         "inputs.py",
         "    _write_bytes(out, value.encode())",

@@ -1,9 +1,9 @@
-"""One run: the real server under one seed, with everything that may happen to it.
+"""One run: the real server under one seed, and everything that happens to it.
 
-The loop calls ``select`` once a turn, and the world lives in there: first the ``invariants`` are checked on
-what the turn has left, then clients act, then what is ready is told, with the clock moved on. A run has three
-parts: faults and all; calm, in which everybody reads and nothing fails, until nothing moves; and the end.
-What is settled before a run begins is in ``scenario``.
+The loop calls ``select`` once in each turn, and the world lives in there: the ``invariants`` of what the turn
+has left are checked, clients act, the clock moves on, and the loop is told what is ready. A run has three
+parts: one with faults; then calm, in which everybody reads and nothing fails, until nothing moves any more;
+and the stop. What is decided before a run begins is in ``scenario``.
 """
 
 from __future__ import annotations
@@ -79,17 +79,29 @@ class SimServer(Server):
 
 
 class Result(NamedTuple):
-    """What a run was."""
+    """What happened in a run; ``trace`` is a hash of all of it."""
 
     seed: int
-    trace: int  # hash of all that happened
+    trace: int
     turns: int
     steps: int
     commands: int
 
 
 class Run:
-    """One run of the server, see the module."""
+    """One run of the server.
+
+    Args:
+        seed: decides what happens.
+        steps: what clients do in the first part.
+        traced: keep what happens as text in ``lines``.
+
+    Attributes:
+        running: the time in which the server was not stopped.
+        calm_since: when calm began; None before.
+        is_over: the server was told to stop, and nobody must come to rest any more.
+        live: the clients that may still do something.
+    """
 
     def __init__(self, seed: int, steps: int, *, traced: bool = False) -> None:
         self.seed = seed
@@ -100,7 +112,7 @@ class Run:
         self.rng = random.Random(seed)
         self.scenario = draw(self.rng, steps)
         self.now = 1000.0
-        self.stopped = 0.0  # seconds of it in which the process was
+        self.stopped = 0.0
         self.turns = 0
         self.done = 0
         self.calm_since: float | None = None
@@ -140,7 +152,8 @@ class Run:
             Exception: the server has failed.
         """
         loop, scenario = self.server.loop, self.scenario
-        self.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")  # their text has an address
+        # Without the tokens, whose text has an address in it.
+        self.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
         self.listener.faults = scenario.accept_faults
         with contextlib.suppress(_Quiet):
@@ -224,7 +237,11 @@ class Run:
         return self._told(ready)
 
     def _stop_process(self, patience: float, begin: float) -> None:
-        """Let time pass; the server cannot tell what of it, since this select began, it would have waited."""
+        """Let time pass in which the process is stopped.
+
+        All of the time since this select began counts as that: the server cannot know how much of it it would
+        have waited.
+        """
         seconds = patience + self.rng.choice((2.0, 40.0, 4000.0))
         self.say(f"the process is stopped for {seconds} seconds")
         self.now += seconds
@@ -245,7 +262,7 @@ class Run:
         return ready
 
     def _told(self, ready: list[tuple[Key, int]]) -> list[tuple[Key, int]]:
-        """Return what is told: in any order, some of it later, some for nothing."""
+        """Return what the loop is told: in any order, some of it later, and some for nothing."""
         rng = self.rng
         if self.scenario.io_faults and self.calm_since is None:
             if len(ready) > 1 and rng.random() < 0.3:
@@ -268,7 +285,7 @@ class Run:
         return self.now - self.stopped
 
     def _read_all(self) -> None:
-        """Let everybody read who does so at once."""
+        """Let the clients read that do so at once."""
         calm = self.calm_since is not None
         for client in self.live:
             if calm:
@@ -408,14 +425,14 @@ class Run:
     # --- the trace ----------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Add a line to the readable trace, behind what the kernel has to say."""
+        """Add a line to the readable trace, behind those of the kernel."""
         lib.sim_note(hash_of(text))
         if self.traced:
             self.lines += self.kernel_lines()
             self.lines.append(text)
 
     def kernel_lines(self) -> list[str]:
-        """Return what the kernel has put into the trace since the last time."""
+        """Return what the kernel has added to the trace since this was last called."""
         count = lib.sim_trace_text(_where)
         return bytes(ffi.buffer(_where[0], count)).decode().splitlines() if count else []
 

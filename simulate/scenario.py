@@ -1,7 +1,6 @@
-"""What a seed says about a run before it begins, and the server's surroundings that follow from it.
+"""What a seed decides about a run before it begins: settings, numbers of clients and of faults, small bounds.
 
-How the server is configured, how many come, how much fails, and bounds so small that it comes to them. What
-then happens is drawn in ``run``, as it happens.
+What happens then is drawn in ``run``, as it happens.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Scenario(NamedTuple):
 
 
 def draw(rng: random.Random, steps: int) -> Scenario:
-    """Draw what a run of so many steps is to be."""
+    """Draw a scenario for a run of this many steps."""
     capacity = rng.choice((1, 2, 4, 6, 9, 14))
     classes = rng.choice((0, 0, 1, 3))
     max_line = rng.choice((256, 300, 700, 1500))
@@ -118,7 +117,7 @@ def draw(rng: random.Random, steps: int) -> Scenario:
 
 @contextlib.contextmanager
 def world(seed: int, steps: int) -> Iterator[None]:
-    """Put the simulated core, small bounds by the seed, and no randomness of its own into the server."""
+    """Give the server the simulated core, small bounds, and no randomness but the seed's."""
     scenario = draw(random.Random(seed), steps)
     rng = random.Random(~seed)
     saved: list[tuple[Any, str, Any]] = []

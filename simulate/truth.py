@@ -1,7 +1,7 @@
 """What is true in a run: the log as it was written, and who held which rank at each place of it.
 
-It is taken from the core's memory whenever the log may have grown, before anything of it can be freed, and
-each frame is held against what its sender sent. What clients receive is then compared with it.
+It is read from the core's memory before anything of the log can be freed, and each frame is compared with
+what its sender sent. What clients receive is then compared with it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Violation(AssertionError):  # noqa: N818 - it names what happened
 
 
 class Change(NamedTuple):
-    """What a JOIN or LEFT did."""
+    """What a JOIN or LEFT did; ``roster`` is who held which rank behind it."""
 
     joins: bool
     ranks: list[int]
-    roster: tuple[SimClient, ...]  # behind the frame
+    roster: tuple[SimClient, ...]
 
 
 class Sent(NamedTuple):
@@ -40,10 +40,11 @@ class Truth:
     """The log of one run.
 
     Attributes:
-        frames: by seq; the first is none.
+        frames: the frames by seq; there is none with seq 0.
         meaning: what each of them says.
         roster: the clients by rank behind the last frame.
-        joining: who is let in by the next JOINs, in the order of its ranks; noted when the server decides it.
+        joining: who joins with each of the next JOINs, in the order of its ranks, as the server says.
+        commands: how many commands were logged.
     """
 
     def __init__(self) -> None:
