@@ -188,7 +188,7 @@ def test_nothing_is_closed_while_a_turn_goes_on(monkeypatch: pytest.MonkeyPatch)
             open_then.append(client.channel.sock.fileno() >= 0)
 
         monkeypatch.setattr(stepped.loop.sender, "flush_all", note)
-        stepped.until(lambda: client.state is ChannelState.CLOSED)
+        stepped.until(lambda: client.state() is ChannelState.CLOSED)
         assert all(open_then)
         assert client.channel.sock.fileno() == -1
 
@@ -197,7 +197,7 @@ def test_nothing_is_closed_while_a_turn_goes_on(monkeypatch: pytest.MonkeyPatch)
 
 
 def is_shaking_hands(client: Client) -> bool:
-    return client.state is ChannelState.HANDSHAKE
+    return client.state() is ChannelState.HANDSHAKE
 
 
 def test_time_in_which_the_server_was_stopped_does_not_count() -> None:
@@ -257,7 +257,7 @@ def test_a_select_lasts_until_the_next_deadline(monkeypatch: pytest.MonkeyPatch)
         client.send(b"HELLO\n")
         stepped.wait(4)
         stepped.turn()
-        assert client.state is ChannelState.JOINED
+        assert client.state() is ChannelState.JOINED
         assert waited[-1] is None
 
 
@@ -329,9 +329,9 @@ def test_without_memory_for_what_waited_it_goes_and_nobody_else(monkeypatch: pyt
         with monkeypatch.context() as patch:
             patch.setattr(stepped.log, "append", no_memory)
             stepped.turn()
-        assert waits.state is ChannelState.LEAVING
+        assert waits.state() is ChannelState.LEAVING
         stepped.turn()
-        assert slow.state is ChannelState.JOINED
+        assert slow.state() is ChannelState.JOINED
         assert stepped.log.count == 1
 
 

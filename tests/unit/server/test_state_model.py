@@ -148,10 +148,10 @@ class Twins:
         One that has departed is told nothing more, and an order that collects tells things later.
         """
         for one, other in zip(self.servers[0].clients, self.servers[1].clients, strict=True):
-            assert one.state is other.state
+            assert one.state() is other.state()
             if one.sock.fileno() >= 0:
                 streams = [SESSION.sub(b"", client.received()) for client in (one, other)]
-                if one.state is not ChannelState.JOINED:
+                if one.state() is not ChannelState.JOINED:
                     streams = [TOLD.sub(b"", stream) for stream in streams]
                 assert streams[0] == streams[1]
 
