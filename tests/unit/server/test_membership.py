@@ -119,7 +119,7 @@ def test_no_more_join_than_there_are_places() -> None:
         assert stepped.log.count == 3
 
 
-def test_a_place_is_free_for_those_of_the_turn_in_which_it_is_left() -> None:
+def test_a_place_is_free_in_the_turn_in_which_it_is_left() -> None:
     with SteppedServer(1) as stepped:
         first, second = stepped.join(), stepped.connect()
         first.send(b"BYE\n")

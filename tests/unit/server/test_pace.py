@@ -64,7 +64,7 @@ def stage() -> Iterator[Stage]:
     stage.close()
 
 
-def test_commands_wait_from_one_byte_over_the_limit_until_all_are_at_it(stage: Stage) -> None:
+def test_commands_wait_from_over_the_limit_until_all_are_at_it(stage: Stage) -> None:
     slow, producer = stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG)
     assert stage.update() == []
