@@ -18,7 +18,6 @@ from rankserver.loop import (
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
 )
-from rankserver.sender import MAX_UNSENT
 from tests.support.turns import Client, SteppedServer
 
 # --- bounds of a turn -------------------------------------------------------------------------
@@ -131,19 +130,6 @@ def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.
                 assert len(served) == turn * MAX_HANDSHAKES
         channels = {client.channel for client in clients}
         assert set(served[:12]) == set(served[8:]) == channels
-
-
-def test_many_private_frames_do_not_wait_for_the_end_of_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    with SteppedServer() as stepped:
-        client = stepped.join()
-        client.received()
-        client.send(b"PING\n" * (MAX_UNSENT + 1))
-        with monkeypatch.context() as patch:
-            patch.setattr(stepped.loop.sender, "flush_all", lambda: None)
-            stepped.turn()
-        assert client.received() == b"PONG\n" * MAX_UNSENT
-        stepped.loop.sender.flush_all()
-        assert client.received() == b"PONG\n"
 
 
 # --- connections that break -------------------------------------------------------------------
