@@ -35,32 +35,30 @@ format: $(READY)
 sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
 
-# The functional tests, with the servers that they start under the sanitizers: some seven minutes. What is left out
-# are bounds on all memory of a program, which the sanitizers alone exceed.
+# The functional tests, with their servers under the sanitizers: about seven minutes. Tests that bound the memory of a
+# whole program are left out, since the sanitizers alone exceed it.
 sanitize-functional: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh tests/functional \
 		"--deselect=tests/functional/test_reliability.py::test_what_the_page_says_holds[never-reads]" \
 		"--deselect=tests/functional/test_client.py::test_100_000_commands_from_a_file_need_little_memory"
 
-# Some of them with the servers under Valgrind, which are fifty times slower there. OPTIONS go to pytest, to name others.
-
+# Some functional tests with their servers under Valgrind, fifty times slower. OPTIONS go to pytest, to select others.
 valgrind: $(READY)
 	$(BIN)/python -m tests.valgrind $(OPTIONS)
 
-# The server's loop under simulated clock, sockets and kernel, and broken servers that this must catch: all
-# that a seed does is the same each time. `python -m simulate --replay SEED` prints it.
+# The server's loop with a simulated clock, simulated sockets and a simulated kernel; and broken servers, which this
+# must catch. A seed always does the same: `python -m simulate --replay SEED` prints it.
 simulate: $(READY)
 	$(BIN)/python -m simulate --seeds $(SEEDS)
 	$(BIN)/python -m simulate --mutants
 
-# All that reads what others sent: the core's input under the sanitizers, the parser, the client's session.
+# Everything that reads what others sent: the core's input under the sanitizers, the parser, the client's session.
 fuzz: $(READY)
 	$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
 
-# rankserver beside other servers, which are installed if they are missing, and the ceiling of the machine; then
-# from Enter to the other screen, and the answers on the way back. It takes about 40 minutes. benchmarks/load.py,
-# benchmarks/membership.py and benchmarks/answers.py measure a single case, and fail with --require if it is too slow:
-# 50,000 answers/s have to be shown.
+# Compares rankserver with other servers, which are installed if they are missing, and with the ceiling of the machine;
+# then measures a command from Enter to another screen, and the answers on their way back. It takes about 40 minutes.
+# load.py, membership.py and answers.py measure a single case, and fail with --require if it is too slow.
 bench: $(READY)
 	@sh tools/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
@@ -68,7 +66,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/fairness.py --require 50
 	$(BIN)/python benchmarks/answers.py --require 50000
 
-# All benchmarks in small: that they run and verify, not how fast a busy machine is.
+# Runs all benchmarks in small, to see that they work: the figures mean nothing.
 bench-smoke: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 20 --commands 20000 --bursts 2 --rate 50 --require 0.2
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
@@ -79,12 +77,12 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 
-# What the server stands, beside Redis and NATS where they can be compared: the table of docs/reliability.md. It
-# takes some fifteen minutes; the tests do the same in small.
+# The table of docs/reliability.md: what the server withstands, beside Redis and NATS where they can be compared. It
+# takes about fifteen minutes; the tests do the same on a small scale.
 reliability: $(READY)
 	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/reliability.py
 
-# What each part of the C core costs. OPTIONS go to pytest: how to compare two runs is said in CONTRIBUTING.md.
+# What each part of the C core costs. OPTIONS go to pytest; CONTRIBUTING.md explains how to compare two runs.
 microbench: $(READY)
 	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,iqr,ops,rounds $(OPTIONS)
 

@@ -1,8 +1,8 @@
-"""How fast the answers to one command come back: a thousand clients answer, and the one that asked has them.
+"""Measure how fast the answers of a thousand clients to one command come back to the client that asked.
 
-It starts the real server, an asker and many connections that answer each ASK all at once, and takes the time
-from the first answer sent until the asker has the last. First the asker is a bare socket that only reads:
-what the server *relays*. Then it is the real client, writing to a pipe that is read here: what is *shown*.
+It starts the real server, an asker, and many connections that all answer each ASK at once, and takes the time
+from sending the first answer until the asker has the last. First the asker is a bare socket that only reads:
+this is what the server *relays*. Then it is the real client, writing to a pipe: this is what is *shown*.
 """
 
 from __future__ import annotations
@@ -26,12 +26,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-SEED: Final = 1  # of the order in which answers are sent, so that a run can be repeated
-SILENCE: Final = 10.0  # seconds after which what does not come is taken as lost
-RECEIVED: Final = 256 * 1024  # bytes that a bare asker takes at once, and room for all while it does not read
-LOOK: Final = 0.0005  # seconds between two looks at what the client prints: being woken by each line is work
-WARM_UPS: Final = 2  # asks that are verified and not timed: memory is touched, code is specialised
-SHOWN_LOST: Final = 3  # lines that an error shows of those that are missing or wrong
+# The seed of the order in which answers are sent, so that a run can be repeated.
+SEED: Final = 1
+
+# After this many seconds without a line, what is missing counts as lost.
+MAX_SILENCE: Final = 10.0
+
+# The bytes that a bare asker takes at once, with room for all answers while it does not read.
+MAX_RECEIVED: Final = 256 * 1024
+
+# Seconds between two looks at what the client prints: to be woken by each line would be work.
+LOOK: Final = 0.0005
+
+# Asks that are verified but not timed: they touch memory and let the interpreter specialise its code.
+WARM_UPS: Final = 2
+
+# The number of missing or wrong lines that an error quotes.
+MAX_SHOWN: Final = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +93,7 @@ class Reply(NamedTuple):
 
 
 class Asker(Protocol):
-    """The highest ranked client. Its ``wait`` is what is timed.
+    """The highest-ranked client. Its ``wait`` is what is timed.
 
     Attributes:
         pid: the process whose CPU time it costs, 0 if that is this one.
@@ -113,8 +124,8 @@ class Connection:
         self.rank = -1
         self._begun = b""
         self._sock = socket.socket()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
-        self._sock.settimeout(SILENCE)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_RECEIVED)
+        self._sock.settimeout(MAX_SILENCE)
         self._sock.connect(address)
         self.send(f'HELLO {{"name":"{name}"}}\n'.encode())
 
@@ -133,7 +144,7 @@ class Connection:
             BenchmarkError: if nothing comes.
         """
         try:
-            data = self._sock.recv(RECEIVED)
+            data = self._sock.recv(MAX_RECEIVED)
         except TimeoutError:
             raise BenchmarkError(f"the server is silent to {self.name}") from None
         if not data:
@@ -142,7 +153,7 @@ class Connection:
         return [line.decode() for line in lines]
 
     def joined(self) -> None:
-        """Wait for the WELCOME, and note the rank in it: all who join later get lower ones."""
+        """Wait for the WELCOME, and note its rank: later clients get lower ones."""
         self.rank = int(self._find("WELCOME ").partition('"rank":')[2].partition(",")[0])
 
     def hear(self, text: str) -> int:
@@ -178,7 +189,7 @@ class Bare(Connection):
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
-        """Compare what came with what is to be relayed."""
+        """Compare what came with what must be relayed."""
         compare(lines, (reply.relayed for reply in replies))
 
 
@@ -191,7 +202,7 @@ class Shown:
         self._program = Program("the client", command)
         self.pid = self._program.pid
         try:
-            self._program.line(SILENCE)
+            self._program.line(MAX_SILENCE)
         except BaseException:
             self.close()
             raise
@@ -210,11 +221,11 @@ class Shown:
         lines: list[str] = []
         while summary not in lines[-1:]:
             time.sleep(LOOK)
-            lines += self._program.lines(SILENCE)
+            lines += self._program.lines(MAX_SILENCE)
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
-        """Compare the lines of answers, if it prints any, with what is to be shown."""
+        """Compare the lines of answers, if it prints any, with what must be shown."""
         found = [line for line in lines if is_answer(line, replies[0].seq)]
         if found:
             compare(found, (reply.shown for reply in replies))
@@ -235,8 +246,8 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> None:
     missing, wrong = list((want - have).elements()), list((have - want).elements())
     if missing or wrong:
         raise BenchmarkError(
-            f"{len(missing)} answers are missing, as {missing[:SHOWN_LOST]}, "
-            f"and {len(wrong)} wrong or doubled, as {wrong[:SHOWN_LOST]}"
+            f"{len(missing)} answers are missing, as {missing[:MAX_SHOWN]}, "
+            f"and {len(wrong)} wrong or doubled, as {wrong[:MAX_SHOWN]}"
         )
 
 

@@ -13,15 +13,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import derive
 import harness
 import machine
 import plan
 import report
 import targets
-from derive import OURS, Corner
 from grid import Asked, Progress, Run
 from harness import Places
+from measurements import OURS, PLACE, Measurements
 from peers import PEERS
 from plan import Timing
 
@@ -29,11 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from peers import Peer
-    from targets import Target
 
 FOLDER: Final = harness.ROOT / "benchmarks"
-PART: Final = "compare.json.part"  # what is measured so far, while a run is
-SPARE: Final = 200  # descriptors that a server needs besides its connections
+
+# What has been measured so far, while a run goes on.
+PART: Final = "compare.json.part"
+
+# Descriptors that a server needs besides its connections.
+SPARE: Final = 200
+
 FULL: Final[dict[str, Any]] = {
     "receivers": plan.RECEIVERS,
     "sizes": plan.SIZES,
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add, smallest = parser.add_argument, harness.SMALLEST_COMMAND
+    add, smallest = parser.add_argument, harness.MIN_COMMAND_BYTES
     keys = [peer.key for peer in PEERS]
     add("--receivers", type=_numbers(1), metavar="N,...", help=f"default: {_listed(plan.RECEIVERS)}")
     add("--sizes", type=_numbers(smallest), metavar="B,...", help=f"default: {_listed(plan.SIZES)} bytes")
@@ -131,11 +134,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     _announce(run.result, seconds)
     with Progress(seconds) as progress:
         result = run.run(progress)
-    report.write(result, options.output)
+    measured = Measurements.of_run(result)
+    report.write(measured, options.output)
     run.finish()
     unmet = _own_losses(result)
     if options.require:
-        unmet += [_sentence(target) for target in targets.check(result) if not target.met]
+        unmet += [report.sentence(target) for target in targets.check(measured) if not target.met]
     return result | {"unmet": unmet} if unmet else result
 
 
@@ -176,7 +180,6 @@ def _head(options: argparse.Namespace, places: Places, versions: dict[str, str |
         for peer in PEERS
     ]
     return {
-        "format": 1,
         "date": datetime.now(timezone.utc).date().isoformat(),
         "seconds": 0.0,
         "command": _command(options),
@@ -203,7 +206,7 @@ def _announce(result: dict[str, Any], seconds: float) -> None:
     for peer in result["peers"]:
         if peer["skipped"] == "not installed":
             print(f"{peer['name']} is skipped: it is not installed ({peer['install']})", file=sys.stderr)
-    names = ", ".join(derive.names(result).values())
+    names = ", ".join(peer["name"] for peer in result["peers"] if not peer["skipped"])
     duration = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
     print(f"measuring {names}: about {duration}", file=sys.stderr)
 
@@ -212,42 +215,18 @@ def _announce(result: dict[str, Any], seconds: float) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    for senders in ("one", "every"):
-        for corner in derive.corners(result, senders):
-            if corner.size == plan.MAIN_SIZE:
-                _show_corner(result, corner)
-    found = targets.check(result)
+    measured = Measurements.of_run(result)
+    for (senders, size, receivers), multiples in measured.faster().groupby(PLACE[:-1]):
+        who = "clients that all send" if senders == "every" else "receivers"
+        medians = multiples.groupby("peer").median().drop(OURS, errors="ignore")
+        listed = ", ".join(f"{value:.3g} x {peer}" for peer, value in medians.items())
+        print(f"{receivers:>6,} {who}, {size:,} bytes: {listed or 'no other was measured'}")
+    found = targets.check(measured)
     for target in found:
         if target.met is not None:
-            print(f"{'met' if target.met else 'NOT MET':<8} {_sentence(target)}")
-    met = sum(target.met is True for target in found)
-    unknown = sum(target.met is None for target in found)
-    print(f"{met} of {len(found)} targets are met, {unknown} were not measured")
-
-
-def _show_corner(result: dict[str, Any], corner: Corner) -> None:
-    """Print how many times as fast as each peer this server is."""
-    ratios = []
-    for key, name in derive.names(result).items():
-        spread = derive.faster(result, corner, key)
-        if spread and key != OURS:
-            measured = derive.source(result, corner, key)
-            lost = " (which lost)" if measured and measured["lost"] else ""
-            ratios.append(f"{spread.median:.3g} x {name}{lost}")
-    who = "clients that all send" if corner.senders == "every" else "receivers"
-    print(f"{corner.receivers:>6,} {who}: {', '.join(ratios) or 'no other was measured'}")
-
-
-def _sentence(target: Target) -> str:
-    """Return what a target demands, and what was measured."""
-    where = f"{target.group}, {target.what}, at {target.receivers:,}"
-    if target.lost:
-        return f"{where}: rankserver lost something"
-    if target.value is None or target.required is None:
-        return f"{where}: not measured"
-    unit = f" {target.unit}" if target.unit else ""
-    peer = f" of {target.peer}" if target.peer else ""
-    return f"{where}: {target.value:.4g}{unit}{peer}, {target.limit} {target.required:.4g} demanded"
+            print(f"{'met' if target.met else 'NOT MET':<8} {report.sentence(target)}")
+    states = [target.met for target in found]
+    print(f"{states.count(True)} of {len(found)} targets are met, {states.count(None)} were not measured")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole comparison: all points of the grid, then membership; what is measured is kept in a file at once.
+"""A whole comparison: all points of the grid, then membership; each measurement is saved to a file at once.
 
 A point is measured in ``rounds.py``, membership in ``membership.py``; what there is to measure is planned in
 ``plan.py``. It leaves to ``compare.py`` what was asked for, and what is shown.
@@ -40,7 +40,7 @@ class Progress:
     """A bar of the planned seconds on standard error, with what is measured now and the time that is left."""
 
     def __init__(self, seconds: float) -> None:
-        """Begin something that is planned to take so long."""
+        """Begin something that is planned to take this many seconds."""
         self._point = ""
         self._bar = harness.bar(max(1, round(seconds)), "")
         self._bar.bar_format = "{percentage:3.0f}% |{bar:20}| {remaining} left; {desc}"
@@ -60,7 +60,7 @@ class Progress:
         self._bar.set_description_str(f"{self._point}: {what}")
 
     def passed(self, seconds: float) -> None:
-        """Note that something planned to take so long is over."""
+        """Note that something that was planned to take this many seconds is over."""
         self._bar.update(seconds)
 
 

@@ -32,10 +32,18 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "benchmarks" / "loadgen"
 PROGRAM: Final = ROOT / "build" / "loadgen"
-ANSWER_SECONDS: Final = 300.0  # the longest phase; the generator gives up when nothing arrives for 10 s
-EXIT_SECONDS: Final = 10.0  # for a program to end after it was told to
+
+# The longest phase in seconds; the generator itself gives up when nothing arrives for 10 s.
+MAX_ANSWER_SECONDS: Final = 300.0
+
+# The time that a program has to end after it was told to.
+MAX_EXIT_SECONDS: Final = 10.0
+
+# Descriptors that a process needs besides its sockets.
 SPARE_DESCRIPTORS: Final = 64
-SMALLEST_COMMAND: Final = 14  # bytes of the id that tells commands apart
+
+# The bytes of the id by which the generator tells commands apart.
+MIN_COMMAND_BYTES: Final = 14
 
 Event = dict[str, Any]
 
@@ -179,14 +187,14 @@ class Program:
             self._stdin.close()
         self._process.terminate()
         try:
-            self._process.wait(EXIT_SECONDS)
+            self._process.wait(MAX_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         if self._stdout:
             self._stdout.close()
 
-    def wait(self, seconds: float = EXIT_SECONDS) -> int:
+    def wait(self, seconds: float = MAX_EXIT_SECONDS) -> int:
         """Wait until it has ended by itself, and return its exit code, negative for a signal.
 
         Raises:
@@ -201,7 +209,7 @@ class Program:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    def line(self, seconds: float = ANSWER_SECONDS) -> str:
+    def line(self, seconds: float = MAX_ANSWER_SECONDS) -> str:
         """Return the next line of its output.
 
         Raises:
@@ -217,7 +225,7 @@ class Program:
             self._lines.extend(lines)
         return self._lines.popleft().decode()
 
-    def lines(self, seconds: float = ANSWER_SECONDS) -> list[str]:
+    def lines(self, seconds: float = MAX_ANSWER_SECONDS) -> list[str]:
         """Return all lines of its output that have come, one at least.
 
         Raises:
@@ -256,7 +264,7 @@ class Program:
     def _end(self) -> str:
         """Return how a program ended that has closed its output."""
         try:
-            return f"{self.name} ended with exit code {self._process.wait(EXIT_SECONDS)}"
+            return f"{self.name} ended with exit code {self._process.wait(MAX_EXIT_SECONDS)}"
         except subprocess.TimeoutExpired:
             return f"{self.name} has closed its output and does not end"
 

@@ -1,8 +1,8 @@
-"""From Enter to the other screen: how long a command takes from one client program to another.
+"""Measure how long a command takes from Enter in one client program to the screen of another.
 
 It starts the real server and two real clients, types commands into one, and takes the time until the other
 prints that it executes them: first while nothing else happens, then while others join and leave all the
-time. All of it is in there: both client programs, the server, and every wake-up between them.
+time. Both client programs, the server, and every wake-up between them are part of it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ from harness import BenchmarkError, Program, RankServer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PAUSE: Final = 0.005  # seconds between two commands: a fast typist needs more
-CHURN_PAUSE: Final = 0.005  # seconds between two who join and leave
-ANSWER_SECONDS: Final = 10.0
+# Seconds between two commands; a fast typist needs more.
+PAUSE: Final = 0.005
+
+# Seconds between two clients that join and leave.
+CHURN_PAUSE: Final = 0.005
+
+# Seconds after which a line that does not come counts as lost.
+MAX_WAIT: Final = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +60,7 @@ def _client(server: RankServer, name: str) -> Program:
     address = f"{server.address.host}:{server.address.port}"
     command = [sys.executable, "-m", "client", address, "--name", name, "--delay", "0"]
     client = Program(name, command)
-    client.line(ANSWER_SECONDS)  # connected: the next may join
+    client.line(MAX_WAIT)  # connected: the next may join
     return client
 
 
@@ -66,7 +71,7 @@ def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
         time.sleep(PAUSE)
         start = time.perf_counter()
         above.tell(f"command {number}")
-        while not below.line(ANSWER_SECONDS).startswith("executing "):
+        while not below.line(MAX_WAIT).startswith("executing "):
             pass
         times.append((time.perf_counter() - start) * 1000)
     return sorted(times)

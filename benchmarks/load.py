@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
     from sources import Burst
 
+# Seconds for which commands are paced, to measure the latency.
 PACED_SECONDS: Final = 5
+
+# Bursts that the generator only reads, to see how busy that keeps it.
 DRAIN_BURSTS: Final = 3
-SATURATED: Final = 0.95  # busy for more of the time than this: it is what limits
+
+# A program that is busy for at least this part of the time is what limits.
+MIN_SATURATED: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add, number, smallest = parser.add_argument, harness.number, harness.SMALLEST_COMMAND
+    add, number, smallest = parser.add_argument, harness.number, harness.MIN_COMMAND_BYTES
     add("--clients", type=number(0), default=100, metavar="N", help="receivers (default: 100)")
     add("--commands", type=number(1), default=100_000, metavar="M", help="in each burst (default: 100000)")
     add("--size", type=number(smallest), default=64, metavar="B", help="bytes of a command (default: 64)")
@@ -229,9 +234,9 @@ def _show_ceiling(result: dict[str, Any]) -> None:
 def _verdict(ceiling: dict[str, Any], drain: dict[str, Any]) -> str:
     """Say in plain words whether the generator can drain the ceiling."""
     sender, generator = ceiling["sender_busy"], ceiling["generator_busy"]
-    if sender >= SATURATED:
+    if sender >= MIN_SATURATED:
         verdict = "not the bottleneck"
-    elif generator >= SATURATED:
+    elif generator >= MIN_SATURATED:
         verdict = "THE BOTTLENECK: the ceiling may be higher than shown"
     else:
         verdict = "NOT SHOWN: neither side is saturated, so something else keeps the machine busy"

@@ -21,12 +21,23 @@ from targets import MAX_HALF, MAX_MEMORY, MIN_JOINS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-MAX_IDLE: Final = 0.02  # seconds of CPU: some ticks of the clock that the kernel accounts by; see --require
-SETTLE_MS: Final = 500  # after the last JOIN, for the server to give back what it can
-SEED: Final = 1  # of the choice of those that leave, so that a run can be repeated
-FIRST: Final = 10  # clients that join before memory is measured, so that what all share is not counted
-MANY: Final = 100  # clients that leave at once, besides one and half of all
-SMALL: Final = 16  # bytes of the text that the ceiling sends: in a frame about as long as a LEFT
+# The CPU seconds that idle clients may cost: some ticks of the clock that the kernel accounts by.
+MAX_IDLE: Final = 0.02
+
+# The time after the last JOIN in which the server may give back memory.
+SETTLE_MS: Final = 500
+
+# The seed of the choice of clients that leave, so that a run can be repeated.
+SEED: Final = 1
+
+# Clients that join before memory is measured, so that what all share is not counted.
+FIRST: Final = 10
+
+# The number of clients that leave at once, besides one and half of all.
+MANY: Final = 100
+
+# The bytes of the text that the ceiling sends: its frame is about as long as a LEFT.
+SMALL: Final = 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -109,7 +109,7 @@ def _round(pair: Pair, number: int) -> dict[str, Figures]:
 def _load(pair: Pair, receivers: int, number: int) -> dict[str, Figures]:
     """Let bursts of both servers and of the ceiling take turns, with all of them connected all the time."""
     point = plan.Point(everyone=False, receivers=receivers, size=plan.MAIN_SIZE)
-    commands = plan.most_commands(point, plan.Timing(1)) // pair.share
+    commands = plan.max_commands(point, plan.Timing(1)) // pair.share
     with ExitStack() as stack:
         sources = {which: _server(tree, receivers, pair.places, stack) for which, tree in pair.trees.items()}
         sources["ceiling"] = _ceiling(receivers, commands, pair.places, stack)

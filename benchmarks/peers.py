@@ -30,16 +30,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SERVERS: Final = harness.ROOT / "benchmarks" / "servers"
-SYSTEM_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin")  # of servers; not on every user's PATH
+
+# Folders of servers that are not on every user's PATH.
+SYSTEM_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin")
+
 START_SECONDS: Final = 10.0
-TRY_SECONDS: Final = 0.01  # between two attempts to connect
-ATTEMPTS: Final = 5  # to find a port that nobody else takes meanwhile
-OTHER_HOST: Final = "127.0.0.2"  # a connection to a port that is its own succeeds; from here it cannot
-SPARE_CLIENTS: Final = 32  # that Redis shall allow on top: connections that are just being closed
-ANY: Final = 100_000  # connections: as many as the system allows
+
+# Seconds between two attempts to connect.
+TRY_SECONDS: Final = 0.01
+
+# Attempts to find a port that nobody else takes meanwhile.
+MAX_ATTEMPTS: Final = 5
+
+# A socket that connects to its own port succeeds; from this address it cannot.
+OTHER_HOST: Final = "127.0.0.2"
+
+# Clients that Redis has to allow on top, for connections that are just being closed.
+SPARE_CLIENTS: Final = 32
+
+# As many connections as the system allows.
+NO_MAX_CLIENTS: Final = 100_000
+
 HOST: Final = "127.0.0.1"
-DEFAULT_CLIENTS: Final = 10_000  # that Redis allows
-NO_LIMIT: Final = "1000000000000"  # bytes, where there is no word for none
+
+# The number of clients that Redis allows by default.
+DEFAULT_CLIENTS: Final = 10_000
+
+# A number of bytes that stands for no limit, where there is no word for it.
+NO_LIMIT: Final = "1000000000000"
 
 # Nothing may be dropped, nobody may be thrown out for being slow, and nobody for being silent.
 REDIS: Final = """
@@ -97,7 +115,7 @@ class Peer:
     version: Callable[[], str | None]  # None if it is not installed
     start: Callable[[Load, int | None], Server]  # on this CPU; it listens when it returns
     every_pairs: bool = False  # where every client sends, it has one more connection, to receive
-    most: int = ANY  # connections that it can reasonably have
+    most: int = NO_MAX_CLIENTS  # connections that it can reasonably have
 
 
 # --- starting ---------------------------------------------------------------------------------
@@ -196,10 +214,10 @@ def daemon(name: str, command: Sequence[str], config: str) -> Callable[[Load, in
             raise
 
     def start(load: Load, cpu: int | None) -> Server:
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             if daemon := attempt(load, cpu):
                 return daemon
-        raise BenchmarkError(f"{name} found each of {ATTEMPTS} ports taken that had just been free")
+        raise BenchmarkError(f"{name} found each of {MAX_ATTEMPTS} ports taken that had just been free")
 
     return start
 

@@ -20,35 +20,61 @@ RECEIVERS: Final = (1, 10, 100, 1_000, 5_000)
 SIZES: Final = (16, 64, 1_024, 16_384)
 MEMBERS: Final = (100, 1_000, 10_000)
 
-MAIN_SIZE: Final = 64  # bytes of a command: the latency is measured at every number of receivers with it
-MAIN_RECEIVERS: Final = 100  # and with every size here
-EVERYONE: Final = range(10, 1_001)  # clients that all send: with more it takes far too long
-EACH: Final = 10  # commands that each of them sends at once
+# The size of a command, in bytes, with which the latency is measured at every number of receivers.
+MAIN_SIZE: Final = 64
 
-# A burst of the fastest is 0.05 to 0.2 s: some times longer than what the scheduler and timers disturb.
-MOST_DELIVERIES: Final = 20_000_000
-FEWEST: Final = 20  # commands in a burst: 16 KiB to 5,000 receivers would be fewer, and are left out
-MOST_BYTES: Final = 1_500_000_000  # of texts, to all receivers together
-MOST_COMMANDS: Final = 2_000_000  # more would take longer to prepare than to send
-PHASE_BYTES: Final = 1 << 30  # of one phase: the generator keeps no more
-WRAP: Final = 128  # bytes that the generator counts for what is around a text
+# The number of receivers at which the latency is measured with every size.
+MAIN_RECEIVERS: Final = 100
 
-FIRST_SHARE: Final = 256  # calibrating begins with this part of a full burst,
-GROWTH: Final = 4  # goes on with bursts that are at most so many times as long,
-STEPS: Final = 12  # and ends after so many at the latest, however much their times vary
+# The numbers of clients that all send; with more it takes far too long.
+EVERYONE: Final = range(10, 1_001)
+
+# The number of commands that each of them sends at once.
+EACH: Final = 10
+
+# At this size a burst of the fastest takes 0.05 to 0.2 s, much longer than anything the scheduler disturbs.
+MAX_DELIVERIES: Final = 20_000_000
+
+# A burst has at least this many commands; 16 KiB to 5,000 receivers would be fewer, and is left out.
+MIN_COMMANDS: Final = 20
+
+# The bytes of text that a burst sends to all receivers together.
+MAX_BYTES: Final = 1_500_000_000
+
+# More commands in a burst would take longer to prepare than to send.
+MAX_COMMANDS: Final = 2_000_000
+
+# The bytes of one phase: the generator keeps no more.
+MAX_PHASE_BYTES: Final = 1 << 30
+
+# The bytes that the generator counts for what is around a text.
+WRAP: Final = 128
+
+# Calibrating begins with this part of a full burst.
+FIRST_SHARE: Final = 256
+
+# Each further burst of calibrating is at most this many times as long as the one before.
+MAX_GROWTH: Final = 4
+
+# Calibrating ends after this many bursts, however much their times vary.
+MAX_STEPS: Final = 12
 
 
 class Idle(NamedTuple):
     """How a server is paced that sleeps between two commands."""
 
-    receivers: int  # up to so many
+    receivers: int  # at most
     rate: int  # commands/s
     share: float  # of the time that the longest takes: the more commands there are, the surer is the p99
 
 
 IDLE: Final = (Idle(100, 250, 2 / 3), Idle(1_000, 50, 1.0))
-IDLE_LAST: Final = Idle(0, 10, 1.0)  # with more receivers
-IDLE_SHARE: Final = 5  # and it is used to at most a fifth
+
+# The pace with more receivers than those above.
+IDLE_LAST: Final = Idle(0, 10, 1.0)
+
+# A server that sleeps between two commands is used to at most one part in this many.
+IDLE_SHARE: Final = 5
 
 
 class Point(NamedTuple):
@@ -111,7 +137,7 @@ def points(receivers: Sequence[int], sizes: Sequence[int], parts: Sequence[str])
         Point(everyone=False, receivers=count, size=size, latency=latency and _has_latency(count, size))
         for size in sizes
         for count in receivers
-        if MOST_BYTES // size // count >= FEWEST
+        if MAX_BYTES // size // count >= MIN_COMMANDS
     ]
     if "throughput" not in parts:
         grid = [point for point in grid if point.latency]
@@ -127,10 +153,10 @@ def _has_latency(receivers: int, size: int) -> bool:
 # --- how much ---------------------------------------------------------------------------------
 
 
-def most_commands(point: Point, timing: Timing) -> int:
+def max_commands(point: Point, timing: Timing) -> int:
     """Return how many commands a burst of one sender has at most."""
-    deliveries = min(MOST_DELIVERIES, MOST_BYTES // point.size)
-    bound = min(deliveries // point.receivers, PHASE_BYTES // (point.size + WRAP), MOST_COMMANDS)
+    deliveries = min(MAX_DELIVERIES, MAX_BYTES // point.size)
+    bound = min(deliveries // point.receivers, MAX_PHASE_BYTES // (point.size + WRAP), MAX_COMMANDS)
     return max(1, int(bound * timing.scale))
 
 
@@ -143,24 +169,24 @@ def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
     """
     commands = -(-most // FIRST_SHARE)
     near = False  # the burst before took long enough for its size to be nearly the right one
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         fit = max(1, min(int(commands * seconds / run(commands)), most))
         if commands == fit == most or (near and fit < 2 * commands):
             break
         near = fit < 2 * commands
-        commands = min(fit, commands * GROWTH)
+        commands = min(fit, commands * MAX_GROWTH)
     return commands
 
 
 def crowd_commands(clients: int, seconds_of_one: float, timing: Timing) -> int:
-    """Return how many commands all clients together send at once, if one of each takes so long."""
+    """Return how many commands all clients together send at once, if one of each takes this long."""
     if seconds_of_one * EACH <= timing.whole:
         return clients * EACH
     return clients * max(1, int(timing.crowd / seconds_of_one))
 
 
 def crowd_repeats(seconds: float, timing: Timing) -> int:
-    """Return how many bursts of so many seconds a round has: an odd number, for there to be a middle one."""
+    """Return how many bursts of this length a round has: an odd number, so that there is a middle one."""
     return min(int(timing.crowds / seconds), 20) // 2 * 2 + 1
 
 
@@ -188,14 +214,14 @@ def half_rate(saturated: float) -> int:
 
 def paced_commands(rate: int, seconds: float, size: int) -> int:
     """Return how many commands a paced phase has."""
-    return max(1, min(int(rate * seconds), PHASE_BYTES // (size + WRAP), MOST_COMMANDS))
+    return max(1, min(int(rate * seconds), MAX_PHASE_BYTES // (size + WRAP), MAX_COMMANDS))
 
 
 # --- in which order ---------------------------------------------------------------------------
 
 
 def order(items: Sequence[Item], number: int) -> list[Item]:
-    """Return the order of round ``number``: who is late in one is early in another.
+    """Return the order of round ``number``: an item that is late in one is early in another.
 
     Every round begins with the next one, and every other round goes on backwards from there.
     """
@@ -206,11 +232,20 @@ def order(items: Sequence[Item], number: int) -> list[Item]:
 
 # --- how long ---------------------------------------------------------------------------------
 
-START: Final = 0.3  # seconds to start a server and a generator,
-JOINING: Final = 0.000_25  # for each connection,
-BURST: Final = 0.4  # for a burst of the average peer, and for getting ready for it,
-MEMBER: Final = 0.000_8  # for each client to join, settle and leave,
-STARTS: Final = 2.0  # and for each round of members, besides: starting, and letting memory settle
+# Seconds to start a server and a generator.
+START: Final = 0.3
+
+# Seconds to connect one client.
+JOINING: Final = 0.000_25
+
+# Seconds for a burst of the average peer, and for getting ready for it.
+BURST: Final = 0.4
+
+# Seconds for one client to join, settle and leave.
+MEMBER: Final = 0.000_8
+
+# Seconds that a round of members takes besides: starting, and letting memory settle.
+STARTS: Final = 2.0
 
 
 def start_seconds(point: Point) -> float:
@@ -239,7 +274,7 @@ def latency_seconds(point: Point, peers: int, timing: Timing) -> float:
 
 
 def point_seconds(point: Point, peers: int, timing: Timing) -> float:
-    """Return about how long a point with so many peers takes: this server and the ceiling are among them."""
+    """Return about how long a point takes with this many peers, this server and the ceiling included."""
     each = start_seconds(point) + warming_seconds(point, timing, ceiling=False)
     each += timing.rounds * burst_seconds(point, timing)
     paced = timing.rounds * latency_seconds(point, peers, timing) if point.latency else 0.0

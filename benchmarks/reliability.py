@@ -1,4 +1,4 @@
-"""Do to rankserver what it must stand, and to Redis and NATS what can be compared, and write it down.
+"""Abuse rankserver, and Redis and NATS where they can be compared, and write down what they did.
 
 Each row is a function in ``tests/abuse/``, and the tests run the same ones in small. What was measured goes
 into the table of docs/reliability.md, between two marks; what stands around it is written by hand.
@@ -66,8 +66,8 @@ ROWS: Final = (
     ),
     Row(
         "churn",
-        "50,000 times connect and go: with FIN or RST, before joining or after",
-        "descriptors as before, memory within 2 MiB, ranks and log of who stays right",
+        "50,000 connections come and go: with FIN or RST, before joining or after",
+        "descriptors as before, memory within 2 MiB, the ranks and the log of those that stay are right",
         crowds.churn,
         {"cycles": 1000},
     ),
@@ -83,11 +83,11 @@ ROWS: Final = (
         "1,000 clients read a few bytes now and then, one reads all; 1,000 commands of 1 KB, 70 a second",
         "its p99 within 100 ms; later the slow ones get all; memory grows by less than 16 MiB",
         slow.slow_readers,
-        {"readers": 100, "commands": 100, "pause": 0.002, "p99": 1.0},
+        {"readers": 100, "commands": 100, "pause": 0.002},
     ),
     Row(
         "producers",
-        "3 clients send 1,000 bytes each time as fast as they can for a minute, 3 read 2 MiB/s each",
+        "3 clients send commands of 1,000 bytes as fast as they can for a minute, 3 read 2 MiB/s each",
         "every byte arrives, in order; memory stays below backlog (64 MiB) + 16 MiB, and is flat",
         slow.producers,
         {"seconds": 1, "backlog": 2 * MIB, "pace": 8 * MIB},
@@ -105,7 +105,7 @@ ROWS: Final = (
         "1 client asks 400 times and never reads the answers of 8, 30 KB each",
         "it is dropped; memory grows by less than 16 MiB; others' p99 within 100 ms",
         slow.asker,
-        {"timeout": 0.5, "asks": 100, "p99": 1.0},
+        {"timeout": 0.5, "asks": 100},
         ALONE,
     ),
     Row(
@@ -113,14 +113,14 @@ ROWS: Final = (
         "10 connections each that say nothing, drip a byte now and then, speak HTTP, TLS, noise",
         "closed within `--handshake-timeout` (5 s) + 1 s; others' p99 within 100 ms",
         strangers.strangers,
-        {"each": 2, "timeout": 0.3, "patience": 10, "p99": 1.0},
+        {"each": 2, "timeout": 0.3, "patience": 10},
     ),
     Row(
         "plain-to-tls",
         "the same to a port that speaks TLS, in plain text",
         "as above",
         strangers.plain_to_tls,
-        {"each": 2, "timeout": 0.3, "patience": 10, "p99": 1.0},
+        {"each": 2, "timeout": 0.3, "patience": 10},
         ALONE,
         strangers.has_openssl,
     ),
@@ -129,12 +129,12 @@ ROWS: Final = (
         "50 connections guess tokens all the time; one sends none, one 60,000 bytes",
         "none gets in; each guess costs a second; others' p99 within 100 ms",
         strangers.tokens,
-        {"guessers": 10, "seconds": 1.1, "p99": 1.0},
+        {"guessers": 10, "seconds": 1.1},
     ),
     Row(
         "descriptors",
-        "100 clients too many connect: the server has no descriptor for them; then 100 others leave",
-        "at most 5 % of a CPU meanwhile, members are served; who waited is served within 3 s",
+        "100 more clients connect than the server has descriptors for; then 100 others leave",
+        "at most 5% of a CPU meanwhile, members are served; those that waited are served within 3 s",
         strangers.descriptors,
         {"clients": 20, "too_many": 20, "seconds": 0.5},
     ),
@@ -155,7 +155,7 @@ ROWS: Final = (
     ),
     Row(
         "forging",
-        "a lower rank sends 5,600 frames: the server's own, answers to be another's, controls in text",
+        "a lower rank sends 5,600 frames: the server's own, answers for others, controls in text",
         "nothing but text under its own rank reaches others",
         liars.forging,
         {"rounds": 5},
@@ -163,7 +163,7 @@ ROWS: Final = (
     ),
     Row(
         "escapes",
-        "terminal escapes in all that others, the operator or the log could show",
+        "terminal escapes wherever other clients, the operator or the log could show them",
         "only printable text in the log and in what the client shows",
         liars.escapes,
     ),
@@ -216,7 +216,7 @@ def _outcome(row: Row, subject: Subject, arguments: dict[str, Any]) -> dict[str,
         outcome = Outcome(f"could not be measured: {error}", [str(error)])
     seconds = round(time.monotonic() - begin, 1)
     print(f"{row.key} {subject.key} ({seconds} s): {outcome.figure}", file=sys.stderr, flush=True)
-    return {"figure": outcome.figure, "unmet": outcome.unmet, "seconds": seconds}
+    return {"figure": outcome.figure, "unmet": [*outcome.unmet, *outcome.late], "seconds": seconds}
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -1,328 +1,311 @@
 """Write what a comparison measured as a page that people can look at: RESULTS.md, its plots, and the JSON.
 
-All of it follows from the result alone, so the page can be written again from ``compare.json``, without
-measuring: ``python benchmarks/report.py benchmarks/compare.json``. ``tables`` and ``plots`` make the parts.
+The words are in ``RESULTS.template.md``; the tables here and the plots in ``plots.py`` follow from the
+measurements alone, so that the page can be written again: ``python benchmarks/report.py FOLDER``.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import sys
-import textwrap
+from math import floor, log10
 from pathlib import Path
+from statistics import median
+from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
-import derive
-import prose
-import tables
+import pandas as pd
+import plots
 import targets
-from derive import CEILING, OURS, Corner, Result
+from measurements import OURS, PLACE, Measurements
 from plan import MAIN_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from targets import Target
 
+TEMPLATE: Final = Path(__file__).with_name("RESULTS.template.md")
 PAGE: Final = "RESULTS.md"
 DATA: Final = "compare.json"
-PLOTS: Final = "results"  # the folder of the plots
-HEADLINE: Final = (1000, 100, 10, 1)  # receivers: the first that were measured are what the page begins with
-ALT: Final = {
-    "throughput.svg": "Deliveries per second over receivers, for all peers",
-    "sizes.svg": "Deliveries per second over receivers, for the other sizes of a command",
-    "latency.svg": "Latency to the last receiver over receivers, idle and at half load",
-    "cost.svg": "CPU time of the server per delivery over receivers",
-    "membership.svg": "Time after a leave, joins per second and memory over clients",
+PLOTS: Final = "results"
+MIB: Final = 1024 * 1024
+
+# What is said behind a target that is met, is not, or was not measured.
+MET: Final = {True: "", False: " **NOT MET**", None: ""}
+
+# Marks behind a value, which the page explains: who lost something, who did not keep up with the pace, and
+# where the generator was so busy that it is what limits.
+LOST: Final = " †"
+LATE: Final = " §"
+MIN_ACHIEVED: Final = 0.95
+SATURATED: Final = " ¶"
+MIN_SATURATED: Final = 0.95
+
+# The columns of membership, and the factor that gives each value the unit of its column.
+MEMBERSHIP: Final = {
+    "joins/s": ("joins_per_second", 1),
+    "bytes each": ("memory_per_client", 1),
+    "1 left: ms": ("one_leaves", 1e3),
+    "100 left: ms": ("hundred_leave", 1e3),
+    "half left: ms": ("half_leave", 1e3),
+    "ceiling, one send to each: ms": ("ceiling_one", 1e3),
+    "1 left, as a multiple of that": ("one_leaves_in_sends", 1),
+    "idle: CPU ms per s": ("idle_cpu_per_second", 1e3),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page again from the JSON of a run, beside it; return the exit code."""
+    """Write the page and the plots of a run again from its JSON; return the exit code."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("json", type=Path, metavar="FILE", help="the compare.json of a run")
-    path = parser.parse_args(argv).json
+    parser.add_argument("folder", type=Path, help="with the compare.json of a run")
+    folder = parser.parse_args(argv).folder
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        measured = Measurements.parse((folder / DATA).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        print(f"report.py: cannot read {path}: {error}", file=sys.stderr)
+        print(f"report.py: cannot read {folder / DATA}: {error}", file=sys.stderr)
         return 1
-    write(result, path.parent)
+    write(measured, folder)
     return 0
 
 
-def write(result: Result, folder: Path) -> None:
+def write(measured: Measurements, folder: Path) -> None:
     """Write the page and the JSON into ``folder``, and the plots into a folder in it."""
-    drawn = draw(result)
     (folder / PLOTS).mkdir(parents=True, exist_ok=True)
-    for name in ALT:  # none may be left of another run
-        (folder / PLOTS / name).unlink(missing_ok=True)
-    for name, text in (drawn or {}).items():
-        (folder / PLOTS / name).write_text(text, encoding="utf-8")
-    (folder / DATA).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (folder / PAGE).write_text(page(result, drawn), encoding="utf-8")
+    (folder / DATA).write_text(measured.dump(), encoding="utf-8")
+    (folder / PAGE).write_text(page(measured), encoding="utf-8")
+    plots.draw(measured, folder / PLOTS)
 
 
-def draw(result: Result) -> dict[str, str] | None:
-    """Return the plots by file name, None if matplotlib is not installed."""
-    try:
-        importlib.import_module("matplotlib")
-    except ModuleNotFoundError:
-        return None
-    drawn: dict[str, str] = importlib.import_module("plots").draw(result)
-    return drawn
+def page(measured: Measurements) -> str:
+    """Return the page as Markdown."""
+    about, found = measured.about, targets.check(measured)
+    texts = {name: plain(about.get(name)) for name in ("date", "command", "rounds")}
+    texts |= {
+        "minutes": number(about["seconds"] / 60, 2),
+        "commits": ", ".join(
+            f"`{plain(it)}`" for it in (*about.get("earlier_commits", ()), about.get("commit"))
+        ),
+        "control": plain(about["machine"]["congestion_control"]),
+        "headline": _headline(measured),
+        "verdict": _verdict(found),
+        "targets": _targets(found),
+        "throughput": _by_receivers(measured, measured.burst("throughput"), 1e-6),
+        "faster": _by_receivers(measured, measured.faster(), 1),
+        "cpu": _by_receivers(measured, measured.burst("cpu"), 1e6),
+        "memory": _by_receivers(measured, measured.burst("memory"), 1 / MIB),
+        "latency": _latency(measured),
+        "everyone": _everyone(measured),
+        "membership": _membership(measured),
+        "connections": _connections(measured),
+        "losses": _losses(measured),
+        "machine": table(["", ""], [[key, plain(it)] for key, it in about["machine"].items()], 2),
+        "peers": _peers(about["peers"]),
+    }
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(texts)
 
 
-# --- the page ---------------------------------------------------------------------------------
+# --- Markdown ---------------------------------------------------------------------------------
 
 
-def page(result: Result, drawn: Mapping[str, str] | None) -> str:
-    """Return the page as Markdown; ``drawn`` are the plots that it can show, None if they cannot be drawn."""
-    there = drawn or {}
-    parts = [
-        "# rankserver beside what people use instead",
-        _filled(prose.OPENING.format(peers=_and(_rivals(result)))),
-        _summary(result, targets.check(result)),
-        _plot("throughput.svg", there) if drawn is not None else prose.NO_PLOTS,
-        _method(result),
-        "## What it must show",
-        _required(result),
-        *_throughput(result, there),
-        *_latency(result, there),
-        *_every(result),
-        *_cost(result, there),
-        *_membership(result, there),
-        *_lost_parts(result),
-        "## How to read this, and what it does not say",
-        prose.READING,
-        "## Machine, versions and settings",
-        tables.machine(result),
-        tables.programs(result),
-        "## How to repeat it",
-        _repeat(result),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with this many significant digits, and thousands set apart."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.{max(0, digits - 1 - floor(log10(abs(rounded))))}f}"
 
 
-def _plot(name: str, drawn: Mapping[str, str]) -> str:
-    return f"![{ALT[name]}]({PLOTS}/{name})" if name in drawn else ""
+def cell(values: pd.Series[Any]) -> str:
+    """Return the median of rounds and, small and below it, the lowest and the highest."""
+    known = values.dropna().tolist()
+    if not known:
+        return "-"
+    middle, low, high = map(number, (median(known), min(known), max(known)))
+    return middle if low == high else f"{middle}<br><sub>{low} to {high}</sub>"
 
 
-def _folded(title: str, *parts: str) -> str:
-    """Return parts that are shown on a click."""
-    return "\n\n".join([f"<details><summary>{title}</summary>", *parts, "</details>"])
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Return a table, whose first ``words`` columns hold words and the others numbers."""
+    line = [":---"] * words + ["---:"] * (len(header) - words)
+    lines = [f"| {' | '.join(row)} |" for row in (header, line, *rows)]
+    return "\n".join(lines) if rows else "Not measured."
+
+
+def plain(value: object) -> str:
+    """Return what a program said so that it stays within its cell, and is no Markdown."""
+    text = "unknown" if value is None else " ".join(str(value).split())
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _names(measured: Measurements) -> dict[str, str]:
+    """Return the name of each peer by its key, in the order in which they are shown."""
+    return {peer["key"]: peer["name"] for peer in measured.about["peers"]}
+
+
+def _in_order(measured: Measurements, frame: pd.DataFrame) -> list[list[str]]:
+    """Return the rows of a frame whose index holds the keys of peers, with their names in front."""
+    known = ((key, name) for key, name in _names(measured).items() if key in frame.index)
+    return [[name, *frame.loc[key].fillna("-")] for key, name in known]
 
 
 # --- the first screen -------------------------------------------------------------------------
 
 
-def _summary(result: Result, found: Sequence[Target]) -> str:
-    sentences = [_headline(result), count(found), *_lost(result), *_skipped(result)]
-    return "\n".join(f"- {text}" for text in sentences if text)
+def _headline(measured: Measurements) -> str:
+    """Return what was measured of the main size, at the most receivers up to 1,000."""
+    bursts = measured.bursts
+    main = bursts[(bursts.senders == "one") & (bursts["size"] == MAIN_SIZE) & (bursts.receivers <= 1_000)]
+    main = main[main.receivers == main.receivers.max()]
+    ours = main[main.peer == OURS]
+    if not len(ours):
+        return "Nothing was measured of this server."
+    ratios = measured.faster()["one", MAIN_SIZE, ours.receivers.max()].groupby("peer").median().drop(OURS)
+    listed = ", ".join(
+        f"{number(ratios[key])} times {it}" for key, it in _names(measured).items() if key in ratios
+    )
+    rate = f"**{number(ours.throughput.median() / 1e6)} million deliveries per second**"
+    return f"To {ours.receivers.max():,} receivers: {rate} of {MAIN_SIZE} bytes; {listed}."
 
 
-def _headline(result: Result) -> str:
-    """Return what was measured where most receivers were measured, in one sentence."""
-    corners = (Corner("one", count, MAIN_SIZE) for count in HEADLINE)
-    for corner in corners:
-        rate = derive.Spread.of(derive.throughput(derive.source(result, corner, OURS)))
-        if rate is None:
-            continue
-        listed = _and(_times(result, corner))
-        to = tables.counted(corner.receivers, "receiver")
-        makes = f"**{tables.number(rate.median / derive.MILLION)} million deliveries per second**"
-        return f"To {to}, rankserver makes {makes} of {MAIN_SIZE} bytes{listed and f': {listed}'}."
-    return ""
-
-
-def _times(result: Result, corner: Corner) -> list[str]:
-    listed = []
-    for key, called in derive.names(result).items():
-        ratio = derive.faster(result, corner, key) if key != OURS else None
-        if ratio:
-            share = tables.number(ratio.median)
-            of = "of the **ceiling**, a C program that only sends prepared bytes"
-            listed.append(f"{share} {of}" if key == CEILING else f"**{share}** times {called}")
-    return listed
-
-
-def _and(listed: Sequence[str]) -> str:
-    """Return a list as people write it."""
-    return f"{', '.join(listed[:-1])} and {listed[-1]}" if len(listed) > 1 else "".join(listed)
-
-
-def _rivals(result: Result) -> list[str]:
-    return [called for key, called in derive.names(result).items() if key not in {OURS, CEILING}]
-
-
-def count(found: Sequence[Target]) -> str:
+def _verdict(found: Sequence[Target]) -> str:
     """Return how many targets are met, and each that is not."""
     states = [target.met for target in found]
-    parts = [f"**{states.count(True)} are met**"]
-    parts += [f"**{states.count(False)} are NOT MET**"] if False in states else []
-    parts += [f"{states.count(None)} were not measured"] if None in states else []
-    listed = "".join(f"\n  - NOT MET: {line}" for line in unmet(found))
-    return f"Of {len(found)} targets, {', '.join(parts)}.{listed}"
-
-
-def unmet(found: Sequence[Target]) -> list[str]:
-    """Return each demand that is not met, and what was measured where it is not."""
-    missed: dict[tuple[str, str], list[Target]] = {}
-    for target in found:
-        if target.met is False:
-            missed.setdefault((target.what, tables.required(target)), []).append(target)
-    return [f"{what}: {_values(there)}, not {required}" for (what, required), there in missed.items()]
-
-
-def _values(found: Sequence[Target]) -> str:
-    who = "client" if found[-1].group == targets.MEMBERSHIP else "receiver"
-    where = [*(f"{target.receivers:,}" for target in found[:-1]), tables.counted(found[-1].receivers, who)]
-    return _and([f"{tables.measured(it)} at {place}" for it, place in zip(found, where, strict=True)])
-
-
-def _lost(result: Result) -> list[str]:
-    corners = [corner for senders in ("one", "every") for corner in derive.corners(result, senders)]
-    there = [found for corner in corners for found in derive.sources(result, corner).items()]
-    counts = {
-        name: sum(key == which and bool(it["lost"]) for which, it in there)
-        for key, name in derive.names(result).items()
-    }
-    below = f"[below](#{tables.LOST_ANCHOR})"
-    return [
-        f"{name} **lost commands, or failed**, at {count} of {len(corners)} points: see {below}."
-        for name, count in counts.items()
-        if count
-    ]
-
-
-def _skipped(result: Result) -> list[str]:
-    skipped = [peer for peer in result["peers"] if peer["skipped"]]
-    reasons = dict.fromkeys(peer["skipped"] for peer in skipped)
-    return [
-        f"Skipped, {reason}: {_and([_how(peer) for peer in skipped if peer['skipped'] == reason])}."
-        for reason in reasons
-    ]
-
-
-def _how(peer: dict[str, Any]) -> str:
-    return f"{peer['name']} (`{peer['install']}` installs it)" if not peer["version"] else peer["name"]
-
-
-def _method(result: Result) -> str:
-    about = result["machine"]
-    pinned = about["server_cpu"] is not None and about["generator_cpu"] is not None
-    places = prose.PINNED if pinned else prose.SHARED
-    text = prose.METHOD.format(
-        date=result["date"],
-        cpus=tables.processor(result),
-        whole=prose.WHOLE[result.get("resumed")],
-        congestion_control=tables.plain(about["congestion_control"]),
-        places=places.format(**about),
-        rounds=tables.counted(result["rounds"], "round"),
+    counts = f"**{states.count(True)} are met, {states.count(False)} are NOT MET**"
+    missed = [f"- {sentence(it)}" for it in found if it.met is False]
+    return "\n".join(
+        [f"Of {len(found)} targets {counts}, {states.count(None)} were not measured.", "", *missed]
     )
-    return _filled(text)
 
 
-def _filled(text: str) -> str:
-    """Return a paragraph whose lines are of about the same length again, after numbers were put in."""
-    return textwrap.fill(" ".join(text.split()), 106, break_long_words=False, break_on_hyphens=False)
+def _losses(measured: Measurements) -> str:
+    lost = measured.starts[measured.starts.lost.notna()]
+    rows = [[*map(str, row[:-1]), plain(row[-1])] for row in lost[[*PLACE, "lost"]].to_numpy()]
+    return table([*PLACE, "what happened"], rows, 5) if rows else "Nobody lost anything."
 
 
-def _required(result: Result) -> str:
-    return "\n\n".join([prose.TARGETS, tables.target_tables(targets.check(result)), prose.BEST])
+def _targets(found: Sequence[Target]) -> str:
+    """Return a row for each demand, a column for each number of receivers or clients."""
+    cells = pd.DataFrame([[it.what, required(it), it.place, f"{shown(it)}{MET[it.met]}"] for it in found])
+    wide = cells.pivot(index=[0, 1], columns=2, values=3).fillna("")
+    whats = dict.fromkeys((it.what, required(it)) for it in found)
+    return table(["", "required", *(f"{it:,}" for it in wide)], [[*it, *wide.loc[it]] for it in whats], 2)
 
 
-# --- the other parts --------------------------------------------------------------------------
+def sentence(target: Target) -> str:
+    """Return what was measured and what is required."""
+    return f"{target.what}, at {target.place:,}: {shown(target)}; required: {required(target)}"
 
 
-def _throughput(result: Result, drawn: Mapping[str, str]) -> list[str]:
-    sizes = derive.sizes(result)
-    if not sizes:
-        return []
-    parts = ["## Throughput", prose.THROUGHPUT, _plot("sizes.svg", drawn)]
-    for size in sorted(sizes, key=lambda size: size != MAIN_SIZE):
-        parts += [
-            f"### Commands of {size:,} bytes",
-            f"Million deliveries per second:\n\n{tables.throughput(result, size)}",
-            f"Throughput of rankserver as a multiple of each peer's:\n\n{tables.faster(result, size)}",
-        ]
-    commands = (f"{size:,} bytes:\n\n{tables.commands(result, size)}" for size in sizes)
-    generator = (f"{size:,} bytes:\n\n{tables.generator(result, size)}" for size in sizes)
-    return [
-        *parts,
-        _folded("Commands in a burst", prose.FEWER, *commands),
-        _folded("How busy the generator was", prose.GENERATOR, *generator),
-        _folded("Bytes that a receiver gets for a command", prose.FRAMING, tables.framing(result)),
+def required(target: Target) -> str:
+    """Return what is required, in words."""
+    return f"{target.limit} {'the ceiling' if target.required is None else format(target.required, ',.4g')}"
+
+
+def shown(target: Target) -> str:
+    """Return what was measured, with enough digits to see on which side of the limit it is."""
+    if target.lost or target.value is None:
+        return "lost commands" if target.lost else "not measured"
+    texts = [number(target.value, digits) for digits in range(3, 18)]
+    right = (
+        text for text in texts if target.holds(float(text.replace(",", ""))) == target.holds(target.value)
+    )
+    return f"{next(right)}{target.peer and f' of {target.peer}'}"
+
+
+# --- bursts and paced phases ------------------------------------------------------------------
+
+
+def _by_receivers(measured: Measurements, values: pd.Series[Any], factor: float) -> str:
+    """Return a table for each size: a row for each peer, a column for each number of receivers."""
+    cells = (values[values.index.get_level_values("senders") == "one"] * factor).groupby(PLACE).apply(cell)
+    parts = []
+    for size, of_size in _marked(measured, cells).groupby("size"):
+        wide = of_size.droplevel(["senders", "size"]).unstack("receivers")
+        header = ["receivers", *(f"{receivers:,}" for receivers in wide)]
+        parts.append(f"{size:,} bytes:\n\n{table(header, _in_order(measured, wide))}")
+    return "\n\n".join(parts) or "Not measured."
+
+
+def _marked(measured: Measurements, cells: pd.Series[Any]) -> pd.Series[Any]:
+    """Return cells by place, with marks behind their first lines."""
+    busy = measured.burst("busy").groupby(PLACE).median().reindex(cells.index) >= MIN_SATURATED
+    lost = measured.starts.set_index(PLACE).lost.reindex(cells.index).notna()
+    marks = busy.map({True: SATURATED, False: ""}) + lost.map({True: LOST, False: ""})
+    parts = cells.str.partition("<br>") if len(cells) else None
+    return cells if parts is None else parts[0] + marks + parts[1] + parts[2]
+
+
+def _latency(measured: Measurements) -> str:
+    """Return the latencies in milliseconds at each size and number of receivers."""
+    columns = {}
+    for load, title in (("idle", "idle"), ("half", "half load")):
+        short = measured.pace(load, "achieved").groupby(PLACE).median() < MIN_ACHIEVED
+        rate = measured.pace(load, "rate").groupby(PLACE).apply(cell)
+        columns[f"{title}: commands/s"] = rate + short.map({True: LATE, False: ""})
+        for quantile, name in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9")):
+            columns[f"{title}: {name}"] = (measured.pace(load, quantile) / 1e3).groupby(PLACE).apply(cell)
+    columns["ours at that rate: p99"] = (measured.pace("same", "p99") / 1e3).groupby(PLACE).apply(cell)
+    columns["as a multiple"] = measured.slower("same", "p99").groupby(PLACE).apply(cell)
+    return _by_place(measured, columns, "receivers")
+
+
+def _everyone(measured: Measurements) -> str:
+    """Return what was measured where every client sends."""
+    bursts = measured.bursts[measured.bursts.senders == "every"]
+    by_place = bursts.set_index([*PLACE, "round"])
+    orders = by_place.same_order.groupby(PLACE).all().map({True: "same for all", False: "differs"})
+    here = measured.faster()
+    columns = {
+        "order": orders,
+        "commands each": (bursts.commands / bursts.receivers)
+        .set_axis(by_place.index)
+        .groupby(PLACE)
+        .apply(cell),
+        "million deliveries/s": _marked(measured, (by_place.throughput / 1e6).groupby(PLACE).apply(cell)),
+        "ours, as a multiple": here[here.index.isin(by_place.index)].groupby(PLACE).apply(cell),
+        "ms to the last": (by_place.seconds * 1e3).groupby(PLACE).apply(cell),
+        "CPU s per million": (by_place.cpu * 1e6).groupby(PLACE).apply(cell),
+        "peak MiB": (by_place.memory / MIB).groupby(PLACE).apply(cell),
+    }
+    return _by_place(measured, columns, "clients")
+
+
+def _by_place(measured: Measurements, columns: dict[str, pd.Series[Any]], who: str) -> str:
+    """Return a table for each size and number of receivers: a row for each peer."""
+    parts = []
+    for (size, receivers), here in pd.DataFrame(columns).groupby(["size", "receivers"]):
+        rows = _in_order(measured, here.droplevel(PLACE[:-1]))
+        parts.append(f"**{receivers:,} {who}, {size:,} bytes**:\n\n{table(['', *columns], rows)}")
+    return "\n\n".join(parts) or "Not measured."
+
+
+# --- clients ----------------------------------------------------------------------------------
+
+
+def _membership(measured: Measurements) -> str:
+    """Return joining, memory and leaving by the number of clients."""
+    rows = [
+        [f"{clients:,}", *(cell(rounds[name] * factor) for name, factor in MEMBERSHIP.values())]
+        for clients, rounds in measured.members.groupby("clients")
     ]
+    return table(["clients", *MEMBERSHIP], rows)
 
 
-def _latency(result: Result, drawn: Mapping[str, str]) -> list[str]:
-    corners = [corner for corner in derive.corners(result, "one") if derive.has_latency(result, corner)]
-    if not corners:
-        return []
-    here = [corner for corner in corners if corner.size == MAIN_SIZE]
-    others = [corner for corner in corners if corner.size != MAIN_SIZE]
-    parts = ["## Latency", prose.LATENCY, _plot("latency.svg", drawn)]
-    parts += [f"{_title(corner)}:\n\n{tables.latency(result, corner)}" for corner in here]
-    if others:
-        parts.append(
-            _folded(
-                "Other sizes",
-                *(f"{_title(corner)}:\n\n{tables.latency(result, corner)}" for corner in others),
-            )
-        )
-    return parts
+def _connections(measured: Measurements) -> str:
+    """Return what each of 1,000 connections costs: with fewer, memory is lost in the noise."""
+    starts = measured.starts.set_index(PLACE)
+    here = starts[starts.index.droplevel("peer").isin([("one", MAIN_SIZE, 1_000)])].droplevel(PLACE[:-1])
+    costs = pd.DataFrame({"KiB each": here.idle_memory / 1_001 / 1024, "joins/s": 1_001 / here.join_seconds})
+    return table(["", *costs], _in_order(measured, costs.map(number, na_action="ignore")))
 
 
-def _title(corner: Corner) -> str:
-    return f"**{tables.counted(corner.receivers, 'receiver')}, {corner.size:,} bytes**"
-
-
-def _every(result: Result) -> list[str]:
-    corners = derive.corners(result, "every")
-    if not corners:
-        return []
-    shown = [
-        f"**{corner.receivers:,} clients, {corner.size:,} bytes**:\n\n{tables.every(result, corner)}"
-        for corner in corners
-    ]
-    return ["## Every client a sender", prose.EVERY, *shown]
-
-
-def _cost(result: Result, drawn: Mapping[str, str]) -> list[str]:
-    sizes = derive.sizes(result)
-    if not sizes:
-        return []
-    parts = ["## What a delivery costs the server", _plot("cost.svg", drawn), prose.COST]
-    for size in sorted(sizes, key=lambda size: size != MAIN_SIZE):
-        both = [
-            f"CPU seconds per million deliveries, {size:,} bytes:\n\n{tables.cpu(result, size)}",
-            f"Peak memory in MiB, {size:,} bytes:\n\n{tables.memory(result, size)}",
-        ]
-        parts += both if size == MAIN_SIZE else [_folded(f"Commands of {size:,} bytes", *both)]
-    return parts
-
-
-def _membership(result: Result, drawn: Mapping[str, str]) -> list[str]:
-    parts = ["## Clients that come, stay and go", _plot("membership.svg", drawn)]
-    if result["membership"]:
-        parts += [prose.MEMBERSHIP, tables.membership(result)]
-    size = MAIN_SIZE if MAIN_SIZE in derive.sizes(result) else None
-    if size and any(count >= tables.CROWD for count in derive.receivers(result, size)):
-        parts += [prose.CONNECTIONS, tables.connections(result, size)]
-    return parts if any(parts[1:]) else []
-
-
-def _lost_parts(result: Result) -> list[str]:
-    found = tables.lost(result)
-    return [f"## {tables.LOST_TITLE}", prose.LOST, found] if found else []
-
-
-def _repeat(result: Result) -> str:
-    minutes = tables.number(result["seconds"] / 60, 2)
-    return _filled(prose.REPEAT.format(command=result["command"], minutes=minutes, plots=PLOTS, data=DATA))
+def _peers(peers: Iterable[dict[str, Any]]) -> str:
+    rows = []
+    for it in peers:
+        version = f"{it['skipped']}: `{it['install']}`" if it["skipped"] else plain(it["version"])
+        rows.append([it["name"], version, plain(it["settings"])])
+    return table(["", "version", "settings that differ from the default, and why"], rows, 3)
 
 
 if __name__ == "__main__":

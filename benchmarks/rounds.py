@@ -1,6 +1,6 @@
 """One point of the grid: all peers are connected, and take turns in bursts and at a pace.
 
-What to measure is planned in ``plan.py``. The result of a point is raw: ``derive.py`` makes numbers of it.
+What to measure is planned in ``plan.py``, and what follows from it is in ``measurements.py``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 import plan
-from derive import CEILING, OURS
 from harness import BenchmarkError, Generator
+from measurements import CEILING, OURS
 from membership import memory
 from peers import Load
 from sources import Burst, Source, choose_chunk
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Who is told what goes on; ``compare.py`` has one that shows it."""
+    """What is told about the progress of a run; ``grid.py`` has one that shows it."""
 
     def say(self, what: str) -> None:
         """Begin something."""
 
     def passed(self, seconds: float) -> None:
-        """Note that something planned to take so long is over."""
+        """Note that something that was planned to take this many seconds is over."""
 
 
 class Contender:
@@ -118,7 +118,7 @@ class Contender:
         if self._point.everyone:
             self._calibrate_crowd()
         else:
-            most = plan.most_commands(self._point, self._timing)
+            most = plan.max_commands(self._point, self._timing)
             self.record["commands"] = plan.calibrate(self._seconds, most, self._timing.burst)
         if self.peer.key == CEILING:
             choose_chunk(self.source, self.record["commands"], self._timing.trials)
@@ -189,7 +189,7 @@ class Contender:
 def run_point(
     point: Point, peers: Sequence[Peer], places: Places, timing: Timing, progress: Progress
 ) -> Event:
-    """Measure a point with all peers that can have so many connections, and return its part of the result.
+    """Measure a point with all peers that can have this many connections; return its part of the result.
 
     Raises:
         BenchmarkError: if the ceiling fails; a peer that does, or this server, is marked as lost.

@@ -1,6 +1,6 @@
-"""What sends in a benchmark, and the generator that is connected to it: bursts and paced phases.
+"""A program that sends in a benchmark, and the generator that is connected to it: bursts and paced phases.
 
-``load.py`` and ``compare.py`` both drive it. It leaves to them how much is sent and what is made of it.
+``load.py``, ``paired.py`` and ``compare.py`` drive it, and decide how much is sent and what follows from it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
     from harness import Event, Program
 
-SEGMENT: Final = 65_483  # bytes in a full TCP segment on the loopback: 65,536 end in a second, tiny one
+# The bytes in a full TCP segment on the loopback; 65,536 would end in a second, tiny one.
+SEGMENT: Final = 65_483
+
 CHUNKS: Final = (  # bytes that the ceiling may send at once
     *(kib * 1024 for kib in (64, 128, 256, 512, 1024)),
     *(segments * SEGMENT for segments in (2, 4, 16)),
 )
-TRIALS: Final = 3  # bursts with each, to find the fastest
+
+# Bursts with each chunk, to find the fastest.
+TRIALS: Final = 3
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The command line of the client: arguments, signals, exit codes.
 
-Exit codes: 0 left, or all who may execute what was asked did so; 1 failed; 2 usage; 3 could not connect;
-4 the server refused or ended the connection; 5 nobody may execute it; 6 some failed, were denied, timed out
-or went, or a command was not sent or has no end yet; 130 interrupted. 1 to 4 come with one line that says
-why: on standard error, or for an end that came while connected as the last line of what happened.
+Exit codes: 0 we left, or everybody who may execute what was asked did so; 1 failure; 2 usage; 3 cannot
+connect; 4 the server refused or ended the connection; 5 nobody may execute a command; 6 some clients failed,
+denied it, timed out or left, or a command was not sent or has no end yet; 130 interrupted. 1 to 4 come with
+one line that says why: on standard error, or, if we were connected, as the last line of what happened.
 """
 
 from __future__ import annotations
@@ -18,27 +18,34 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from client import executors, jsonlines, policy
-from client.console import Console, Exit, Face, Plan
-from client.gather import Gathered
-from client.plain import Plain
-from client.words import Describe, Words
-from rankserver import arguments
+from client.console import Console, ConsoleOptions
+from client.exits import Exit
+from client.frontend import Frontend
+from client.groups import GroupRenderer
+from client.plain import PlainFrontend
+from client.words import Renderer, render_text
+from rankserver import __version__, arguments
 from rankserver.client import tls
 from rankserver.client.aio import Client, connect
 from rankserver.client.display import visible
-from rankserver.client.worker import MOST_JOBS, Executor
+from rankserver.client.worker import MAX_JOBS, Executor
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
-DUMB_TERMINALS: Final = ("", "dumb", "unknown")  # values of TERM that promise no cursor movement
+# The values of TERM that promise no cursor movement.
+DUMB_TERMINALS: Final = ("", "dumb", "unknown")
 EXECUTORS: Final = ("simulate", "program", "shell", "handler")
-FOR_REAL: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir")  # not for simulate
-PATIENCE_WITH_READERS: Final = 1.0  # seconds that a write may hold up our leaving
-SIMULATED_DELAY: Final = 1.0  # seconds
+# The options that make no sense with --exec simulate.
+PROCESS_OPTIONS: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir")
+# Seconds for which a write to a pipe that nobody reads may delay our leaving.
+WRITE_TIMEOUT: Final = 1.0
+# Seconds that a simulated command takes.
+SIMULATED_DELAY: Final = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ended(options: argparse.Namespace, client: Client) -> tuple[Exit, str]:
-    """Run to the end; return the exit code, and what is to be said if nothing has said it."""
+    """Run to the end; return the exit code, and what must still be said about it, if anything."""
     try:
         return asyncio.run(_run(options, client)), ""
-    except KeyboardInterrupt:  # before _run took the signal over
+    except KeyboardInterrupt:  # before _run installed its handler
         return Exit.INTERRUPTED, ""
     except ConnectError as error:
         return Exit.NO_CONNECTION, str(error)
@@ -88,7 +95,7 @@ def _write_exit(line: str, code: Exit) -> Exit:
     try:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
-    except OSError:  # whoever reads it is gone, which is worth a code even if nothing else failed
+    except OSError:  # the reader is gone, which counts as a failure by itself
         return max(code, Exit.FAILED)
     return code
 
@@ -98,52 +105,56 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - we are in one
-    told: list[Exit] = []
-    face = _face(options)
+    signalled: list[Exit] = []
+    frontend = _frontend(options)
 
     def leave(number: int, _frame: object) -> None:
-        told.append(Exit.INTERRUPTED if number == signal.SIGINT else Exit.OK)
+        signalled.append(Exit.INTERRUPTED if number == signal.SIGINT else Exit.OK)
         loop.call_soon_threadsafe(task.cancel)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE_WITH_READERS, PATIENCE_WITH_READERS)
+        signal.setitimer(signal.ITIMER_REAL, WRITE_TIMEOUT, WRITE_TIMEOUT)
 
-    # Not by the loop: its handlers wait for a write, and that may wait for a reader for ever.
+    # Not with the loop's handlers: these wait for a write, which may wait for a reader for ever.
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGALRM, lambda *_: face.give_up())
-    plan = Plan(
-        None if options.commands is None else [os.fsencode(command) for command in options.commands],
-        wait_for=options.wait_for,
-        patience=options.answer_timeout,
-        stays=options.stay,
-        is_interactive=_is_typed(options) and not options.json,
-    )
+    signal.signal(signal.SIGALRM, lambda *_: frontend.give_up())
     if options.executor in ("program", "shell") and not (options.allow or options.allow_all):
-        face.complain("nothing is executed here: --allow FILE or --allow-all says what may be")
-    console = Console(client, face, _describe(options, client), plan)
+        frontend.complain("nothing is executed here: --allow FILE or --allow-all says what may be")
+    console = Console(client, frontend, _renderer(options, client), _console_options(options))
     try:
         return await console.run()
     except (asyncio.CancelledError, StreamError):
-        if not told:
+        if not signalled:
             raise
-        return max(told[0], console.code)
+        return max(signalled[0], console.code)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _face(options: argparse.Namespace) -> Face:
+def _console_options(options: argparse.Namespace) -> ConsoleOptions:
+    return ConsoleOptions(
+        None if options.commands is None else [os.fsencode(command) for command in options.commands],
+        wait_for=options.wait_for,
+        answer_timeout=options.answer_timeout,
+        stays=options.stay,
+        is_interactive=_is_typed(options) and not options.json,
+    )
+
+
+def _frontend(options: argparse.Namespace) -> Frontend:
     """Return a live prompt if a person can use one, else plain lines."""
     is_typed = _is_typed(options)
     if is_typed and not options.json and _moves_cursor(1):
-        from client.terminal import Terminal  # noqa: PLC0415 - loads prompt_toolkit, which takes 0.1 s
+        from client.terminal import TerminalFrontend  # noqa: PLC0415 - loads prompt_toolkit, which takes 0.1 s
 
-        return Terminal()
+        return TerminalFrontend()
     is_for_results = options.json or options.commands is not None
     chatter = sys.stderr if is_for_results else sys.stdout
-    return Plain(0, sys.stdout, sys.stderr, chatter, shows_progress=_moves_cursor(2) and not is_typed)
+    shows_progress = _moves_cursor(2) and not is_typed
+    return PlainFrontend(0, sys.stdout, sys.stderr, chatter, shows_progress=shows_progress)
 
 
 def _is_typed(options: argparse.Namespace) -> bool:
-    """Whether commands come from a keyboard."""
+    """Tell whether commands come from a keyboard."""
     return options.commands is None and os.isatty(0)
 
 
@@ -151,24 +162,24 @@ def _moves_cursor(descriptor: int) -> bool:
     return os.isatty(descriptor) and os.environ.get("TERM", "") not in DUMB_TERMINALS
 
 
-def _describe(options: argparse.Namespace, client: Client) -> Describe:
+def _renderer(options: argparse.Namespace, client: Client) -> Renderer:
     if options.json:
-        return jsonlines.describe
-    words = Words(str(client.address))
-    return Gathered(words, diff=options.diff) if options.group or options.diff else words
+        return jsonlines.render_json
+    render = partial(render_text, address=str(client.address))
+    return GroupRenderer(render, diff=options.diff) if options.group or options.diff else render
 
 
 def _executor(options: argparse.Namespace) -> Executor:
     kind, _, path = options.executor.partition(" ")
     allowed = policy.ALL if options.allow_all else policy.load(options.allow) if options.allow else None
     limit = executors.OUTPUT_LIMIT if options.output_limit is None else options.output_limit
-    terms = executors.Terms(allowed, options.timeout, limit, options.workdir)
+    executor_options = executors.ExecutorOptions(allowed, options.timeout, limit, options.workdir)
     delay = SIMULATED_DELAY if options.delay is None else options.delay
-    return executors.make(kind, terms, delay=delay, handler=path)
+    return executors.make(kind, executor_options, delay=delay, handler=path)
 
 
 def _token(options: argparse.Namespace) -> str | None:
-    """Return the token in the file that is named, if one is: a command line can be read by others."""
+    """Return the token from its file, if there is one: command lines can be read by other users."""
     if not options.token_file:
         return None
     try:
@@ -192,15 +203,15 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what contradicts itself, or would have no effect.
+    """Refuse options that contradict each other, or would have no effect.
 
     Raises:
-        ConfigError: and says what to do.
+        ConfigError: the message says what to do.
     """
     kind = options.executor.partition(" ")[0]
-    for_real = [name for name in FOR_REAL if getattr(options, name) is not None]
-    if kind == "simulate" and for_real:
-        option = for_real[0].replace("_", "-")
+    process_only = [name for name in PROCESS_OPTIONS if getattr(options, name) is not None]
+    if kind == "simulate" and process_only:
+        option = process_only[0].replace("_", "-")
         kinds = "--exec program or" if option == "allow" else "--exec program, --exec shell or"
         raise ConfigError(f"--{option} needs {kinds} --exec handler PATH")
     if kind != "simulate" and options.delay is not None:
@@ -213,8 +224,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--wait-for is for -c, and for commands from a pipe or a file")
 
 
-class _Parser(arguments.Parser):
-    """Takes ``--`` as the value of an option, where argparse drops it and is left with an empty list."""
+class ClientParser(arguments.Parser):
+    """Takes ``--`` as the value of an option. argparse would drop it and be left with an empty list."""
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if action.option_strings and arg_strings == ["--"]:
@@ -223,36 +234,45 @@ class _Parser(arguments.Parser):
 
 
 def _parser() -> arguments.Parser:
-    parser = _Parser(
+    parser = ClientParser(
         prog="rankserver-client",
         usage="%(prog)s [options] [HOST[:PORT] | unix:PATH]",
-        description="Command those who rank lower, and execute what those who rank higher command. On a "
-        "terminal, type commands at the prompt; otherwise they are read from standard input, a line each, or "
-        "given with -c. exit, or the end of the input, leaves.",
+        description="Command the clients that rank lower, and execute what those that rank higher command. "
+        "On a terminal, type commands at the prompt; otherwise they are read from standard input, one per "
+        "line, or given with -c. exit, or the end of the input, leaves.",
     )
     parser.add_argument(
         "address",
         nargs="?",
         metavar="HOST[:PORT]",
-        help="where the server listens (default: the environment's RANKSERVER, else 127.0.0.1:5050)",
+        help="address of the server (default: $RANKSERVER, or 127.0.0.1:5050 if that is not set)",
     )
     add = parser.add_argument
-    add("--name", type=_name, help="what others see of us (default: the server gives a name)")
+    add("--version", action="version", version=f"rankserver-client {__version__}")
+    add("--name", type=_name, help="the name that others see (default: the server chooses one)")
     add(
         "--token-file",
         metavar="FILE",
         default=os.environ.get("RANKSERVER_TOKEN_FILE"),
-        help="a file with the token that the server wants (default: the environment's RANKSERVER_TOKEN_FILE)",
+        help="file with the token for the server (default: $RANKSERVER_TOKEN_FILE)",
     )
-    add("--tls", action="store_true", help="speak TLS, and only with a server that can prove its name")
+    add(
+        "--tls",
+        action="store_true",
+        help="use TLS, and check the server's certificate",
+    )
     add(
         "--tls-ca",
         metavar="FILE",
-        help="the authorities that vouch for servers (default: the system's)",
+        help="file with the certificate authorities to trust (default: those of the system)",
     )
-    add("--tls-cert", metavar="FILE", help="our certificate, if the server wants one")
-    add("--tls-key", metavar="FILE", help="its key (default: in the same file)")
-    add("--reconnect", action="store_true", help="connect again, at the tail, when the connection fails")
+    add("--tls-cert", metavar="FILE", help="certificate to present to the server, if it wants one")
+    add("--tls-key", metavar="FILE", help="private key of that certificate (default: in the same file)")
+    add(
+        "--reconnect",
+        action="store_true",
+        help="connect again, with a new rank, when the connection fails",
+    )
     _add_asking(parser.add_argument_group("asking").add_argument)
     _add_executing(parser.add_argument_group("executing"))
     return parser
@@ -265,18 +285,33 @@ def _add_asking(add: Callable[..., object]) -> None:
         dest="commands",
         metavar="COMMAND",
         action="append",
-        help="ask this, print the answers, leave; may be given several times",
+        help="send this command, print the answers, and leave; may be given several times",
     )
-    add("--wait-for", metavar="N", type=arguments.whole(0), default=0, help="wait until N others are here")
+    add(
+        "--wait-for",
+        metavar="N",
+        type=arguments.whole(0),
+        default=0,
+        help="wait until N other clients are connected",
+    )
     add(
         "--answer-timeout",
         metavar="S",
         type=arguments.seconds(0),
-        help="who has not answered after S seconds counts as timed out (default: wait for all)",
+        help="count clients that have not answered after S seconds as timed out (default: wait for all)",
     )
-    add("-b", "--group", action="store_true", help="show equal answers once, under all who gave them")
-    add("--diff", action="store_true", help="as -b, and show how outputs differ from the most common one")
-    add("--json", action="store_true", help="write each event as a JSON object on a line, and nothing else")
+    add(
+        "-b",
+        "--group",
+        action="store_true",
+        help="show equal answers once, with the names of all who gave them",
+    )
+    add(
+        "--diff",
+        action="store_true",
+        help="like -b, and show how outputs differ from the most common one",
+    )
+    add("--json", action="store_true", help="write each event as one line of JSON, and nothing else")
 
 
 def _add_executing(executing: argparse._ArgumentGroup) -> None:
@@ -288,46 +323,46 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
         type=_kind,
         default="simulate",
         help="what to do with commands of higher ranks: simulate (default); program, run without a shell; "
-        "shell; or handler PATH, a program that gets them on its standard input",
+        "shell; or handler PATH, a program that gets each of them on its standard input",
     )
     allowed = executing.add_mutually_exclusive_group()
     allowed.add_argument("--allow", metavar="FILE", help="run only what matches a line of FILE, word by word")
     allowed.add_argument(
-        "--allow-all", action="store_const", const=True, help="run whatever a higher rank commands"
+        "--allow-all", action="store_const", const=True, help="run every command of a higher rank"
     )
     add(
         "--timeout",
         metavar="S",
         type=arguments.seconds(0),
-        help="end a command, and all that it started, after S seconds (default: never)",
+        help="end a command, with everything that it started, after S seconds (default: never)",
     )
     add(
         "--jobs",
         metavar="N",
-        type=arguments.whole(1, MOST_JOBS),
+        type=arguments.whole(1, MAX_JOBS),
         default=1,
-        help="run N at once (default: 1)",
+        help="run up to N commands at once (default: 1)",
     )
     add(
         "--output-limit",
         metavar="B",
         type=arguments.whole(0),
-        help="answer with at most B bytes of output (default: 32768)",
+        help="send at most B bytes of a command's output (default: 32768)",
     )
-    add("--workdir", metavar="DIR", help="where commands run (default: where the client runs)")
+    add("--workdir", metavar="DIR", help="directory in which commands run (default: the current one)")
     add(
         "--delay",
         metavar="S",
         type=arguments.seconds(0),
-        help="seconds that the simulated execution of a command takes (default: 1)",
+        help="seconds that a simulated command takes (default: 1)",
     )
-    add("--stay", action="store_true", help="go on executing after the end of the input")
+    add("--stay", action="store_true", help="stay and execute after the end of the input")
 
 
 def _unambiguous(argv: Sequence[str]) -> list[str]:
-    """Join what belongs together but looks to argparse as if it did not.
+    """Join arguments that belong together, but that argparse would take apart.
 
-    That is a command that begins with a dash, and the path after ``--exec handler``.
+    These are a command that begins with a dash, and the path after ``--exec handler``.
     """
     joined: list[str] = []
     rest = deque(argv)
@@ -355,9 +390,9 @@ def _name(text: str) -> str:
 
 
 def _open_missing_streams() -> None:
-    """Put /dev/null where our starter closed a standard stream, before a socket gets its descriptor.
+    """Open /dev/null in place of closed standard streams, before a socket gets their descriptors.
 
-    And make sure that no text can fail to be written, whatever the encoding.
+    Also make sure that any text can be written, whatever the encoding.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

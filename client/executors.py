@@ -1,41 +1,36 @@
-"""What executing a command means. ``make`` gives the executor of a kind; ``worker`` gives it the commands.
+"""What executing a command means here: nothing, a program, a shell command, or a handler of the user's.
 
-The real ones leave the processes to ``supervisor``, and what may be executed to ``policy``.
+``make`` returns the executor of a kind, and ``rankserver.client.worker`` gives it the commands.
+``supervisor`` takes care of processes, and ``policy`` decides what may be executed.
 """
 
 from __future__ import annotations
 
 import abc
 import asyncio
-import contextlib
-import json
 import os
 import shlex
-import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from client import policy, supervisor
+from client import policy, supervisor, supervisor_handle
+from client.supervisor_handle import SupervisorError, SupervisorHandle
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError
 
-OUTPUT_LIMIT: Final = 32_768  # bytes; an answer is one line, and at most 64 KiB on most servers
-ENDING_BOUND: Final = (
-    supervisor.GRACE + supervisor.KILL_BOUND + 2.0
-)  # seconds until a supervisor must be gone
-READ_SIZE: Final = 65_536
-NOT_FOUND: Final = 127  # the exit codes that shells have for a program that is not there
-NOT_EXECUTABLE: Final = 126  # or cannot be executed
+# Bytes of output that are kept by default: an answer is one line, which may have 64 KiB on most servers.
+OUTPUT_LIMIT: Final = 32_768
+# The exit codes of shells for a program that does not exist, and for one that cannot be executed.
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+# The variables that commands inherit, besides those that begin with LC_.
 ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 
 
-class Simulated:
+class SimulatedExecutor:
     """Executes nothing, successfully.
 
     Args:
@@ -46,25 +41,25 @@ class Simulated:
         self._delay = delay
 
     async def execute(self, _command: Execute) -> Outcome:
-        """Let the time pass that executing takes, and tell whoever asked that it was no more than that."""
+        """Wait for as long as executing takes, and say in the answer that it was only simulated."""
         await asyncio.sleep(self._delay)
         return Outcome("ok", {"reason": "simulated"})
 
     async def close(self) -> None:
-        """Do nothing: nothing was kept."""
+        """Do nothing: nothing is kept."""
 
 
 # --- real ones --------------------------------------------------------------------------------
 
 
-class Terms(NamedTuple):
-    """On what terms commands are executed.
+class ExecutorOptions(NamedTuple):
+    """What may be executed, and within which limits.
 
     Attributes:
-        policy: what may be executed; None if nobody said: then it is nothing, or what a handler decides.
-        timeout: seconds after which a command is ended, or None.
-        output_limit: bytes of output that are kept of each command; the rest is thrown away.
-        workdir: the directory that commands run in; None for the current one.
+        policy: what may be executed. With None, a handler gets every command, and nothing else is executed.
+        timeout: seconds after which a command is ended; None for never.
+        output_limit: bytes of output that are kept of each command; the rest is discarded.
+        workdir: the directory in which commands run; None for the current one.
     """
 
     policy: policy.Policy | None = None
@@ -73,67 +68,67 @@ class Terms(NamedTuple):
     workdir: str | Path | None = None
 
 
-def make(kind: str, terms: Terms, *, delay: float = 0.0, handler: str | Path | None = None) -> Executor:
+def make(
+    kind: str, options: ExecutorOptions, *, delay: float = 0.0, handler: str | Path | None = None
+) -> Executor:
     """Make the executor of a kind: ``simulate``, ``program``, ``shell`` or ``handler``.
 
     Args:
-        kind: which.
-        terms: for all but ``simulate``.
+        kind: one of these.
+        options: for all but ``simulate``.
         delay: for ``simulate``: seconds that a command takes.
         handler: for ``handler``: the program.
 
     Raises:
-        ConfigError: there is no such kind, or something that it needs is not there.
+        ConfigError: there is no such kind, or something that it needs is missing.
     """
     if kind == "simulate":
-        return Simulated(delay)
+        return SimulatedExecutor(delay)
     if kind == "program":
-        return Program(terms)
+        return ProgramExecutor(options)
     if kind == "shell":
-        return Shell(terms)
+        return ShellExecutor(options)
     if kind == "handler" and handler is not None:
-        return Handler(handler, terms)
+        return HandlerExecutor(handler, options)
     raise ConfigError(f"executor {kind!r} is not simulate, program, shell, or handler with its program")
 
 
-class _NotAllowedError(Exception):
+class NotAllowedError(Exception):
     """The policy does not allow it."""
 
 
-class Supervised(abc.ABC):
-    """What all have in common that start processes: each is run by a supervisor, which ends all of it.
+class ProcessExecutor(abc.ABC):
+    """Base of the executors that start processes: a supervisor runs each command, and ends all of it.
 
-    There are as many supervisors as commands were executed at once; who has none waits for the next.
+    There are as many supervisors as commands were ever executed at once; idle ones wait for the next command.
 
     Raises:
-        ConfigError: the working directory of ``terms`` is none.
+        ConfigError: the working directory in ``options`` is not a directory.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self._policy = terms.policy or policy.NOTHING
-        self._timeout = terms.timeout
-        # A command can stop its supervisor, as it can any process of its user.
-        self._patience = None if terms.timeout is None else terms.timeout + ENDING_BOUND
-        self._output_limit = terms.output_limit
-        self._workdir = os.path.abspath(terms.workdir or ".")
+    def __init__(self, options: ExecutorOptions) -> None:
+        self._policy = options.policy or policy.NOTHING
+        self._options = options
+        self._workdir = os.path.abspath(options.workdir or ".")
         if not os.path.isdir(self._workdir):
-            raise ConfigError(f"the working directory {str(terms.workdir)!r} is not a directory")
+            raise ConfigError(f"the working directory {str(options.workdir)!r} is not a directory")
         self._environment = _environment()
-        self._idle: list[Supervisor] = []
-        self._turn = asyncio.Lock()  # commands begin one after another, in the order in which they were given
+        self._idle: list[SupervisorHandle] = []
+        # Held while a command is started: they start in the order in which they were given.
+        self._starting = asyncio.Lock()
 
     def rejects(self, command: Execute) -> Outcome | None:
-        """Return the outcome of what is no command, or is not allowed; None if it is to be executed."""
+        """Return the outcome of a command that cannot be parsed or is not allowed; None for any other."""
         try:
             self._argv(command.text)
         except ValueError as error:
             return Outcome("fail", {"reason": f"{str(error).lower()}: {_short(command.text)}"})
-        except _NotAllowedError as error:
+        except NotAllowedError as error:
             return Outcome("denied", {"reason": str(error)})
         return None
 
     async def execute(self, command: Execute) -> Outcome:
-        """Execute ``command`` and return what became of it; when cancelled, end it first."""
+        """Execute ``command`` and return what became of it. When cancelled, end it first."""
         rejected = self.rejects(command)
         if rejected is not None:
             return rejected
@@ -147,7 +142,7 @@ class Supervised(abc.ABC):
         return self._outcome(argv, reply)
 
     async def close(self) -> None:
-        """End the supervisors that have nothing to do."""
+        """End the idle supervisors."""
         idle, self._idle = self._idle, []
         await asyncio.gather(*(kept.end() for kept in idle))
 
@@ -156,12 +151,12 @@ class Supervised(abc.ABC):
         """Return what to execute for the command ``text``.
 
         Raises:
-            ValueError: it is no command.
-            _NotAllowedError: it is not allowed.
+            ValueError: it cannot be parsed.
+            NotAllowedError: it is not allowed.
         """
 
     def _input(self, _text: str) -> str | None:
-        """Return what the process reads, None for nothing."""
+        """Return what the process reads; None for nothing."""
         return None
 
     def _request(self, command: Execute, argv: list[str]) -> dict[str, Any]:
@@ -176,14 +171,14 @@ class Supervised(abc.ABC):
             "env": {**self._environment, **rank},
             "cwd": _text(os.fsencode(self._workdir)),
             "input": self._input(command.text),
-            "timeout": self._timeout,
-            "limit": self._output_limit,
+            "timeout": self._options.timeout,
+            "limit": self._options.output_limit,
         }
 
     async def _run(self, request: dict[str, Any]) -> dict[str, Any]:
-        chosen: Supervisor | None = None
+        chosen: SupervisorHandle | None = None
         try:
-            async with self._turn:
+            async with self._starting:
                 chosen = self._take()
                 reply = await self._in_time(chosen.begin(request))
             if "pid" in reply:
@@ -199,26 +194,30 @@ class Supervised(abc.ABC):
         return reply
 
     async def _in_time(self, step: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        """Return what ``step`` of a supervisor returns, unless it takes longer than any should.
+        """Return what a step of a supervisor returns, unless it takes longer than any step should.
 
-        ``wait_for`` would not do: before Python 3.12 it loses a cancellation that comes with the result.
+        A command can stop its supervisor, as it can any process of its user. ``wait_for`` would not do:
+        before Python 3.12 it loses a cancellation that comes together with the result.
         """
+        limit = (
+            None if self._options.timeout is None else self._options.timeout + supervisor_handle.END_TIMEOUT
+        )
         task = asyncio.create_task(step)
         try:
-            done, _ = await asyncio.wait({task}, timeout=self._patience)
+            done, _ = await asyncio.wait({task}, timeout=limit)
         finally:
             task.cancel()
         if not done:
             raise asyncio.TimeoutError
         return task.result()
 
-    def _take(self) -> Supervisor:
+    def _take(self) -> SupervisorHandle:
         while self._idle:
             kept = self._idle.pop()
             if kept.is_alive:
                 return kept
             kept.forget()
-        return Supervisor()
+        return SupervisorHandle()
 
     def _outcome(self, argv: list[str], reply: dict[str, Any]) -> Outcome:
         if "failed" in reply:
@@ -229,43 +228,43 @@ class Supervised(abc.ABC):
         if reply["left"]:
             detail["reason"] = f"cannot end process {', '.join(map(str, reply['left']))}"
         if reply["timeout"]:
-            return Outcome("timeout", {"reason": f"ended after {self._timeout:g} s", **detail})
+            return Outcome("timeout", {"reason": f"ended after {self._options.timeout:g} s", **detail})
         return Outcome("fail" if reply["code"] else "ok", detail)
 
 
-class Program(Supervised):
-    """Splits a command into words as a shell does, and executes them as a program and its arguments."""
+class ProgramExecutor(ProcessExecutor):
+    """Splits a command into words as a shell does, and executes them as a program with its arguments."""
 
     def _argv(self, text: str) -> list[str]:
         argv = _split(text)
         if not self._policy.allows(argv):
-            raise _NotAllowedError(f"not allowed here: {_short(text)}")
+            raise NotAllowedError(f"not allowed here: {_short(text)}")
         return argv
 
 
-class Shell(Supervised):
-    """Gives a command to /bin/sh: all or, as no list of patterns can bound what a shell does, nothing."""
+class ShellExecutor(ProcessExecutor):
+    """Gives every command to /bin/sh, or none: no list of patterns can bound what a shell does."""
 
     def _argv(self, text: str) -> list[str]:
         _check(text)
         if not self._policy.allows_all:
-            raise _NotAllowedError(f"not allowed here, where not every shell command is: {_short(text)}")
+            raise NotAllowedError(f"not allowed here, where not every shell command is: {_short(text)}")
         return ["/bin/sh", "-c", "--", text]
 
 
-class Handler(Supervised):
-    """Gives a command as a line on standard input to a program of the user's, which decides what it means.
+class HandlerExecutor(ProcessExecutor):
+    """Gives each command, as a line on standard input, to a program of the user's that decides what it means.
 
     Args:
         path: the program.
-        terms: without a policy, all commands are handed over.
+        options: without a policy, the program gets all commands.
 
     Raises:
-        ConfigError: there is no such program, or the working directory is none.
+        ConfigError: there is no such program, or the working directory is not a directory.
     """
 
-    def __init__(self, path: str | Path, terms: Terms) -> None:
-        super().__init__(terms if terms.policy else terms._replace(policy=policy.ALL))
+    def __init__(self, path: str | Path, options: ExecutorOptions) -> None:
+        super().__init__(options if options.policy else options._replace(policy=policy.ALL))
         self._path = os.path.abspath(path)
         if not os.path.isfile(self._path):
             raise ConfigError(f"the handler {str(path)!r} is not a file")
@@ -275,7 +274,7 @@ class Handler(Supervised):
     def _argv(self, text: str) -> list[str]:
         _check(text)
         if not self._policy.allows_all and not self._policy.allows(_split(text)):
-            raise _NotAllowedError(f"not allowed here: {_short(text)}")
+            raise NotAllowedError(f"not allowed here: {_short(text)}")
         return [self._path]
 
     def _input(self, text: str) -> str | None:
@@ -311,138 +310,10 @@ def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcom
 
 
 def _environment() -> dict[str, str]:
-    """Return what commands get of our environment: nothing that only concerns us, such as our token."""
+    """Return the part of our environment that commands inherit: nothing that concerns only us."""
     ours = {_text(name): _text(value) for name, value in os.environb.items()}
     return {name: value for name, value in ours.items() if name in ENVIRONMENT or name.startswith("LC_")}
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
-
-
-# --- the other side of a supervisor -----------------------------------------------------------
-
-
-class SupervisorError(Exception):
-    """A supervisor cannot be started, or ended before its command."""
-
-
-class Supervisor:
-    """A process of ``supervisor``: our end of the conversation with it.
-
-    Raises:
-        SupervisorError: it cannot be started.
-    """
-
-    def __init__(self) -> None:
-        self._received = b""
-        self._receiving: asyncio.Task[bytes] | None = None
-        self._group: int | None = None  # the process group of the command that it executes
-        try:
-            self._sock, theirs = socket.socketpair()
-            with theirs:
-                self._process = self._start(theirs)
-        except OSError as error:
-            raise SupervisorError(f"cannot start a supervisor: {error.strerror}") from None
-        self._sock.setblocking(False)
-
-    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(  # noqa: S603 - it is our own program
-                [sys.executable, "-I", "-S", supervisor.__file__],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C at our terminal is for us alone
-            )
-        except OSError:
-            self._sock.close()
-            raise
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it can be given a command."""
-        return self._process.poll() is None
-
-    async def begin(self, request: Mapping[str, object]) -> dict[str, Any]:
-        """Ask for a command; return ``pid`` when its process is there, or what prevented that.
-
-        Raises:
-            SupervisorError: the supervisor ended.
-        """
-        with contextlib.suppress(OSError):  # it is gone: reading says so
-            await asyncio.get_running_loop().sock_sendall(self._sock, json.dumps(request).encode() + b"\n")
-        return await self._line()
-
-    async def result(self) -> dict[str, Any]:
-        """Return what became of the command that was begun.
-
-        Raises:
-            SupervisorError: the supervisor ended.
-        """
-        return await self._line()
-
-    async def _line(self) -> dict[str, Any]:
-        """Return the next line that it says.
-
-        Raises:
-            SupervisorError: the supervisor ended.
-        """
-        while (reply := self._next()) is None:
-            if not await self._receive():
-                raise SupervisorError("the supervisor of the command ended before it")
-        return reply
-
-    def _next(self) -> dict[str, Any] | None:
-        """Take the first whole line of what was received; it says what is being executed, if anything."""
-        line, end, rest = self._received.partition(b"\n")
-        if not end:
-            return None
-        self._received = rest
-        reply: dict[str, Any] = json.loads(line)
-        self._group = reply.get("pid")
-        return reply
-
-    async def end(self) -> None:
-        """End what it executes, and then it; it does both by itself if we are interrupted."""
-        with contextlib.suppress(OSError):  # it is gone already
-            self._sock.shutdown(socket.SHUT_WR)
-        try:
-            await asyncio.wait_for(self._until_end(), ENDING_BOUND)
-        except asyncio.TimeoutError:
-            self._process.kill()
-        self.forget()
-
-    def forget(self) -> None:
-        """Give back what is kept for it, once it has ended.
-
-        If it did not end by itself, then it has not ended its command either: do what we can from here.
-        """
-        if self._receiving is not None:
-            self._receiving.cancel()
-        self._sock.close()
-        while self._next() is not None:  # it may have begun when we were told to end it
-            pass
-        if self._process.wait() and self._group:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._group, signal.SIGKILL)
-
-    async def _until_end(self) -> None:
-        while await self._receive():
-            pass
-
-    async def _receive(self) -> bytes:
-        """Receive once; what arrives while we are cancelled is there for the next call."""
-        if self._receiving is None:
-            self._receiving = asyncio.create_task(self._recv())
-        data = await asyncio.shield(self._receiving)
-        self._receiving = None
-        return data
-
-    async def _recv(self) -> bytes:
-        try:
-            data = await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
-        except ConnectionResetError:  # it left something unread: an end as well
-            return b""
-        self._received += data
-        return data

@@ -1,4 +1,4 @@
-"""Earlier commands: the file that keeps them for the next time, and how Tab completes from them."""
+"""Earlier commands: the file that keeps them for the next time, and the completions from them."""
 
 from __future__ import annotations
 
@@ -12,47 +12,49 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from client.console import EXIT_COMMAND, HELP_COMMAND, WHO_COMMANDS
 
 OWN_COMMANDS: Final = tuple(command.decode() for command in (*WHO_COMMANDS, HELP_COMMAND, EXIT_COMMAND))
-OWNER_ONLY: Final = 0o600  # commands can hold secrets
-MOST_COMPLETIONS: Final = 50  # nobody steps through more
+# Commands can hold secrets, so only the owner may read the file.
+OWNER_ONLY: Final = 0o600
+# Nobody steps through more completions.
+MAX_COMPLETIONS: Final = 50
 
 
 def matches(begin: str, history: History) -> list[str]:
-    """Return what goes on after ``begin``, each once: earlier commands, the latest first, then our own.
+    """Return what begins with ``begin``, each once: earlier commands, the latest first, then our own.
 
-    Nothing goes on after nothing: a menu of all that was ever typed helps nobody.
+    Without a beginning there is nothing: a menu of everything ever typed helps nobody.
     """
     if not begin.strip():
         return []
-    found: dict[str, None] = {}  # a set that keeps the order
+    found: dict[str, None] = {}  # used as an ordered set
     for text in (*reversed(history.get_strings()), *OWN_COMMANDS):
         if text.startswith(begin) and text != begin:
             found[text] = None
-            if len(found) == MOST_COMPLETIONS:
+            if len(found) == MAX_COMPLETIONS:
                 break
     return list(found)
 
 
 def load() -> History:
-    """Return the history in the XDG state directory, or one in memory if that cannot be used."""
+    """Return the history in the XDG state directory, or one in memory if that directory cannot be used."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     try:
         path = Path(state).expanduser() / "rankserver" / "history"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = _open(path)
         try:
-            os.fchmod(descriptor, OWNER_ONLY)  # it may be older than we are
+            os.fchmod(descriptor, OWNER_ONLY)  # it may have been created by something else
         finally:
             os.close(descriptor)
     except (OSError, RuntimeError):  # RuntimeError: there is no home directory
         return InMemoryHistory()
-    return _Kept(str(path))
+    return PrivateHistory(str(path))
 
 
-class _Kept(FileHistory):
-    """A history file that is its owner's alone, and costs nothing but itself when it cannot be written."""
+class PrivateHistory(FileHistory):
+    """A history file for its owner alone. If it cannot be written, nothing but the history is lost."""
 
     def store_string(self, string: str) -> None:
-        """Append to the file; the disk may be full. Somebody may have removed the file: make it anew."""
+        """Append to the file, which is created again if somebody has removed it. The disk may be full."""
         with contextlib.suppress(OSError), open(_open(self.filename), "ab") as file:
             file.write(f"\n+{string}\n".encode(errors="replace"))
 

@@ -1,4 +1,4 @@
-"""The face for pipes and files: plain lines out, and lines in from a descriptor."""
+"""The frontend for pipes and files: plain lines out, and lines in from a descriptor."""
 
 from __future__ import annotations
 
@@ -7,41 +7,28 @@ import contextlib
 import itertools
 import os
 from collections.abc import AsyncGenerator, Sequence
-from typing import Final, NamedTuple, TextIO
+from typing import Final, TextIO
 
+from client.frontend import Status
 from client.words import RESULTS, Line
 from rankserver.wire.exceptions import StreamError
 
-READ_SIZE: Final = 16_384  # bytes of input per turn: a few milliseconds, and the events get theirs
-CLEAR: Final = "\r\x1b[K"  # to the begin of the row, and empty it
+# Bytes of input that are read at once: they take a few milliseconds, and then events have their turn.
+READ_SIZE: Final = 16_384
+# Moves to the start of the row and empties it.
+CLEAR: Final = "\r\x1b[K"
 
 
-class Status(NamedTuple):
-    """How things stand, for the line at the bottom."""
-
-    address: str
-    rank: int | None  # None while not connected
-    clients: int
-    asks: int  # open
-    answered: int  # answers that these have
-    targets: int  # answers that these will have
-
-    @property
-    def progress(self) -> str:
-        """The open asks in words, or nothing."""
-        return f"{self.answered} of {self.targets} answers" if self.asks else ""
-
-
-class Plain:
-    """Lines from a descriptor, of whatever kind, and words to streams.
+class PlainFrontend:
+    """Takes lines from a descriptor of any kind, and writes lines to streams.
 
     Args:
-        stdin: descriptor to read from. It is neither made non-blocking, since others may share it, nor read
-            by a thread, which would hang at exit.
-        out: for results: what a command is given for.
-        err: for complaints, and the progress.
-        chatter: for all else that happens, one of the two.
-        shows_progress: whether ``err`` is a terminal that nobody types on.
+        stdin: descriptor to read from. It is not made non-blocking, as others may share it, and not read by a
+            thread, which would hang at exit.
+        out: for results, the lines for which a command is given.
+        err: for complaints and progress.
+        chatter: for everything else that happens; ``out`` or ``err``.
+        shows_progress: whether ``err`` is a terminal on which nobody types.
     """
 
     def __init__(
@@ -52,21 +39,23 @@ class Plain:
         self._err = err
         self._chatter = chatter
         self._shows_progress = shows_progress
-        self._progress = ""  # what stands in the last row, if it is not whole
+        # What is in the last row of ``err``, if that is not a whole line.
+        self._progress = ""
+        # The stream to which a write is under way.
         self._writing: TextIO | None = None
 
-    async def __aenter__(self) -> Plain:
+    async def __aenter__(self) -> PlainFrontend:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Leave no half row behind."""
+        """Leave no progress behind in the last row."""
         self._draw("")
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Write lines, and flush where the next goes elsewhere: both streams may end in the same file.
+        """Write lines in order: both streams may go to the same file, so each is flushed before the other.
 
         Raises:
-            StreamError: they cannot be written, as when nobody reads the pipe any more.
+            StreamError: they cannot be written, for example because nobody reads the pipe any more.
         """
         self._draw("")
         for stream, same in itertools.groupby(lines, self._stream):
@@ -82,10 +71,10 @@ class Plain:
                 self._writing = None
 
     def give_up(self) -> None:
-        """Stop a write that is under way, for a signal handler: nobody may be reading, for ever.
+        """Stop a write that is under way, as nobody may ever read; for a signal handler.
 
         Raises:
-            StreamError: there is one. What is written to that stream from now on goes nowhere.
+            StreamError: a write was under way. Anything written to that stream from now on is discarded.
         """
         if self._writing is not None:
             with open(os.devnull, "wb") as nothing:
@@ -103,15 +92,15 @@ class Plain:
             self._err.flush()
 
     def refresh(self, status: Status) -> None:
-        """Show how many answers are there, if a person looks."""
+        """Show how many answers have come, if a person looks."""
         if self._shows_progress:
             self._draw(status.progress)
 
     async def lines(self, max_line: int) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of the input until its end; a last one without LF counts.
+        """Yield the lines of the input until its end; a last line without LF counts.
 
         Args:
-            max_line: bytes; of a longer line comes its beginning, with one byte more.
+            max_line: bytes; of a longer line, only its first ``max_line`` + 1 bytes come.
 
         Raises:
             StreamError: the input cannot be read.
@@ -140,7 +129,13 @@ class Plain:
 
 
 class LineCutter:
-    """Cut typed bytes into lines; of one longer than ``limit`` bytes keep ``limit + 1``, which tells it."""
+    """Cuts typed bytes into lines, and goes on after a line that is too long.
+
+    ``wire.lines.LineBuffer`` is for a peer that must keep to a limit, and gives up on one that does not.
+
+    Args:
+        limit: bytes; of a longer line, ``limit`` + 1 bytes are kept, which shows that it was longer.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -149,11 +144,11 @@ class LineCutter:
     def feed(self, data: bytes) -> list[bytes]:
         """Add ``data`` and return the lines that are complete, without CR and LF."""
         *lines, pending = (self._pending + data).split(b"\n")
-        self._pending = pending[: self.limit + 2]  # whatever follows, a CR at its end is no part of the line
+        self._pending = pending[: self.limit + 2]  # one more, as a CR at the end is not part of the line
         return [self._cut(line) for line in lines]
 
     def end(self) -> list[bytes]:
-        """Return the last line if it had no LF."""
+        """Return the last line, if it has no LF."""
         return [self._cut(self._pending)] if self._pending else []
 
     def _cut(self, line: bytes) -> bytes:
@@ -166,8 +161,8 @@ async def _readable(descriptor: int) -> None:
     ready = asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
-    except PermissionError:  # epoll's word for a regular file or /dev/null, which never block
-        await asyncio.sleep(0)  # but others want their turn
+    except PermissionError:  # what epoll says of a regular file or /dev/null, which never block
+        await asyncio.sleep(0)  # give others a turn
         return
     try:
         await ready.wait()

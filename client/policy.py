@@ -1,8 +1,8 @@
-"""Which commands may be executed here: those that a pattern of an *allow file* matches, all, or none.
+"""Which commands may be executed here: those that match a pattern of an *allow file*, all, or none.
 
-An allow file holds one pattern a line; an empty line, or one that begins with ``#``, is none. A pattern is
-split into words as a shell does it, and each word is a pattern of ``fnmatch`` for the word of the command at
-its place; a last word ``...`` allows any further words:
+An allow file has one pattern on each line; empty lines and lines that begin with ``#`` are ignored. A pattern
+is split into words as a shell does it. Each word is a pattern of ``fnmatch`` for the command's word at the
+same place, and a last word ``...`` allows any further words:
 
     uptime
     systemctl status *
@@ -51,7 +51,7 @@ def load(path: str | Path) -> Policy:
         ConfigError: it cannot be read, or a line cannot be split into words.
     """
     try:
-        text = Path(path).read_text("utf-8-sig")  # some editors begin a file with a mark
+        text = Path(path).read_text("utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         raise ConfigError(f"cannot read the allow file {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:

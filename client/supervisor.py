@@ -1,13 +1,13 @@
 """A small process that executes one command after another, and leaves nothing of any of them behind.
 
-``executors`` starts it as a program, by its path, and speaks with it over a socket that is its standard
-input: a JSON line with what to execute; back come one when its process is there and one when it is over.
-Strings are UTF-8 with surrogateescape, so that any bytes pass. When the socket ends, because the client
-closed it or is no more, so do the command and then this process.
+``supervisor_handle`` starts it as a program, by its path, and speaks with it over a socket that is its
+standard input. A request is a line of JSON that says what to execute; one reply follows when its process is
+there, and another one when it has ended. Strings are UTF-8 with surrogateescape, so that any bytes pass. When
+the socket ends, because the client closed it or has died, the command is ended, and then this process.
 
-All that descends from a command is found again because this process is its *subreaper* (prctl(2)): who loses
-its parent becomes our child. It imports nothing of the package and little else: it starts for the first
-command that a client executes, and each command begins as a fork of it.
+Every descendant of a command can be found, because this process is their *subreaper* (prctl(2)): a process
+that loses its parent becomes our child. This module imports nothing of the package and little else, as the
+first command that a client executes waits for its start, and each command starts as a fork of it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,22 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
-CLIENT: Final = 0  # the descriptor of the socket
-GRACE: Final = 2.0  # seconds that a command has to end when it is told to; a person may wait for it
-LEFTOVER_GRACE: Final = 0.5  # seconds that what a command left behind has: it was to be over by itself
-KILL_BOUND: Final = 3.0  # seconds to go on killing; by then it is another user's, or will die in the kernel
-LONGEST_WAIT: Final = 3600.0  # seconds; select takes no number of any size, and we look again after it
-READ_SIZE: Final = 65_536  # bytes; what a pipe holds
-DRAIN: Final = 16  # reads after the end: 1 MiB, the most that a command can make the pipe hold (pipe(7))
-NOT_HERE: Final = (errno.ENOENT, errno.ENOTDIR)  # what exec(2) says of a program that is not there
+# The descriptor of the socket to the client.
+CLIENT: Final = 0
+# Seconds that a command has to end after it was told to. A person may be waiting for it.
+GRACE: Final = 2.0
+# Seconds that processes have which a command left behind: they should have ended with it.
+LEFTOVER_GRACE: Final = 0.5
+# Seconds to go on killing. A process that is left by then belongs to another user, or hangs in the kernel.
+KILL_TIMEOUT: Final = 3.0
+# Seconds to wait in one select, which does not take numbers of any size.
+MAX_WAIT: Final = 3600.0
+# Bytes in one read: the capacity of a pipe.
+READ_SIZE: Final = 65_536
+# Reads after a command has ended: 1 MiB, the most that it can let a pipe hold (pipe(7)).
+MAX_LAST_READS: Final = 16
+# What exec(2) says of a program that does not exist.
+NOT_HERE: Final = (errno.ENOENT, errno.ENOTDIR)
 DEFAULT_PATH: Final = b"/usr/bin:/bin"
 
 PR_SET_PDEATHSIG: Final = 1
@@ -58,6 +66,11 @@ class Command:
 
     Raises:
         NotStartedError: it cannot be started; nothing ran.
+
+    Attributes:
+        code: its exit code as shells report it, once its own process has ended.
+        milliseconds: how long it ran.
+        pipe: descriptor of its output, until nobody holds the other end.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -65,9 +78,9 @@ class Command:
         self._begun = time.monotonic()
         self._kept = bytearray()
         self._truncated = False
-        self.code: int | None = None  # its exit code as shells give it, once its own process has ended
+        self.code: int | None = None
         self.milliseconds = 0
-        self.pipe: int | None = None  # with its output, until nobody holds the other end
+        self.pipe: int | None = None
         try:
             self.pipe, theirs = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(self.pipe, False)
@@ -89,7 +102,7 @@ class Command:
         self.milliseconds = round((time.monotonic() - self._begun) * 1000)
 
     def read(self) -> bool:
-        """Read some output, and tell whether there was any; what is over the limit is thrown away."""
+        """Read some output, and tell whether there was any; what exceeds the limit is discarded."""
         if self.pipe is None:
             return False
         try:
@@ -104,7 +117,7 @@ class Command:
         return bool(data)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self.pipe is not None:
             os.close(self.pipe)
             self.pipe = None
@@ -112,12 +125,12 @@ class Command:
     def result(self) -> dict[str, object]:
         """Return what became of it."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(self._kept, final=not self._truncated)  # no half a character at the cut
+        text = decoder.decode(self._kept, final=not self._truncated)  # not half a character at the cut
         return {"code": self.code, "out": text, "ms": self.milliseconds, "truncated": self._truncated}
 
 
 class Supervisor:
-    """Serves one client until it is gone, or we are told to end by a signal."""
+    """Serves one client until that is gone, or a signal tells us to end."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -138,7 +151,7 @@ class Supervisor:
             if newline:
                 self._received = rest
                 return bytes(line)
-            self._turn(LONGEST_WAIT, None)
+            self._turn(MAX_WAIT, None)
         return None
 
     def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -148,28 +161,29 @@ class Supervisor:
             return {"failed": error.what, "errno": error.number}
         in_time = self._until(lambda: self._has_ended(command) or self._is_over, request["timeout"], command)
         left = self._leave_nothing(command)
-        for _ in range(DRAIN):
+        for _ in range(MAX_LAST_READS):
             if not command.read():
                 break
         command.close()
         return {**command.result(), "timeout": not in_time, "left": left}
 
     def _leave_nothing(self, command: Command) -> list[int]:
-        """End all that descends from ``command``, gently first; return who cannot be ended."""
+        """End all descendants of ``command``, gently at first; return those that cannot be ended."""
         if not self._reap(command):
             return []
-        _tell(descendants(), signal.SIGTERM, signal.SIGCONT)  # who is stopped gets it only when it goes on
+        # A stopped process gets the first signal only after the second.
+        _tell(descendants(), signal.SIGTERM, signal.SIGCONT)
         grace = GRACE if command.code is None else LEFTOVER_GRACE
         if self._until(lambda: not self._reap(command), grace, command):
             return []
-        if self._until(lambda: self._have_killed(command), KILL_BOUND, command):
+        if self._until(lambda: self._have_killed(command), KILL_TIMEOUT, command):
             return []
         return sorted(descendants())
 
     def _have_killed(self, command: Command) -> bool:
         """Kill what is left of ``command``; tell whether nothing was.
 
-        Who escapes by forking becomes our child when its parent dies of this; that wakes us for the next
+        A process that escapes by forking becomes our child when its parent dies; that wakes us for the next
         round.
         """
         is_left = self._reap(command)
@@ -182,7 +196,7 @@ class Supervisor:
         return command.code is not None
 
     def _reap(self, command: Command) -> bool:
-        """Take note of all who have ended; tell whether anybody is left."""
+        """Take note of all processes that have ended; tell whether any is left."""
         try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -200,11 +214,11 @@ class Supervisor:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self._turn(min(left, LONGEST_WAIT), command)
+            self._turn(min(left, MAX_WAIT), command)
         return True
 
     def _turn(self, timeout: float, command: Command | None) -> None:
-        """Wait until something happens, and take what came. Who has ended is left to ``_reap``."""
+        """Wait until something happens, and take what came. Ended processes are left to ``_reap``."""
         pipe = command.pipe if command else None
         watched = [self._woken, *([] if self._is_over else [CLIENT]), *([] if pipe is None else [pipe])]
         ready, _, _ = select.select(watched, [], [], timeout)
@@ -232,10 +246,10 @@ class Supervisor:
             self._is_over = True
 
     def _wake_on_signals(self) -> int:
-        """Return a descriptor to read from when a signal has come.
+        """Return a descriptor that becomes readable when a signal comes.
 
-        What was ignored is handled instead, by doing nothing: exec(2) resets only what is handled, and a
-        command is to find all signals as they are by default.
+        Signals that were ignored get a handler that does nothing: exec(2) resets only signals with a handler,
+        and a command must find all signals as they are by default.
         """
         woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -261,11 +275,11 @@ def _start(request: dict[str, Any], output: int) -> int:
         NotStartedError: it cannot be; nothing ran.
         OSError: we have no descriptor, process or memory for it.
     """
-    image = _Image(request)
+    image = ProcessImage(request)
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         given = _input(request["input"])
         theirs.callback(os.close, given)
-        failure, their_failure = os.pipe2(os.O_CLOEXEC)  # ends without a word when exec succeeds
+        failure, their_failure = os.pipe2(os.O_CLOEXEC)  # ends empty when exec succeeds
         ours.callback(os.close, failure)
         theirs.callback(os.close, their_failure)
         supervisor = os.getpid()
@@ -280,8 +294,8 @@ def _start(request: dict[str, Any], output: int) -> int:
     return pid
 
 
-class _Image:
-    """What a process is to become, looked up before it is forked: a fork copies each page that it touches."""
+class ProcessImage:
+    """What a process will become, prepared before the fork: a forked process copies each page it touches."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self._argv = [_bytes(word) for word in request["argv"]]
@@ -292,13 +306,13 @@ class _Image:
         self._paths = [name] if b"/" in name else [os.path.join(place, name) for place in directories]
 
     def become(self, supervisor: int, given: int, output: int, failure: int) -> NoReturn:
-        """Turn this process, which is just forked, into it; if that fails, say so to ``failure`` and exit."""
+        """Turn this process, just forked, into it; if that fails, write so to ``failure`` and exit."""
         step = b"process"
         try:
-            os.setsid()  # first: a group of its own, in which nobody but its descendants can be
+            os.setsid()  # first: a group of its own, which only its descendants can be in
             _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
             if os.getppid() != supervisor:
-                os._exit(127)  # it died before we asked to die with it
+                os._exit(127)  # the supervisor died before we asked to die with it
             os.write(CLIENT, b'{"pid":%d}\n' % os.getpid())  # before it can kill the supervisor
             for descriptor, standard in ((given, 0), (output, 1), (output, 2)):
                 os.dup2(descriptor, standard)
@@ -312,12 +326,12 @@ class _Image:
             os._exit(127)
 
     def _execute(self) -> NoReturn:
-        """Look along the path as execvp(3) does: a file that we may not execute does not end the search."""
+        """Search the path as execvp(3) does: a file that we may not execute does not end the search."""
         number = errno.ENOENT
         for path in self._paths:
             try:
                 os.execve(path, self._argv, self._env)  # noqa: S606 - no shell is what we want
-            except PermissionError:  # noqa: PERF203 - this is the loop's purpose
+            except PermissionError:  # noqa: PERF203 - the purpose of the loop
                 number = errno.EACCES
             except (FileNotFoundError, NotADirectoryError):
                 pass
@@ -325,7 +339,7 @@ class _Image:
 
 
 def _input(text: str | None) -> int:
-    """Return a descriptor that reads ``text`` and then ends: it is all there, so nobody waits for us."""
+    """Return a descriptor from which ``text`` can be read. It is all there, so nobody waits for us."""
     if text is None:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     given = os.memfd_create("input", os.MFD_CLOEXEC)
@@ -342,10 +356,10 @@ def _bytes(text: str) -> bytes:
 
 
 def descendants() -> dict[int, int]:
-    """Return the process ids of all that descend from us, each with its process group. O(processes here).
+    """Return the process ids of all our descendants, each with its process group. O(all processes).
 
-    Without a /proc there are none, nor with that of another process namespace, where strangers have
-    our numbers.
+    Without /proc there are none. The same goes for the /proc of another process namespace, where the ids are
+    those of strangers.
     """
     with contextlib.suppress(OSError):
         if os.readlink("/proc/self") == str(os.getpid()):
@@ -368,15 +382,15 @@ def _descendants() -> dict[int, int]:
 
 
 def _tell(processes: Mapping[int, int], *numbers: int) -> None:
-    """Send the signals ``numbers`` to the groups of ``processes``: out of a group, no fork can slip away."""
+    """Send signals to the groups of ``processes``: a fork cannot slip out of its group."""
     for group in set(processes.values()):
         for number in numbers:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or another user's
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # ended, or another user's
                 os.killpg(group, number)
 
 
 def main() -> None:
-    """Serve whoever holds the other end of standard input."""
+    """Serve the client at the other end of standard input."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     Supervisor().serve()
 

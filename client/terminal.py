@@ -1,11 +1,11 @@
-"""The console's face for a person at a keyboard: a live prompt, with what happens printed above it.
+"""The frontend for a person at a keyboard: a live prompt, with everything that happens printed above it.
 
-One prompt runs from the first line to the last, so the terminal stays in one mode and no key is lost
-between two lines. What is to be printed waits for the next time that the prompt is drawn, at most
-``max_render_postpone_time`` of prompt_toolkit, and goes to the terminal with it in one write: a burst of
-lines costs one drawing, and nobody sees half of it.
+One prompt runs from the first line to the last, so the terminal stays in one mode and no key is lost between
+two lines. Lines wait until the prompt is drawn the next time, at most ``max_render_postpone_time`` of
+prompt_toolkit, and go to the terminal with it in one write: a burst of lines is drawn once, and nobody ever
+sees half of it.
 
-Apart from ``console`` because loading prompt_toolkit takes longer than all the rest. ``history`` keeps what
+A module of its own because loading prompt_toolkit takes longer than everything else. ``history`` keeps what
 was typed.
 """
 
@@ -39,11 +39,12 @@ from prompt_toolkit.utils import get_cwidth
 
 from client import history
 from client.console import EXIT_COMMAND
-from client.plain import Status
+from client.frontend import Status
 from client.words import Line
 from rankserver.client.display import visible
 
-COLOURS: Final = {  # by kind of line; the terminal's own colours fit its background
+# By kind of line. The terminal's own colours suit its background.
+COLOURS: Final = {
     "rank": "ansiyellow",
     "sent": "ansicyan",
     "execute": "ansigreen",
@@ -56,16 +57,19 @@ COLOURS: Final = {  # by kind of line; the terminal's own colours fit its backgr
 }
 STYLE: Final = Style.from_dict(COLOURS | {"bottom": "reverse", "auto-suggestion": "ansibrightblack"})
 RESET: Final = "\x1b[0m"
-MENU_ROWS: Final = 6  # for completions
-FEWEST_ROWS: Final = 3  # that leave one for the bottom line
+# Rows for the menu of completions.
+MENU_ROWS: Final = 6
+# A terminal with fewer rows has no bottom line.
+MIN_ROWS: Final = 3
 
 
-class Terminal:
+class TerminalFrontend:
     """A prompt with history and editing; used as ``async with``."""
 
     def __init__(self) -> None:
         self._status = Status("", None, 0, 0, 0, 0)
-        self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: there will be no more
+        # Lines; None at the end.
+        self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._unprinted: list[str] = []
         self._output = _output()
         depth = self._output.get_default_color_depth()
@@ -73,9 +77,10 @@ class Terminal:
         self._prompt: PromptSession[None] = PromptSession(
             self._message,
             history=history.load(),
-            completer=DummyCompleter(),  # with none, there is no room for the menu; _complete fills it
+            # ``complete`` fills the menu; without any completer there would be no room for it.
+            completer=DummyCompleter(),
             complete_while_typing=False,
-            # Without colour, what is suggested would look like what is typed.
+            # Without colour, a suggestion would look like what is typed.
             auto_suggest=None if depth is ColorDepth.DEPTH_1_BIT else AutoSuggestFromHistory(),
             key_bindings=self._key_bindings(),
             style=STYLE,
@@ -88,7 +93,7 @@ class Terminal:
         self._prompt.app.before_render += self._before_render
         self._prompt.app.after_render += self._after_render
 
-    async def __aenter__(self) -> Terminal:
+    async def __aenter__(self) -> TerminalFrontend:
         self._prompting = asyncio.create_task(self._prompt.prompt_async(handle_sigint=False))
         self._prompting.add_done_callback(lambda _: self._typed.put_nowait(None))
         return self
@@ -111,12 +116,12 @@ class Terminal:
         self.show([Line("error", visible(text))])
 
     def refresh(self, status: Status) -> None:
-        """Draw the prompt and the bottom line again, with how things stand now."""
+        """Draw the prompt and the bottom line again, as things stand now."""
         self._status = status
         self._prompt.app.invalidate()
 
     def give_up(self) -> None:
-        """Do nothing: a terminal is read, or gone."""
+        """Do nothing: a terminal is always read, or gone."""
 
     async def lines(self, _max_line: int) -> AsyncGenerator[bytes, None]:
         """Yield what is typed, line by line, until the prompt is left."""
@@ -128,7 +133,7 @@ class Terminal:
     # --- what is typed ---
 
     def _accept(self, buffer: Buffer) -> bool:
-        """Take a line and leave its prompt standing above; the buffer is emptied for the next one."""
+        """Take a line, and leave a copy with its prompt above; the buffer is emptied for the next line."""
         self._unprinted.append(f"{self._painted['prompt']}{self._rank()}{RESET}{visible(buffer.text)}\r\n")
         self._print_soon()
         self._typed.put_nowait(buffer.text.encode(errors="surrogateescape"))
@@ -147,7 +152,7 @@ class Terminal:
             if event.current_buffer.text:
                 event.current_buffer.reset()
             else:
-                signal.raise_signal(signal.SIGINT)  # what the key does elsewhere
+                signal.raise_signal(signal.SIGINT)  # as the key does elsewhere
 
         @bindings.add("c-d", filter=typing)
         def _delete_or_leave(event: KeyPressEvent) -> None:
@@ -158,7 +163,7 @@ class Terminal:
 
         @bindings.add(Keys.BracketedPaste, filter=typing)
         def _paste(event: KeyPressEvent) -> None:
-            """Take a paste of several lines like typing them."""
+            """Take a paste of several lines as if they were typed."""
             buffer = event.current_buffer
             *lines, rest = event.data.replace("\r\n", "\n").replace("\r", "\n").split("\n")
             for line in lines:
@@ -183,7 +188,7 @@ class Terminal:
         The prompt has one of its own, but that waits for a cursor position report.
         """
         text = FormattedTextControl(lambda: bottom(self._status, self._output.get_size().columns))
-        fits = Condition(lambda: self._output.get_size().rows >= FEWEST_ROWS)
+        fits = Condition(lambda: self._output.get_size().rows >= MIN_ROWS)
         window = Window(text, height=1, style="class:bottom")
         whole = cast(HSplit, self._prompt.layout.container)
         whole.children.append(ConditionalContainer(window, fits & ~is_done))
@@ -204,7 +209,7 @@ class Terminal:
         """Print what waits, before the prompt is drawn again below it."""
         self._output.is_held = True
         size = self._output.get_size()
-        self._prompt.reserve_space_for_menu = min(MENU_ROWS, max(0, size.rows - FEWEST_ROWS))
+        self._prompt.reserve_space_for_menu = min(MENU_ROWS, max(0, size.rows - MIN_ROWS))
         if self._unprinted:
             app.renderer.erase()
             self._print()
@@ -217,15 +222,15 @@ class Terminal:
 
     @staticmethod
     def _is_too_high(app: Application[None], size: Size) -> bool:
-        """Whether there are empty rows above the bottom line: left alone, the prompt never gives one back."""
+        """Tell whether rows above the bottom line are empty: by itself, the prompt never gives one back."""
         screen = app.renderer.last_rendered_screen
         if screen is None:
             return False
         return screen.height > app.layout.container.preferred_height(size.columns, size.rows).preferred
 
 
-class _Output(Vt100_Output):
-    """An output that can hold back what is written."""
+class HeldOutput(Vt100_Output):
+    """An output that can hold back what is written to it."""
 
     is_held = False
 
@@ -235,21 +240,19 @@ class _Output(Vt100_Output):
             super().flush()
 
 
-def _output() -> _Output:
+def _output() -> HeldOutput:
     """Return an output to standard output."""
-    output = cast(
-        _Output,
-        _Output.from_pty(sys.stdout, term=os.environ.get("TERM"), default_color_depth=ColorDepth.from_env()),
-    )
+    term, depth = os.environ.get("TERM"), ColorDepth.from_env()
+    output = cast(HeldOutput, HeldOutput.from_pty(sys.stdout, term=term, default_color_depth=depth))
     # A prompt at the bottom needs no cursor position reports, and not every terminal answers them.
     output.enable_cpr = False
     return output
 
 
 def complete(buffer: Buffer) -> None:
-    """Complete a line from the ones before it: as far as they agree, and then with each in turn.
+    """Complete a line from earlier ones: first as far as they agree, and then with each of them in turn.
 
-    Not by a completer, which works in a task of its own: Enter may come before that is done.
+    A completer would not do: it works in a task of its own, and Enter may come before that is done.
     """
     if buffer.complete_state is not None:
         buffer.complete_next()
@@ -272,7 +275,7 @@ def sgr(kind: str, depth: ColorDepth) -> str:
 
 
 def bottom(status: Status, columns: int) -> str:
-    """Return the bottom line: rank, clients, open answers and connection, or as much as there is room for."""
+    """Return the bottom line: rank, clients, open answers and address, or as much as there is room for."""
     if status.rank is None:
         return "not connected"[:columns]
     rank = f"rank {status.rank} of {status.clients}"

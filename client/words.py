@@ -1,16 +1,17 @@
-"""What a person reads: each event in words, docs/design.md lists them."""
+"""What a person reads: each event in words. docs/design.md lists them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from rankserver.client import events
 from rankserver.client.display import visible
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import DisconnectedError
 
-_STATUS: Final = {"ok": "executed", "fail": "failed", "timeout": "timed out"}  # the others are words already
+# Statuses in words; the others are words already.
+STATUS_WORDS: Final = {"ok": "executed", "fail": "failed", "timeout": "timed out"}
 HELP: Final = (
     "a line        is a command: all who rank lower execute it",
     "? or :who     who is here, by rank",
@@ -21,14 +22,14 @@ HELP: Final = (
 
 
 class Line(NamedTuple):
-    """One line for a person; ``kind`` says what it is about, for whoever colours it or sorts it out."""
+    """One line for a person; ``kind`` says what it is about, which decides its colour and where it goes."""
 
     kind: str
     text: str
 
 
 class Unfinished(NamedTuple):
-    """We leave while our ASK ``seq`` has so many answers of so many."""
+    """We leave while our ASK ``seq`` has only ``answered`` of its ``targets`` answers."""
 
     seq: int
     answered: int
@@ -42,89 +43,98 @@ class Unlogged(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """This command was not sent; ``reason`` says why it cannot be, and is empty if we just leave before."""
+    """This command was not sent.
+
+    ``reason`` says why it cannot be sent; it is empty if we leave before its turn.
+    """
 
     text: str
     reason: str = ""
 
 
-Happening = events.Event | Unfinished | Unlogged | Unsent
-Describe = Callable[[Happening], list[Line]]
-RESULTS: Final = frozenset({"out", "answer", "done", "json"})  # kinds that a command is given for
+DisplayEvent = events.Event | Unfinished | Unlogged | Unsent
+Renderer = Callable[[DisplayEvent], list[Line]]
+# The kinds of lines for which a command is given: they go to standard output.
+RESULTS: Final = frozenset({"out", "answer", "done", "json"})
 
 
-class Words:
-    """Events as lines; those that are not worth a line give none.
+def render_text(happened: DisplayEvent, *, address: str) -> list[Line]:
+    """Return what happened in words; nothing if it is not worth a line. What others sent is made visible.
 
     Args:
+        happened: what happened.
         address: of the server.
     """
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def __call__(self, happened: Happening) -> list[Line]:
-        """Return what happened in words, with what others sent made visible."""
-        if isinstance(happened, events.Answer):
-            return answer(happened)
-        line = self._describe(happened)
-        return [Line(line.kind, visible(line.text))] if line else []
-
-    def _describe(self, happened: Happening) -> Line | None:
-        match happened:
-            case events.Sent(seq, text):
-                return Line("sent", f"sent #{seq}: {text}")
-            case events.Started(command):
-                return Line("execute", f"executing #{command.seq} from rank {command.rank}: {command.text}")
-            case events.Finished(command, outcome):
-                return _finished(command, outcome)
-            case events.Refused(seq, rank, text):
-                return Line("refuse", f"cannot execute #{seq} from lower-ranked rank {rank}: {text}")
-            case events.AskDone():
-                return Line("done", summary(happened))
-            case events.Rejected(code, text, command):
-                what = "a frame" if command is None else f"the command {command!r}"
-                return Line("error", f"the server rejected {what}: {code} {text}")
-            case Unfinished(seq, answered, targets):
-                return Line("error", f"#{seq}: {answered} of {targets} answers")
-            case Unlogged(text):
-                return Line("error", f"not seen in the log: {text}")
-            case Unsent(text, ""):  # with a reason, the person has had a complaint
-                return Line("error", f"not sent: {text}")
-        return self._of_connection(happened)
-
-    def _of_connection(self, happened: Happening) -> Line | None:
-        match happened:
-            case events.Connected(name, rank, clients):
-                return Line("rank", f"connected to {self._address} as {name}: rank {rank} of {clients}")
-            case events.RankChanged(rank, clients):
-                return Line("rank", f"rank is now {rank} of {clients}")
-            case events.Lost(command):
-                return Line("error", f"connection lost before this was seen in the log: {command}")
-            case events.Disconnected(code, text):
-                return Line("error", f"disconnected: {DisconnectedError(code, text)}")
-            case events.Retrying(text, delay):
-                why = f"{text}; " if text else ""
-                return Line("error", f"{why}trying again in {delay:.1f} s")
-        return None
+    if isinstance(happened, events.Answer):
+        return render_answer(happened)
+    if isinstance(happened, events.Connected):
+        where = f"connected to {address} as {happened.name}"
+        return [Line("rank", visible(f"{where}: rank {happened.rank} of {happened.clients}"))]
+    describe = _DESCRIPTIONS.get(type(happened))
+    line = describe(happened) if describe else None
+    return [Line(line.kind, visible(line.text))] if line else []
 
 
 def cannot_send(unsent: Unsent) -> str:
-    """Return the complaint about a command that cannot be sent, which may be any bytes, and as many."""
+    """Return the complaint about a command that cannot be sent, which may be of any length and content."""
     text, reason = unsent
     named = f" {text[: protocol.MAX_SHOWN]!r}" if text else ""
     more = "..." if len(text) > protocol.MAX_SHOWN else ""
     return f"cannot send{visible(named)}{more}: {visible(reason)}"
 
 
-def _finished(command: events.Execute, outcome: events.Outcome) -> Line:
-    what = _STATUS.get(outcome.status, outcome.status)
+def _describe_finished(event: events.Finished) -> Line:
+    command, outcome = event
+    what = STATUS_WORDS.get(outcome.status, outcome.status)
     reason = outcome.status != "ok" and (outcome.detail or {}).get("reason")
     return Line("execute", f"{what} #{command.seq}: {command.text}" + (f" ({reason})" if reason else ""))
 
 
+def _describe_started(event: events.Started) -> Line:
+    command = event.command
+    return Line("execute", f"executing #{command.seq} from rank {command.rank}: {command.text}")
+
+
+def _describe_refused(event: events.Refused) -> Line:
+    return Line("refuse", f"cannot execute #{event.seq} from lower-ranked rank {event.rank}: {event.text}")
+
+
+def _describe_rejected(event: events.Rejected) -> Line:
+    what = "a frame" if event.command is None else f"the command {event.command!r}"
+    return Line("error", f"the server rejected {what}: {event.code} {event.text}")
+
+
+def _describe_retrying(event: events.Retrying) -> Line:
+    why = f"{event.text}; " if event.text else ""
+    return Line("error", f"{why}trying again in {event.delay:.1f} s")
+
+
+def _describe_unsent(event: Unsent) -> Line | None:
+    """Return nothing if there is a reason: then the person has had a complaint."""
+    return None if event.reason else Line("error", f"not sent: {event.text}")
+
+
+_DESCRIPTIONS: Final[Mapping[type[DisplayEvent], Callable[[Any], Line | None]]] = {
+    events.Sent: lambda event: Line("sent", f"sent #{event.seq}: {event.text}"),
+    events.Started: _describe_started,
+    events.Finished: _describe_finished,
+    events.Refused: _describe_refused,
+    events.AskDone: lambda event: Line("done", summary(event)),
+    events.Rejected: _describe_rejected,
+    events.RankChanged: lambda event: Line("rank", f"rank is now {event.rank} of {event.clients}"),
+    events.Lost: lambda event: Line(
+        "error", f"connection lost before this was seen in the log: {event.command}"
+    ),
+    events.Disconnected: lambda event: Line("error", f"disconnected: {DisconnectedError(*event)}"),
+    events.Retrying: _describe_retrying,
+    Unfinished: lambda event: Line("error", f"#{event.seq}: {event.answered} of {event.targets} answers"),
+    Unlogged: lambda event: Line("error", f"not seen in the log: {event.text}"),
+    Unsent: _describe_unsent,
+}
+
+
 def summary(done: events.AskDone) -> str:
-    """Return the counts of an ask, in words; each target is in one of them."""
+    """Return the counts of a command in words; each target is in one of them."""
     counts = done.counts
     words = (
         (", refused by", counts.refused),
@@ -137,8 +147,8 @@ def summary(done: events.AskDone) -> str:
     return f"#{done.seq}: executed by {counts.ok} of {done.may_execute}{rest}"
 
 
-def answer(given: events.Answer) -> list[Line]:
-    """Return one answer: its output line by line after `` | ``, and what became of it after ``:``."""
+def render_answer(given: events.Answer) -> list[Line]:
+    """Return one answer: each line of output after `` | ``, and what became of the command after ``:``."""
     who = f"#{given.seq} rank {given.rank} {visible(given.name)}".rstrip()
     lines = [Line("out", f"{who} | {line}") for line in output(given)]
     if not lines or given.status != "ok" or given.truncated:
@@ -153,13 +163,13 @@ def output(given: events.Answer) -> list[str]:
 
 
 def content(given: events.Answer) -> str:
-    """Return an answer's output with LF alone between its lines, and nothing behind the last one."""
+    """Return an answer's output with only LF between its lines, and nothing after the last one."""
     return given.out.removesuffix("\n").replace("\r\n", "\n").removesuffix("\r")
 
 
 def outcome(given: events.Answer) -> str:
     """Return what became of a command at one client."""
-    words = _STATUS.get(given.status, given.status)
+    words = STATUS_WORDS.get(given.status, given.status)
     if given.status == "fail" and given.code is not None:
         words += f" with exit code {given.code}"
     if given.reason:
@@ -167,8 +177,8 @@ def outcome(given: events.Answer) -> str:
     return words + (", output truncated" if given.truncated else "")
 
 
-def roster(members: tuple[frames.RosterEntry, ...], own_rank: int | None) -> list[Line]:
-    """Return who is here as a table, by rank, with the own place marked."""
+def render_roster(members: tuple[frames.RosterEntry, ...], own_rank: int | None) -> list[Line]:
+    """Return who is here as a table, by rank, with our own place marked."""
     has_classes = any(member.rank_class for member in members)
     cells = [("rank", "class", "name")]
     cells += [(str(member.rank), str(member.rank_class), visible(member.name)) for member in members]

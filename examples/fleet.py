@@ -1,13 +1,13 @@
 """Gather what a command says on each machine of a fleet, and account for those that do not execute it.
 
-First the operator, as who comes first ranks highest, and then on each machine an agent:
+Start the operator first, as the first to join ranks highest, and then an agent on each machine:
 
     python examples/fleet.py 3 'uname -a'
     python -m client --name web-1 --exec program --allow examples/fleet.allow --reconnect --stay </dev/null
 
-The operator waits for three agents and prints each answer as it comes, and at the end who said the same, and
-who did not execute it, and why. Exit code: 0 all executed it; 1 no connection, or lost; 5 nobody may; 6 not
-all did. docs/fleet.md says more.
+The operator waits for three agents and prints each answer as it comes. At the end it prints equal answers
+together, and who did not execute the command, and why. Exit codes: 0 all executed it; 1 the connection
+failed; 5 nobody may execute it; 6 not all did. docs/fleet.md says more.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from collections import defaultdict
 
 from rankserver.client import Answer, Ask, Client, RankserverError, connect, visible
 
-WORDS = {"ok": "executed", "fail": "failed", "timeout": "timed out"}  # the others are words already
+# Statuses in words; the others are words already.
+WORDS = {"ok": "executed", "fail": "failed", "timeout": "timed out"}
 
 
 async def enough(client: Client, agents: int) -> None:
-    """Wait until so many others are there."""
+    """Wait until at least this many others are connected."""
     async for _ in client:
         if client.clients > agents:
             return
 
 
 def outcome(answer: Answer) -> str:
-    """Say in a line what became of the command at one machine."""
+    """Return in one line what became of the command at one machine."""
     code = f" with exit code {answer.code}" if answer.code else ""
     reason = f" ({visible(answer.reason)})" if answer.reason else ""
     return f"{WORDS.get(answer.status, answer.status)}{code}{reason}"
 
 
 def report(ask: Ask) -> None:
-    """Print who said the same, the most common first, and how many there are of each outcome."""
+    """Print equal answers together, the most common first, and how often there was each outcome."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for answer in ask.by_rank.values():
         groups[outcome(answer), answer.out].append(answer.name or f"rank {answer.rank}")
@@ -49,7 +50,7 @@ def report(ask: Ask) -> None:
     print(f"{len(ask)} asked: {', '.join(counts)}", flush=True)
 
 
-async def gather(address: str, agents: int, commands: list[str], patience: float) -> int:
+async def gather(address: str, agents: int, commands: list[str], answer_timeout: float) -> int:
     """Ask all agents each command; return the exit code."""
     worst = 0
     async with connect(address, name="operator") as client:
@@ -59,7 +60,7 @@ async def gather(address: str, agents: int, commands: list[str], patience: float
         await enough(client, agents)
         for command in commands:
             print(f"{command}: asking {client.clients - 1}", flush=True)
-            ask = client.ask(command, timeout=patience)
+            ask = client.ask(command, timeout=answer_timeout)
             async for answer in ask:
                 print(f"  {answer.name or answer.rank}: {outcome(answer)}", flush=True)
             report(ask)
@@ -68,13 +69,17 @@ async def gather(address: str, agents: int, commands: list[str], patience: float
 
 
 def main() -> int:
-    """Gather, and say why if that is not possible."""
+    """Gather, and print why if that is not possible."""
     parser = argparse.ArgumentParser(description="Gather what commands say on each machine of a fleet.")
-    parser.add_argument("agents", type=int, help="how many must be there before we ask")
+    parser.add_argument("agents", type=int, help="how many must be connected before we ask")
     parser.add_argument("commands", nargs="*", default=["uname -a"])
     parser.add_argument("--server", default="127.0.0.1:5050", metavar="HOST:PORT")
     parser.add_argument(
-        "--answer-timeout", type=float, default=10.0, metavar="S", help="for all answers to each command"
+        "--answer-timeout",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds for the answers to each command",
     )
     options = parser.parse_intermixed_args()
     try:

@@ -1,11 +1,11 @@
-"""Keep a hot standby: of all copies of this program that run, one works, and the next in rank is its heir.
+"""Keep a hot standby: one of all running copies of this program works, and the next in rank is its successor.
 
     python -m rankserver 100 --heartbeat 1
-    python examples/hot_standby.py work.log        # as often as you like, on as many machines as you like
+    python examples/hot_standby.py work.log        # as many copies as you like, on any machines
 
-The work is to append lines ``FENCE NUMBER NAME`` to a file that all share, the number one more than the last.
-FENCE is a fencing token: it only rises. A copy that finds a higher one in the file than its own has lost its
-place, even if it does not know that yet, and writes nothing. docs/hot-standby.md says what that guarantees.
+The work is to append lines ``FENCE NUMBER NAME`` to a shared file, each with the next number. FENCE is a
+fencing token, which never falls. A copy that finds a higher one in the file than its own has lost its place,
+even if it does not know that yet, and writes nothing. docs/hot-standby.md says what that guarantees.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from typing import BinaryIO
 from rankserver.client import Client, DisconnectedError, connect
 from rankserver.client.events import Connected, Disconnected, RankChanged
 
-PATIENCE = 1.0  # seconds for the server to say that we are still there
-RETRY = 0.01  # seconds until we try to lock the file again
-TAIL = 256  # bytes; no line is longer, as a name has 64 at most
+# Seconds for the server to confirm that we are still connected.
+PATIENCE = 1.0
+# Seconds until we try again to lock the file.
+RETRY = 0.01
+# Bytes at the end of the file that hold the last line, as a name has at most 64 characters.
+TAIL = 256
 
 
 class FencedError(Exception):
@@ -35,7 +38,7 @@ class FencedError(Exception):
 
 @contextlib.asynccontextmanager
 async def locked(path: Path) -> AsyncIterator[BinaryIO]:
-    """Open the file for us alone; the server's PINGs are answered while we wait for it."""
+    """Open and lock the file. While we wait for the lock, the server's PINGs are answered."""
     with path.open("ab+") as file:
         while True:
             try:
@@ -47,9 +50,9 @@ async def locked(path: Path) -> AsyncIterator[BinaryIO]:
 
 
 def last_line(file: BinaryIO) -> tuple[int, int]:
-    """Return the fence and the number of the last line, 0 and 0 if there is none.
+    """Return the fence and the number of the last line; 0 and 0 if there is none.
 
-    Without an LF it is none: its writer, who had the file locked as we have now, was ended. It is cut off.
+    A line without LF does not count, and is cut off: its writer, who held the lock as we do now, was killed.
     """
     start = file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
     lines = file.read()
@@ -60,18 +63,18 @@ def last_line(file: BinaryIO) -> tuple[int, int]:
 
 
 async def still_leads(client: Client) -> None:
-    """Return if the server still has us: if it has not, we are cancelled here, or fail."""
+    """Return if the server still knows us. If it does not, we are cancelled here, or this fails."""
     await asyncio.wait_for(client.who(), PATIENCE)
 
 
 async def work(client: Client, path: Path, seq: int, every: float) -> None:
-    """Work for as long as nobody else does; ``seq`` is the number of the log frame that made us lead."""
+    """Work until somebody else does; ``seq`` is the number of the log frame that made us lead."""
     fence = 0
     while True:
         async with locked(path) as file:
             last, number = last_line(file)
             if not fence:
-                # Asked with the lock in our hands: whoever leads after us needs it before they can write.
+                # We hold the lock while we ask, and whoever leads after us needs it before they can write.
                 await still_leads(client)
                 fence = max(seq, last + 1)  # a restarted server counts from 1 again
             if last > fence:
@@ -85,7 +88,7 @@ async def work(client: Client, path: Path, seq: int, every: float) -> None:
 
 
 async def stand_by(address: str, name: str, path: Path, every: float) -> None:
-    """Work while we are rank 0, and say what happens."""
+    """Work while we are rank 0, and print what happens."""
     async with connect(address, name=name, reconnect=True) as client:
 
         @client.on_lead
@@ -101,9 +104,9 @@ async def stand_by(address: str, name: str, path: Path, every: float) -> None:
 
 
 def main() -> None:
-    """Stand by until we are ended, or cannot do the work."""
+    """Stand by until we are interrupted, or cannot do the work."""
     parser = argparse.ArgumentParser(description="Keep a hot standby.")
-    parser.add_argument("file", type=Path, help="what all copies write to")
+    parser.add_argument("file", type=Path, help="the file to which all copies write")
     parser.add_argument("--server", default="127.0.0.1:5050", metavar="HOST:PORT")
     parser.add_argument("--name", default=f"{socket.gethostname()}:{os.getpid()}")
     parser.add_argument("--every", type=float, default=1.0, metavar="S", help="seconds between two lines")

@@ -1,4 +1,4 @@
-"""What teacher.py and pupil.py share: to wait for a person without keeping anything else waiting."""
+"""Shared by teacher.py and pupil.py: wait for a person without holding up anything else."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import os
 
 STDIN = 0
-LONGEST = 4096  # bytes; a terminal gives no longer line
+# Bytes of the longest line that a terminal delivers.
+MAX_LINE = 4096
 
 
 async def line() -> str:
-    """Return the next line that is typed. Cancelling is safe.
+    """Return the next line that is typed. Cancelling loses nothing.
 
     Raises:
-        EOFError: there will be none.
+        EOFError: there will be no more.
     """
     loop = asyncio.get_running_loop()
     typed = asyncio.Event()
@@ -22,7 +23,7 @@ async def line() -> str:
         await typed.wait()
     finally:
         loop.remove_reader(STDIN)
-    text = os.read(STDIN, LONGEST).decode(errors="replace")
+    text = os.read(STDIN, MAX_LINE).decode(errors="replace")
     if not text:
         raise EOFError("the end of the input")
     return text.strip()

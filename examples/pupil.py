@@ -1,8 +1,8 @@
-"""Follow a lesson: open the pages that the teacher shows, and answer the questions that the teacher asks.
+"""Follow a lesson: open the pages that the teacher shows, and answer the teacher's questions.
 
     python examples/pupil.py --name ada
 
-The teacher is rank 0, at any time, and nobody else: what another pupil commands is denied. See teacher.py.
+The teacher is always rank 0, and nobody else: commands of other pupils are denied. See teacher.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rankserver.client.events import Connected, RankChanged
 
 
 async def obey(command: Execute) -> Outcome | str | None:
-    """Do what the teacher says; what is typed goes back as the answer."""
+    """Do what the teacher says, and return what is typed as the answer."""
     if command.rank != 0:
         return Outcome("denied", {"reason": "only rank 0 teaches"})
     match json.loads(command.text):

@@ -1,11 +1,12 @@
 """Teach a class: show pages and ask quiz questions, see the answers as they come, and the points at the end.
 
-    python examples/teacher.py examples/lesson.txt --name teacher      # the first to come
-    python examples/teacher.py examples/lesson.txt --name assistant    # the second, the heir
+    python examples/teacher.py examples/lesson.txt --name teacher      # the first to join
+    python examples/teacher.py examples/lesson.txt --name assistant    # the second, and successor
     python examples/pupil.py --name ada                                # and each pupil
 
-Whoever is rank 0 teaches; Enter goes on. What to do is a command, a JSON object on a line. After each step
-the teacher tells all how far the class is, so that the assistant can go on there. docs/classroom.md has more.
+Rank 0 teaches, and Enter goes on to the next step. A step is sent as a command, a JSON object on a line.
+After each step the teacher tells everybody how far the class is, so that the assistant can go on from there.
+docs/classroom.md says more.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import keyboard
 from rankserver.client import Answer, Client, Execute, Outcome, RankserverError, connect
 from rankserver.client.events import Connected, RankChanged
 
-LATE = 2.0  # seconds that we wait longer than a pupil's program does: then that is gone or stuck
+# Seconds that we wait longer than a pupil's program does. One that has not answered by then hangs.
+LATE = 2.0
 STEP = re.compile(r"page\s+[^|\s][^|]*|quiz\s+[^|\s][^|]*\|\s*[^|\s][^|]*")
 
 
 def read(path: Path) -> list[list[str]]:
-    """Read a lesson: the kind and the text of each step. Blank lines are none.
+    """Read a lesson: the kind and the text of each step. Blank lines are ignored.
 
     Raises:
-        ValueError: a line is no step that pupils understand. Better now than in front of the class.
+        ValueError: a line is not a step. It is better to find out now than in front of the class.
     """
     lines = path.read_text("utf-8-sig").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -40,7 +42,7 @@ def read(path: Path) -> list[list[str]]:
 
 
 class Lesson:
-    """What is taught, and how far the class is; ``client`` is ours."""
+    """What is taught, and how far the class is."""
 
     def __init__(self, steps: list[list[str]], client: Client, seconds: float) -> None:
         self.steps = steps
@@ -58,7 +60,7 @@ class Lesson:
         return None
 
     async def teach(self, _seq: int) -> None:
-        """Go through what is left of the lesson, or until the input ends, and leave."""
+        """Go through the rest of the lesson, or until the input ends, and leave."""
         print(f"{self.client.name}: rank 0, teaching", flush=True)
         while self.done < len(self.steps):
             kind, text = self.steps[self.done]
@@ -78,7 +80,7 @@ class Lesson:
         await self.client.close()
 
     async def step(self, kind: str, text: str, solution: str = "") -> None:
-        """Have all do one thing, and show what becomes of it."""
+        """Let everybody do one step, and show what becomes of it."""
         ask = self.client.ask(json.dumps({kind: text, "seconds": self.seconds}), timeout=self.seconds + LATE)
         async for answer in ask:
             self.show(answer, solution)
@@ -88,7 +90,7 @@ class Lesson:
         )
 
     def show(self, answer: Answer, solution: str) -> None:
-        """Show what one pupil answered, and give a point if that is right."""
+        """Show what one pupil answered, and give a point if it is right."""
         if answer.status == "ok" and answer.out:
             is_right = answer.out == solution
             self.points[answer.name] = self.points.get(answer.name, 0) + is_right
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("lesson", type=Path, help="lines: page URL, or quiz QUESTION | ANSWER")
     parser.add_argument("--server", default="127.0.0.1:5050", metavar="HOST:PORT")
     parser.add_argument("--name", default="teacher")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="to answer in")
+    parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="seconds for an answer")
     options = parser.parse_args()
     try:
         steps = read(options.lesson)

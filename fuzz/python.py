@@ -10,11 +10,12 @@ from collections.abc import Callable
 from fuzz import grammar
 from rankserver import clist
 from rankserver.client import events
-from rankserver.client.session import Session, State
+from rankserver.client.session import Session, SessionState
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
-Fuzzer = Callable[[random.Random], bytes]  # makes one input, feeds it, and returns it
+# Makes one input, feeds it, and returns it.
+Fuzzer = Callable[[random.Random], bytes]
 
 
 class FailureError(AssertionError):
@@ -25,7 +26,7 @@ def parse(rng: random.Random) -> bytes:
     """Parse one line; return it.
 
     Raises:
-        FailureError: it is taken for something else than it says, or the core sees its text differently.
+        FailureError: it is not parsed as what it says, or the core applies another text rule.
     """
     line = grammar.client_line(rng)
     try:
@@ -81,9 +82,9 @@ def session(rng: random.Random) -> bytes:
     tail = b"".join(line + rng.choice((b"\n", b"\n", b"\n", b"\r\n", b"\n\n")) for line in lines)
     asks = [rng.random() < 0.7 for _ in range(rng.randrange(4))]
     stream = head + tail
-    most = rng.choice((1, 1, 7, 60))
+    max_size = rng.choice((1, 1, 7, 60))
     whole = _fed(head, tail, asks, lambda data: [data])
-    pieces = _fed(head, tail, asks, lambda data: _cut(data, most, random.Random(len(data))))
+    pieces = _fed(head, tail, asks, lambda data: _cut(data, max_size, random.Random(len(data))))
     _check(whole == pieces, stream, f"it is {whole} whole, and {pieces} in pieces")
     return stream
 
@@ -98,22 +99,26 @@ def _fed(
         try:
             (one.ask if wants_answer else one.cmd)("ls")
         except LocalProtocolError:
-            _check(one.state is not State.JOINED, head, "it is joined, and may not send")
+            _check(one.state is not SessionState.JOINED, head, "it is joined, and may not send")
     got += [event for piece in cut(tail) for event in one.receive_data(piece)]
-    if one.state is State.JOINED:
-        _check(0 <= one.rank < one.clients, head + tail, f"it has rank {one.rank} of {one.clients}")
+    if one.state is SessionState.JOINED:
+        _check(
+            0 <= one.log.rank < one.log.clients,
+            head + tail,
+            f"it has rank {one.log.rank} of {one.log.clients}",
+        )
     got += one.receive_eof()
     ends = sum(isinstance(event, events.Disconnected) for event in got)
     _check(ends == 1, head + tail, f"{ends} ends of one connection")
     return got, one.data_to_send(), one.state.value
 
 
-def _cut(data: bytes, most: int, rng: random.Random) -> list[bytes]:
-    if most == 1:
+def _cut(data: bytes, max_size: int, rng: random.Random) -> list[bytes]:
+    if max_size == 1:
         return [data[at : at + 1] for at in range(len(data))]
     pieces = []
     while data:
-        size = rng.randrange(1, most)
+        size = rng.randrange(1, max_size)
         pieces.append(data[:size])
         data = data[size:]
     return pieces
@@ -125,13 +130,13 @@ def _check(holds: bool, data: bytes, what: str) -> None:
 
 
 def run(name: str, fuzz: Fuzzer, count: int, seed: int) -> bool:
-    """Run so many inputs, print how fast that was, and return whether all went well."""
+    """Run ``count`` inputs, print how fast that was, and return whether all of them passed."""
     begin = time.process_time()
     size = 0
     for number in range(count):
         try:
             size += len(fuzz(random.Random(f"{seed} {number}")))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             print(f"{name}: input {number} of seed {seed}: {type(error).__name__}: {error}")
             return False
     seconds = max(time.process_time() - begin, 0.001)

@@ -2,20 +2,23 @@
  * the helpers that are inlined because the loops over commands or cursors need
  * them. Private to the core; the public header is _clist.h.
  *
- *   members:  head                                tail
- *             rank 0 <----> rank 1 <----> rank 2           in rank order
- *               |                           |
- *             cursor      (no cursor)     cursor           a cursor is a place
- *               |                           |              (block, pos)
- *               |       .-------------------'
- *               v       v
- *   blocks: [ block refs=1 ] -----> [ block refs=2 ] ---> NULL
- *             first                    last (appended to)
- *                                      ^
- *                                      |
- *   followers:                       cursor    follows the log without a rank
+ *   members:    head                                  tail
+ *               rank 0 <------> rank 1 <------> rank 2       in rank order
+ *                 |                                |
+ *               cursor       (none: away)       cursor
+ *                 |                                |
+ *                 v                                v
+ *   blocks:  [ block refs=1 ] ---------> [ block refs=3 ] ---> NULL
+ *              first                       last (appended to)
+ *                                             ^      ^
+ *                                             |      |
+ *   followers:                             cursor    |         without a rank
+ *                                                    |
+ *   others:                       cursor          cursor
+ *                                 not attached    detached, and owed the rest
  *
- *   others:                          cursor    not attached yet, or detached
+ * A cursor is a place in the log, (block, pos). A block is freed when no cursor
+ * points into it or into one before it.
  *
  *   One cursor's stream, in the order in which it is sent:
  *

@@ -155,8 +155,8 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
 }
 
 /* Let the log be sent up to `position`, the end of a frame, and no further;
- * UINT64_MAX, as in a new log, lets everything be sent at once. O(1). Cannot
- * fail. */
+ * UINT64_MAX, as in a new log, lets everything be sent at once. What was sent
+ * already stays sent. O(1). Cannot fail. */
 void cl_publish(cl_log *log, uint64_t position) {
     log->published = position;
 }

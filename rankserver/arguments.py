@@ -1,4 +1,4 @@
-"""What both command lines share: usage errors in one line, and converters for numbers."""
+"""What the command lines of server and client share: usage errors in one line, and converters for numbers."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return a converter for whole numbers from ``least`` to ``most``, for ``add_argument(type=...)``."""
-    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+def whole(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a converter for whole numbers within these bounds, for ``add_argument(type=...)``."""
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
+            value = minimum - 1
+        if value < minimum or (maximum is not None and value > maximum):
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
         return value
 
     return convert
 
 
-def seconds(least: float) -> Callable[[str], float]:
-    """Return a converter for a number of seconds of at least ``least``, for ``add_argument(type=...)``."""
+def seconds(minimum: float) -> Callable[[str], float]:
+    """Return a converter for a number of seconds of at least ``minimum``, for ``add_argument(type=...)``."""
 
     def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least {least:g}")
+        if not minimum <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least {minimum:g}")
         return int(value) if value.is_integer() else value
 
     return convert

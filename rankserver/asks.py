@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rankserver.wire.exceptions import NoSuchAskError
-from rankserver.wire.slots import Slots
+from rankserver.wire.slots import Slots, contains, set_of
 
 # How many asks are remembered. When there is one more, the oldest is forgotten. With 10,000 members an ask
 # takes 1.3 KB, so this bounds the table at some 80 MB.
@@ -39,20 +39,19 @@ class AskTable:
         # By seq, and so oldest first.
         self._asks: dict[int, _OpenAsk] = {}
         self._slots = Slots()
-        self._bits: dict[int, int] = {}
+        # The slot of each member. Not its bit: that would be a number of 1.3 KB for the ten-thousandth.
+        self._slot_of: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._asks)
 
     def enter(self, member: int) -> None:
         """Let a member answer what is asked from now on."""
-        self._bits[member] = 1 << self._slots.take()
+        self._slot_of[member] = self._slots.take()
 
     def leave(self, members: Sequence[int]) -> None:
         """Remove members that left, and forget the asks that nobody is left to answer. O(asks)."""
-        bits = 0
-        for member in members:
-            bits |= self._bits.pop(member)
+        bits = set_of(map(self._slot_of.pop, members))
         gone = set(members)
         for seq, ask in list(self._asks.items()):
             ask.waiting &= ~bits
@@ -64,7 +63,7 @@ class AskTable:
 
     def open(self, seq: int, asker: int) -> None:
         """Remember that ``asker`` asked with the frame ``seq``: each other member may answer it once."""
-        waiting = self._slots.everybody & ~self._bits[asker]
+        waiting = self._slots.everybody & ~(1 << self._slot_of[asker])
         if waiting:
             self._asks[seq] = _OpenAsk(asker, waiting)
             if len(self._asks) > self.limit:
@@ -82,7 +81,7 @@ class AskTable:
             NoSuchAskError: it may not answer this, or has done so before.
         """
         ask = self._asks.get(seq)
-        bit = self._bits[member]
+        bit = 1 << self._slot_of[member]
         if ask is None or not ask.waiting & bit:
             raise NoSuchAskError(seq)
         ask.waiting ^= bit
@@ -92,7 +91,8 @@ class AskTable:
 
     def waiting(self) -> dict[int, tuple[int | None, frozenset[int]]]:
         """Return the open asks by seq: who asked, and who may still answer. O(asks x members)."""
+        slots = self._slot_of.items()
         return {
-            seq: (ask.asker, frozenset(member for member, bit in self._bits.items() if bit & ask.waiting))
+            seq: (ask.asker, frozenset(member for member, slot in slots if contains(ask.waiting, slot)))
             for seq, ask in self._asks.items()
         }

@@ -124,7 +124,6 @@ class Channel:
     """
 
     __slots__ = (
-        "_log",
         "at_eof",
         "cursor",
         "departure",
@@ -147,9 +146,9 @@ class Channel:
         self.peer = peer
         self.cursor: Cursor = log.open(sock.fileno(), external=context is not None)
         try:
-            self.tls = TlsTransport(sock, context, log, self.cursor) if context else None
+            self.tls = TlsTransport(sock, context, self.cursor) if context else None
         except (MemoryError, ssl.SSLError):
-            log.discard(self.cursor)
+            self.cursor.discard()
             raise MemoryError from None
         self.state = ChannelState.HANDSHAKE
         self.member = NOBODY
@@ -160,7 +159,6 @@ class Channel:
         self.pinged_at = 0
         self.taken = 0
         self.interest = 0
-        self._log = log
 
     def __repr__(self) -> str:
         return f"<Channel {self.peer} {self.state.name}>"
@@ -194,17 +192,17 @@ class Channel:
     @property
     def wants_write(self) -> bool:
         """Whether something waits until the socket takes more."""
-        return self.tls.is_blocked if self.tls else self._log.is_blocked(self.cursor)
+        return self.tls.is_blocked if self.tls else self.cursor.is_blocked()
 
     @property
     def bytes_taken(self) -> int:
         """How many of the bytes that were sent to it the client's system has taken. A system call."""
-        return self._log.sent(self.cursor) - self._log.in_flight(self.cursor)
+        return self.cursor.sent() - self.cursor.in_flight()
 
     @property
     def bytes_owed(self) -> int:
         """How many bytes it will have been sent when it has been sent all that waits for it now."""
-        return self._log.sent(self.cursor) + self._log.lag(self.cursor)
+        return self.cursor.sent() + self.cursor.lag()
 
     def shut_down(self) -> bool:
         """Tell the peer that it was sent all; return whether it could be told: else flush, and try again."""

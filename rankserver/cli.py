@@ -137,7 +137,7 @@ def _config(options: argparse.Namespace) -> Config:
     if not options.insecure:
         _check_exposure(options)
     if options.max_backlog < 2 * options.max_line:
-        raise ConfigError(f"argument --max-backlog: {options.max_backlog} is less than two times --max-line")
+        raise ConfigError(f"argument --max-backlog: {options.max_backlog} is less than twice --max-line")
     return Config(
         capacity=options.capacity,
         host=options.host,
@@ -162,7 +162,7 @@ def _check_tls(options: argparse.Namespace) -> None:
     if options.tls_key and not options.tls_cert:
         raise ConfigError("argument --tls-key: the key needs its certificate, --tls-cert")
     if options.tls_client_ca and not options.tls_cert:
-        raise ConfigError("argument --tls-client-ca: there is no TLS without --tls-cert and --tls-key")
+        raise ConfigError("argument --tls-client-ca: needs --tls-cert and --tls-key as well")
 
 
 def _check_exposure(options: argparse.Namespace) -> None:
@@ -186,27 +186,58 @@ def _check_exposure(options: argparse.Namespace) -> None:
     if lacking and not loopback:
         raise ConfigError(
             f"argument --host: {options.host} is not a loopback address, and needs {' and '.join(lacking)}: "
-            "anybody could command or listen; add --insecure to serve it nevertheless"
+            "otherwise anybody could command or listen; --insecure allows it nevertheless"
         )
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = arguments.Parser(
         prog="rankserver",
-        description="Rank up to N clients first come, first served, and broadcast what each commands.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage="%(prog)s N [options]",
+        description="Rank up to N clients first come, first served, and broadcast what they command.",
     )
-    add = parser.add_argument
-    add("capacity", metavar="N", type=arguments.whole(1), help="how many clients it accepts")
-    add("--host", default=Config.host, help="address or name to listen on")
-    add("--port", type=arguments.whole(0, 65_535), default=Config.port, help="TCP port; 0 picks one")
-    add("--unix", metavar="PATH", type=_path, help="listen on this Unix socket as well")
-    _add_limits(add)
-    _add_trust(add)
-    add("--log-level", choices=logs.LEVELS, default="info", help="what is logged to standard error")
-    add("--log-format", choices=logs.FORMATS, default="text", help="how")
-    add("--version", action="version", version=f"rankserver {__version__}")
+    parser.add_argument("capacity", metavar="N", type=arguments.whole(1), help="maximum number of clients")
+    parser.add_argument("--version", action="version", version=f"rankserver {__version__}")
+    _add_addresses(parser.add_argument_group("addresses").add_argument)
+    _add_trust(parser.add_argument_group("tokens and TLS").add_argument)
+    _add_limits(parser.add_argument_group("limits").add_argument)
+    _add_log(parser.add_argument_group("log, on standard error").add_argument)
     return parser
+
+
+def _add_addresses(add: Callable[..., object]) -> None:
+    add("--host", default=Config.host, help="address or host name to listen on (%(default)s)")
+    add(
+        "--port",
+        metavar="P",
+        type=arguments.whole(0, 65_535),
+        default=Config.port,
+        help="TCP port to listen on (%(default)s); 0 picks a free one",
+    )
+    add("--unix", metavar="PATH", type=_path, help="also listen on this Unix socket")
+
+
+def _add_trust(add: Callable[..., object]) -> None:
+    add("--token-file", metavar="F", type=_path, help="let only clients with one of these tokens join")
+    add(
+        "--new-token",
+        metavar="NAME[:CLASS]",
+        action=_NewToken,
+        help="print a new token and its line for the token file, then exit",
+    )
+    add("--tls-cert", metavar="F", type=_path, help="use TLS on TCP, with this certificate")
+    add("--tls-key", metavar="F", type=_path, help="private key of the certificate")
+    add(
+        "--tls-client-ca",
+        metavar="F",
+        type=_path,
+        help="require clients to have a certificate signed by this authority",
+    )
+    add(
+        "--insecure",
+        action="store_true",
+        help="allow addresses other than loopback without tokens and TLS",
+    )
 
 
 def _add_limits(add: Callable[..., object]) -> None:
@@ -214,71 +245,70 @@ def _add_limits(add: Callable[..., object]) -> None:
         "--handshake-timeout",
         metavar="S",
         type=arguments.seconds(0.001),
-        default=5,
-        help="seconds to say HELLO",
+        default=Config.handshake_timeout,
+        help="seconds within which a client must send HELLO (%(default)s)",
     )
     add(
         "--heartbeat",
         metavar="S",
         type=arguments.seconds(0),
         default=Config.heartbeat,
-        help="PING after so many seconds of silence, drop after twice that; 0: never",
+        help="ping a client after S seconds of silence, and drop it after twice that (%(default)s); 0: never",
     )
     add(
         "--max-line",
         metavar="B",
         type=arguments.whole(protocol.MIN_MAX_LINE, protocol.MAX_MAX_LINE),
         default=Config.max_line,
-        help="bytes in the longest line from a client",
+        help="longest line from a client, in bytes (%(default)s)",
     )
     add(
         "--max-backlog",
         metavar="B",
         type=arguments.whole(1),
         default=Config.max_backlog,
-        help="take no commands while a client is more bytes behind",
+        help="stop taking commands while any client is more than B bytes behind (%(default)s)",
     )
     add(
         "--slow-timeout",
         metavar="S",
         type=arguments.seconds(0.001),
         default=Config.slow_timeout,
-        help="drop a client that stays so far behind for S seconds",
+        help="drop a client that stays that far behind for S seconds (%(default)s)",
     )
     add(
         "--max-per-address",
-        metavar="N",
+        metavar="C",
         type=arguments.whole(0),
         default=Config.max_per_address,
-        help="connections from one address; 0: any number",
+        help="maximum number of connections from one address (%(default)s); 0: no limit",
     )
 
 
-def _add_trust(add: Callable[..., object]) -> None:
-    add("--token-file", metavar="F", type=_path, help="only who has one of these tokens may join")
+def _add_log(add: Callable[..., object]) -> None:
     add(
-        "--new-token",
-        metavar="NAME[:CLASS]",
-        action=_NewToken,
-        help="print a new token and its line for the token file, and exit",
+        "--log-level",
+        metavar="LEVEL",
+        choices=logs.LEVELS,
+        default="info",
+        help=f"least severe events to log: {', '.join(logs.LEVELS)} (%(default)s)",
     )
-    add("--tls-cert", metavar="F", type=_path, help="speak TLS on TCP, with this certificate")
-    add("--tls-key", metavar="F", type=_path, help="its private key")
-    add("--tls-client-ca", metavar="F", type=_path, help="clients need a certificate of this authority")
     add(
-        "--insecure",
-        action="store_true",
-        help="serve addresses that are not loopback without tokens and TLS",
+        "--log-format",
+        metavar="FORMAT",
+        choices=logs.FORMATS,
+        default="text",
+        help=f"{' or '.join(logs.FORMATS)} (%(default)s)",
     )
 
 
 class _NewToken(argparse.Action):
-    """Prints a new token, and ends the program as ``--version`` does: no other argument is needed."""
+    """Prints a new token and exits, as ``--version`` does: no other argument is needed."""
 
     def __call__(
         self,
         parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,  # noqa: ARG002 - argparse calls it
+        namespace: argparse.Namespace,  # noqa: ARG002 - argparse passes it
         values: Any,
         option_string: str | None = None,  # noqa: ARG002
     ) -> None:

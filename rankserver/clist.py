@@ -41,12 +41,220 @@ class Flushed(enum.IntEnum):
 
 
 class Cursor:
-    """One connection's place in the log. Made by ``Log.open`` and ``Log.retain``."""
+    """One connection's place in the log, its input and its private frames.
 
-    __slots__ = ("_handle",)
+    Made by ``Log.open`` and ``Log.retain``.
+    """
 
-    def __init__(self, handle: Any) -> None:
+    __slots__ = ("_handle", "_log")
+
+    def __init__(self, log: Log, handle: Any) -> None:
+        self._log = log
         self._handle: Any = handle
+
+    # --- its place in the log ---
+
+    def attach(self, member: int | None, seq: int | None = None) -> None:
+        """Send the cursor the frames after ``seq``, and let what it sends be the member's.
+
+        O(1) for the end of the log, else O(bytes of a block).
+
+        Args:
+            member: None lets it follow the log without a rank.
+            seq: None is the end of the log.
+
+        Raises:
+            ValueError: the cursor was attached before, there is no such member, the member has a cursor, or
+                there is no such frame yet.
+            LookupError: the frames after ``seq`` are not kept any more.
+        """
+        handle = ffi.NULL if member is None else self._log._member(member)
+        last: int = lib.cl_seq(self._log._core) if seq is None else seq
+        _check(lib.cl_attach(self._log._core, self._handle, handle, last))
+
+    def detach(self) -> None:
+        """End the cursor's part of the log at the end of the log; it is still sent what it is owed. O(1).
+
+        The member keeps its rank, and may be given another cursor.
+
+        Raises:
+            ValueError: it is not attached.
+        """
+        _check(lib.cl_detach(self._log._core, self._handle))
+
+    def cut(self) -> None:
+        """Owe the cursor no more than the frame that it has begun to get, and detach it if it is attached."""
+        lib.cl_cut(self._log._core, self._handle)
+
+    def mute(self) -> None:
+        """Send no more to the cursor, whose connection is gone for writing; what it has sent still counts."""
+        lib.cl_mute(self._log._core, self._handle)
+
+    def discard(self) -> None:
+        """Free the cursor, attached or not. The caller closes its socket."""
+        lib.cl_close(self._log._core, self._handle)
+        self._handle = None
+        self._log._cursors -= 1
+
+    # --- what it sends ---
+
+    def read(self, size: int) -> int:
+        """Receive once, at most ``size`` bytes, for ``next_line`` and ``collect`` to go through.
+
+        Returns:
+            How many bytes came, 0 at the end of the stream.
+
+        Raises:
+            BlockingIOError: there is nothing to receive, or there is input that was not gone through:
+                ``next_line`` has not returned None since the last read.
+            OSError: the connection is lost; with ENOMEM, the input of another cursor could not be kept.
+        """
+        count: int = lib.cl_read(self._log._core, self._handle, size)
+        if count < 0:
+            raise OSError(-count, os.strerror(-count))
+        return count
+
+    def take(self, data: bytes | bytearray | memoryview) -> None:
+        """Do as ``read`` for bytes that the caller has received, at most ``read_bytes``.
+
+        Raises:
+            ValueError: there are more than that, or input that was not gone through.
+            MemoryError: the input of another cursor could not be kept.
+        """
+        _check(lib.cl_take(self._log._core, self._handle, ffi.from_buffer(data), len(data)))
+
+    def next_line(self, *, logs: bool) -> bytes | None:
+        """Go through the cursor's input up to the next line for the caller. O(bytes).
+
+        Args:
+            logs: log the valid CMD lines of an attached member; otherwise they are lines as any other.
+
+        Returns:
+            The first other line that is not empty, without its CR and LF; the next call goes on behind it.
+            None at the end: the beginning of a line is kept for the next read.
+
+        Raises:
+            RemoteProtocolError: ``too-long``; all before that line is handled.
+            MemoryError: all before that line is handled; the same call may be tried again.
+        """
+        line = self._log._span
+        status = lib.cl_line(self._log._core, self._handle, logs, line)
+        if status == lib.CL_OK:
+            return None
+        if status == lib.CL_LINE:
+            return bytes(ffi.buffer(line.data, line.len))
+        if status == lib.CL_LONG:
+            longest = lib.cl_longest_line(self._log._core, self._handle)
+            raise RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {longest} bytes")
+        raise _error(status)
+
+    def unread(self) -> None:
+        """Let the line that ``next_line`` returned last for this cursor be the next again. O(1).
+
+        It does not matter what happened to other cursors in between. The line is taken for good by this
+        cursor's next ``next_line`` or ``collect``.
+        """
+        lib.cl_unread(self._log._core, self._handle)
+
+    def keep(self) -> None:
+        """Move the rest of the cursor's input into its own memory. O(bytes).
+
+        That happens anyway when another cursor needs the buffer. Now it is this one that fails for lack
+        of memory.
+
+        Raises:
+            MemoryError: it is where it was.
+        """
+        _check(lib.cl_keep(self._log._core, self._handle))
+
+    def collect(self) -> bytes:
+        """Take the valid CMD lines at the front of the cursor's input without logging them. O(bytes).
+
+        Returns:
+            The lines with their ends, for ``apply``. Nothing if the next line is another, if there is none,
+            or if the cursor has no member; then ``next_line`` goes on.
+
+        Raises:
+            MemoryError: nothing was taken.
+        """
+        batch = self._log._span
+        _check(lib.cl_collect(self._log._core, self._handle, batch))
+        return bytes(ffi.buffer(batch.data, batch.len))
+
+    def ignore(self) -> None:
+        """Throw away the cursor's input, and all that comes from now on. O(1)."""
+        lib.cl_ignore(self._log._core, self._handle)
+
+    # --- what it is sent ---
+
+    def private(self, frame: bytes) -> int:
+        """Queue a frame for this cursor alone, LF included, behind what is logged so far.
+
+        Returns:
+            How many bytes of private frames wait to be sent to the cursor now.
+
+        Raises:
+            ValueError: the frame is empty.
+            MemoryError: it was not queued.
+        """
+        queued: int = lib.cl_private(self._log._core, self._handle, frame, len(frame))
+        _check(queued)
+        return queued
+
+    def flush(self) -> Flushed:
+        """Send to one cursor what waits for it, in a bounded number of system calls."""
+        return Flushed(lib.cl_flush(self._log._core, self._handle))
+
+    def peek(self) -> list[memoryview]:
+        """Return what is to be sent next, for a transport that C cannot write to.
+
+        The memory is valid until the next call of any method.
+        """
+        spans = ffi.new("cl_span[]", PEEK_SPANS)
+        count = lib.cl_peek(self._log._core, self._handle, spans, PEEK_SPANS)
+        return [memoryview(ffi.buffer(span.data, span.len)) for span in spans[0:count]]
+
+    def advance(self, sent: int) -> None:
+        """Count ``sent`` bytes of what ``peek`` returned as sent."""
+        lib.cl_advance(self._log._core, self._handle, sent)
+
+    # --- questions ---
+
+    def lag(self) -> int:
+        """Return how many bytes wait to be sent to the cursor, published or not."""
+        lag: int = lib.cl_lag(self._log._core, self._handle)
+        return lag
+
+    def sent(self) -> int:
+        """Return how many bytes the cursor was sent, and those of the log before the place of its attachment.
+
+        Raises:
+            TypeError: the log is closed.
+        """
+        self._log._check_open()
+        sent: int = lib.cl_sent(self._handle)
+        return sent
+
+    def in_flight(self) -> int:
+        """Return how many bytes of those sent the client's system has not acknowledged, if ours can tell.
+
+        Raises:
+            TypeError: the log is closed.
+        """
+        self._log._check_open()
+        in_flight: int = lib.cl_in_flight(self._handle)
+        return in_flight
+
+    def queued(self) -> int:
+        """Return how many bytes of private frames wait to be sent to the cursor."""
+        self._log._check_open()
+        queued: int = lib.cl_queued(self._handle)
+        return queued
+
+    def is_blocked(self) -> bool:
+        """Tell whether the last flush could not send all that was due."""
+        self._log._check_open()
+        return bool(lib.cl_is_blocked(self._handle))
 
 
 class Log:
@@ -59,7 +267,7 @@ class Log:
     """
 
     def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES, read_bytes: int = READ_BYTES) -> None:
-        self._log: Any = _made(lib.cl_new(block_bytes, max_line, read_bytes))
+        self._core: Any = _made(lib.cl_new(block_bytes, max_line, read_bytes))
         self._members: dict[int, Any] = {}
         self._cursors = 0
         self._span: Any = ffi.new("cl_span *")
@@ -75,9 +283,9 @@ class Log:
 
     def close(self) -> None:
         """Free the log with all its members and cursors. Closing twice is allowed."""
-        if self._log is not None:
-            lib.cl_free(self._log)
-            self._log = None
+        if self._core is not None:
+            lib.cl_free(self._core)
+            self._core = None
             self._members.clear()
 
     # --- members ---
@@ -97,7 +305,7 @@ class Log:
         """
         if member in self._members:
             raise ValueError(f"{member} is a member already")
-        self._members[member] = _made(lib.cl_join(self._log, member, rank_class))
+        self._members[member] = _made(lib.cl_join(self._core, member, rank_class))
 
     def leave(self, member: int) -> None:
         """Take the member out of the ranks; its cursor is detached, if it has one. O(1).
@@ -105,27 +313,29 @@ class Log:
         Raises:
             ValueError: it is no member.
         """
-        lib.cl_leave(self._log, self._member(member))
+        lib.cl_leave(self._core, self._member(member))
         del self._members[member]
 
     def rank(self, member: int) -> int:
-        """Return the member's rank, 0 for the highest. O(n) after a change in the middle of the list, else O(1).
+        """Return the member's rank, 0 for the highest.
+
+        O(n) after a change in the middle of the list, else O(1).
 
         Raises:
             ValueError: it is no member.
         """
-        rank: int = lib.cl_rank(self._log, self._member(member))
+        rank: int = lib.cl_rank(self._core, self._member(member))
         return rank
 
     def members(self) -> list[int]:
         """Return all members, by rank. O(n)."""
         ids = ffi.new("uint64_t[]", self.count)
-        return list(ffi.unpack(ids, lib.cl_members(self._log, ids, len(ids))))
+        return list(ffi.unpack(ids, lib.cl_members(self._core, ids, len(ids))))
 
     @property
     def count(self) -> int:
         """How many members there are."""
-        count: int = lib.cl_count(self._log)
+        count: int = lib.cl_count(self._core)
         return count
 
     def _member(self, member: int) -> Any:
@@ -137,9 +347,9 @@ class Log:
     # --- cursors ---
 
     def open(self, fd: int, *, external: bool = False) -> Cursor:
-        """Return a new cursor that reads and writes socket ``fd``; until it is attached, it is sent private frames alone.
+        """Return a new cursor that reads and writes socket ``fd``. O(1).
 
-        O(1).
+        Until it is attached, it is sent private frames alone.
 
         Args:
             fd: its socket.
@@ -149,7 +359,7 @@ class Log:
             MemoryError: there is none.
         """
         self._make_room()
-        return self._counted(lib.cl_open(self._log, fd, external))
+        return self._counted(lib.cl_open(self._core, fd, external))
 
     def retain(self) -> Cursor:
         """Return a new cursor of nobody's that keeps the log from its end on. O(1).
@@ -161,50 +371,7 @@ class Log:
             MemoryError: there is none.
         """
         self._make_room()
-        return self._counted(lib.cl_retain(self._log))
-
-    def attach(self, cursor: Cursor, member: int | None, seq: int | None = None) -> None:
-        """Send the cursor the frames after ``seq``, and let what it sends be the member's.
-
-        O(1) for the end of the log, else O(bytes of a block).
-
-        Args:
-            cursor: one that was not attached before.
-            member: None lets it follow the log without a rank.
-            seq: None is the end of the log.
-
-        Raises:
-            ValueError: the cursor was attached before, there is no such member, it has a cursor, or there is
-                no such frame yet.
-            LookupError: the frames after ``seq`` are not kept any more.
-        """
-        handle = ffi.NULL if member is None else self._member(member)
-        last: int = lib.cl_seq(self._log) if seq is None else seq
-        _check(lib.cl_attach(self._log, cursor._handle, handle, last))
-
-    def detach(self, cursor: Cursor) -> None:
-        """End the cursor's part of the log at the end of the log; it is still sent what it is owed. O(1).
-
-        The member keeps its rank, and may be given another cursor.
-
-        Raises:
-            ValueError: it is not attached.
-        """
-        _check(lib.cl_detach(self._log, cursor._handle))
-
-    def cut(self, cursor: Cursor) -> None:
-        """Owe the cursor no more than the frame that it has begun to get, and detach it if it is attached."""
-        lib.cl_cut(self._log, cursor._handle)
-
-    def mute(self, cursor: Cursor) -> None:
-        """Send no more to the cursor, whose connection is gone for writing; what it has sent still counts."""
-        lib.cl_mute(self._log, cursor._handle)
-
-    def discard(self, cursor: Cursor) -> None:
-        """Free the cursor, attached or not. The caller closes its socket."""
-        lib.cl_close(self._log, cursor._handle)
-        cursor._handle = None
-        self._cursors -= 1
+        return self._counted(lib.cl_retain(self._core))
 
     def _make_room(self) -> None:
         """Make room for the descriptor of one cursor more."""
@@ -212,97 +379,9 @@ class Log:
             self._fds = ffi.new("int[]", 2 * self._cursors)
 
     def _counted(self, handle: Any) -> Cursor:
-        cursor = Cursor(_made(handle))
+        cursor = Cursor(self, _made(handle))
         self._cursors += 1
         return cursor
-
-    # --- what clients send ---
-
-    def read(self, cursor: Cursor, size: int) -> int:
-        """Receive once, at most ``size`` bytes, for ``next_line`` and ``collect`` to go through.
-
-        Returns:
-            How many bytes came, 0 at the end of the stream.
-
-        Raises:
-            BlockingIOError: there is nothing to receive, or the cursor has input that was not gone through,
-                up to where ``next_line`` returns None.
-            OSError: the connection is lost; with ENOMEM, the input of another cursor could not be kept.
-        """
-        count: int = lib.cl_read(self._log, cursor._handle, size)
-        if count < 0:
-            raise OSError(-count, os.strerror(-count))
-        return count
-
-    def take(self, cursor: Cursor, data: bytes | bytearray | memoryview) -> None:
-        """Do as ``read`` for bytes that the caller has received, at most ``read_bytes``.
-
-        Raises:
-            ValueError: there are more than that, or input that was not gone through.
-            MemoryError: the input of another cursor could not be kept.
-        """
-        _check(lib.cl_take(self._log, cursor._handle, ffi.from_buffer(data), len(data)))
-
-    def next_line(self, cursor: Cursor, *, logs: bool) -> bytes | None:
-        """Go through the cursor's input up to the next line for the caller. O(bytes).
-
-        Args:
-            cursor: whose input it is.
-            logs: log the valid CMD lines of an attached member; otherwise they are lines as any other.
-
-        Returns:
-            The first other line that is not empty, without its CR and LF; the next call goes on behind it.
-            None at the end: the beginning of a line is kept for the next read.
-
-        Raises:
-            RemoteProtocolError: ``too-long``; all before that line is handled.
-            MemoryError: all before that line is handled; the same call may be tried again.
-        """
-        line = self._span
-        status = lib.cl_line(self._log, cursor._handle, logs, line)
-        if status == lib.CL_OK:
-            return None
-        if status == lib.CL_LINE:
-            return bytes(ffi.buffer(line.data, line.len))
-        if status == lib.CL_LONG:
-            longest = lib.cl_longest_line(self._log, cursor._handle)
-            raise RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {longest} bytes")
-        raise _error(status)
-
-    def collect(self, cursor: Cursor) -> bytes:
-        """Take the valid CMD lines at the front of the cursor's input without logging them, for ``apply``. O(bytes).
-
-        Returns:
-            The lines with their ends; nothing if the next line is another, if there is none, or if no member
-            is
-            attached: then ``next_line`` goes on.
-
-        Raises:
-            MemoryError: nothing was taken.
-        """
-        batch = self._span
-        _check(lib.cl_collect(self._log, cursor._handle, batch))
-        return bytes(ffi.buffer(batch.data, batch.len))
-
-    def unread(self, cursor: Cursor) -> None:
-        """Let the line that ``next_line`` returned last for this cursor be the next again. O(1).
-
-        What happened to other cursors in between does not matter. A line is taken by the cursor's next
-        ``next_line`` or ``collect``.
-        """
-        lib.cl_unread(self._log, cursor._handle)
-
-    def keep(self, cursor: Cursor) -> None:
-        """Keep the rest of the cursor's input in its own memory now, rather than when another is read. O(bytes).
-
-        Raises:
-            MemoryError: it is where it was.
-        """
-        _check(lib.cl_keep(self._log, cursor._handle))
-
-    def ignore(self, cursor: Cursor) -> None:
-        """Throw away the cursor's input, and all that comes from now on. O(1)."""
-        lib.cl_ignore(self._log, cursor._handle)
 
     # --- into the log ---
 
@@ -312,7 +391,7 @@ class Log:
         Raises:
             MemoryError: there is no room for it.
         """
-        _check(lib.cl_reserve(self._log, size))
+        _check(lib.cl_reserve(self._core, size))
 
     def append(self, verb: bytes, text: bytes) -> int:
         """Log ``<verb> <seq> <text>`` and return its seq.
@@ -320,46 +399,30 @@ class Log:
         Raises:
             MemoryError: nothing was logged.
         """
-        seq: int = lib.cl_append(self._log, verb, text, len(text))
+        seq: int = lib.cl_append(self._core, verb, text, len(text))
         _check(min(seq, 0))
         return seq
 
     def apply(self, member: int, batch: bytes) -> None:
-        """Log what ``collect`` returned for a member, with or without a cursor: as ``next_line`` would have. O(bytes).
+        """Log what ``collect`` returned, for a member with or without a cursor. O(bytes).
+
+        The log becomes what it would be if ``next_line`` had logged it.
 
         Raises:
             ValueError: it is no member, or a line is no valid command or has no end; nothing was logged.
             MemoryError: nothing was logged.
         """
-        _check(lib.cl_apply(self._log, self._member(member), batch, len(batch)))
-
-    def private(self, cursor: Cursor, frame: bytes) -> int:
-        """Queue a frame for this cursor alone, LF included, behind what is logged so far.
-
-        Returns:
-            How many bytes of private frames wait to be sent to the cursor now.
-
-        Raises:
-            ValueError: the frame is empty.
-            MemoryError: it was not queued.
-        """
-        queued: int = lib.cl_private(self._log, cursor._handle, frame, len(frame))
-        _check(queued)
-        return queued
+        _check(lib.cl_apply(self._core, self._member(member), batch, len(batch)))
 
     def publish(self, position: int | None) -> None:
         """Let the log be sent up to ``position``, the end of a frame, and no further. O(1).
 
-        Private frames wait for their place to be published. A new log publishes everything at once, as None
-        does.
+        Private frames wait for their place to be published. None publishes everything at once, as in a
+        new log. What was sent already stays sent.
         """
-        lib.cl_publish(self._log, EVERYTHING if position is None else position)
+        lib.cl_publish(self._core, EVERYTHING if position is None else position)
 
     # --- out to the sockets ---
-
-    def flush(self, cursor: Cursor) -> Flushed:
-        """Send to one cursor what waits for it, in a bounded number of system calls."""
-        return Flushed(lib.cl_flush(self._log, cursor._handle))
 
     def flush_all(self) -> tuple[list[int], list[int]]:
         """Send to every attached cursor that is not blocked all that waits for it, by rank.
@@ -367,37 +430,24 @@ class Log:
         Returns:
             The descriptors that are blocked from now on, and those that are gone for writing.
         """
-        count = lib.cl_flush_all(self._log, self._fds, len(self._fds))
+        count = lib.cl_flush_all(self._core, self._fds, len(self._fds))
         if not count:
             return [], []
         named = ffi.unpack(self._fds, count)
         return [fd for fd in named if fd >= 0], [~fd for fd in named if fd < 0]
-
-    def peek(self, cursor: Cursor) -> list[memoryview]:
-        """Return what is to be sent next, for a transport that C cannot write to.
-
-        The memory is valid until the next call of any method.
-        """
-        spans = ffi.new("cl_span[]", PEEK_SPANS)
-        count = lib.cl_peek(self._log, cursor._handle, spans, PEEK_SPANS)
-        return [memoryview(ffi.buffer(span.data, span.len)) for span in spans[0:count]]
-
-    def advance(self, cursor: Cursor, sent: int) -> None:
-        """Count ``sent`` bytes of what ``peek`` returned as sent."""
-        lib.cl_advance(self._log, cursor._handle, sent)
 
     # --- questions ---
 
     @property
     def seq(self) -> int:
         """The seq of the last frame, 0 before the first."""
-        seq: int = lib.cl_seq(self._log)
+        seq: int = lib.cl_seq(self._core)
         return seq
 
     @property
     def end(self) -> int:
         """The position behind the last frame."""
-        end: int = lib.cl_end(self._log)
+        end: int = lib.cl_end(self._core)
         return end
 
     def find(self, seq: int) -> int:
@@ -408,70 +458,34 @@ class Log:
             LookupError: the frames after it are not kept any more.
         """
         position = ffi.new("uint64_t *")
-        _check(lib.cl_find(self._log, seq, position))
+        _check(lib.cl_find(self._core, seq, position))
         found: int = position[0]
         return found
 
     @property
     def unflushed(self) -> int:
         """How many frames were logged since ``flush_all``."""
-        unflushed: int = lib.cl_unflushed(self._log)
+        unflushed: int = lib.cl_unflushed(self._core)
         return unflushed
 
     @property
     def held(self) -> int:
         """Bytes of the log that are kept for the slowest cursor."""
-        held: int = lib.cl_held(self._log)
+        held: int = lib.cl_held(self._core)
         return held
-
-    def lag(self, cursor: Cursor) -> int:
-        """Return how many bytes wait to be sent to the cursor, published or not."""
-        lag: int = lib.cl_lag(self._log, cursor._handle)
-        return lag
-
-    def sent(self, cursor: Cursor) -> int:
-        """Return how many bytes the cursor was sent, and what was logged before the place where it was attached.
-
-        Raises:
-            TypeError: the log is closed.
-        """
-        self._check_open()
-        sent: int = lib.cl_sent(cursor._handle)
-        return sent
-
-    def in_flight(self, cursor: Cursor) -> int:
-        """Return how many bytes of those sent the client's system has not acknowledged, if ours can tell.
-
-        Raises:
-            TypeError: the log is closed.
-        """
-        self._check_open()
-        in_flight: int = lib.cl_in_flight(cursor._handle)
-        return in_flight
-
-    def queued(self, cursor: Cursor) -> int:
-        """Return how many bytes of private frames wait to be sent to the cursor."""
-        self._check_open()
-        queued: int = lib.cl_queued(cursor._handle)
-        return queued
-
-    def is_blocked(self, cursor: Cursor) -> bool:
-        """Tell whether the last flush could not send all that was due."""
-        self._check_open()
-        return bool(lib.cl_is_blocked(cursor._handle))
 
     def _check_open(self) -> None:
         """Refuse a closed log, where C does not see that it is, and would read a cursor that is freed."""
-        if self._log is None:
+        if self._core is None:
             raise TypeError("the log is closed")
 
     def behind(self, size: int) -> list[int]:
         """Return the descriptors of the cursors for which more than ``size`` bytes of the log are kept.
 
-        Members come by rank, then those without one; those that are detached and still owed something come
-        last. O(n), for all cursors.
+        Those of members come first, by rank, then those that follow the log, and last those that are detached
+        and still owed something. O(n), for all cursors.
         """
-        return list(ffi.unpack(self._fds, lib.cl_behind(self._log, size, self._fds, len(self._fds))))
+        return list(ffi.unpack(self._fds, lib.cl_behind(self._core, size, self._fds, len(self._fds))))
 
     def check(self) -> None:
         """Walk every invariant of the core, for tests.
@@ -479,7 +493,7 @@ class Log:
         Raises:
             AssertionError: with the number of the broken one in ``_core.h``.
         """
-        broken = lib.cl_check(self._log)
+        broken = lib.cl_check(self._core)
         if broken:
             raise AssertionError(f"invariant {broken} of _core.h is broken")
 

@@ -1,4 +1,4 @@
-"""What the server is told to be; ``cli`` makes it from the command line and says what each option means."""
+"""The settings of one server; ``cli`` makes them from the command line, and its ``--help`` explains them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from rankserver.wire import protocol
 
 @dataclass(frozen=True)
 class Config:
-    """What the server is told to be, in seconds and bytes; 0 is never, or no limit, where it makes sense."""
+    """Settings of one server.
+
+    Times are in seconds and sizes in bytes. Where 0 is allowed, it means never or no limit.
+    """
 
     capacity: int
     host: str = "127.0.0.1"

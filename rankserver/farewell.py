@@ -12,7 +12,6 @@ import contextlib
 from typing import Final
 
 from rankserver.channel import Channel, ChannelState
-from rankserver.clist import Log
 from rankserver.loop import Loop
 
 # Seconds without progress after which a departing peer is given up: what a slow network needs to deliver
@@ -26,12 +25,10 @@ class Farewells:
     """The connections that have no rank any more and are not closed yet.
 
     Args:
-        log: the shared log.
         loop: sends to them and closes them.
     """
 
-    def __init__(self, log: Log, loop: Loop) -> None:
-        self._log = log
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._progress = loop.timers.timeout(CLOSE_TIMEOUT, self._on_no_progress)
         self._whole = loop.timers.timeout(MAX_CLOSE_TIMEOUT, loop.sender.finish)
@@ -41,7 +38,7 @@ class Farewells:
         channel.move(ChannelState.CLOSING)
         if channel.departure is not None and channel.departure.farewell:
             with contextlib.suppress(MemoryError):  # it goes without a farewell then
-                self._log.private(channel.cursor, channel.departure.farewell)
+                channel.cursor.private(channel.departure.farewell)
         self._whole.start(channel, self._loop.now)
         self._go_on(channel)
         self._loop.sender.touch(channel)

@@ -14,15 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from rankserver.wire.exceptions import RankserverError
+from rankserver.wire.exceptions import InputError
 
 # An encoded integer has at most this many bytes: ten groups of seven bits hold any unsigned 64-bit number.
 MAX_INTEGER_BYTES: Final = 10
 MAX_INTEGER: Final = 2**64 - 1
-
-
-class InputError(RankserverError):
-    """The bytes are not an encoded input; the message says why."""
 
 
 class Newcomer(NamedTuple):

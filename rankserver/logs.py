@@ -1,7 +1,7 @@
-"""What the operator reads on standard error: one line per event, as text or as JSON.
+"""The operator's log on standard error: one line per event, as text or as JSON.
 
-Whatever a value holds, it can neither end a line nor move a cursor; and what others can cause as often as
-they like is written so often, and then counted. What standard error does not take at once is only counted.
+No value can end a line or move a cursor. Events that others can cause as often as they like are limited: the
+rest are only counted. Writing never blocks: lines that standard error does not take at once are counted too.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ from typing import Final
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 
-STRANGER_LINES: Final = 100  # written a second of what strangers cause, ...
-MEMBER_LINES: Final = 1000  # ... of what members do, and of stops of the server
-# In the longest line, LF included. It is written together with one that says how many were left out; a pipe
-# that takes some takes both.
-LINE_BYTES: Final = select.PIPE_BUF - 256
+# Lines per second about strangers: anybody who can connect can cause them.
+MAX_STRANGER_LINES: Final = 100
+# Lines per second about members, and about pauses of the server: a whole fleet may join or leave at once.
+MAX_MEMBER_LINES: Final = 1000
+# Bytes in the longest line, LF included. It is written together with a line that says how many were left out,
+# and a pipe takes PIPE_BUF bytes entirely or not at all.
+MAX_LINE_BYTES: Final = select.PIPE_BUF - 256
+# The event that says how many others were left out.
+LEFT_OUT: Final = "left out"
 STDERR: Final = 2
-LEFT_OUT: Final = "left out"  # the event that says how many others were
 
 _logger = logging.getLogger("rankserver")
-_WORD: Final = re.compile(r"[!#-\[\]-~]+")  # visible ASCII; not what is quoted with, or escaped
+# Visible ASCII without the quote and the backslash: a value that can be written as it is.
+_WORD: Final = re.compile(r"[!#-\[\]-~]+")
 
 
 def configure(level: str, line_format: str) -> None:
     """Send events of ``level`` (one of ``LEVELS``) and above to standard error, in one of ``FORMATS``."""
-    for before in _logger.handlers:
-        before.close()
-    # Where it was closed when the program started, its number is or will be that of a socket.
+    for previous in _logger.handlers:
+        previous.close()
+    # If standard error was closed when the program started, its number belongs to some other file by now.
     handler = logging.NullHandler() if sys.stderr is None else _StderrHandler()
     handler.setFormatter(_JsonFormatter() if line_format == "json" else _TextFormatter())
     _logger.handlers = [handler]
@@ -46,44 +50,44 @@ def configure(level: str, line_format: str) -> None:
 
 
 def event(level: int, message: str, **fields: object) -> None:
-    """Log one event; ``fields`` are shown behind the message, and may be text from a peer."""
+    """Log one event; ``fields`` follow the message, and may be text from a peer."""
     if _logger.isEnabledFor(level):
         _logger.log(level, message, extra={"fields": fields})
 
 
 class Limited:
-    """Events that others can cause; ``renew`` is to be called each second in which there was one.
+    """Limits events that others can cause. Call ``renew`` a second after the first one.
 
     Args:
-        most: how many are written until ``renew``.
+        max_lines: how many are written until ``renew``.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_lines: int) -> None:
+        self._max_lines = max_lines
         self._written = 0
         self._left_out = 0
 
     def event(self, level: int, message: str, **fields: object) -> None:
-        """Do as the function of that name, up to so many times until ``renew``."""
+        """Log an event like the function ``event``, or only count it if the limit is reached."""
         if not _logger.isEnabledFor(level):
             return
-        if self._written == self._most:
+        if self._written == self._max_lines:
             self._left_out += 1
             return
         self._written += 1
         event(level, message, **fields)
 
     def renew(self) -> None:
-        """Say how many events were left out, if any, and begin to count anew."""
+        """Log how many events were left out, if any, and start over."""
         if self._left_out:
             event(logging.WARNING, LEFT_OUT, events=self._left_out)
         self._written = self._left_out = 0
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to standard error what it takes at once; a line that it does not take is left out, and counted.
+    """Writes to standard error without blocking; counts the lines that it does not take.
 
-    That nothing can be said, for whatever reason, is none to stop, or to raise an exception.
+    A standard error that fails, for whatever reason, must neither stop the server nor raise an exception.
     """
 
     def __init__(self) -> None:
@@ -91,17 +95,19 @@ class _StderrHandler(logging.Handler):
         self._fd = _open_stderr()
         self._poll = select.poll()
         self._poll.register(STDERR, select.POLLOUT)
-        self._rest = b""  # of a line of which only a part was taken: it comes before all else
+        # The rest of a line that was only partly taken. It must be written before anything else.
+        self._rest = b""
         self._left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._left_out += 1  # until it is written
+        # This one counts as left out until it is written.
+        self._left_out += 1
         with contextlib.suppress(OSError, MemoryError):
             if self._fd != STDERR or self._takes_some():
                 self._write(record)
 
     def close(self) -> None:
-        """Give back what was opened. Closing twice is allowed; what is logged after that waits for nobody."""
+        """Close what was opened. Closing twice is allowed, and what is logged afterwards does not block."""
         fd, self._fd = self._fd, STDERR
         if fd != STDERR:
             os.close(fd)
@@ -111,12 +117,12 @@ class _StderrHandler(logging.Handler):
         return any(events & select.POLLOUT for _, events in self._poll.poll(0))
 
     def _write(self, record: logging.LogRecord) -> None:
-        """Write what was left out before this line, and the line, as one: all is taken or nothing, mostly.
+        """Write this line, after a line that says how many were left out, if any, in one call.
 
         Raises:
-            OSError: nothing was taken.
+            OSError: nothing was written.
         """
-        records = [record] if self._left_out == 1 else [_how_many(self._left_out - 1), record]
+        records = [record] if self._left_out == 1 else [_left_out_record(self._left_out - 1), record]
         lines = "".join(f"{self.format(each)}\n" for each in records).encode()
         written = os.write(self._fd, self._rest + lines) - len(self._rest)
         if written > 0:
@@ -127,12 +133,12 @@ class _StderrHandler(logging.Handler):
 
 
 def _open_stderr() -> int:
-    """Return a descriptor of ours for standard error that does not block, or its own if that cannot be had.
+    """Return a non-blocking descriptor of our own for standard error, or standard error itself.
 
-    Standard error itself must stay as it is: it is shared with the shell, for example. To ask ``poll`` would
-    do for a pipe that nobody else fills, and for a socket, which cannot be opened again; but a terminal that
-    nobody reads says that it takes something when that is less than a line. A file is not waited for, and
-    would be written from its start again.
+    Setting standard error to non-blocking would affect everybody who shares it, such as the shell, so it is
+    opened again. Where that fails, as for a socket, ``poll`` is asked before each line. That is second best:
+    a terminal that nobody reads claims to be writable even when it has room for less than a line. A regular
+    file never blocks, and a second descriptor would overwrite it from its start.
     """
     try:
         if stat.S_ISREG(os.fstat(STDERR).st_mode):
@@ -142,7 +148,7 @@ def _open_stderr() -> int:
         return STDERR
 
 
-def _how_many(count: int) -> logging.LogRecord:
+def _left_out_record(count: int) -> logging.LogRecord:
     level = {"levelno": logging.WARNING, "levelname": "WARNING"}
     return logging.makeLogRecord({"msg": LEFT_OUT, **level, "fields": {"events": count}})
 
@@ -159,14 +165,14 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 class _LineFormatter(logging.Formatter, abc.ABC):
-    """Makes a line that is at most ``LINE_BYTES`` long: if it has to be, texts in it end with ``...``."""
+    """Makes a line of at most ``MAX_LINE_BYTES``: texts that are too long are cut, and end in ``...``."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = _fields(record)
-        most = LINE_BYTES
-        while len(line := self.line(record, fields)) >= LINE_BYTES and most:
-            most //= 2
-            fields = {key: _head(value, most) for key, value in fields.items()}
+        room = MAX_LINE_BYTES
+        while len(line := self.line(record, fields)) >= MAX_LINE_BYTES and room:
+            room //= 2
+            fields = {key: _shortened(value, room) for key, value in fields.items()}
         return line
 
     @abc.abstractmethod
@@ -186,9 +192,9 @@ class _JsonFormatter(_LineFormatter):
         return _json(head | fields)
 
 
-def _head(value: object, most: int) -> object:
-    """Return the value, or if it is a longer text, so many characters of it."""
-    return value[:most] + "..." if isinstance(value, str) and len(value) > most else value
+def _shortened(value: object, length: int) -> object:
+    """Return the value, or the beginning of a text that is longer than ``length`` characters."""
+    return value[:length] + "..." if isinstance(value, str) and len(value) > length else value
 
 
 def _word(value: object) -> str:
@@ -197,5 +203,5 @@ def _word(value: object) -> str:
 
 
 def _json(value: object) -> str:
-    """Return JSON in visible ASCII: DEL is the one control character that JSON leaves as it is."""
+    """Return JSON in visible ASCII: DEL is the only control character that JSON does not escape."""
     return json.dumps(value).replace("\x7f", "\\u007f")

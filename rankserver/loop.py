@@ -280,7 +280,7 @@ class Loop:
             self.sender.forget(channel)
             self.reader.forget(channel)
             del self.channels[channel.sock.fileno()]
-            self._log.discard(channel.cursor)
+            channel.cursor.discard()
             channel.sock.close()
 
     def _release(self) -> None:
@@ -350,7 +350,7 @@ class Reader:
         """Read once, and handle what came; return how many bytes it was, 0 if no more is to be had now."""
         try:
             tls = channel.tls
-            count = tls.receive(size) if tls else self._log.read(channel.cursor, size)
+            count = tls.receive(size) if tls else channel.cursor.read(size)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -371,12 +371,12 @@ class Reader:
     def handle(self, channel: Channel) -> None:
         """Handle what a channel has sent, up to its share of this turn; the rest stays where it is."""
         max_lines = min(MAX_LINES, self._lines + self._line_share)
-        log, pace, cursor = self._log, self._pace, channel.cursor
+        pace, cursor = self._pace, channel.cursor
         try:
             while channel.state is not ChannelState.JOINING:
-                if self._handler.collects and not pace.is_holding and (batch := log.collect(cursor)):
+                if self._handler.collects and not pace.is_holding and (batch := cursor.collect()):
                     self._handler.on_batch(channel, batch)
-                line = log.next_line(cursor, logs=not (pace.is_holding or self._handler.collects))
+                line = cursor.next_line(logs=not (pace.is_holding or self._handler.collects))
                 if line is None:
                     return
                 blocker: Blocker = Wait.TURN
@@ -386,7 +386,7 @@ class Reader:
                 if blocker is not None:
                     self._wait(channel, blocker)
                     break
-            log.keep(cursor)
+            cursor.keep()
         except RemoteProtocolError as error:
             self._handler.depart(channel, Departure(error.code, error.text))
         except MemoryError:
@@ -420,7 +420,7 @@ class Reader:
 
     def _wait(self, channel: Channel, blocker: Blocker) -> None:
         """Let the line that is being handled wait, and with it all that was sent behind it."""
-        self._log.unread(channel.cursor)
+        channel.cursor.unread()
         if blocker is Wait.TURN:
             channel.waits_for = blocker
             self.paused.append(channel)

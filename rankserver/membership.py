@@ -145,7 +145,7 @@ class Membership:
             if (channel := self._proposed.pop(member.id, None)) is not None
         ]
         for member, _, channel in here:
-            log.attach(channel.cursor, member.id)
+            channel.cursor.attach(member.id)
             loop.sender.attach(channel)
             member.channel, channel.member = channel, member
             channel.move(ChannelState.JOINED)
@@ -185,7 +185,7 @@ class Membership:
             for member in some:
                 channel = member.channel
                 if channel is not None and channel.departure is not None and channel.departure.is_cut:
-                    self._state.log.cut(channel.cursor)
+                    channel.cursor.cut()
             self._order.propose(Left(tuple(member.id for member in reversed(some))))
 
     def _propose_joins(self) -> None:

@@ -88,9 +88,7 @@ class Pace:
         behind = [self._channels[fd] for fd in self._log.behind(self.max_backlog)] if is_late else []
         self.is_holding = bool(behind)
         self.congested = {
-            channel: None
-            for channel in self.congested
-            if self._log.queued(channel.cursor) > MAX_PRIVATE_BYTES
+            channel: None for channel in self.congested if channel.cursor.queued() > MAX_PRIVATE_BYTES
         }
         self._measure({*behind, *self.congested}, now)
         released = [channel for channel in self.waiting if not self._must_wait(channel.waits_for)]

@@ -78,7 +78,7 @@ class Sender:
         if channel.departure is not None:
             return
         try:
-            queued = self._log.private(channel.cursor, frame)
+            queued = channel.cursor.private(frame)
         except MemoryError:
             self._departs.depart(channel, NO_MEMORY)
             return
@@ -124,7 +124,7 @@ class Sender:
 
     def flush(self, channel: Channel) -> None:
         """Send what waits for one channel."""
-        self._after_flush(channel, channel.tls.flush() if channel.tls else self._log.flush(channel.cursor))
+        self._after_flush(channel, channel.tls.flush() if channel.tls else channel.cursor.flush())
 
     def watch(self, channel: Channel) -> None:
         """Register for what the channel waits for; a system call only where that has changed."""
@@ -171,7 +171,7 @@ class Sender:
         for fd in broken:
             self._after_flush(self._channels[fd], Flushed.BROKEN)
         for channel in list(self._external):
-            if not channel.wants_write and self._log.lag(channel.cursor):
+            if not channel.wants_write and channel.cursor.lag():
                 self.flush(channel)
 
     def _on_no_company(self, _: None) -> None:
@@ -179,7 +179,7 @@ class Sender:
 
     def _after_flush(self, channel: Channel, status: Flushed) -> None:
         if status is Flushed.BROKEN:
-            self._log.mute(channel.cursor)  # nobody has to wait for one that reads no more
+            channel.cursor.mute()  # nobody has to wait for one that reads no more
             if not channel.is_going:
                 self.broken[channel] = None
         if channel.state is ChannelState.CLOSING:

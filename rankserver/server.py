@@ -87,7 +87,7 @@ class Server:
         )
         timers = self.loop.timers
         self.telemetry = Telemetry(timers)
-        self.farewells = Farewells(log, self.loop)
+        self.farewells = Farewells(self.loop)
         self.heartbeat = Heartbeat(timers, config.heartbeat, self._ping, self._on_dead)
         self._membership = Membership(config, self.loop, self.state, self._order, self)
         self._context = context
@@ -172,7 +172,7 @@ class Server:
         for rank, member in enumerate(self.state.roster):
             channel = member.channel
             if channel is not None:
-                lag, is_held = log.lag(channel.cursor), channel in pace.waiting
+                lag, is_held = channel.cursor.lag(), channel in pace.waiting
                 self.telemetry.report_member(member, rank, lag=lag, held=is_held)
 
     # --- what the loop calls ------------------------------------------------------------------
@@ -236,7 +236,7 @@ class Server:
             return
         channel.departure = departure
         self.loop.pace.forget(channel)
-        self.state.log.ignore(channel.cursor)
+        channel.cursor.ignore()
         self._handshake.stop(channel)
         self._penalty.stop(channel)
         self.is_unsettled = True
@@ -334,7 +334,7 @@ class Server:
     def _penalize(self, channel: Channel, text: str) -> None:
         """Answer a bad token only after a while."""
         channel.move(ChannelState.PENALIZED)
-        self.state.log.ignore(channel.cursor)
+        channel.cursor.ignore()
         self._handshake.stop(channel)
         channel.departure = Departure(protocol.AUTH, text)
         self._penalty.start(channel, self.loop.now)

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Final
 
 from rankserver.channel import Channel, Departure
-from rankserver.logs import MEMBER_LINES, STRANGER_LINES, Limited, event
+from rankserver.logs import MAX_MEMBER_LINES, MAX_STRANGER_LINES, Limited, event
 from rankserver.members import Member
 from rankserver.timers import Timers
 
@@ -36,8 +36,8 @@ class Telemetry:
         self.joined = 0
         self.refused: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
-        self._stranger_events = Limited(STRANGER_LINES)
-        self._member_events = Limited(MEMBER_LINES)
+        self._stranger_events = Limited(MAX_STRANGER_LINES)
+        self._member_events = Limited(MAX_MEMBER_LINES)
         self._renewal = timers.timeout(RENEWAL, Limited.renew)
 
     def on_connected(self, channel: Channel, now: float) -> None:

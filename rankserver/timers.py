@@ -42,7 +42,7 @@ class Timers:
         self._sources.append(source)
 
     def timeout(self, seconds: float, on_expiry: Callable[[T], None]) -> Timeout[T]:
-        """Make a timeout; ``on_expiry`` is called with each item that expires. 0 seconds means never."""
+        """Make a timeout that calls ``on_expiry`` with each item that expires; 0 seconds means never."""
         timeout = Timeout(self, seconds, on_expiry)
         self.add(timeout)
         return timeout
@@ -59,7 +59,7 @@ class Timers:
 
 
 class Timeout(Generic[T]):
-    """Things that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
+    """Items that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
 
     def __init__(self, timers: Timers, seconds: float, on_expiry: Callable[[T], None]) -> None:
         self.seconds = seconds
@@ -69,7 +69,7 @@ class Timeout(Generic[T]):
         self._deadlines: OrderedDict[T, float] = OrderedDict()
 
     def start(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, anew if it was started before."""
+        """Let ``item`` expire ``seconds`` from ``now``, even if it was started before."""
         if self.seconds:
             deadline = now + self.seconds
             self._deadlines[item] = deadline
@@ -77,12 +77,12 @@ class Timeout(Generic[T]):
             self._timers.expect(deadline)
 
     def start_once(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, unless it was started before."""
+        """Let ``item`` expire ``seconds`` from ``now``, unless it is started already."""
         if item not in self._deadlines:
             self.start(item, now)
 
     def stop(self, item: T) -> None:
-        """Forget ``item``; it need not be there."""
+        """Forget ``item``, if it is started at all."""
         self._deadlines.pop(item, None)
 
     def __len__(self) -> int:

@@ -14,10 +14,10 @@ import ssl
 import stat
 from typing import Final
 
-from rankserver.clist import Cursor, Flushed, Log
+from rankserver.clist import Cursor, Flushed
+from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
-RECORD_BYTES: Final = 16 * 1024  # what one TLS record holds, at most: the TLS layer's buffers keep this size
 RECEIVE_BYTES: Final = (
     256 * 1024
 )  # in one call, at most: with a record that was begun, one read of the core's
@@ -29,8 +29,6 @@ SENDS: Final = 16  # in one flush: the others wait meanwhile
 OWED_BYTES: Final = (
     64 * 1024
 )  # that the TLS layer has to say itself to a peer that does not read; none needs a tenth
-# What OpenSSL says of a key that is not the certificate's: of the same kind, or of another.
-MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
@@ -50,15 +48,18 @@ def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
     made.num_tickets = 0  # nobody resumes a session: who comes again shows its certificate again
     try:
         _check_regular(cert, key)
-        made.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot use the certificate {cert} with the key {key}: {_reason(error)}") from None
+        files = f"{cert} with the key {key}"
+        raise ConfigError(f"cannot use the certificate {files}: {describe_error(error)}") from None
+    load_certificate(made, cert, key)
     if client_ca is not None:
         try:
             _check_regular(client_ca)
             made.load_verify_locations(client_ca)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot use the certificates in {client_ca}: {_reason(error)}") from None
+            raise ConfigError(
+                f"cannot use the certificates in {client_ca}: {describe_error(error)}"
+            ) from None
         made.verify_mode = ssl.CERT_REQUIRED
     return made
 
@@ -71,11 +72,10 @@ class TlsTransport:
         ended: nothing more comes: the peer said so, or closed the connection.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, log: Log, cursor: Cursor) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, cursor: Cursor) -> None:
         self.is_blocked = False
         self.ended = False
         self._sock = sock
-        self._log = log
         self._cursor = cursor
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -107,7 +107,7 @@ class TlsTransport:
             data = self._decrypt(received)
             if self._outgoing.pending > OWED_BYTES:
                 raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
-            self._log.take(self._cursor, data)
+            self._cursor.take(data)
         except MemoryError:
             raise OSError(errno.ENOMEM, "out of memory") from None
         self._decrypted += len(data)
@@ -163,7 +163,7 @@ class TlsTransport:
             self.ended = True
         except ssl.SSLError as error:
             if not parts:
-                raise OSError(errno.EPROTO, f"TLS: {_reason(error)}") from None
+                raise OSError(errno.EPROTO, f"TLS: {describe_error(error)}") from None
             self.ended = True  # but what was before it counts
         return b"".join(parts)
 
@@ -181,7 +181,7 @@ class TlsTransport:
     def _encrypt(self) -> bool:
         """Encrypt what is to be sent next; return whether there is any."""
         data = bytearray()
-        for span in self._log.peek(self._cursor):
+        for span in self._cursor.peek():
             data += span[: SEND_BYTES - len(data)]
             if len(data) == SEND_BYTES:
                 break
@@ -192,7 +192,7 @@ class TlsTransport:
                 done += self._tls.write(view[done : done + RECORD_BYTES])
                 parts.append(self._outgoing.read())
         self._encrypted = b"".join(parts)
-        self._log.advance(self._cursor, len(data))
+        self._cursor.advance(len(data))
         return bool(data)
 
     def _send(self) -> bool:
@@ -215,19 +215,3 @@ def _check_regular(*paths: str) -> None:
     for path in paths:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError(f"{path} is not a regular file")
-
-
-def _no_password() -> str:
-    """Refuse a key that is encrypted: OpenSSL would ask for its password on the terminal."""
-    raise ValueError("the key needs a password")
-
-
-def _reason(error: Exception) -> str:
-    """Return what OpenSSL or the system says, in words for a person."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not accepted: {error.verify_message}"
-    if reason := getattr(error, "reason", None):
-        if reason in MISMATCHES:
-            return "the key and the certificate do not belong together"
-        return str(reason).replace("_", " ").lower()
-    return getattr(error, "strerror", None) or str(error)

@@ -1,8 +1,8 @@
-"""Tokens: who may join, and in which class. Pure but for reading the file.
+"""Tokens: who may join, and in which class. Pure, except for reading the file.
 
-A token file has one token a line: ``name[:class] sha256-of-token`` in hexadecimal digits, or a bare token,
-which is one word, not of 64 such digits, and has class 0. A lower class ranks above. Empty lines and lines
-with ``#`` first are none.
+A token file has one token per line: ``name[:class] sha256-of-token`` in hexadecimal digits, or a bare token,
+which is a single word and has class 0. A lower class ranks above. Empty lines and lines that begin with ``#``
+are ignored. A line of 64 hexadecimal digits alone is rejected: it is probably a SHA-256 without its name.
 """
 
 from __future__ import annotations
@@ -17,36 +17,41 @@ from typing import Final, NamedTuple
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError
 
+# Classes are stored as unsigned 32-bit numbers in the C core.
 MAX_CLASS: Final = 0xFFFF_FFFF
-TOKEN_BYTES: Final = 32  # of randomness in a new token
-KEY_BYTES: Final = 32  # of the key that tokens are looked up under: as many as the digest has
-BARE: Final = "-"  # the name of a token that stands in the file without one
+# Random bytes in a new token: too many to be guessed, or found from the token's SHA-256.
+TOKEN_BYTES: Final = 32
+# Bytes of the key for look-ups, and of the digests that it makes: as many as SHA-256 has.
+KEY_BYTES: Final = 32
+# The holder's name of a bare token.
+BARE: Final = "-"
 
-# A name here has no colon: what stands behind one is a class, or the line is refused. If it were taken for a
-# part of the name, a class that is mistyped would become 0, the highest.
+# A name has no colon here: whatever follows one must be a class. If it could be part of the name, a mistyped
+# class would silently become 0, the highest.
 _HOLDER: Final = re.compile(r"(?P<name>[^\s:]+)(?::(?P<rank_class>[0-9]{1,10}))?")
 _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class Holder(NamedTuple):
-    """Whom a token belongs to, and the class that it gives."""
+    """Whom a token belongs to, and the class that it grants."""
 
     name: str
     rank_class: int
 
 
-NO_TOKEN: Final = Holder("", 0)  # of who needs none
+# The holder of a client that needs no token.
+NO_TOKEN: Final = Holder("", 0)
 
 
 class Tokens:
     """The tokens that are accepted.
 
-    They are looked up by a digest under a random key that never leaves this object. So the time of a look-up
-    tells nothing that helps to guess: whoever does not know the key cannot choose what is compared, nor know
-    from one try what another one compares.
+    Tokens are looked up by a digest under a random key that never leaves this object. The time of a look-up
+    therefore tells nothing that helps to guess a token: without the key, nobody can choose what is compared,
+    or infer from one attempt what the next one compares.
 
     Args:
-        digests: SHA-256 of each token, with its holder.
+        digests: the SHA-256 of each token, with its holder.
     """
 
     def __init__(self, digests: dict[bytes, Holder]) -> None:
@@ -57,7 +62,7 @@ class Tokens:
         return len(self._holders)
 
     def holder(self, token: str) -> Holder | None:
-        """Return whose token this is, None if it is nobody's. O(1), however many there are."""
+        """Return the holder of a token, or None if it is not accepted. O(1), however many there are."""
         return self._holders.get(self._keyed(_digest(token)))
 
     def _keyed(self, digest: bytes) -> bytes:
@@ -68,13 +73,14 @@ def load(path: str) -> Tokens:
     """Read a token file.
 
     Raises:
-        ConfigError: it cannot be read, it is no regular file, others may read or write it, or a line is none.
-            No token is named.
+        ConfigError: the file cannot be read, is not a regular file, is open to others, or has a bad line.
+            The message never contains a token.
     """
     try:
         with open(path, encoding="utf-8-sig", opener=_open) as file:
             mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):  # a FIFO, say: whoever writes to it may take any time, or never end
+            # Whoever writes to a FIFO, say, may take any time, or never finish.
+            if not stat.S_ISREG(mode):
                 raise ConfigError(f"the token file {path} is not a regular file")
             lines = file.read().splitlines()
     except OSError as error:
@@ -88,10 +94,10 @@ def load(path: str) -> Tokens:
         if line and not line.startswith("#"):
             digest, holder = _parse(line, f"line {number} of the token file {path}")
             if digest in digests:
-                raise ConfigError(f"line {number} of the token file {path} has a token for the second time")
+                raise ConfigError(f"line {number} of the token file {path} repeats an earlier token")
             digests[digest] = holder
     if not digests:
-        raise ConfigError(f"the token file {path} holds no token: nobody could join")
+        raise ConfigError(f"the token file {path} contains no token: nobody could join")
     return Tokens(digests)
 
 
@@ -99,10 +105,10 @@ def new(text: str) -> tuple[str, str]:
     """Return a new token and its line for the file.
 
     Args:
-        text: the name of its holder, with ``:`` and a class behind it if that is not 0.
+        text: ``name[:class]`` of the holder; without a class it is 0.
 
     Raises:
-        ConfigError: it is no ``name[:class]``.
+        ConfigError: the text is not of this form.
     """
     _parse_holder(text, f"argument --new-token: {protocol.shown(text)}")
     token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -110,17 +116,18 @@ def new(text: str) -> tuple[str, str]:
 
 
 def _open(path: str, flags: int) -> int:
-    """Open without waiting for anybody: a server that reads its files again has clients meanwhile."""
+    """Open without blocking: a server that reloads its files must go on serving its clients."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _parse(line: str, where: str) -> tuple[bytes, Holder]:
-    """Parse one line; what it says is not in the message of an error, as it may be a token."""
+    """Parse one line. It may be a token, so an error message never repeats it."""
     words = line.split()
-    if _DIGEST.fullmatch(line):  # as a bare token it would let in whoever has seen it, and it is no secret
+    # A SHA-256 is no secret: taken for a bare token, it would let in whoever has seen it.
+    if _DIGEST.fullmatch(line):
         raise ConfigError(
-            f"{where} is 64 hexadecimal digits alone: a SHA-256 needs name[:class] before it, "
-            "and a token of this form is given as name[:class] and its own SHA-256"
+            f"{where} is 64 hexadecimal digits alone: write name[:class] before a SHA-256; "
+            "a token that looks like one must be given as name[:class] and the token's SHA-256"
         )
     if len(words) == 1:
         return _digest(line), Holder(BARE, 0)
@@ -133,11 +140,11 @@ def _parse_holder(text: str, where: str) -> Holder:
     match = _HOLDER.fullmatch(text)
     if not (match and protocol.is_name(match["name"])):
         raise ConfigError(
-            f"{where} is no name[:class]: 1 to 64 characters of A-Z a-z 0-9 . _ @ -, and a whole number"
+            f"{where} is not name[:class]: 1 to 64 characters of A-Z a-z 0-9 . _ @ -, and a whole number"
         )
     rank_class = int(match["rank_class"] or 0)
     if rank_class > MAX_CLASS:
-        raise ConfigError(f"{where} has class {rank_class}, which is not from 0 to {MAX_CLASS}")
+        raise ConfigError(f"{where} has class {rank_class}; classes are 0 to {MAX_CLASS}")
     return Holder(match["name"], rank_class)
 
 

@@ -21,7 +21,8 @@ BUILD_VARIABLE: Final = "SIMULATE_BUILD"
 BUILD: Final = Path(os.environ.get(BUILD_VARIABLE) or ROOT / "build" / "simulate")
 MODULE: Final = "_clist_simulated"
 
-# Small ones, so that a few hundred steps come to the ends of blocks, pieces and lists of spans.
+# Constants of the core with values so small that a few hundred steps reach the ends of blocks, pieces and
+# lists of spans.
 CONSTANTS: Final = {
     "CL_SEND_BYTES": "700",
     "CL_SEND_SPANS": "4",
@@ -30,9 +31,9 @@ CONSTANTS: Final = {
     "CL_FRESH_BYTES": "600",
 }
 
-# Where blocks of the log are freed: what is in them is read before, see sim_read_log.
-TRIM: Final = "void cl_trim(cl_log *log) {\n"
-TRIM_READ: Final = f"static void sim_keep_log(const cl_log *log);\n{TRIM}    sim_keep_log(log);\n"
+# The functions that free parts of the log or write over them: what is there is read before, see sim_read_log.
+FREEING: Final = ("void cl_trim(cl_log *log) {\n", "static void rewind_last(cl_log *log) {\n")
+READ_BEFORE: Final = "    sim_keep_log(log);\n"
 
 
 def load() -> ModuleType:
@@ -77,11 +78,11 @@ def _build(place: Path, declared: str) -> Path:
 def _adapted(sources: dict[str, str]) -> dict[str, str]:
     """Return the core's sources with small constants, and with a log that is read before it is freed."""
     changes = [(rf"(?m)^#define {name} .*$", f"#define {name} {value}") for name, value in CONSTANTS.items()]
-    changes.append((re.escape(TRIM), TRIM_READ))
+    changes += [(re.escape(function), function + READ_BEFORE) for function in FREEING]
     adapted = dict(sources)
     for old, new in changes:
         places = [name for name, text in sources.items() for _ in re.finditer(old, text)]
         if len(places) != 1:
             raise LookupError(f"{old!r} is {len(places)} times in the core: see simulate/core.py")
-        adapted[places[0]] = re.sub(old, lambda _, new=new: new, adapted[places[0]])
+        adapted[places[0]] = re.sub(old, new, adapted[places[0]])
     return adapted

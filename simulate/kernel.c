@@ -22,6 +22,7 @@
 
 static uint64_t sim_state, sim_hash;
 static unsigned sim_io, sim_memory; /* per mille */
+static int sim_spared;              /* no allocation fails for now */
 static const char *sim_wrong;       /* what the core did that none may do */
 static char *sim_text;              /* the readable trace; NULL for none */
 static size_t sim_text_len, sim_text_room;
@@ -80,7 +81,7 @@ static const char *sim_sites[SIM_SITES]; /* functions that got no memory */
 static int sim_fails(const char *site) {
     size_t i = 0;
 
-    if (!sim_chance(sim_memory))
+    if (sim_spared || !sim_chance(sim_memory))
         return 0;
     sim_say("    no memory in %s\n", site);
     while (i < SIM_SITES && sim_sites[i] && strcmp(sim_sites[i], site))
@@ -119,8 +120,11 @@ static void sim_free(void *memory) {
 
 static sim_conn *sim_fds[SIM_FDS];
 static uint64_t sim_ticks;
-static sim_queue sim_log; /* of which Python has not read what waits */
+/* The log that is watched, NULL for none, how far it was read, and what of that
+ * Python has not read. */
+static const cl_log *sim_watched;
 static uint64_t sim_log_at;
+static sim_queue sim_log;
 
 static int sim_error(int error, const char *call, int fd) {
     errno = error;
@@ -262,8 +266,10 @@ void sim_begin(uint64_t seed, int traced) {
     sim_state = seed * UINT64_C(0x9E3779B97F4A7C15) + UINT64_C(0x2545F4914F6CDD1D);
     sim_hash = UINT64_C(0xCBF29CE484222325);
     sim_ticks = sim_log_at = 0;
+    sim_watched = NULL;
     sim_log.at = sim_log.len = 0;
     sim_io = sim_memory = 0;
+    sim_spared = 0;
     sim_wrong = NULL;
     sim_live_count = 0;
     memset(sim_fds, 0, sizeof sim_fds);
@@ -276,6 +282,10 @@ void sim_begin(uint64_t seed, int traced) {
 void sim_faults(unsigned io, unsigned memory) {
     sim_io = io;
     sim_memory = memory;
+}
+
+void sim_spare_memory(int spared) {
+    sim_spared = spared;
 }
 
 void sim_note(uint64_t word) {
@@ -395,6 +405,12 @@ void sim_forget_input(sim_conn *conn) {
     conn->in.at = conn->in.len;
 }
 
+void sim_watch(const cl_log *log) {
+    sim_watched = log;
+}
+
+static void sim_keep_log(const cl_log *log);
+
 #define malloc(size) sim_malloc(size, __func__)
 #define calloc(count, size) sim_calloc(count, size, __func__)
 #define realloc(memory, size) sim_realloc(memory, size, __func__)
@@ -410,7 +426,10 @@ void sim_forget_input(sim_conn *conn) {
 #include "_text.c"
 #include "_check.c"
 
+/* Read what was added to the log, if it is the one that is watched. */
 static void sim_keep_log(const cl_log *log) {
+    if (log != sim_watched)
+        return;
     for (const cl_block *b = log->first; b; b = b->next) {
         uint64_t at = sim_log_at > b->start ? sim_log_at : b->start;
 
@@ -423,11 +442,11 @@ static void sim_keep_log(const cl_log *log) {
     }
 }
 
-size_t sim_read_log(const cl_log *log, const char **data) {
+size_t sim_read_log(const char **data) {
     size_t n;
 
-    if (sim_log_at != log_end(log))
-        sim_keep_log(log);
+    if (sim_log_at != log_end(sim_watched))
+        sim_keep_log(sim_watched);
     n = sim_waiting(&sim_log);
     *data = sim_log.data + sim_log.at;
     sim_log.at = sim_log.len;

@@ -29,6 +29,8 @@ typedef struct sim_conn {
 
 void sim_begin(uint64_t seed, int traced);
 void sim_faults(unsigned io, unsigned memory);
+/* Let all allocations succeed, or let chance decide again. */
+void sim_spare_memory(int spared);
 void sim_note(uint64_t word);
 uint64_t sim_trace_hash(void);
 size_t sim_trace_text(const char **text);
@@ -45,7 +47,9 @@ int sim_ready(int fd);
 size_t sim_feed(sim_conn *conn, const char *data, size_t len, size_t room);
 size_t sim_drain(sim_conn *conn, char *to, size_t most);
 void sim_forget_input(sim_conn *conn);
-/* What was logged since the last time, in memory that is valid until then. */
-size_t sim_read_log(const cl_log *log, const char **data);
+/* Watch an empty log: sim_read_log returns all that is appended to it. */
+void sim_watch(const cl_log *log);
+/* What was logged since the last call, in memory that is valid until the next. */
+size_t sim_read_log(const char **data);
 /* --- end --- */
 #endif

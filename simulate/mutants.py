@@ -20,9 +20,12 @@ from typing import Final, NamedTuple
 
 from simulate.core import BUILD, BUILD_VARIABLE, ROOT
 
-SEEDS: Final = 1000  # in which a mutant must be caught
-CPU_SECONDS: Final = 90  # for these: a mutant may hang, and a machine be busy
-AT_A_TIME: Final = 2
+# Seeds within which a mutant must be caught.
+SEEDS: Final = 1000
+# Seconds of CPU that they may take: a mutant may hang. It is CPU, because the machine may be busy.
+CPU_SECONDS: Final = 90
+# Mutants that are tried at a time.
+WORKERS: Final = 2
 
 
 class Mutant(NamedTuple):
@@ -37,15 +40,15 @@ class Mutant(NamedTuple):
 MUTANTS: Final = (
     Mutant(
         "a LEFT is not logged",
-        "server.py",
-        'self._log.append(b"LEFT", ',
-        'self._log.clients % 5 == 3 or self._log.append(b"LEFT", ',
+        "state.py",
+        'self.log.append(b"LEFT", ranks)',
+        'self.log.count % 5 == 3 or self.log.append(b"LEFT", ranks)',
     ),
     Mutant(
         "a LEFT names the ranks after it",
-        "server.py",
-        "for channel in reversed(channels)]\n        for",
-        "for channel in reversed(channels)]\n        ranks[-1] = max(ranks[-1] - 1, 0)\n        for",
+        "state.py",
+        "rank_lists(map(self.roster.rank, leaving), ",
+        "rank_lists([max(self.roster.rank(one) - (one is leaving[-1]), 0) for one in leaving], ",
     ),
     Mutant(
         "ranks are not numbered anew after a leave",
@@ -62,9 +65,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "WELCOME says the seq before the JOIN",
-        "server.py",
-        "rank, clients, self._log.seq, channel.name",
-        "rank, clients, self._log.seq - 1, channel.name",
+        "membership.py",
+        "seq=self._state.log.seq,",
+        "seq=self._state.log.seq - 1,",
     ),
     Mutant(
         "a private frame that was sent in part is forgotten",
@@ -110,44 +113,44 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the answer goes to the one who answers",
-        "server.py",
-        "self._send(asker, protocol.answer(",
-        "self._send(channel, protocol.answer(",
+        "state.py",
+        "self._observer.tell(self.roster.by_id[asker], frame)",
+        "self._observer.tell(member, frame)",
     ),
     Mutant("an answer is accepted twice", "asks.py", "        ask.waiting ^= bit\n", ""),
     Mutant("who left may still answer", "asks.py", "            ask.waiting &= ~bits\n", ""),
     Mutant(
-        "the silence timer goes on after a leave",
+        "the heartbeat counts a member that has left",
         "server.py",
-        "(self._handshake, self._penalty, self._silence, self._pinged)",
-        "(self._handshake, self._penalty)",
+        "            self.heartbeat.stop()\n",
+        "",
     ),
     Mutant(
         "what is heard does not count",
-        "server.py",
-        "        if channel.state is State.JOINED:\n            self._silence.start(channel, self._now)",
-        "        if False:\n            self._silence.start(channel, self._now)",
+        "loop.py",
+        "        channel.heard_at = self._now\n",
+        "",
     ),
     Mutant(
         "a closed descriptor stays registered",
-        "loop.py",
-        "            if channel.interest:\n                self._selector.unregister(channel.sock)\n            del",
-        "            del",
+        "sender.py",
+        "        if channel.interest:\n            self._selector.unregister(channel.sock)\n",
+        "",
     ),
     Mutant(
         "a connection is closed at once",
-        "loop.py",
-        "        self._linger_most.start(channel, self._now)\n",
-        "        self._finish(channel)\n",
+        "farewell.py",
+        "        self._whole.start(channel, self._loop.now)\n",
+        "        self._loop.sender.finish(channel)\n",
     ),
     Mutant(
-        "nobody waits for who reads slowly",
+        "nobody waits for a client that reads slowly",
         "pace.py",
-        "self._log.hold(on_hold=self.is_holding)",
+        "self.is_holding = bool(behind)",
         "self.is_holding = False",
     ),
     Mutant(
-        "who is too slow may stay",
+        "a client that is too slow may stay",
         "pace.py",
         "            self._slow.start_once(channel, now)\n",
         "            pass\n",
@@ -155,35 +158,38 @@ MUTANTS: Final = (
     Mutant(
         "what had to wait is forgotten",
         "loop.py",
-        "        for channel in released:\n            self._resume(channel)",
-        "        for channel in released:\n            channel.resume()",
+        "        for channel in released:\n            self.reader.handle(channel)\n",
+        "        for channel in released:\n",
     ),
     Mutant(
-        "a paused client is not gone on with",
+        "a channel that had its share of a turn does not go on",
         "loop.py",
-        "            if channel.paused:  # it has not left meanwhile",
-        "            if channel.paused and self._log.seq % 7:",
+        "            if channel.waits_for is Wait.TURN:  # it has not departed meanwhile",
+        "            if channel.waits_for is Wait.TURN and self._log.seq % 7:",
     ),
     Mutant(
-        "a join waits for ever for company",
+        "a JOIN waits for company for ever",
+        "sender.py",
+        "    def _on_no_company(self, _: None) -> None:\n        self._lazy_frames = 0",
+        "    def _on_no_company(self, _: None) -> None:\n        pass",
+    ),
+    Mutant(
+        "accepting does not go on after EMFILE",
         "loop.py",
-        "    def _on_join_wait(self, _: str) -> None:\n        self._lazy_joins = 0",
-        "    def _on_join_wait(self, _: str) -> None:\n        pass",
+        "lambda _: self.acceptor.resume()",
+        "lambda _: None",
     ),
     Mutant(
-        "accepting does not go on after EMFILE", "loop.py", "        self._acceptor.resume()", "        pass"
-    ),
-    Mutant(
-        "lines that came with the end are not read",
+        "lines that came before a connection broke are not read",
         "loop.py",
-        "and not channel.is_going:\n            self._broken.setdefault(channel, BROKEN_BYTES)",
-        "and not channel.is_going:\n            self._dismiss(channel, reason='connection lost')",
+        "count = 0 if channel.is_going else self.read(channel, self.share)",
+        "count = 0",
     ),
     Mutant(
         "one more than the capacity",
-        "server.py",
-        "free = self.config.capacity - self._log.clients",
-        "free = self.config.capacity - self._log.clients + 1",
+        "membership.py",
+        "free = self._config.capacity - self._state.log.count",
+        "free = 1 + self._config.capacity - self._state.log.count",
     ),
     Mutant(
         "commands are logged though others have to wait",
@@ -192,28 +198,178 @@ MUTANTS: Final = (
         "feed(log, cursor->member, size, line);",
     ),
     Mutant(
-        "who joins while it is blocked is not listened to",
-        "server.py",
-        "            self._resume(channel)\n            self._watch(channel)",
-        "            self._resume(channel)",
+        "a client that joins while it is blocked is not heard",
+        "membership.py",
+        "            self._loop.sender.watch(channel)  # it was not listened to while it was joining\n",
+        "",
     ),
     Mutant(
         "the roster stays as it was",
         "server.py",
-        "if self._roster_of != self._changes:",
-        "if not self._roster_parts:",
+        "if self._roster[0] != state.changes:",
+        "if not self._roster[1]:",
     ),
     Mutant(
-        "the log is sent behind a frame that there was no memory for",
-        "server.py",
-        "channel.cut = code == protocol.SLOW or reason == NO_MEMORY",
-        "channel.cut = code == protocol.SLOW",
+        "the log is sent behind a frame that was lost",
+        "channel.py",
+        'Departure("", "out of memory", is_cut=True)',
+        'Departure("", "out of memory")',
     ),
     Mutant(
         "a block is rewound under who has left",
         "_output.c",
         "    if (refs != block->refs)\n        return;\n",
         "",
+    ),
+    Mutant(
+        "a departure whose cut is ignored",
+        "membership.py",
+        "channel.departure is not None and channel.departure.is_cut:",
+        "channel.departure is None:",
+    ),
+    Mutant(
+        "a broken channel that is closed is drained",
+        "sender.py",
+        "        self.broken.pop(channel, None)\n",
+        "",
+    ),
+    Mutant(
+        "a turn follows at once for ever",
+        "loop.py",
+        "        self._released_some = False\n        if pace",
+        "        if pace",
+    ),
+    Mutant(
+        "a line that has to wait is lost",
+        "loop.py",
+        "        channel.cursor.unread()\n",
+        "",
+    ),
+    Mutant(
+        "an ASK is logged though commands have to wait",
+        "server.py",
+        "        if self.loop.pace.is_holding:\n            return Wait.BACKLOG\n",
+        "",
+    ),
+    Mutant(
+        "lines are handled though their sender reads no replies",
+        "server.py",
+        "        if channel in self.loop.pace.congested:\n            return channel\n",
+        "",
+    ),
+    Mutant(
+        "an entry of the heartbeat is lost",
+        "heartbeat.py",
+        "            if due > now:\n                self._push(channel, due)\n",
+        "            if due > now:\n                pass\n",
+    ),
+    Mutant(
+        "an answer to a PING does not count",
+        "heartbeat.py",
+        "                channel.pinged_at = 0\n            if due > now",
+        "                pass\n            if due > now",
+    ),
+    Mutant(
+        "a silent member is never let go",
+        "heartbeat.py",
+        "            self._on_dead(channel)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a transition that is not in the table",
+        "server.py",
+        "channel.move(ChannelState.LEAVING)",
+        "channel.move(ChannelState.CLOSING)",
+    ),
+    Mutant(
+        "a JOIN names ranks above its class",
+        "members.py",
+        "classes[-1][0] <= newcomer.rank_class",
+        "classes[-1][0] < newcomer.rank_class",
+    ),
+    Mutant(
+        "those who left are proposed to leave again",
+        "membership.py",
+        "leaving, self._leaving = self._leaving, []",
+        "leaving = list(self._leaving)",
+    ),
+    Mutant(
+        "a LEFT is applied twice",
+        "state.py",
+        "        self._observer.left(leaving)",
+        "        self._observer.left(leaving)\n        self._observer.left(leaving)",
+    ),
+    Mutant(
+        "the state looks at channels",
+        "state.py",
+        "        if asker is not None:\n",
+        "        if asker is not None and self.roster.by_id[asker].channel is not None:\n",
+    ),
+    Mutant(
+        "the roster forgets whose token a member showed",
+        "inputs.py",
+        "_write_text(out, token)",
+        '_write_text(out, "")',
+    ),
+    Mutant(
+        "a text is cut when it is encoded",
+        "inputs.py",
+        "    _write_bytes(out, value.encode())",
+        "    _write_bytes(out, value.encode()[:200])",
+    ),
+    Mutant(
+        "a batch is proposed for another member",
+        "server.py",
+        "propose(Lines(channel.member.id, batch))",
+        "propose(Lines(next(iter(self.state.roster.by_id)), batch))",
+    ),
+    Mutant(
+        "a batch is applied twice",
+        "state.py",
+        "            self.log.apply(given.member, given.batch)\n",
+        "            self.log.apply(given.member, given.batch)\n            self.log.apply(given.member, given.batch)\n",
+    ),
+    Mutant(
+        "every input is applied twice",
+        "server.py",
+        "            self.state.apply(given)\n",
+        "            self.state.apply(given)\n            self.state.apply(given)\n",
+    ),
+    Mutant(
+        "a batch is collected though commands have to wait",
+        "loop.py",
+        "self._handler.collects and not pace.is_holding and",
+        "self._handler.collects and",
+    ),
+    Mutant(
+        "a line counts before the batch in front of it",
+        "server.py",
+        "        if self.collects:  # what it sent before counts first\n            self._apply_ready()\n",
+        "",
+    ),
+    Mutant(
+        "what came behind a HELLO counts a turn later",
+        "server.py",
+        "            self._apply_ready()  # what newcomers had sent behind their HELLO counts in this turn\n",
+        "",
+    ),
+    Mutant(
+        "a batch stays in the input after it was collected",
+        "_input.c",
+        "    log->at += batch->len;\n",
+        "",
+    ),
+    Mutant(
+        "a batch has one seq",
+        "_input.c",
+        "            put_command(log, &s, p + 4, n - 4);\n            stamp_next(&s, log->seq + 1, rank);\n        }\n        p = lf + 1;",
+        "            put_command(log, &s, p + 4, n - 4);\n        }\n        p = lf + 1;",
+    ),
+    Mutant(
+        "everybody waits for a cursor that belongs to nobody",
+        "_output.c",
+        "cursor->block && !cursor->retains &&",
+        "cursor->block &&",
     ),
 )
 
@@ -256,7 +412,7 @@ def main(names: Sequence[str]) -> int:
     """Try all mutants or those named; return how many survived, at most 1."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     survivors = 0
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         for mutant, by in zip(chosen, pool.map(caught, chosen), strict=True):
             print(f"{by or 'SURVIVES':>10}  {mutant.name}", flush=True)
             survivors += by is None

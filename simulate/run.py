@@ -12,24 +12,32 @@ import contextlib
 import random
 import selectors
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
-import rankserver.loop
-from rankserver.channel import Channel
+from rankserver.channel import NO_MEMORY, Channel, Departure
+from rankserver.members import Member
+from rankserver.order import Immediate, Order
 from rankserver.server import Server
 from simulate.client import Manner, SimClient, client_of
 from simulate.invariants import Invariants
 from simulate.kernel import LISTENER, SIGNALS, Key, Signals, SimListener, SimSelector, ffi, lib
+from simulate.replica import Collecting, Replica, told
 from simulate.scenario import draw, world
 from simulate.truth import Truth, Violation
 
-STEPS: Final = 300  # what clients do in the first part of a run
-CALM_SECONDS: Final = 9.0  # longer than any timeout that lets somebody go
-CALM_TURNS: Final = 3000
-END_TURNS: Final = 500
-TICK: Final = 1e-4  # seconds that a turn takes
-PACES: Final = (0.001, 0.01, 0.03, 0.06, 0.5, 3.0)  # seconds in which nobody does anything
+# What clients do in the first part of a run, in steps.
+STEPS: Final = 300
+# Seconds of calm until a run has come to rest: longer than any timeout that lets a client go.
+CALM_SECONDS: Final = 9.0
+# Turns in which the server must come to rest, and in which it must end.
+MAX_CALM_TURNS: Final = 3000
+MAX_END_TURNS: Final = 500
+# Seconds that a turn takes.
+TICK: Final = 1e-4
+# Seconds in which nobody does anything.
+PACES: Final = (0.001, 0.01, 0.03, 0.06, 0.5, 3.0)
+# What clients are drawn from.
 MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
 
 _where: Final[Any] = ffi.new("char **")
@@ -46,22 +54,28 @@ class SimServer(Server):
         self.run_of = run
         super().__init__(*arguments, **options)
 
-    def _dismiss(self, channel: Channel, code: str = "", text: str = "", *, reason: str = "") -> None:
+    def depart(self, channel: Channel, departure: Departure) -> None:
+        """Let a channel go, and have it judged."""
         if not channel.is_going:
-            self.run_of.is_let_go(channel, code, reason or text)
-        super()._dismiss(channel, code, text, reason=reason)
+            self.run_of.is_let_go(channel, departure)
+        super().depart(channel, departure)
 
-    def _let_in(self, channels: Sequence[Channel]) -> None:
-        joining = self.run_of.truth.joining
-        before = self._log.seq
-        joining.append([client_of(channel) for channel in channels])
-        super()._let_in(channels)
-        if self._log.seq == before:
-            joining.pop()  # there was no memory
+    def joined(self, members: Sequence[Member], ranks: Sequence[int]) -> None:
+        """Note who has joined."""
+        self.run_of.note_told("joined", members, ranks)
+        super().joined(members, ranks)
+        channels = [cast("Channel", member.channel) for member in members]
+        self.run_of.truth.joining.append([client_of(channel) for channel in channels])
 
-    def _flush_ranked(self) -> None:
-        self.run_of.capture()
-        super()._flush_ranked()
+    def left(self, members: Sequence[Member]) -> None:
+        """Note who has left."""
+        self.run_of.note_told("left", members)
+        super().left(members)
+
+    def tell(self, member: Member, frame: bytes) -> None:
+        """Note what a member is told."""
+        self.run_of.note_told("private", [member], frame)
+        super().tell(member, frame)
 
 
 class Result(NamedTuple):
@@ -96,18 +110,24 @@ class Run:
         lib.sim_begin(seed, traced)
         self.listener = SimListener(self.rng)
         self.selector = SimSelector(self._select)
+        self.replica = Replica(self.scenario) if self.scenario.collects else None
         self.server = SimServer(
             self,
             self.scenario.config,
             self.scenario.tokens,
             selector=cast("selectors.BaseSelector", self.selector),
             clock=lambda: self.now,
+            order=self._order,
         )
+        lib.sim_watch(self.server.state.log._core)
+        if self.replica is not None:
+            self.replica.follow(self.server.state)
         self.wants_stop = False
-        self.server.on_readable(cast("socket.socket", Signals()), self._stop)
-        self.server._acceptor._listeners = [cast("Any", self.listener)]
-        self.server._acceptor.resume()
-        self.server._asks.limit = self.scenario.max_asks
+        loop = self.server.loop
+        loop.on_readable(cast("socket.socket", Signals()), self._stop)
+        loop.acceptor._listeners = [cast("Any", self.listener)]
+        loop.acceptor.resume()
+        self.server.state.asks.limit = self.scenario.max_asks
         self.invariants = Invariants(self)
 
     # --- a run --------------------------------------------------------------------------------
@@ -119,33 +139,36 @@ class Run:
             Violation: an invariant does not hold.
             Exception: the server has failed.
         """
-        server, scenario = self.server, self.scenario
+        loop, scenario = self.server.loop, self.scenario
         self.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")  # their text has an address
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
         self.listener.faults = scenario.accept_faults
         with contextlib.suppress(_Quiet):
-            while self.done < self.steps and (server._channels or not server._stopping):
+            while self.done < self.steps and (loop.channels or not loop.is_stopping):
                 self._turn()
         self._be_calm()
-        if not server._stopping:
+        if not loop.is_stopping:
             with contextlib.suppress(_Quiet):
-                for _ in range(CALM_TURNS):
+                for _ in range(MAX_CALM_TURNS):
                     self._turn()
-                raise Violation(f"it does not come to rest in {CALM_TURNS} turns")
+                raise Violation(f"it does not come to rest in {MAX_CALM_TURNS} turns")
             self.invariants.check_rest()
             self.wants_stop = True
         self.is_over = True
-        for _ in range(END_TURNS):
-            if not server._channels and server._stopping:
+        for _ in range(MAX_END_TURNS):
+            if not loop.channels and loop.is_stopping:
                 break
             self._turn()
         self._turn_is_over()
+        if self.replica is not None:
+            self.replica.check_whole()
+            self.replica.close()
         self.invariants.check_end()
         return Result(self.seed, lib.sim_trace_hash(), self.turns, self.done, self.truth.commands)
 
     def _turn(self) -> None:
         self.turns += 1
-        self.server._turn()
+        self.server.loop.turn()
 
     def _be_calm(self) -> None:
         self.say("calm")
@@ -158,6 +181,8 @@ class Run:
     def _turn_is_over(self) -> None:
         self.capture()
         self.invariants.check_turn()
+        if self.replica is not None:
+            self.replica.check_turn(self.turns)
 
     def _stop(self) -> None:
         """Stop the server, in its turn, as a signal does."""
@@ -185,7 +210,7 @@ class Run:
                 pause = 0.5
             waited += pause
             if waited >= limit:
-                self.now += limit - (waited - pause)
+                self.now += limit - (waited - pause) + TICK
                 return self._told(ready)
             self.now += pause
             self._act()
@@ -210,7 +235,7 @@ class Run:
         sim_ready = lib.sim_ready
         for fd, key in self.selector.keys.items():
             if fd == SIGNALS:
-                events = selectors.EVENT_READ if self.wants_stop and not self.server._stopping else 0
+                events = selectors.EVENT_READ if self.wants_stop and not self.server.loop.is_stopping else 0
             elif fd == LISTENER:
                 events = selectors.EVENT_READ if self.listener.waiting else 0
             else:
@@ -353,24 +378,32 @@ class Run:
 
     # --- what the server decides --------------------------------------------------------------
 
+    def _order(self, apply: Callable[[Any], None]) -> Order:
+        """Make the server's order."""
+        return Immediate(apply) if self.replica is None else Collecting(self.replica)
+
     def capture(self) -> None:
         """Read what was logged."""
-        handle = self.server._log._log
-        if count := lib.sim_read_log(handle, _where):
+        if count := lib.sim_read_log(_where):
             self.truth.grow(ffi.buffer(_where[0], count)[:])
 
-    def is_let_go(self, channel: Channel, code: str, why: str) -> None:
+    def is_let_go(self, channel: Channel, departure: Departure) -> None:
         """Note why the server lets a connection go, and have it judged."""
         client = client_of(channel)
-        client.reason = why
-        client.code = code
-        self.say(f"{client} is let go: {code} {why}")
-        is_starved = not code and why == rankserver.loop.NO_MEMORY
+        client.reason = departure.text
+        client.code = departure.code
+        self.say(f"{client} departs: {departure.reason}")
+        is_starved = departure == NO_MEMORY
         if is_starved:
             client.code = "memory"
         if is_starved or client.manner in (Manner.SLOW, Manner.NEVER):
             client.may_be_cut = True
-        self.invariants.check_let_go(channel, code, why)
+        self.invariants.check_departure(channel, departure)
+
+    def note_told(self, what: str, members: Sequence[Member], details: Any = None) -> None:
+        """Note what the server is told by its state, if there is a replica to compare it with."""
+        if self.replica is not None:
+            self.replica.server_told.append(told(self.server.state.log, what, members, details))
 
     # --- the trace ----------------------------------------------------------------------------
 

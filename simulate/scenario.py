@@ -14,42 +14,62 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
-import rankserver.asks
 import rankserver.clist
 import rankserver.door
+import rankserver.heartbeat
 import rankserver.listeners
 import rankserver.loop
+import rankserver.membership
 import rankserver.pace
+import rankserver.sender
 import rankserver.server
 from rankserver.clist import Log
 from rankserver.config import Config
 from rankserver.tokens import Holder, Tokens
 from simulate.kernel import ffi, lib
 
-# Bounds of the server, with values that make it come to them; 0 is its own.
 MODULES: Final = (
-    rankserver.asks,
     rankserver.door,
+    rankserver.heartbeat,
     rankserver.listeners,
     rankserver.loop,
+    rankserver.membership,
     rankserver.pace,
+    rankserver.sender,
     rankserver.server,
 )
+# Bounds of the server, with values so small that a run reaches them; 0 leaves the server's own.
 BOUNDS: Final = {
-    "TURN_BYTES": (0, 300, 2000),
-    "READ_LEAST": (0, 40, 400),
-    "LINES": (1, 5, 12),
-    "LINES_LEAST": (1, 2),
-    "UNSENT": (0, 2, 3),
-    "PRIVATE_BYTES": (0, 200, 2000),
-    "ACCEPTS": (0, 1, 2),
-    "LEAST_STRANGERS": (0, 2, 4),
-    "MANY": (0, 2),
+    "MAX_TURN_BYTES": (0, 300, 2000),
+    "MIN_READ_BYTES": (0, 40, 400),
+    "MAX_LINES": (1, 5, 12),
+    "MIN_LINES": (1, 2),
+    "MAX_UNSENT": (0, 2, 3),
+    "MAX_PRIVATE_BYTES": (0, 200, 2000),
+    "MAX_ACCEPTS": (0, 1, 2),
+    "MIN_STRANGERS": (0, 2, 4),
+    "MANY_CLIENTS": (0, 2),
+    "MIN_STALE": (0, 1),
 }
+# Share of the runs in which the order collects inputs, and a replica is fed with them.
+COLLECTING: Final = 0.3
 
 
 class Scenario(NamedTuple):
-    """What a seed says about a run, before it begins."""
+    """What a seed says about a run before it begins.
+
+    Attributes:
+        config, tokens: the settings of the server.
+        classes: how many classes clients have; 0 if no tokens are needed.
+        most_clients: how many clients are connected at a time.
+        block_bytes, read_bytes: sizes for the core: of a block of the log, and of one read.
+        io_faults, memory_faults, accept_faults: how many system calls, allocations and accepts in a thousand
+            fail.
+        stop_at: the step at which the server is told to stop; -1 for none.
+        max_asks: how many asks the server remembers.
+        hurry: the share of the waits in which nothing happens for a moment only.
+        collects: the server has an order that collects inputs instead of the immediate one.
+    """
 
     config: Config
     tokens: Tokens | None
@@ -62,7 +82,8 @@ class Scenario(NamedTuple):
     accept_faults: int
     stop_at: int
     max_asks: int
-    hurry: float  # share of the waits in which nothing happens for a moment only
+    hurry: float
+    collects: bool
 
 
 def draw(rng: random.Random, steps: int) -> Scenario:
@@ -91,6 +112,7 @@ def draw(rng: random.Random, steps: int) -> Scenario:
         rng.randrange(steps) if rng.random() < 0.1 else -1,
         rng.choice((3, 65_536)),
         rng.choice((0.5, 0.9, 0.99)),
+        rng.random() < COLLECTING,
     )
 
 
@@ -102,18 +124,21 @@ def world(seed: int, steps: int) -> Iterator[None]:
     saved: list[tuple[Any, str, Any]] = []
 
     def put(name: str, value: Any, *modules: Any) -> None:
-        for module in modules:
+        having = [module for module in modules if hasattr(module, name)]
+        if not having:
+            raise LookupError(f"no module of the server has {name}: see simulate/scenario.py")
+        for module in having:
             saved.append((module, name, getattr(module, name)))
             setattr(module, name, value)
 
     put("ffi", ffi, rankserver.clist)
     put("lib", lib, rankserver.clist)
-    put("Log", lambda max_line: Log(max_line, scenario.block_bytes, scenario.read_bytes), rankserver.loop)
-    put("secrets", SimpleNamespace(token_urlsafe=lambda _: "s" * 22), rankserver.server)
-    for name, values in {**BOUNDS, "BLOCK_BYTES": (scenario.block_bytes,)}.items():
+    put("Log", lambda max_line: Log(max_line, scenario.block_bytes, scenario.read_bytes), rankserver.server)
+    put("secrets", SimpleNamespace(token_urlsafe=lambda _: "s" * 22), rankserver.membership)
+    for name, values in BOUNDS.items():
         value = rng.choice(values)
         if value:
-            put(name, value, *(module for module in MODULES if hasattr(module, name)))
+            put(name, value, *MODULES)
     level = logging.getLogger("rankserver").level
     logging.getLogger("rankserver").setLevel(logging.CRITICAL)
     try:

@@ -48,7 +48,7 @@ class Clients:
         """Let all read what they were sent before, and log as many commands of the first."""
         self.drain()
         first = self.log.seq + 1
-        feed(self.log, self.cursors[0], line_of(64) * commands)
+        feed(self.cursors[0], line_of(64) * commands)
         self.waiting = b"".join(frame_of(seq, 64) for seq in range(first, first + commands))
 
     def drain(self) -> None:
@@ -64,14 +64,14 @@ def join(log: Log, member: int, fd: int) -> Cursor:
     """Make a member, and a cursor that is attached to it."""
     log.join(member)
     cursor = log.open(fd)
-    log.attach(cursor, member)
+    cursor.attach(member)
     return cursor
 
 
-def feed(log: Log, cursor: Cursor, commands: bytes) -> None:
+def feed(cursor: Cursor, commands: bytes) -> None:
     """Log what a client sent, which is commands and nothing else."""
-    log.take(cursor, commands)
-    assert log.next_line(cursor, logs=True) is None
+    cursor.take(commands)
+    assert cursor.next_line(logs=True) is None
 
 
 def line_of(size: int) -> bytes:
@@ -113,8 +113,8 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
 
     def feed_pieces() -> None:
         for piece in pieces:
-            feed(log, cursor, piece)
-            log.advance(cursor, log.lag(cursor))
+            feed(cursor, piece)
+            cursor.advance(cursor.lag())
             log.flush_all()  # has nothing to send, and lets the log use its memory again
 
     benchmark.group = f"feed {BURST:,} commands"
@@ -122,8 +122,8 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
     seq = log.seq
     assert seq >= BURST
     assert seq % BURST == 0
-    feed(log, cursor, line_of(size) * 2)
-    assert b"".join(log.peek(cursor)) == frame_of(seq + 1, size) + frame_of(seq + 2, size)
+    feed(cursor, line_of(size) * 2)
+    assert b"".join(cursor.peek()) == frame_of(seq + 1, size) + frame_of(seq + 2, size)
 
 
 def test_append(benchmark: BenchmarkFixture) -> None:
@@ -144,9 +144,7 @@ def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int)
         clients.feed(commands)
 
     benchmark.group = f"flush, commands waiting: {commands:5,}"
-    done = benchmark.pedantic(
-        lambda: clients.log.flush(only), setup=setup, rounds=ROUNDS, warmup_rounds=WARM_UP
-    )
+    done = benchmark.pedantic(only.flush, setup=setup, rounds=ROUNDS, warmup_rounds=WARM_UP)
     assert done is Flushed.DONE
     clients.drain()
 

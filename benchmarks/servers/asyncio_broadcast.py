@@ -14,8 +14,11 @@ import signal
 from contextlib import suppress
 from typing import Final
 
-BACKLOG: Final = 4096  # connections that may wait to be accepted
-LINE_LIMIT: Final = 1 << 20  # bytes of a line
+# Connections that may wait to be accepted.
+BACKLOG: Final = 4096
+
+# The bytes of a line.
+MAX_LINE: Final = 1 << 20
 
 clients: list[asyncio.StreamWriter] = []
 
@@ -40,7 +43,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def main() -> None:
     """Listen on a port that the system picks, and serve forever."""
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=BACKLOG, limit=LINE_LIMIT)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=BACKLOG, limit=MAX_LINE)
     host, port = server.sockets[0].getsockname()
     print(f"listening on {host}:{port}", flush=True)
     await server.serve_forever()

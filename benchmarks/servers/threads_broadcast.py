@@ -11,7 +11,9 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-BACKLOG: Final = 4096  # connections that may wait to be accepted
+# Connections that may wait to be accepted.
+BACKLOG: Final = 4096
+
 READ_SIZE: Final = 65_536
 
 

@@ -1,4 +1,4 @@
-"""A ZeroMQ forwarder: who subscribes at the first address gets what is published at the second.
+"""A ZeroMQ forwarder: subscribers at the first address get what is published at the second.
 
 There is no high-water mark on either side, so nothing is dropped.
 """
@@ -10,8 +10,11 @@ from typing import Final
 
 import zmq
 
-BACKLOG: Final = 4096  # connections that may wait to be accepted
-NO_MARK: Final = 0  # no limit to the messages that wait
+# Connections that may wait to be accepted.
+BACKLOG: Final = 4096
+
+# No limit to the messages that wait.
+NO_MARK: Final = 0
 
 
 def listen(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:

@@ -1,23 +1,23 @@
-"""One question to all others, and what became of it at each of them."""
+"""One command to all others, and what became of it at each of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
-from rankserver.client.events import Answer, AskDone, Counts
+from rankserver.client.events import OUTCOMES, Answer, AskDone, Counts
 
 
 class Ask:
     """What ``Client.ask`` returns: a command that was sent, and its answers.
 
-    ``await`` it to have all answers; iterate with ``async for`` to have each as it comes. Both raise
+    ``await`` it to get all answers; iterate with ``async for`` to get each as it comes. Both raise
     ``DisconnectedError`` if the connection is lost before it is done, and ``LocalProtocolError`` if the
-    server rejects the command. A plain ``for`` gives those that are there. Cancelling whoever waits for it
-    does not take the command back.
+    server rejects the command. A plain ``for`` gives the answers that have come. Cancelling the waiting does
+    not take the command back.
 
-    Each client that was there when the command was logged gives exactly one answer, so that ``len`` of a
-    complete one is their number. Answers have the rank that the client held *when the command was logged*.
+    Each client that was there when the command was logged gives exactly one answer, so ``len`` of a complete
+    one is their number. Answers have the rank that the client held *when the command was logged*.
     """
 
     def __init__(self, text: str, expire: Callable[[Ask], None], timeout: float | None) -> None:
@@ -25,7 +25,8 @@ class Ask:
         self._seq: int | None = None
         self._answers: list[Answer] = []
         self._end: AskDone | Exception | None = None
-        self._waiting: asyncio.Future[None] | None = None  # who waits for the next step
+        # Done at the next step, if anybody waits for it.
+        self._waiting: asyncio.Future[None] | None = None
         self._timer = timeout is not None and asyncio.get_running_loop().call_later(timeout, expire, self)
 
     # --- for the one who asked ---
@@ -67,22 +68,22 @@ class Ask:
 
     @property
     def is_done(self) -> bool:
-        """Whether every client has answered or left, or the time is over."""
+        """Whether every client has answered or left, or the time is up."""
         return isinstance(self._end, AskDone)
 
     @property
     def has_failed(self) -> bool:
-        """Whether to await it raises, as the connection was lost or the command was not logged in time."""
+        """Whether awaiting it raises: the connection was lost, or the command was not logged in time."""
         return isinstance(self._end, Exception)
 
     @property
     def by_rank(self) -> dict[int, Answer]:
-        """The answers that are there, by the rank that the client held when the command was logged."""
+        """The answers that have come, by the rank that the client held when the command was logged."""
         return {answer.rank: answer for answer in sorted(self._answers, key=lambda answer: answer.rank)}
 
     @property
     def by_name(self) -> dict[str, list[Answer]]:
-        """The answers that are there, by name: names need not be unique."""
+        """The answers that have come, by name: names need not be unique."""
         names: dict[str, list[Answer]] = {}
         for answer in self.by_rank.values():
             names.setdefault(answer.name, []).append(answer)
@@ -90,13 +91,13 @@ class Ask:
 
     @property
     def counts(self) -> Counts:
-        """How many answers that are there have each outcome."""
+        """How many of the answers that have come have each outcome."""
         outcomes = [answer.status for answer in self._answers]
-        return Counts(*map(outcomes.count, ("ok", "fail", "refused", "denied", "timeout", "gone")))
+        return Counts(*map(outcomes.count, OUTCOMES))
 
     @property
     def ok(self) -> bool:
-        """Whether it is done, there was somebody who may execute it, and all of them did so."""
+        """Whether it is done, somebody was there who may execute it, and all of them did."""
         return isinstance(self._end, AskDone) and self._end.ok
 
     @property
@@ -117,7 +118,7 @@ class Ask:
     async def _step(self) -> None:
         if self._waiting is None:
             self._waiting = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._waiting)  # others may wait for it, too
+        await asyncio.shield(self._waiting)  # others may wait for it too
 
     # --- for the client that it belongs to ---
 
@@ -132,7 +133,7 @@ class Ask:
         self._stepped()
 
     def end(self, end: AskDone | Exception) -> None:
-        """Note that nothing more will come, and why. The first end counts."""
+        """Note that nothing more will come, and why. Only the first end counts."""
         if self._end is None:
             self._end = end
             self._stepped()

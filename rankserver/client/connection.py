@@ -1,8 +1,8 @@
 """One connection to a server: a socket, and the session whose bytes it moves.
 
-``aio`` drives it, and begins another one when it is lost. It uses the socket itself rather than asyncio's
-streams, because those drop what has arrived but was not read yet as soon as a write fails: a server's ``BYE``
-would be lost just when it matters.
+``runner`` drives it, and makes another one when it is lost. It uses the socket itself rather than asyncio's
+streams: as soon as a write fails, those drop what has arrived but was not read yet, so that a server's
+``BYE`` would be lost just when it matters.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from rankserver.client.events import Disconnected, Event
 from rankserver.client.functions import in_thread
-from rankserver.client.session import Session, State
-from rankserver.client.tls import Tls, reason
+from rankserver.client.session import Session, SessionState
+from rankserver.client.tls import TlsStream, reason
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError
 
 DEFAULT_PORT: Final = 5050
-CONNECT_TIMEOUT: Final = 10.0  # seconds, from the start until the server's WELCOME
-LEAVE_TIMEOUT: Final = 2.0  # seconds for the server to take our last bytes and close; a person waits for it
-READ_SIZE: Final = 65_536  # bytes per turn; some thousand events, a few milliseconds
-HIGH_WATER: Final = 65_536  # bytes; with more to send, ``drain`` waits for the server to take some
+# Seconds from the start until the server's WELCOME.
+CONNECT_TIMEOUT: Final = 10.0
+# Seconds for the server to take our last bytes and close the connection. A person waits for it.
+LEAVE_TIMEOUT: Final = 2.0
+# Bytes received in one turn: they make about a thousand events, which take a few milliseconds.
+READ_SIZE: Final = 65_536
+# With more bytes than this to send, ``drain`` waits until the server has taken some.
+MAX_UNSENT: Final = 65_536
 
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^][]+)\]|(?P<host>[^][:]+))(?::(?P<port>[0-9]{1,5}))?")
 _BARE_V6 = re.compile(r"[^][]*:[^][]*:[^][]*")
@@ -46,7 +50,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Parse ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the port is 5050 if none is given.
+    """Parse ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the default port is 5050.
 
     Raises:
         ConfigError: it is none of these.
@@ -66,30 +70,35 @@ class Connection:
     """A session that has joined, on a socket of its own; ``join`` makes it.
 
     Attributes:
-        session: what it is all about. Call ``wake`` after anything that gives it something to send.
-        happened: what the server said while we joined, ``Connected`` first.
+        session: the protocol. Call ``wake`` after anything that may have given it something to send.
+        happened: the events of joining, ``Connected`` first.
     """
 
     def __init__(
-        self, sock: socket.socket, stream: Stream, session: Session, happened: Sequence[Event]
+        self, sock: socket.socket, stream: ByteStream, session: Session, happened: Sequence[Event]
     ) -> None:
         self.session = session
         self.happened = happened
         self._sock = sock
         self._stream = stream
-        self._wake = asyncio.Event()  # there is something to send
+        # Set when there is something to send.
+        self._wake = asyncio.Event()
         self._wake.set()
-        self._room = asyncio.Event()  # something was sent, or nothing will be any more
-        self._has_ended = self._is_end(happened)  # the server has closed it, or we have
-        self._has_heard = True  # anything since this was set to False
-        self._end = "connection lost"  # if it ends without a BYE
+        # Set when something was sent, or nothing will be sent any more.
+        self._room = asyncio.Event()
+        # Whether the server or we have ended it.
+        self._has_ended = self._is_end(happened)
+        # Whether anything was heard since this was last set to False.
+        self._has_heard = True
+        # The reason to report if it ends without a BYE.
+        self._end = "connection lost"
         self._writer = asyncio.create_task(self._write())
         self._listener = asyncio.create_task(self._listen_for_life())
 
     async def receive(self) -> list[Event]:
         """Wait for bytes, or for the end of the stream, and return what they mean.
 
-        To cancel it can lose what has just arrived: only whoever closes may do that.
+        Cancelling it can lose what has just arrived, so cancel it only to close the connection.
         """
         data = await self._read()
         self._has_heard = True
@@ -105,14 +114,14 @@ class Connection:
 
     async def drain(self) -> None:
         """Wait until there is room for more to send, or the connection has failed."""
-        while self.session.unsent > HIGH_WATER and not self._writer.done():
+        while self.session.unsent > MAX_UNSENT and not self._writer.done():
             self._room.clear()
             await self._room.wait()
 
     async def close(self) -> None:
-        """Leave: the server gets all that was sent before. Nobody may be receiving. Again does no harm.
+        """Leave: the server gets everything sent before. Nobody may be receiving. May be called again.
 
-        It takes at most ``LEAVE_TIMEOUT``; a server that has not taken all by then loses the rest.
+        It takes at most ``LEAVE_TIMEOUT`` seconds; whatever the server has not taken by then is lost.
         """
         self._listener.cancel()
         has_ended, self._has_ended = self._has_ended, True
@@ -125,7 +134,7 @@ class Connection:
         finally:
             self._writer.cancel()
             try:
-                # Or one would let go of the descriptor after it is closed.
+                # Otherwise one of them would use the descriptor after it is closed.
                 await asyncio.wait({self._writer, self._listener})
             finally:
                 self._sock.close()
@@ -135,10 +144,10 @@ class Connection:
         return bool(happened) and isinstance(happened[-1], Disconnected)
 
     async def _write(self) -> None:
-        """Send what the session wants sent, until it is over. If that fails, the reader notices the end."""
+        """Send what the session has to send, until it is over. If that fails, the reader notices the end."""
         try:
             with contextlib.suppress(OSError):
-                while self.session.state is not State.OVER or self.session.unsent:
+                while self.session.state is not SessionState.OVER or self.session.unsent:
                     await self._wake.wait()
                     self._wake.clear()
                     while data := self.session.data_to_send():
@@ -149,28 +158,28 @@ class Connection:
             self._room.set()
 
     async def _listen_for_life(self) -> None:
-        """End the connection when nothing was heard for two heartbeats, though we asked after one.
+        """End the connection if nothing is heard for two heartbeats, although we sent a PING after one.
 
-        The server, or the network before it, is gone without a word then.
+        The server, or the network on the way to it, has then gone without a word.
         """
         while heartbeat := self.session.heartbeat:
             self._has_heard = False
             await asyncio.sleep(heartbeat)
-            if self._has_heard or self.session.state is not State.JOINED:
+            if self._has_heard or self.session.state is not SessionState.JOINED:
                 continue
             self.session.ping()
             self.wake()
             await asyncio.sleep(heartbeat)
             if not self._has_heard:
                 self._end = f"nothing heard for {2 * heartbeat:g} seconds"
-                with contextlib.suppress(OSError):  # it has just ended
-                    self._sock.shutdown(socket.SHUT_RDWR)  # whoever reads finds the end
+                with contextlib.suppress(OSError):  # it has ended in between
+                    self._sock.shutdown(socket.SHUT_RDWR)  # the reader finds the end
                 return
 
     async def _part(self) -> None:
-        """Send the rest and read to the end, both at once, as the server may not take more before we do.
+        """Send the rest and read to the end at the same time: the server may not take more before we read.
 
-        To close on unread bytes would reset the connection, and the server might lose the last that we sent.
+        Closing with unread bytes would reset the connection, and the server might lose our last lines.
         """
         await asyncio.gather(self._writer, self._read_to_end())
 
@@ -180,34 +189,34 @@ class Connection:
 
     async def _read(self) -> bytes:
         """Return what arrives next, nothing at the end of the stream."""
-        await asyncio.sleep(0)  # others want their turn: receiving does not wait if there is something
+        await asyncio.sleep(0)  # give others a turn: receiving does not wait if there is something
         try:
             return await self._stream.receive(READ_SIZE)
-        except OSError:  # such as a reset: an end like any other, now that all before it has been read
+        except OSError:  # such as a reset: an end like any other, as everything before it was read
             return b""
 
 
-class Stream(Protocol):
-    """What moves a connection's bytes: ``Plain`` here, or ``tls.Tls``."""
+class ByteStream(Protocol):
+    """Moves a connection's bytes: ``SocketStream`` here, or ``tls.TlsStream``."""
 
     async def receive(self, size: int) -> bytes:
-        """Return what comes next, about ``size`` bytes at most; nothing at the end."""
+        """Return what comes next, at most about ``size`` bytes; nothing at the end."""
 
     async def send_all(self, data: bytes) -> None:
         """Send ``data``."""
 
     async def shut_down(self) -> None:
-        """Say that nothing more comes, if there is a way to say it."""
+        """Tell the server that nothing more comes, if the stream has a way to say it."""
 
 
-class Plain:
-    """A connected, non-blocking socket as it is."""
+class SocketStream:
+    """A connected, non-blocking socket without TLS."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
     async def receive(self, size: int) -> bytes:
-        """Return what comes next, ``size`` bytes at most; nothing at the end."""
+        """Return what comes next, at most ``size`` bytes; nothing at the end."""
         return await asyncio.get_running_loop().sock_recv(self._sock, size)
 
     async def send_all(self, data: bytes) -> None:
@@ -225,13 +234,13 @@ async def join(
 
     Args:
         where: the server's address.
-        name: our name; without one, the server gives one.
-        token: what shows the server that we may join, if it wants to see that.
-        tls: how to recognize the server; None for a connection without TLS. A Unix socket has none.
+        name: our name; if there is none, the server chooses one.
+        token: shows a server that wants one that we may join.
+        tls: how to recognize the server; None for no TLS. A Unix socket never uses it.
 
     Raises:
         LocalProtocolError: the protocol does not allow ``name``.
-        ConnectError: nobody there, or no answer within ``CONNECT_TIMEOUT``.
+        ConnectError: no server answers within ``CONNECT_TIMEOUT``.
         DisconnectedError: the server refused us, or it is no rankserver.
     """
     session = Session()
@@ -246,7 +255,7 @@ async def _join(where: Address, session: Session, tls: ssl.SSLContext | None) ->
     sock = await _open(where)
     try:
         stream = await _secured(sock, where, tls)
-        with contextlib.suppress(OSError):  # closed already: what it said before is still to be read
+        with contextlib.suppress(OSError):  # closed already; what it said before can still be read
             await stream.send_all(session.data_to_send())
         happened: list[Event] = []
         while not happened:
@@ -263,10 +272,10 @@ async def _join(where: Address, session: Session, tls: ssl.SSLContext | None) ->
     return Connection(sock, stream, session, happened)
 
 
-async def _secured(sock: socket.socket, where: Address, tls: ssl.SSLContext | None) -> Stream:
+async def _secured(sock: socket.socket, where: Address, tls: ssl.SSLContext | None) -> ByteStream:
     if tls is None or where.port is None:
-        return Plain(sock)
-    stream = Tls(sock, tls, where.host)
+        return SocketStream(sock)
+    stream = TlsStream(sock, tls, where.host)
     try:
         await stream.shake_hands()
     except ssl.SSLError:
@@ -280,14 +289,14 @@ async def _open(where: Address) -> socket.socket:
     try:
         if where.port is None:
             return await _connect_socket(socket.AF_UNIX, where.host)
-        # Not the loop's own threads: at its end the program would wait for a name that takes long.
+        # Not in the loop's own threads: the program's end would wait for a lookup that takes long.
         lookup = partial(socket.getaddrinfo, where.host, where.port, type=socket.SOCK_STREAM)
         found = await in_thread(lookup, name="getaddrinfo")
         for family, _, _, _, socket_address in found[:-1]:
             with contextlib.suppress(OSError):
                 return await _connect_socket(family, socket_address)
         return await _connect_socket(found[-1][0], found[-1][4])
-    except (OSError, ValueError) as error:  # ValueError: a name or a path that the system cannot have
+    except (OSError, ValueError) as error:  # ValueError: a name or path that cannot exist
         raise ConnectError(f"cannot connect to {where}: {_reason(error)}") from error
 
 
@@ -305,17 +314,17 @@ async def _connect_socket(family: socket.AddressFamily, address: Any) -> socket.
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return the system's words for the error: asyncio puts its own in their place."""
+    """Return the system's words for the error, which asyncio replaces with its own."""
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error)
 
 
-async def _first(stream: Stream, session: Session) -> list[Event]:
+async def _first(stream: ByteStream, session: Session) -> list[Event]:
     """Wait for bytes before we have joined, or for the end of the stream, and return what they mean.
 
     Raises:
-        ssl.SSLError: what the TLS layer has against us, which with TLS 1.3 comes only now.
+        ssl.SSLError: the server does not accept us. With TLS 1.3 it says so only now.
     """
     try:
         data = await stream.receive(READ_SIZE)

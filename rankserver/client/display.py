@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
-_UNFIT = re.compile(  # controls but TAB, ends of lines, what changes the direction of text, lone surrogates
-    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+# Control characters but TAB, line separators, what changes the direction of text, and lone surrogates.
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """Make visible what could move the cursor, reorder what is read, or not be encoded, whoever sent it."""
+    """Make visible what could move the cursor, reorder text, or fail to be encoded."""
     return _UNFIT.sub(_escaped, text)
 
 

@@ -1,4 +1,4 @@
-"""Executing a command by calling a Python function, and calling functions of whichever kind."""
+"""Executing a command by calling a Python function, and calling functions of any kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 from rankserver.client.events import Execute, Outcome
 
-LOOPS_OWN: Final = (StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt)  # no future passes them on
+# Exceptions that a future cannot pass on, or that would end the loop.
+LOOP_EXCEPTIONS: Final = (StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt)
 
 T = TypeVar("T")
 
@@ -20,8 +21,8 @@ T = TypeVar("T")
 async def call(function: Callable[..., object], *arguments: object) -> object:
     """Return ``function(*arguments)``; a coroutine function is awaited, any other runs in a thread.
 
-    To cancel it cancels a coroutine. A thread goes on: nothing can end it but the end of the program, which
-    does not wait for it.
+    Cancelling this cancels a coroutine. A thread goes on: only the end of the program ends it, which does not
+    wait for it.
     """
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
@@ -32,8 +33,8 @@ async def call(function: Callable[..., object], *arguments: object) -> object:
 async def in_thread(function: Callable[[], T], *, name: str) -> T:
     """Return ``function()``, called in a new thread of this name.
 
-    asyncio's own executor would not do: it has few threads, which functions that run long would keep from
-    all others, and the end of ``asyncio.run`` and of the program waits for them.
+    asyncio's own executor would not do: it has few threads, so functions that run long would hold up all
+    others, and the ends of ``asyncio.run`` and of the program wait for its threads.
     """
     future: Future[T] = Future()
     context = contextvars.copy_context()
@@ -41,25 +42,25 @@ async def in_thread(function: Callable[[], T], *, name: str) -> T:
     def run() -> None:
         try:
             future.set_result(context.run(function))
-        except LOOPS_OWN as error:
+        except LOOP_EXCEPTIONS as error:
             future.set_exception(RuntimeError(described(repr, error)))
-        except BaseException as error:  # noqa: BLE001 - whoever awaits it is told
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
             future.set_exception(error)
 
-    future.set_running_or_notify_cancel()  # from here on, to cancel is to wait no longer
+    future.set_running_or_notify_cancel()  # from now on, cancelling only ends the waiting
     threading.Thread(target=run, name=f"client: {name}", daemon=True).start()
     return await asyncio.wrap_future(future)
 
 
 def described(how: Callable[[object], str], value: object) -> str:
-    """Return ``how(value)``, its ``str`` or ``repr``; it is others' code, which may raise anything itself."""
+    """Return ``how(value)``, ``str`` or ``repr``, which are code of others and may raise anything."""
     try:
         return how(value)
-    except BaseException:  # noqa: BLE001 - whoever waits for the value is to be told nevertheless
+    except BaseException:  # noqa: BLE001 - whoever waits must be told something
         return f"<unprintable {type(value).__name__}>"
 
 
-class Function:
+class FunctionExecutor:
     """An executor that calls ``function(command)``."""
 
     def __init__(self, function: Callable[[Execute], object]) -> None:

@@ -1,15 +1,16 @@
-"""What happens at a client, as a stream that one reader takes from."""
+"""What happens at a client, as streams that each have one reader."""
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from rankserver.client.events import Event
 
 
-class Events:
+class EventStream:
     """What happens at a client, one event after the other; ``aiter(client)`` makes it."""
 
     def __init__(self) -> None:
@@ -18,12 +19,12 @@ class Events:
         self._error: Exception | None = None
         self._changed = asyncio.Event()
 
-    def __aiter__(self) -> Events:
+    def __aiter__(self) -> EventStream:
         return self
 
     async def __anext__(self) -> Event:
         if self._is_over and not self._events:
-            await asyncio.sleep(0)  # a task that was begun together with this one may be about to join
+            await asyncio.sleep(0)  # a task that was started together with this one may be about to join
         while not self._events:
             if self._is_over:
                 raise self._error or StopAsyncIteration
@@ -49,7 +50,7 @@ class Events:
         self._changed.set()
 
     def begin(self) -> None:
-        """Let the iteration wait for what comes, though it was over."""
+        """Let the iteration wait for what comes, even if it was over."""
         self._is_over = False
 
     def end(self, error: Exception | None) -> None:
@@ -57,3 +58,39 @@ class Events:
         self._is_over = True
         self._error = error
         self._changed.set()
+
+
+class EventStreams:
+    """The streams of one client that somebody may still read."""
+
+    def __init__(self) -> None:
+        # Not a WeakSet: any thread that drops a stream would change it.
+        self._streams: list[weakref.ref[EventStream]] = []
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def add(self, stream: EventStream) -> None:
+        """Give ``stream`` all that happens from now on, until nobody holds it any more."""
+        self._streams.append(weakref.ref(stream))
+
+    def begin(self) -> None:
+        """Let all iterations wait for what comes."""
+        for stream in self._alive():
+            stream.begin()
+
+    def publish(self, happened: Sequence[Event]) -> None:
+        """Give events to all streams."""
+        for stream in self._alive():
+            stream.put(happened)
+
+    def end(self, error: Callable[[], Exception | None]) -> None:
+        """Let all iterations end, each with an error of its own if there is one."""
+        for stream in self._alive():
+            stream.end(error())
+
+    def _alive(self) -> list[EventStream]:
+        streams = [stream for reference in self._streams if (stream := reference())]
+        if len(streams) < len(self._streams):
+            self._streams = [weakref.ref(stream) for stream in streams]
+        return streams

@@ -1,11 +1,11 @@
-"""The client for programs without asyncio: the names of ``client``, without ``async`` and ``await``.
+"""The client for programs without asyncio: the interface of ``aio``, without ``async`` and ``await``.
 
     with connect("127.0.0.1:5050", name="web-1") as client:
         for answer in client.ask("uptime", timeout=10):
             print(answer.rank, answer.name, answer.status, answer.out)
 
-A thread of its own runs the asyncio client from ``with`` on until ``close``; what is called here is done
-there, while the caller waits. Any thread may use a client. ``docs/api.md`` explains it with examples.
+From ``with`` until ``close``, a thread of its own runs the asyncio client; each call is made there, while the
+caller waits. Any thread may use a client. ``docs/api.md`` explains it with examples.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from typing import Any, Final, ParamSpec, TypeVar
 from rankserver.client import aio, ask
 from rankserver.client.connection import Address
 from rankserver.client.events import Answer, Counts, Event, Execute
-from rankserver.client.stream import Events as Stream
+from rankserver.client.lifecycle import CLOSED_TEXT
+from rankserver.client.runner import JOINS_ONCE
+from rankserver.client.stream import EventStream
 from rankserver.client.worker import Executor
 from rankserver.wire import frames
 from rankserver.wire.exceptions import DisconnectedError
 
-NOTICE: Final = 1.0  # seconds; a signal just before we begin to wait would not be seen until the wait ends
+# Seconds of one wait: a signal that comes just before a wait begins is handled only when that wait ends.
+MAX_WAIT: Final = 1.0
 
 F = TypeVar("F", bound=Callable[[Execute], object])
 L = TypeVar("L", bound=Callable[[int], object])
@@ -35,7 +38,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def connect(  # noqa: PLR0913 - keywords that most leave out
+def connect(  # noqa: PLR0913 - most callers leave out most keywords
     address: str | None = None,
     *,
     name: str | None = None,
@@ -44,31 +47,34 @@ def connect(  # noqa: PLR0913 - keywords that most leave out
     reconnect: bool = False,
     executor: Executor | None = None,
     jobs: int = 1,
-) -> Client:
+) -> SyncClient:
     """Return a client: its ``with`` joins the server at ``address``, and leaves it at the end.
 
-    The arguments are those of ``client.connect``.
+    The arguments are those of ``aio.connect``.
 
     Raises:
-        ConfigError: ``address`` is none, or ``jobs`` is not from 1 to 1,000.
+        ConfigError: ``address`` cannot be parsed, or ``jobs`` is not from 1 to 1,000.
     """
     made = aio.connect(
         address, name=name, token=token, tls=tls, reconnect=reconnect, executor=executor, jobs=jobs
     )
-    return Client(made)
+    return SyncClient(made)
 
 
-class Client:
-    """One client; ``connect`` makes it. Any thread may use it, also a function that it calls.
+class SyncClient:
+    """One client; ``connect`` makes it. Any thread may use it, including functions that it calls.
 
     Once the connection is lost, everything that needs it raises ``DisconnectedError``, as in ``aio.Client``.
     A signal interrupts whatever waits in the main thread.
+
+    Attributes:
+        address: where the server is.
     """
 
     def __init__(self, client: aio.Client) -> None:
         self.address: Address = client.address
         self._client = client
-        self._loop = _Loop(client)
+        self._loop = _LoopThread(client)
 
     # --- what it is ---
 
@@ -99,7 +105,7 @@ class Client:
 
     @property
     def max_line(self) -> int:
-        """The longest line, in bytes with verb and LF, that the server takes."""
+        """The longest line that the server takes, in bytes with verb and LF."""
         return self._client.max_line
 
     @property
@@ -118,22 +124,22 @@ class Client:
         """
         return self._loop.run(self._client.cmd, text)
 
-    def ask(self, text: str, *, timeout: float | None = None) -> Ask:
-        """Broadcast a command and ask all others what becomes of it; what is returned waits for that.
+    def ask(self, text: str, *, timeout: float | None = None) -> SyncAsk:
+        """Broadcast a command and ask all others what becomes of it; the returned object waits for that.
 
         Args:
             text: the command.
-            timeout: seconds after which those that have not answered count as ``timeout``; None waits for
-                all. If the command is not even in the log by then, the ``Ask`` raises ``TimeoutError``.
+            timeout: seconds after which clients that have not answered count as ``timeout``; None waits for
+                all. If the command is not even in the log by then, the ``SyncAsk`` raises ``TimeoutError``.
 
         Raises:
             LocalProtocolError: ``text`` may not be sent; nothing was.
             DisconnectedError: there is no connection.
         """
-        return Ask(self._loop, self._loop.call(self._client.ask, text, timeout=timeout))
+        return SyncAsk(self._loop, self._loop.call(self._client.ask, text, timeout=timeout))
 
     def drain(self) -> None:
-        """Wait until the server has taken most of what is to be sent, if much is asked at once."""
+        """Wait until the server has taken most of what must be sent, if much is asked at once."""
         self._loop.run(self._client.drain)
 
     def who(self) -> tuple[frames.RosterEntry, ...]:
@@ -149,8 +155,8 @@ class Client:
     def executes(self, function: F) -> F:
         """Execute commands of higher ranks by calling ``function(command)`` in a thread; a decorator.
 
-        What it returns is the answer: text is the output, None is none, an ``Outcome`` is taken as it is, and
-        an exception is a failure with its name and text. Before ``with``, it misses no command.
+        What it returns is the answer: text is the output, None is no output, an ``Outcome`` is taken as it
+        is, and an exception is a failure with its name and text. Call it before ``with`` to miss no command.
         """
         self._loop.call(self._client.executes, function)
         return function
@@ -162,30 +168,30 @@ class Client:
     def on_lead(self, function: L) -> L:
         """Call ``function(seq)`` in a thread whenever we become rank 0, and at once if we are; a decorator.
 
-        ``seq`` is the number of the log frame that made us lead. Nothing can cancel the thread: look at
-        ``rank`` from time to time, which raises ``DisconnectedError`` when it is over. If ``function``
-        fails, the client leaves, so that the next in rank can do better.
+        ``seq`` is the number of the log frame that made us lead. Nothing can cancel the thread, so it must
+        look at ``rank`` from time to time, which raises ``DisconnectedError`` once the connection is lost. If
+        ``function`` fails, the client leaves, so that the next in rank can take over.
         """
         self._loop.call(self._client.on_lead, function)
         return function
 
     # --- what happens ---
 
-    def __iter__(self) -> Events:
+    def __iter__(self) -> SyncEventStream:
         """Begin to receive events: ``Connected`` with what is so now, and then all that happens.
 
-        The iteration ends, or raises ``DisconnectedError``, as that of ``aio.Client`` does.
+        The iteration ends, or raises ``DisconnectedError``, like that of ``aio.Client``.
         """
-        return Events(self._loop, self._loop.call(aiter, self._client))
+        return SyncEventStream(self._loop, self._loop.call(aiter, self._client))
 
     # --- its life ---
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> SyncClient:
         """Join.
 
         Raises:
             LocalProtocolError: the protocol does not allow the name.
-            ConnectError: nobody there, or no answer in time.
+            ConnectError: no server answers, or not in time.
             DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
             RuntimeError: it was joined before, and not closed.
         """
@@ -201,26 +207,26 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave: the server gets all that was sent before; what we execute is ended. Again does no harm.
+        """Leave: the server gets everything sent before, and what is being executed is ended.
 
-        Functions that run in a thread are not waited for. Whoever waits for the client, in whatever thread,
-        gets a ``DisconnectedError``, and whoever iterates over events the end.
+        May be called again. Functions that run in threads are not waited for. In any thread, calls that wait
+        raise ``DisconnectedError``, and iterations over events end.
         """
         self._loop.stop()
 
 
-class Ask:
-    """What ``Client.ask`` returns: a command that was sent, and its answers.
+class SyncAsk:
+    """What ``SyncClient.ask`` returns: a command that was sent, and its answers.
 
-    Iterate to have each answer as it comes. All else but ``seq``, ``is_done`` and ``has_failed`` waits until
-    it is complete. Both raise ``DisconnectedError`` if the connection is lost before, ``TimeoutError`` if
-    the command was not in the log in time, and ``LocalProtocolError`` if the server rejects it.
+    Iterate to get each answer as it comes. Everything but ``seq``, ``is_done`` and ``has_failed`` waits until
+    all answers have come. Both raise ``DisconnectedError`` if the connection is lost first, ``TimeoutError``
+    if the command was not in the log in time, and ``LocalProtocolError`` if the server rejects it.
 
     Each client that was there when the command was logged gives exactly one answer. Answers have the rank
     that the client held *when the command was logged*.
     """
 
-    def __init__(self, loop: _Loop, asked: ask.Ask) -> None:
+    def __init__(self, loop: _LoopThread, asked: ask.Ask) -> None:
         self.text = asked.text
         self._loop = loop
         self._ask = asked
@@ -248,12 +254,12 @@ class Ask:
 
     @property
     def is_done(self) -> bool:
-        """Whether every client has answered or left, or the time is over."""
+        """Whether every client has answered or left, or the time is up."""
         return self._ask.is_done
 
     @property
     def has_failed(self) -> bool:
-        """Whether to wait for it raises, as the connection was lost or the command was not logged in time."""
+        """Whether waiting for it raises: the connection was lost, or the command was not logged in time."""
         return self._ask.has_failed
 
     @property
@@ -273,7 +279,7 @@ class Ask:
 
     @property
     def ok(self) -> bool:
-        """Whether there was somebody who may execute it, and all of them did so."""
+        """Whether somebody was there who may execute it, and all of them did."""
         return self._complete().ok
 
     @property
@@ -294,10 +300,10 @@ class Ask:
         return answers
 
 
-class Events(Iterator[Event]):
+class SyncEventStream(Iterator[Event]):
     """What happens at a client, one event after the other; ``iter(client)`` makes it."""
 
-    def __init__(self, loop: _Loop, events: Stream) -> None:
+    def __init__(self, loop: _LoopThread, events: EventStream) -> None:
         self._loop = loop
         self._events = events
         self._taken: deque[Event] = deque()
@@ -310,7 +316,7 @@ class Events(Iterator[Event]):
                 raise StopIteration
 
     async def _take(self) -> bool:
-        """Take what there is, once there is something: if it is not returned, no interrupt can lose it."""
+        """Take all events, once there are any. Not returned, they cannot be lost to an interrupt."""
         events = await self._events.batch()
         self._taken += events
         return bool(events)
@@ -320,17 +326,18 @@ async def _awaited(asked: ask.Ask) -> ask.Ask:
     return await asked
 
 
-class _Loop:
+class _LoopThread:
     """The thread that runs a client's asyncio loop, from ``start`` to ``stop``.
 
-    Before and after, nothing can happen to the client, so that no call has to wait: it runs where it is made,
+    Before and after, nothing can happen to the client, so no call has to wait: it runs in the calling thread,
     and gives what the asyncio client gives then.
     """
 
     def __init__(self, client: aio.Client) -> None:
         self._client = client
         self._thread = threading.Thread(target=self._run, name=f"client of {client.address}", daemon=True)
-        self._lock = threading.RLock()  # over _is_running, so that nothing is handed to a loop that has ended
+        # Guards ``_is_running``, so that nothing is handed to a loop that has ended.
+        self._lock = threading.RLock()
         self._is_running = False
 
     def start(self) -> None:
@@ -341,14 +348,14 @@ class _Loop:
         """
         with self._lock:
             if self._is_running:
-                raise RuntimeError(aio.JOINS_ONCE)
+                raise RuntimeError(JOINS_ONCE)
             self._start()
 
     def stop(self) -> None:
-        """Close the client and wait until the thread has ended. Again does no harm."""
+        """Close the client and wait until the thread has ended. May be called again."""
         self._check_thread()
         with self._lock:
-            self._start()  # one that never ran does so to be closed
+            self._start()  # if it never ran, it runs in order to close the client
             if self._is_running:
                 self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
@@ -365,13 +372,13 @@ class _Loop:
             if future is None:
                 return _result(work)
             while not future.done():
-                concurrent.futures.wait([future], NOTICE)
+                concurrent.futures.wait([future], MAX_WAIT)
             return future.result()
         except concurrent.futures.CancelledError:
-            raise DisconnectedError("", aio.CLOSED) from None
+            raise DisconnectedError("", CLOSED_TEXT) from None
         finally:
             if future is not None:
-                future.cancel()  # if a signal interrupted us
+                future.cancel()  # has an effect only if a signal interrupted us
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``function(...)``, called in the loop."""
@@ -398,19 +405,21 @@ class _Loop:
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._stopping.wait())
-        finally:  # also after the SystemExit of a coroutine function
+        finally:  # also after a SystemExit of a coroutine function
             self._loop.run_until_complete(self._end())
             self._loop.close()
 
     async def _end(self) -> None:
-        """Close the client, and let nobody wait for it."""
+        """Close the client, and cancel whatever still waits for it."""
         try:
             await self._client.close()
         finally:
             with self._lock:
                 self._is_running = False
-            await asyncio.sleep(0)  # what was handed over before is a task now,
-            await asyncio.sleep(0)  # and has ended if it has nothing to wait for
+            # After one turn, calls that were handed over before are tasks. After another one, those that have
+            # nothing to wait for have ended.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             rest = asyncio.all_tasks() - {asyncio.current_task()}
             for task in rest:
                 task.cancel()
@@ -418,9 +427,9 @@ class _Loop:
 
 
 def _result(work: Coroutine[Any, Any, T]) -> T:
-    """Return what ``work`` returns, which has nothing to wait for."""
+    """Return what ``work`` returns, as it has nothing to wait for."""
     try:
-        while work.send(None) is None:  # it gives others their turn, but there are none
+        while work.send(None) is None:  # it gives a turn to others, but there are none
             pass
     except StopIteration as stop:
         value: T = stop.value

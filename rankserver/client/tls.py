@@ -1,6 +1,6 @@
-"""TLS on a connection's socket, for asyncio: what ``sock_recv`` and ``sock_sendall`` are for a plain one.
+"""TLS on a connection's socket, for asyncio: the counterpart of ``sock_recv`` and ``sock_sendall``.
 
-The TLS layer works on memory. So one task may receive while another one sends, and either may be cancelled
+The TLS layer works on memory. So one task can receive while another one sends, and either can be cancelled
 without a record being lost or torn. Source: Python's ssl module, "Memory BIO Support".
 """
 
@@ -11,23 +11,19 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
 
+from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
-
-RECORD_BYTES: Final = 16 * 1024  # what one TLS record holds, at most
-# What OpenSSL says of a key that is not the certificate's: of the same kind, or of another.
-MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 def context(ca: str | None = None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
     """Return a client's context: TLS 1.2 or newer, and a server that can prove its name.
 
     Args:
-        ca: file with the authorities of which one must have signed the server's certificate; the system's
-            if none is given.
+        ca: file with the authorities of which one must have signed the server's certificate; None for those
+            of the system.
         cert: file with our certificate, if the server wants one.
-        key: file with its private key, if that is not in ``cert``.
+        key: file with its private key; None if that is in ``cert`` too.
 
     Raises:
         ConfigError: a file cannot be used.
@@ -35,24 +31,20 @@ def context(ca: str | None = None, cert: str | None = None, key: str | None = No
     try:
         made = ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot use the certificates in {ca}: {reason(error)}") from None
+        raise ConfigError(f"cannot use the certificates in {ca}: {describe_error(error)}") from None
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert is not None:
-        try:
-            made.load_cert_chain(cert, key, password=_no_password)
-        except (OSError, ValueError) as error:
-            files = cert if key is None else f"{cert} with the key {key}"
-            raise ConfigError(f"cannot use the certificate {files}: {reason(error)}") from None
+        load_certificate(made, cert, key)
     return made
 
 
-class Tls:
-    """The TLS side of one connection. ``shake_hands`` first; one task may receive while another one sends.
+class TlsStream:
+    """The TLS side of one connection. Call ``shake_hands`` first.
 
     Args:
         sock: connected and non-blocking; the caller closes it.
         context: see the function of that name.
-        host: the name that the server's certificate must have.
+        host: the name for which the server's certificate must be valid.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, host: str) -> None:
@@ -60,15 +52,16 @@ class Tls:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._encrypted = bytearray()  # taken from _outgoing, and not by the socket
+        # Taken from ``_outgoing``, but not yet by the socket.
+        self._encrypted = bytearray()
         self._sending = asyncio.Lock()
         self._ended = False
 
     async def shake_hands(self) -> None:
-        """Find out whether it is the right server, and agree on keys. The caller bounds the time.
+        """Check that it is the right server, and agree on keys. The caller bounds the time.
 
         Raises:
-            OSError: it is not, or the connection is lost; ``reason`` says it in words.
+            OSError: it is not, or the connection is lost; ``reason`` says why in words.
         """
         while not self._shakes_hands():
             await self._flush()
@@ -78,9 +71,9 @@ class Tls:
         await self._flush()
 
     async def receive(self, size: int) -> bytes:
-        """Return what comes next, about ``size`` bytes at most; nothing at the end. Cancelling loses nothing.
+        """Return what comes next, at most about ``size`` bytes; nothing at the end. Cancelling loses nothing.
 
-        An end that the server has not announced is an end, too: its last word is ``BYE``.
+        An end without close_notify is an end, too: the protocol has a farewell of its own, ``BYE``.
 
         Raises:
             OSError: the connection is lost, or the server does not want our certificate.
@@ -93,7 +86,7 @@ class Tls:
         return b""
 
     async def send_all(self, data: bytes) -> None:
-        """Send ``data``. If it is cancelled, the next call sends the rest of it first.
+        """Send ``data``. After a cancelled call, the next one sends the rest of the last record first.
 
         Raises:
             OSError: the connection is lost.
@@ -111,7 +104,7 @@ class Tls:
         Raises:
             OSError: the connection is lost.
         """
-        with contextlib.suppress(ssl.SSLError):  # it wants to read the server's, which comes in its time
+        with contextlib.suppress(ssl.SSLError):  # it would wait for the server's close_notify
             self._tls.unwrap()
         await self._flush()
 
@@ -122,12 +115,12 @@ class Tls:
             return False
         except ssl.SSLError:
             self._take()
-            self._send()  # the server is told why
+            self._send()  # tell the server why
             raise
         return True
 
     async def _fill(self, size: int) -> None:
-        """Wait for bytes; they are taken from the socket only when nobody can cancel us any more."""
+        """Wait for bytes, and take them from the socket only when this cannot be cancelled any more."""
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(BlockingIOError):
@@ -151,15 +144,15 @@ class Tls:
         except ssl.SSLError:
             if not parts:
                 raise
-            self._ended = True  # but what was before it counts
-        if self._outgoing.pending and not self._sending.locked():  # else it goes with what is being sent
+            self._ended = True  # what came before the error counts
+        if self._outgoing.pending and not self._sending.locked():  # otherwise _flush is sending it already
             self._take()
-            with contextlib.suppress(OSError):  # whoever sends next finds out
+            with contextlib.suppress(OSError):  # the next one to send finds out
                 self._send()
         return b"".join(parts)
 
     async def _flush(self) -> None:
-        """Send what is encrypted: all of a record, and in order, whoever is cancelled meanwhile."""
+        """Send what is encrypted: whole records, in order, whoever is cancelled in between."""
         loop = asyncio.get_running_loop()
         async with self._sending:
             self._take()
@@ -171,7 +164,7 @@ class Tls:
         self._encrypted += self._outgoing.read()
 
     def _send(self) -> bool:
-        """Send once; return whether the socket took any."""
+        """Send once; return whether the socket took anything."""
         try:
             del self._encrypted[: self._sock.send(self._encrypted)]
         except BlockingIOError:
@@ -183,7 +176,7 @@ class Tls:
         add: Callable[[socket.socket, Callable[[], None]], None],
         remove: Callable[[socket.socket], object],
     ) -> None:
-        """Wait until the socket is ready for what ``add`` watches it for."""
+        """Wait until the socket is readable or writable, whichever ``add`` watches for."""
         ready = asyncio.Event()
         add(self._sock, ready.set)
         try:
@@ -193,16 +186,8 @@ class Tls:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Return what OpenSSL or the system says, in words for a person."""
+    """Return why the server cannot be spoken with, in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and (said := getattr(error, "reason", None)):
-        if said in MISMATCHES:
-            return "the key and the certificate do not belong together"
-        return f"TLS: {str(said).replace('_', ' ').lower()}"
-    return getattr(error, "strerror", None) or str(error)
-
-
-def _no_password() -> str:
-    """Refuse a key that is encrypted: OpenSSL would ask for its password on the terminal."""
-    raise ValueError("its key needs a password")
+        return f"the server's {describe_error(error).removeprefix('the ')}"
+    prefix = "TLS: " if isinstance(error, ssl.SSLError) and error.reason else ""
+    return prefix + describe_error(error)

@@ -9,38 +9,44 @@ from typing import Final, Protocol, runtime_checkable
 from rankserver.client.events import Execute, Finished, Outcome, Started
 from rankserver.client.functions import described
 
-MOST_JOBS: Final = 1_000  # each is a task that waits, and may become a process or a thread
-LONGEST_REASON: Final = 1_000  # characters of an exception's text; the answer has to fit in a line
+# How many commands can be executed at once: each is a waiting task, and may become a process or a thread.
+MAX_JOBS: Final = 1_000
+# Characters of an exception's text that are sent as the reason of a failure: an answer must fit in a line.
+MAX_REASON_CHARS: Final = 1_000
 
 
 class Executor(Protocol):
-    """Something that can execute a command."""
+    """Executes commands."""
 
     async def execute(self, command: Execute) -> Outcome:
         """Execute ``command`` and return what became of it. When cancelled, leave nothing running."""
 
     async def close(self) -> None:
-        """Give back what it keeps between two commands. Again does no harm."""
+        """Release what is kept between two commands. May be called again."""
 
 
 @runtime_checkable
-class Choosy(Executor, Protocol):
-    """An executor that knows of some commands beforehand that it executes nothing for them."""
+class SelectiveExecutor(Executor, Protocol):
+    """An executor that can tell beforehand that it will not execute a command."""
 
     def rejects(self, command: Execute) -> Outcome | None:
-        """Return the outcome of a command that is not to be begun, such as ``denied``, else None."""
+        """Return the outcome of a command that must not be started, such as ``denied``; None to start it."""
 
 
 class Worker:
-    """Executes commands, begun in the order of the log, while new ones are added.
+    """Executes commands, started in the order of the log, while new ones are added.
 
-    The queue has no bound: to receive is never to wait for executing, and a waiting command is small.
+    The queue has no bound: receiving must never wait for executing, and a waiting command is small.
+
+    Attributes:
+        executor: executes them. It may be replaced at any time, for the next command.
 
     Args:
-        executor: what executes them; it may be changed at any time, for the next command.
+        executor: see above.
         jobs: how many commands are executed at once.
-        report: called with each step when it is made.
-        failed: called with what ended us, other than ``close``, so that nobody waits for what is queued.
+        report: called when a command is started and when it is finished.
+        failed: called with the exception if executing ends other than by ``close``, as nobody should wait
+            for what is queued.
     """
 
     def __init__(
@@ -60,13 +66,13 @@ class Worker:
             task.add_done_callback(self._done)
 
     def add(self, command: Execute) -> None:
-        """Put ``command`` behind those that wait."""
+        """Execute ``command`` after those that wait already."""
         self._queue.put_nowait(command)
 
     async def close(self) -> None:
-        """End what is being executed, and wait until that is so. What waits is forgotten.
+        """End what is being executed, and wait for it. Commands that wait are forgotten.
 
-        Again, or after it was cancelled, it waits only: what cleans up is not to be disturbed.
+        Called again, or after it was cancelled, it only waits: clean-up must not be disturbed.
         """
         if not self._is_closing:
             self._is_closing = True
@@ -75,7 +81,7 @@ class Worker:
         await asyncio.wait(self._tasks)
 
     def is_inside(self) -> bool:
-        """Tell whether it is the executor that asks: it must not wait for ``close``."""
+        """Tell whether the executor is the caller: it must not wait for ``close``."""
         return asyncio.current_task() in self._tasks
 
     async def _work(self) -> None:
@@ -84,7 +90,7 @@ class Worker:
             self._report(Finished(command, await self._execute(command)))
 
     async def _execute(self, command: Execute) -> Outcome:
-        """Return what became of ``command``, whatever the executor does to us."""
+        """Return what became of ``command``, whatever the executor does."""
         try:
             outcome: object = self._rejects(command)
             if outcome is None:
@@ -93,10 +99,10 @@ class Worker:
         except asyncio.CancelledError as error:
             if self._is_closing:
                 raise
-            return _failure(error)  # that of something that the executor waited for
-        except (KeyboardInterrupt, SystemExit):  # of a coroutine: they end the loop, and the program
+            return _failure(error)  # something that the executor awaited was cancelled
+        except (KeyboardInterrupt, SystemExit):  # from a coroutine: they end the loop, and the program
             raise
-        except BaseException as error:  # noqa: BLE001 - whoever asked is told
+        except BaseException as error:  # noqa: BLE001 - the asker is told
             return _failure(error)
         if isinstance(outcome, Outcome):
             return outcome
@@ -104,7 +110,7 @@ class Worker:
         return _failure(TypeError(text))
 
     def _rejects(self, command: Execute) -> Outcome | None:
-        return self.executor.rejects(command) if isinstance(self.executor, Choosy) else None
+        return self.executor.rejects(command) if isinstance(self.executor, SelectiveExecutor) else None
 
     def _done(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
@@ -116,4 +122,4 @@ class Worker:
 
 def _failure(error: BaseException) -> Outcome:
     text = " ".join(f"{type(error).__name__}: {described(str, error)}".splitlines())
-    return Outcome("fail", {"reason": text[:LONGEST_REASON].rstrip(": ")})
+    return Outcome("fail", {"reason": text[:MAX_REASON_CHARS].rstrip(": ")})

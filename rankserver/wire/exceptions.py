@@ -1,12 +1,13 @@
 """Every exception that this project raises on purpose.
 
 RankserverError
-├── ConfigError            an option has a value that cannot work (exit code 2)
+├── ConfigError            an option has an unusable value (exit code 2)
 ├── ListenError            an address cannot be listened on (exit code 1)
 ├── ConnectError           no server answers at an address (the client's exit code 3)
 ├── DisconnectedError      the server refused or ended the connection (the client's exit code 4)
 ├── StreamError            standard input or output cannot be used (exit code 1)
-├── NoSuchAskError         an answer belongs to no ASK that waits for it
+├── InputError             bytes are not an encoded input of the order
+├── NoSuchAskError         an answer is for an ASK that is not waiting for it
 └── ProtocolError          a frame breaks the protocol; has a code and a text
     ├── LocalProtocolError     we were asked to send it
     └── RemoteProtocolError    the other side sent it
@@ -18,7 +19,7 @@ class RankserverError(Exception):
 
 
 class ConfigError(RankserverError):
-    """An option has a value that cannot work; the message names both."""
+    """An option has an unusable value; the message names both."""
 
 
 class ListenError(RankserverError):
@@ -33,7 +34,7 @@ class DisconnectedError(RankserverError):
     """The server refused or ended the connection.
 
     Attributes:
-        code: that of the server's BYE (docs/protocol.md, "Codes"); empty if there was none.
+        code: the code of the server's BYE (docs/protocol.md, "Codes"); empty if it sent none.
         text: one line for a person.
     """
 
@@ -47,8 +48,12 @@ class StreamError(RankserverError):
     """Standard input or output cannot be used; the message says which and why."""
 
 
+class InputError(RankserverError):
+    """Bytes are not an encoded input (see ``rankserver.inputs``); the message says why."""
+
+
 class NoSuchAskError(RankserverError):
-    """The seq is no ASK, or not one that this client may answer."""
+    """The seq is not that of an ASK, or not of one that this client may answer."""
 
 
 class ProtocolError(RankserverError):

@@ -1,4 +1,4 @@
-"""What the frames of protocol version 1 say, as values: a name for each, and for what is in it.
+"""The frames of protocol version 1 as values.
 
 ``protocol`` turns them into bytes and back. Source: docs/protocol.md.
 """
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Resume(NamedTuple):
-    """The place in the log from which a client that dropped wants to go on."""
+    """The place in the log where a client that lost its connection wants to continue."""
 
     session: str
     seq: int
@@ -27,7 +27,7 @@ class Hello(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """``CMD <text>`` or, where an answer is wanted, ``ASK <text>``: broadcast a command."""
+    """``CMD <text>``, or ``ASK <text>`` if answers are wanted: broadcast a command."""
 
     text: str
     wants_answer: bool
@@ -46,20 +46,20 @@ class Who(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """``BYE`` from a client."""
+    """``BYE`` from a client: leave."""
 
 
 # --- frames of both sides ---------------------------------------------------------------------
 
 
 class Ping(NamedTuple):
-    """``PING [text]``: are you there?"""
+    """``PING [text]``: answer with ``PONG`` and the same text."""
 
     text: str
 
 
 class Pong(NamedTuple):
-    """``PONG [text]``: yes."""
+    """``PONG [text]``: the answer to ``PING``."""
 
     text: str
 
@@ -68,7 +68,7 @@ class Pong(NamedTuple):
 
 
 class InfoFrame(NamedTuple):
-    """``INFO {json}``: the banner."""
+    """``INFO {json}``: the banner, sent on connecting."""
 
     proto: int
     server: str
@@ -78,9 +78,9 @@ class InfoFrame(NamedTuple):
 
 
 class WelcomeFrame(NamedTuple):
-    """``WELCOME {json}``: joined; log frames from ``seq`` + 1 on follow. ``heartbeat`` is in seconds.
+    """``WELCOME {json}``: joined; the log follows from ``seq`` + 1 on. ``heartbeat`` is in seconds.
 
-    ``rank_class`` is ``class`` in the frame: lower ones rank above.
+    ``rank_class`` is ``class`` in the frame, a keyword in Python. Lower classes rank above higher ones.
     """
 
     rank: int
@@ -100,14 +100,14 @@ class JoinFrame(NamedTuple):
 
 
 class LeftFrame(NamedTuple):
-    """``LEFT <seq> <ranks>``: clients are gone; ranks as numbered before the frame."""
+    """``LEFT <seq> <ranks>``: clients left; ranks as numbered before the frame."""
 
     seq: int
     ranks: list[int]
 
 
 class CommandFrame(NamedTuple):
-    """``CMD`` or ``ASK <seq> <rank> <text>``: the client that holds ``rank`` commands ``text``."""
+    """``CMD`` or ``ASK <seq> <rank> <text>``: the client with this rank commands ``text``."""
 
     seq: int
     rank: int
@@ -116,7 +116,7 @@ class CommandFrame(NamedTuple):
 
 
 class AnswerFrame(NamedTuple):
-    """``RES <seq> <rank> <name> <status> [json]``: somebody's answer to my ASK ``seq``."""
+    """``RES <seq> <rank> <name> <status> [json]``: a client's answer to my ASK ``seq``."""
 
     seq: int
     rank: int
@@ -134,7 +134,7 @@ class RosterEntry(NamedTuple):
 
 
 class RosterFrame(NamedTuple):
-    """``ROSTER {json}``: ``members`` from rank ``start`` on, of ``total`` in all."""
+    """``ROSTER {json}``: the clients from rank ``start`` on, out of ``total``."""
 
     total: int
     start: int
@@ -142,7 +142,7 @@ class RosterFrame(NamedTuple):
 
 
 class ErrFrame(NamedTuple):
-    """``ERR <code> <text>``: what I just sent had no effect."""
+    """``ERR <code> <text>``: a line was rejected and had no effect."""
 
     code: str
     text: str

@@ -31,7 +31,9 @@ def encode(value: object) -> bytes:
 def is_too_deep(text: str) -> bool:
     """Tell whether objects and arrays are nested more than ``MAX_NESTING`` deep. O(len(text))."""
     # Only text with that many brackets needs a closer look, and hardly any has.
-    return text.count("{") + text.count("[") > MAX_NESTING and _depth(text) > MAX_NESTING
+    if len(text) <= MAX_NESTING or text.count("{") + text.count("[") <= MAX_NESTING:
+        return False
+    return _depth(text) > MAX_NESTING
 
 
 def parse(text: str) -> Any:

@@ -1,11 +1,11 @@
 """Version 1 of the wire protocol as pure functions: frames to bytes and back, and the text rule.
 
-Both the server and the client use it. It knows no socket, selector or clock, and nothing of what a
-frame does: see ``ranking`` for ranks, and ``lines`` for cutting a stream into lines.
+Server and client share it. It knows no sockets or clocks, and not what a frame does: ``ranking`` knows what
+happens to ranks, and ``lines`` cuts a stream into lines.
 
-A line is a verb and the rest behind it. ``CLIENT_VERBS`` and ``SERVER_VERBS``, at the end, have one row
-for each verb of one direction: the frame that it stands for, how the rest is parsed, and how the line is
-built. A new verb is a row in one of them and a class in ``frames``.
+A line is a verb and, after a space, the rest. The tables ``CLIENT_VERBS`` and ``SERVER_VERBS`` at the end
+have a row for each verb of one direction: the class of its frames, and how its lines are parsed and built. A
+new verb is a new row, and a class in ``frames``.
 
 Source of every rule: docs/protocol.md.
 """
@@ -299,11 +299,11 @@ def hello(*, name: str | None = None, token: str | None = None) -> bytes:
 
 
 def submit(text: str, *, wants_answer: bool, max_line: int = DEFAULT_MAX_LINE) -> bytes:
-    """Build ``ASK`` (an answer is wanted) or ``CMD``.
+    """Build ``ASK`` if an answer is wanted, else ``CMD``.
 
     Raises:
         LocalProtocolError: ``bad-frame`` for an empty text or one with a control character,
-            ``too-long`` for more bytes than a server with this ``max_line`` takes.
+            ``too-long`` if the line would be longer than ``max_line`` bytes.
     """
     if not text:
         raise LocalProtocolError(BAD_FRAME, "the command is empty")
@@ -365,7 +365,7 @@ def answer(rank: int, name: str, seq: int, status: str, detail: str) -> bytes:
 
 
 def roster(members: Sequence[frames.RosterEntry], max_line: int) -> Iterator[bytes]:
-    """Build the ``ROSTER`` frames for all clients, in the order of their ranks. O(len(members))."""
+    """Build the ``ROSTER`` frames for all clients, who are given by rank. O(len(members))."""
     total = len(members)
     room = max_line - len(_json_frame("ROSTER", {"total": total, "from": total, "clients": []}))
     start = used = 0
@@ -392,7 +392,7 @@ def bye(code: str, text: str) -> bytes:
 
 
 def rank_lists(ranks: Iterable[int], max_bytes: int) -> list[bytes]:
-    """Write ascending ``ranks`` as ``0,3,7-9``, in as many ascending pieces as ``max_bytes`` each demand."""
+    """Write ascending ``ranks`` as ``0,3,7-9``, split into pieces of at most ``max_bytes`` each."""
     pieces: list[bytes] = []
     current = b""
     for low, high in _ranges(ranks):

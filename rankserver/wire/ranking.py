@@ -1,8 +1,7 @@
-"""What log frames do to ranks: pure rules that the server's tests and every client share.
+"""What log frames do to ranks: pure rules, without sockets, clocks or byte formats.
 
-Nothing here knows a socket, a clock or a byte format. A frame's ranks are given as an ascending
-list; ``me`` is one client's own rank and ``n`` the number of clients. Source: docs/protocol.md,
-"Log frames".
+The ranks in a frame are an ascending list, ``me`` is a client's own rank and ``n`` the number of clients.
+Source: docs/protocol.md, "Log frames".
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class Verdict(enum.Enum):
 
 
 def joined(me: int, n: int, ranks: Sequence[int]) -> tuple[int, int]:
-    """Return (me, n) after a JOIN of ``ranks``, which are numbered as after the frame. O(len(ranks))."""
+    """Return (me, n) after a JOIN of ``ranks``, as numbered after the frame. O(len(ranks))."""
     for rank in ranks:
         if me >= rank:
             me += 1
@@ -28,7 +27,7 @@ def joined(me: int, n: int, ranks: Sequence[int]) -> tuple[int, int]:
 
 
 def left(me: int, n: int, ranks: Sequence[int]) -> tuple[int, int]:
-    """Return (me, n) after a LEFT of ``ranks``, which are numbered as before the frame. O(len(ranks))."""
+    """Return (me, n) after a LEFT of ``ranks``, as numbered before the frame. O(len(ranks))."""
     return me - sum(rank < me for rank in ranks), n - len(ranks)
 
 

@@ -19,21 +19,19 @@ class Slots:
 
     Args:
         count: how many members are present from the start; they have the slots 0 to ``count`` - 1.
+
+    Attributes:
+        everybody: the set of all members that are present; only ``take`` and ``release`` change it.
     """
 
     def __init__(self, count: int = 0) -> None:
-        self._everybody = (1 << count) - 1
+        self.everybody = (1 << count) - 1
         self._bound = count
         self._free: list[int] = []
 
     def __len__(self) -> int:
         """Return how many members are present. O(1)."""
         return self._bound - len(self._free)
-
-    @property
-    def everybody(self) -> int:
-        """The set of all members that are present."""
-        return self._everybody
 
     @property
     def bound(self) -> int:
@@ -47,7 +45,7 @@ class Slots:
         else:
             slot = self._bound
             self._bound += 1
-        self._everybody |= 1 << slot
+        self.everybody |= 1 << slot
         return slot
 
     def release(self, members: int) -> None:
@@ -56,14 +54,14 @@ class Slots:
         Raises:
             ValueError: one of these slots is not taken.
         """
-        if members & ~self._everybody:
-            raise ValueError(f"slots {list(slots_of(members & ~self._everybody))} are not taken")
-        self._everybody ^= members
+        if members & ~self.everybody:
+            raise ValueError(f"slots {list(slots_of(members & ~self.everybody))} are not taken")
+        self.everybody ^= members
         self._free += slots_of(members)
 
     def all_but(self, slot: int) -> int:
         """Return the set of all members that are present except the one with this slot. O(len(self) / 64)."""
-        return self._everybody & ~(1 << slot)
+        return self.everybody & ~(1 << slot)
 
 
 def set_of(slots: Iterable[int]) -> int:

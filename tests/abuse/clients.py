@@ -30,13 +30,26 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-BOUND: Final = 60.0  # seconds that anything may take that is not measured: a loaded machine is slow
-READ: Final = 262_144  # bytes in one read
-BATCH: Final = 250  # clients that connect before they are asked whether they have joined
-ROUND: Final = 0.05  # seconds between two looks at whether all is done
-RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: close with a RST
-SMALL_SEGMENT: Final = 536  # bytes; the sender's buffer grows with it, and is 2 MiB for those of the loopback
-SMALL_BUFFER: Final = 4096  # bytes that the system receives for a client that does not read, about
+# Seconds that anything may take that is not measured: a loaded machine is slow.
+MAX_WAIT: Final = 60.0
+
+# The bytes of one read.
+MAX_READ: Final = 262_144
+
+# Clients that connect before they are asked whether they have joined.
+BATCH: Final = 250
+
+# Seconds between two looks at whether all is done.
+ROUND: Final = 0.05
+
+# The value of SO_LINGER with which closing sends an RST.
+RESET: Final = struct.pack("ii", 1, 0)
+
+# The bytes of a segment. A sender's buffer grows with it, and is 2 MiB with those of the loopback.
+SMALL_SEGMENT: Final = 536
+
+# About the bytes that the system receives for a client that does not read.
+SMALL_BUFFER: Final = 4096
 
 
 class Client:
@@ -67,7 +80,7 @@ class Client:
         self.subject = subject
         self.hello = subject.joining if hello is None else hello
         self.sock = socket.socket()
-        self.sock.settimeout(BOUND)
+        self.sock.settimeout(MAX_WAIT)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
@@ -109,7 +122,7 @@ class Client:
         self.ended = True
         self.sock.close()
 
-    def read(self, most: int = READ) -> bool:
+    def read(self, most: int = MAX_READ) -> bool:
         """Read once, and look at what came; return whether there may be more."""
         try:
             data = self.sock.recv(most)
@@ -136,9 +149,9 @@ class Client:
         """Read until that is so.
 
         Raises:
-            BenchmarkError: if the connection ends before, or ``BOUND`` seconds pass.
+            BenchmarkError: if the connection ends before, or ``MAX_WAIT`` seconds pass.
         """
-        deadline = time.monotonic() + BOUND
+        deadline = time.monotonic() + MAX_WAIT
         while not done():
             if not self.read() or time.monotonic() > deadline:
                 raise BenchmarkError(f"a client could not {what}")
@@ -245,7 +258,7 @@ def crowd(count: int, make: Callable[[int], C]) -> Iterator[list[C]]:
             client.close()
 
 
-def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float = BOUND) -> bool:
+def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float = MAX_WAIT) -> bool:
     """Read these clients, until that is so or they have all ended; return whether it was so in time."""
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:

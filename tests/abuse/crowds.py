@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-SPARE: Final = 32  # places for those who are just going
-GROWTH: Final = 2 * MIB  # of memory that is noise: the allocator's, and the log of what happened
-SETTLE: Final = 10.0  # seconds for a server to notice that all have gone
-LOOK: Final = 0.02  # seconds between two looks
+# Places for clients that are just leaving.
+SPARE: Final = 32
+
+# The bytes of memory that are noise: the allocator's, and the log of what happened.
+MAX_GROWTH: Final = 2 * MIB
+
+# Seconds for a server to notice that all have gone.
+MAX_SETTLE: Final = 10.0
+
+# Seconds between two looks.
+LOOK: Final = 0.02
 
 
 def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> Outcome:
@@ -66,12 +73,12 @@ def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
         after = _settled(server, descriptors)
         growth = subjects.memory(server.pid) - before
         outcome.check(after == descriptors, f"{after} descriptors afterwards, {descriptors} before")
-        outcome.check(growth <= GROWTH, f"{mebibytes(growth)} more memory than before")
+        outcome.check(growth <= MAX_GROWTH, f"{mebibytes(growth)} more memory than before")
         if witness:
             roster = witness.roster()
             outcome.check(roster == ["witness"], f"{len(roster)} clients are left")
-            outcome.check(not witness.wrong, f"the log of who stayed: {witness.wrong[:1]}")
-            outcome.check((witness.me, witness.clients) == (0, 1), "who stayed has another rank")
+            outcome.check(not witness.wrong, f"the log of the client that stayed: {witness.wrong[:1]}")
+            outcome.check((witness.me, witness.clients) == (0, 1), "the client that stayed has another rank")
             witness.close()
     outcome.figure = (
         f"descriptors {descriptors} → {after}, memory {mebibytes(before)} {growth / MIB:+.1f} MiB, "
@@ -93,7 +100,7 @@ def _churn(subject: Subject, address: Address, cycles: int) -> None:
 
 def _settled(server: Server, wanted: int) -> int:
     """Return how many descriptors are open once they are as many as wanted, or do not change any more."""
-    last, deadline = -1, time.monotonic() + SETTLE
+    last, deadline = -1, time.monotonic() + MAX_SETTLE
     while (now := subjects.descriptors(server.pid)) != wanted and time.monotonic() < deadline:
         if not wanted and now == last:
             break
@@ -142,7 +149,7 @@ def _texts(member: Client) -> list[bytes]:
 
 
 def _ranks(members: list[Client], before: list[str], outcome: Outcome) -> str:
-    """Check that those who stay keep their order, and that each knows its rank as the server does."""
+    """Check that those that stay keep their order, and that each agrees with the server on its rank."""
     followers = [member for member in members if isinstance(member, Follower)]
     read_all(followers, lambda: all(follower.clients == len(followers) + 1 for follower in followers))
     roster = followers[0].roster()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from harness import BenchmarkError, Program
 
 from rankserver.client import DisconnectedError, connect
-from tests.abuse.clients import BOUND, Client, Follower, crowd, read_all
+from tests.abuse.clients import MAX_WAIT, Client, Follower, crowd, read_all
 from tests.abuse.flow import Consumer, Producer, Pump
 from tests.abuse.outcome import MIB, Outcome, milliseconds
 from tests.abuse.subjects import RANK
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from rankserver.client import Client as ApiClient
     from tests.abuse.subjects import Subject
 
-EXIT: Final = 3.0  # seconds from SIGTERM to the end: two for those who do not read, and one
-NOTICE: Final = 1.0  # seconds in which a client is to find out that the server is gone
+# The time from SIGTERM to the end of the server, in seconds: two for clients that do not read, and one.
+MAX_EXIT: Final = 3.0
+
+# The time in which a client has to find out that the server is gone, or back, in seconds.
+MAX_NOTICE: Final = 1.0
+
+# Places for others than the clients that a row counts.
 SPARE: Final = 16
 
 
@@ -49,7 +54,7 @@ def sigterm(subject: Subject, receivers: int = 50, seconds: float = 3, backlog: 
         farewells = sum(member.last.startswith(b"BYE shutdown") for member in members)
     lost = sum(max(counts) - count for count in counts)
     outcome.check(code == 0, f"exit code {code}")
-    outcome.check(took <= EXIT, f"it took {took:.1f} s to end")
+    outcome.check_time(took <= MAX_EXIT, f"it took {took:.1f} s to end")
     outcome.check(not lost, f"{lost:,} commands that one got and others did not")
     outcome.check(not wrong, f"{wrong} of {receivers} got something else")
     if subject is RANK:
@@ -79,7 +84,7 @@ class _Receiver(Consumer):
 
 
 def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: float) -> tuple[float, int]:
-    """Let commands flow for so long, end the server, and read to the end.
+    """Let commands flow for some seconds, end the server, and read to the end.
 
     Returns:
         The seconds from SIGTERM to its end, and its exit code.
@@ -92,7 +97,7 @@ def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: fl
             if not told and now - begin > seconds:
                 told = now
                 server.signal(signal.SIGTERM)
-            if now - begin > seconds + BOUND:
+            if now - begin > seconds + MAX_WAIT:
                 raise BenchmarkError(f"{server.name} does not close its connections")
     code = server.wait()
     return time.monotonic() - told, code
@@ -115,12 +120,12 @@ def kill(subject: Subject) -> Outcome:
         where = f"{server.address.host}:{server.address.port}"
         program = [sys.executable, "-m", "client", where, "--stay", "--exec", "simulate"]
         with Program("the client", program) as console:
-            while "ank" not in console.line(BOUND):
+            while "ank" not in console.line(MAX_WAIT):
                 pass
             seconds, told = asyncio.run(_killed(server, client, console, where))
             code = console.wait()  # before it is told to end
     for who, after in (("a bare socket", seconds[0]), ("the API", seconds[1]), ("the console", seconds[2])):
-        outcome.check(after <= NOTICE, f"{who} knew after {after:.1f} s")
+        outcome.check_time(after <= MAX_NOTICE, f"{who} knew after {after:.1f} s")
     outcome.check(code != 0, "the console ended with 0")
     outcome.figure = (
         f"a bare socket after {milliseconds(seconds[0])}, the API {milliseconds(seconds[1])}, the console "
@@ -140,10 +145,10 @@ async def _killed(
         server.signal(signal.SIGKILL)
         read_all([client], lambda: False)
         socket_knew = time.perf_counter() - begin
-        api_knew = await asyncio.wait_for(waiting, BOUND) - begin
+        api_knew = await asyncio.wait_for(waiting, MAX_WAIT) - begin
     told = ""
     while "disconnected" not in told:
-        told = console.line(BOUND)
+        told = console.line(MAX_WAIT)
     return (socket_knew, api_knew, time.perf_counter() - begin), told
 
 
@@ -185,7 +190,7 @@ def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: fl
         served = sum(map(_is_served, members))
     outcome.check(not evicted, f"{evicted} of {clients} were evicted")
     outcome.check(served == clients, f"{clients - served} of {clients} got no command afterwards")
-    outcome.check(seconds <= NOTICE, f"the first command afterwards took {seconds:.1f} s")
+    outcome.check_time(seconds <= MAX_NOTICE, f"the first command afterwards took {seconds:.1f} s")
     outcome.figure = (
         f"{evicted} of {clients} evicted; a command reaches {served} of {clients} "
         f"{milliseconds(seconds)} after it goes on"

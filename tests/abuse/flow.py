@@ -5,15 +5,18 @@ from __future__ import annotations
 import selectors
 from typing import TYPE_CHECKING, Final
 
-from tests.abuse.clients import READ, Client
+from tests.abuse.clients import MAX_READ, Client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Self
 
-PRODUCED: Final = 256 * 1024  # bytes that a producer makes at a time
-TURN: Final = 0.005  # seconds to wait for something to do
+# The bytes that a producer makes at a time.
+PRODUCED: Final = 256 * 1024
+
+# Seconds to wait for something to do.
+TURN: Final = 0.005
 
 
 class Producer:
@@ -55,7 +58,7 @@ class Producer:
     def drop(self) -> None:
         """Read and forget."""
         try:
-            if not self.client.sock.recv(READ):
+            if not self.client.sock.recv(MAX_READ):
                 self.client.ended = True
         except BlockingIOError:
             pass

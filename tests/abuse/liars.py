@@ -49,7 +49,10 @@ REFUSED: Final = (
     b" CMD x",
     b"ASK",
 )
-REVERSING: Final = "\u202eexe.txt".encode()  # no control character, but it lets text run backwards
+
+# This is no control character, but it lets text run backwards.
+REVERSING: Final = "\u202eexe.txt".encode()
+
 ESCAPES: Final = (b"\x1b[2J", b"\x1b]0;owned\x07", b"\x08\x08", b"\r", b"\x7f", b"\xc2\x9b31m")
 
 

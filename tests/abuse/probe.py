@@ -1,4 +1,4 @@
-"""What others notice meanwhile: two clients in a process of their own, and how long their commands take.
+"""What bystanders notice: two clients in a process of their own, and how long their commands take.
 
 As a program, it sends a command every few milliseconds and waits until it comes back, until its standard
 input ends or has a line; then it prints the times as one line of JSON.
@@ -28,7 +28,8 @@ from tests.abuse.subjects import SUBJECTS, Subject
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAUSE: Final = 0.005  # seconds between two commands
+# Seconds between two commands.
+PAUSE: Final = 0.005
 
 
 def main() -> int:

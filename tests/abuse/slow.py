@@ -1,4 +1,4 @@
-"""Rows: those who read slowly or not at all, and those who send faster than others read."""
+"""Rows: clients that read slowly or not at all, and clients that send faster than others read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.abuse import subjects
 from tests.abuse.clients import (
-    BOUND,
+    MAX_WAIT,
     SMALL_BUFFER,
     Checker,
     Client,
@@ -21,7 +21,7 @@ from tests.abuse.clients import (
     read_all,
 )
 from tests.abuse.flow import Consumer, Producer, Pump
-from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds, percentile
+from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds
 from tests.abuse.probe import probing
 
 if TYPE_CHECKING:
@@ -31,17 +31,27 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-BACKLOG: Final = 64 * MIB  # that may wait for the slowest client, by default
-SLACK: Final = 16 * MIB  # for all that is not the backlog
-CATCH_UP: Final = 120.0  # seconds for slow readers to get what was kept for them, in small segments
-LOOK: Final = 0.05  # seconds between two looks
-SAMPLE: Final = 0.1  # seconds between two looks at memory
-PART: Final = 16_384  # bytes that are read or sent at a time
-P99: Final = 0.1  # seconds that one command of a hundred may take on a busy machine
+# The bytes that may wait for the slowest client by default.
+BACKLOG: Final = 64 * MIB
+
+# The bytes of memory for everything but the backlog.
+MAX_SLACK: Final = 16 * MIB
+
+# Seconds for slow readers to get what was kept for them, in small segments.
+MAX_CATCH_UP: Final = 120.0
+
+# Seconds between two looks.
+LOOK: Final = 0.05
+
+# Seconds between two looks at memory.
+SAMPLE: Final = 0.1
+
+# The bytes that are read or sent at a time.
+MAX_PART: Final = 16_384
 
 
 def slow_readers(
-    subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012, p99: float = P99
+    subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012
 ) -> Outcome:
     """Send commands to very many that hardly read, and look how long one that reads has to wait."""
     outcome = Outcome()
@@ -68,14 +78,14 @@ def slow_readers(
             if number % 100 == 0:
                 _catch_up(sender)
         growth = subjects.memory(server.pid) - before
-        read_all([sender, *slow], lambda: all(member.got >= commands for member in slow), CATCH_UP)
+        read_all([sender, *slow], lambda: all(member.got >= commands for member in slow), MAX_CATCH_UP)
         lost = sum(commands - member.got for member in slow)
         wrong = any(member.wrong for member in (fast, *slow))
         gone = sum(member.ended for member in slow)
-    outcome.check(percentile(times, 0.99) <= p99, f"the fast one's {latency(times)}")
+    outcome.check_latency("the fast one's", times)
     outcome.check(not lost, f"the slow ones lost {lost:,} commands")
     outcome.check(not wrong, "somebody got something else")
-    outcome.check(growth <= SLACK, f"{mebibytes(growth)} of memory")
+    outcome.check(growth <= MAX_SLACK, f"{mebibytes(growth)} of memory")
     outcome.figure = (
         f"fast one's {latency(times)}; slow ones lost {_share(lost, commands * readers)}, {gone} dropped; "
         f"memory {growth / MIB:+.1f} MiB"
@@ -121,8 +131,8 @@ def producers(
     first, second = max(samples[: len(samples) // 2]), max(samples[len(samples) // 2 :])
     outcome.check(not lost, f"{lost:,} of {3 * sum(sent):,} commands are lost")
     outcome.check(not wrong, "a command came out of order, or changed")
-    outcome.check(second - before <= backlog + SLACK, f"{mebibytes(second)} of memory")
-    outcome.check(second - first <= SLACK, f"memory grew from {mebibytes(first)} to {mebibytes(second)}")
+    outcome.check(second - before <= backlog + MAX_SLACK, f"{mebibytes(second)} of memory")
+    outcome.check(second - first <= MAX_SLACK, f"memory grew from {mebibytes(first)} to {mebibytes(second)}")
     outcome.figure = (
         f"{sum(sent):,} commands, lost {_share(lost, 3 * sum(sent))}; {dropped} of 3 consumers dropped"
         + (f", all after {lasted:.1f} s" if lasted < seconds else "")
@@ -141,7 +151,7 @@ def _produce(
         while (now := time.monotonic()) < begin + seconds and not all(one.ended for one in consumers):
             pump.turn()
             part = int((now - begin) * pace) - read
-            if part >= PART:
+            if part >= MAX_PART:
                 read += part
                 for consumer in consumers:
                     consumer.read_now(part)
@@ -155,7 +165,7 @@ def _produce(
 def _finish(sending: list[Producer], consumers: list[Consumer]) -> None:
     """Send what is begun, and read all that is still to come."""
     total = [producer.sent for producer in sending]
-    deadline = time.monotonic() + BOUND
+    deadline = time.monotonic() + MAX_WAIT
     with Pump(sending, consumers) as pump:
         pump.more = False
         while not all(one.ended or one.counts == total for one in consumers) and time.monotonic() < deadline:
@@ -204,13 +214,13 @@ def never_reads(
         lost = reader.wrong or reader.ended
         end = ", and was dropped" if reader.ended else ", and lost commands" if reader.wrong else ""
     outcome.check(beside.is_over, f"it was not dropped within {patience:g} s")
-    outcome.check(beside.longest <= timeout + 1, f"another one waited for {beside.longest:.1f} s")
+    outcome.check_time(beside.longest <= timeout + 1, f"another one waited for {beside.longest:.1f} s")
     outcome.check(not lost, "the one that reads lost something")
-    outcome.check(
+    outcome.check_time(
         then.rate >= before.rate * least,
         f"{before.rate / MIB:.0f} MiB/s before it, {then.rate / MIB:.0f} after",
     )
-    outcome.check(beside.most <= backlog + 2 * SLACK, f"{mebibytes(beside.most)} of memory")
+    outcome.check(beside.most <= backlog + 2 * MAX_SLACK, f"{mebibytes(beside.most)} of memory")
     outcome.figure = (
         (f"closed after {beside.seconds:.1f} s" if beside.is_over else f"still open after {patience:g} s")
         + f"; the reader waited {milliseconds(beside.longest)} at most{end}"
@@ -227,7 +237,7 @@ def _flow(
     seconds: float,
     over: Callable[[], bool] = lambda: False,
 ) -> _Flow:
-    """Send and read for so long, or until it is over."""
+    """Send and read for this many seconds, or until it is over."""
     begin = last = looked = time.monotonic()
     first = count = reader.counts[0]
     longest, most, is_over = 0.0, 0, False
@@ -270,13 +280,12 @@ class _Executor(Follower):
                     self._waiting.appendleft(rest)
 
 
-def asker(  # noqa: PLR0917 - each is a number of the row
+def asker(
     subject: Subject,
     asks: int = 400,
     executors: int = 8,
     timeout: float = 5,
     size: int = 30_000,
-    p99: float = P99,
 ) -> Outcome:
     """Let one ask all the time and never read the answers, which are long."""
     outcome = Outcome()
@@ -301,8 +310,8 @@ def asker(  # noqa: PLR0917 - each is a number of the row
                 seconds = time.monotonic() - begin
                 dropped = not min(other.me for other in others)
     outcome.check(dropped, f"it was not dropped within {seconds:.1f} s")
-    outcome.check(most - before <= SLACK, f"{mebibytes(most - before)} more memory")
-    outcome.check(percentile(probe.times, 0.99) <= p99, f"others' {latency(probe.times)}")
+    outcome.check(most - before <= MAX_SLACK, f"{mebibytes(most - before)} more memory")
+    outcome.check_latency("others'", probe.times)
     outcome.figure = (
         f"{executors * asks * size / MIB:.0f} MiB of answers; dropped after {seconds:.1f} s; "
         f"memory +{mebibytes(most - before)}; others' {latency(probe.times)}"

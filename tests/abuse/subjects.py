@@ -21,8 +21,12 @@ from harness import Address, BenchmarkError, Server
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-START_SECONDS: Final = 30.0
-TICKS: Final = os.sysconf("SC_CLK_TCK")  # in a second: what CPU time is counted in
+# The time that a server has to listen.
+MAX_START_SECONDS: Final = 30.0
+
+# The ticks in a second in which the kernel counts CPU time.
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+
 REDIS: Final = 'bind HOST\nport PORT\nsave ""\nmaxclients CLIENTS\n'
 NATS: Final = 'listen: "HOST:PORT"\n'
 
@@ -104,7 +108,7 @@ class RankServer(Server):
             self._errors = stack.enter_context(tempfile.TemporaryFile())
             super().__init__("the server", command, errors=self._errors)
             stack.callback(super().close)
-            self.address = Address.parse(self.line(START_SECONDS).split()[-1])
+            self.address = Address.parse(self.line(MAX_START_SECONDS).split()[-1])
             self._stack = stack.pop_all()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 import rounds
 from grid import Asked, Progress, Run
 from harness import BenchmarkError, Places, RankServer, Server
+from measurements import Measurements
 from peers import PEERS, Load, Peer, Script
 from plan import Point, Timing
 
@@ -52,7 +53,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("size", [64, 1_024])
-def test_steps_of_a_point_are_planned_to_take_as_long_as_the_whole(size: int) -> None:
+def test_the_planned_steps_of_a_point_add_up_to_the_whole(size: int) -> None:
     class Planned:
         seconds = 0.0
 
@@ -120,7 +121,7 @@ def mortal_peer(started: list[Server]) -> tuple[Peer, Any]:
     return replace(BY_KEY["rankserver"], key="mortal", name="mortal", start=start), die
 
 
-def test_a_peer_that_dies_is_marked_with_its_rounds_so_far_and_the_others_go_on() -> None:
+def test_a_peer_that_dies_keeps_its_rounds_and_others_go_on() -> None:
     started: list[Server] = []
     mortal, die = mortal_peer(started)
     watching = Watching("bursts, mortal", die)
@@ -134,7 +135,7 @@ def test_a_peer_that_dies_is_marked_with_its_rounds_so_far_and_the_others_go_on(
     assert gone(started[0].pid)
 
 
-def test_what_we_did_at_the_rate_of_a_peer_that_then_died_is_forgotten() -> None:
+def test_a_pair_whose_peer_then_died_is_forgotten() -> None:
     mortal, die = mortal_peer([])
     watching = Watching("latency at half load of mortal, rankserver", die)
     point = TINY._replace(latency=True)
@@ -176,7 +177,7 @@ def test_a_peer_that_does_not_take_all_connections_is_marked() -> None:
     assert "closed by the server" in sources["small"]["lost"]
 
 
-def test_a_peer_is_left_out_where_it_cannot_have_so_many_connections() -> None:
+def test_a_peer_is_left_out_where_it_has_too_few_connections() -> None:
     few = replace(BY_KEY["asyncio"], key="few", most=TINY.receivers)
 
     assert list(run_point(BY_KEY["rankserver"], few)) == ["rankserver"]
@@ -197,7 +198,7 @@ def test_what_this_server_loses_is_marked_as_with_any_other() -> None:
     assert len(sources["asyncio"]["half"]["rounds"]) == 2
 
 
-def test_a_run_in_which_this_server_fails_is_written_and_is_no_success(
+def test_a_run_in_which_this_server_fails_is_no_success(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = replace(PEERS[0], start=lambda _load, cpu: RankServer(1, cpu=cpu))
@@ -206,7 +207,7 @@ def test_a_run_in_which_this_server_fails_is_written_and_is_no_success(
 
     assert compare.main([*arguments, "--rounds", "1", "--output", str(tmp_path)]) == 1
     assert "rankserver, 2 receivers, 64 bytes: " in capsys.readouterr().err
-    assert "rankserver **lost commands, or failed**" in (tmp_path / "RESULTS.md").read_text()
+    assert "| one | 64 | 2 | rankserver | " in (tmp_path / "RESULTS.md").read_text()
 
 
 # --- whole runs -------------------------------------------------------------------------------
@@ -222,10 +223,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def result(folder: Path) -> dict[str, Any]:
-    """Return its result."""
-    loaded: dict[str, Any] = json.loads((folder / "compare.json").read_text())
-    return loaded
+def measured(folder: Path) -> Measurements:
+    """Return what it has measured."""
+    return Measurements.parse((folder / "compare.json").read_text())
 
 
 def test_a_run_writes_its_page_and_leaves_nothing_half_done(folder: Path) -> None:
@@ -233,88 +233,69 @@ def test_a_run_writes_its_page_and_leaves_nothing_half_done(folder: Path) -> Non
     assert not list(folder.glob("*.part")) + list(folder.glob("*.new"))
 
 
-def test_a_result_says_how_to_repeat_it_and_where_it_was_measured(result: dict[str, Any]) -> None:
-    assert result["command"] == (
+def test_a_result_says_how_and_where_it_was_measured(measured: Measurements) -> None:
+    about = measured.about
+    assert about["command"] == (
         "python benchmarks/compare.py --receivers 10 --members 10 --peers asyncio,ceiling --quick"
     )
-    assert result["machine"] == machine.facts(Places.choose())
-    assert result["format"] == 1
-    assert (result["commit"], result["resumed"]) == (machine.commit(), False)
-    assert result["seconds"] > 0
+    assert about["machine"] == machine.facts(Places.choose())
+    assert (about["commit"], about["resumed"]) == (machine.commit(), False)
+    assert about["seconds"] > 0
 
 
-def test_a_result_names_all_peers_and_why_one_was_skipped(result: dict[str, Any]) -> None:
-    skipped = {peer["key"]: peer["skipped"] for peer in result["peers"]}
-
+def test_a_result_names_all_peers_and_why_one_was_skipped(measured: Measurements) -> None:
+    skipped = {peer["key"]: peer["skipped"] for peer in measured.about["peers"]}
     assert list(skipped) == [peer.key for peer in PEERS]
     assert {key for key, reason in skipped.items() if reason is None} == {"rankserver", "asyncio", "ceiling"}
     assert skipped["redis"] == "not asked for"
 
 
-def test_points_hold_all_rounds_of_all_sources(result: dict[str, Any]) -> None:
-    points = [(point["senders"], point["receivers"], point["size"]) for point in result["points"]]
-    assert points == [("one", 10, 64), ("every", 10, 64)]
-    for point in result["points"]:
-        assert set(point["sources"]) == {"rankserver", "asyncio", "ceiling"}
-        for key, source in point["sources"].items():
-            assert source["lost"] is None
-            assert source["join_seconds"] > 0
-            assert [burst["commands"] for burst in source["bursts"]] == [source["commands"]] * 2
-            assert ("chunk" in source) == (key == "ceiling")
+def test_there_is_a_burst_of_each_source_in_each_round(measured: Measurements) -> None:
+    starts, bursts = measured.starts, measured.bursts
+    keys = ["asyncio", "ceiling", "rankserver"]
+    assert sorted(zip(starts.senders, starts.peer, strict=True)) == [
+        (senders, key) for senders in ("every", "one") for key in keys
+    ]
+    assert starts.lost.isna().all()
+    assert (starts.join_seconds > 0).all()
+    assert (bursts.groupby(["senders", "peer"])["round"].apply(list).map(sorted) == [[0, 1]] * 6).all()
 
 
-def test_what_a_sender_hears_of_itself_is_a_delivery_only_where_all_send(result: dict[str, Any]) -> None:
-    for point in result["points"]:
-        for key, source in point["sources"].items():
-            hear = point["receivers"]
-            if point["senders"] == "every" and key == "asyncio":
-                hear -= 1  # it does not send anybody his own
-            for burst in source["bursts"]:
-                assert burst["deliveries"] == burst["commands"] * hear
+def test_what_a_sender_hears_is_a_delivery_where_all_send(measured: Measurements) -> None:
+    for burst in measured.bursts.itertuples():
+        # The asyncio server does not send anybody their own commands.
+        hear = burst.receivers - (burst.senders == "every" and burst.peer == "asyncio")
+        assert burst.deliveries == burst.commands * hear
 
 
-def test_latencies_are_there_idle_and_at_half_load(result: dict[str, Any]) -> None:
-    for point in result["points"]:
-        for key, source in point["sources"].items():
-            expected = {"idle", "half"} if point["senders"] == "one" else set()
-            assert {"idle", "half"} & set(source) == expected - ({"half"} if key == "ceiling" else set())
-            for load in expected & set(source):
-                assert [phase["rate"] for phase in source[load]["rounds"]] == [source[load]["rate"]] * 2
+def test_latencies_are_there_idle_and_at_half_load(measured: Measurements) -> None:
+    paces = measured.paces
+    assert set(paces.senders) == {"one"}
+    found = set(zip(paces.peer, paces.load, strict=True))
+    idle = {(key, "idle") for key in ("rankserver", "asyncio", "ceiling")}
+    assert found == idle | {("rankserver", "half"), ("asyncio", "half"), ("asyncio", "same")}
 
 
-def test_this_server_is_paced_at_half_load_of_each_peer(result: dict[str, Any]) -> None:
-    one, every = (point["sources"] for point in result["points"])
-    against, half = one["rankserver"]["against"], one["asyncio"]["half"]
-
-    assert set(against) == {"asyncio"}
-    assert against["asyncio"]["rate"] == half["rate"]
-    for ours, theirs in zip(against["asyncio"]["rounds"], half["rounds"], strict=True):
-        assert (ours["rate"], ours["commands"]) == (theirs["rate"], theirs["commands"])
-    assert not any("against" in source for source in [one["asyncio"], one["ceiling"], *every.values()])
+def test_this_server_is_paced_at_half_load_of_each_peer(measured: Measurements) -> None:
+    for value in ("rate", "commands"):
+        half = measured.pace("half", value)
+        assert measured.pace("same", value).equals(half[half.index.get_level_values("peer") == "asyncio"])
 
 
-def test_membership_holds_all_rounds(result: dict[str, Any]) -> None:
-    [entry] = result["membership"]
-
-    assert entry["clients"] == 10
-    assert len(entry["rounds"]) == 2
-    for one in entry["rounds"]:
-        assert set(one["leave"]) == {"1", "half"}  # a hundred of ten cannot leave
-        assert set(one) == {
-            "joins_per_second",
-            "memory_per_client",
-            "leave",
-            "ceiling_one",
-            "join_cpu",
-            "idle_cpu_per_second",
-        }
+def test_membership_holds_all_rounds(measured: Measurements) -> None:
+    members = measured.members
+    assert members.clients.tolist() == [10, 10]
+    assert members["round"].tolist() == [0, 1]
+    # A hundred of ten cannot leave.
+    assert members.hundred_leave.isna().all()
+    assert (members.half_leave > 0).all()
 
 
 def asked(*points: Point) -> Asked:
     return Asked(points, (), [BY_KEY["rankserver"]], Timing.quick(1), PLACES)
 
 
-def test_an_interrupted_run_goes_on_with_the_point_that_it_was_at(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
     harness.build()
     part, head = tmp_path / "part", {"command": "c", "machine": {}, "peers": [], "seconds": 0.0}
     first, second = TINY, TINY._replace(receivers=3)
@@ -333,7 +314,7 @@ def test_an_interrupted_run_goes_on_with_the_point_that_it_was_at(tmp_path: Path
     assert not part.exists()
 
 
-def test_a_run_of_older_code_can_be_gone_on_with_and_that_is_recorded(tmp_path: Path) -> None:
+def test_a_run_of_older_code_can_be_resumed_and_that_is_told(tmp_path: Path) -> None:
     peer = {"key": "redis", "version": "7.0.15", "skipped": None, "settings": "old words"}
     old = {"command": "c", "machine": {}, "peers": [peer], "seconds": 7.0, "points": [], "membership": []}
     part = tmp_path / "part"
@@ -350,7 +331,7 @@ def test_a_run_of_older_code_can_be_gone_on_with_and_that_is_recorded(tmp_path: 
         other.resume()
 
 
-def test_a_different_run_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_different_run_is_not_resumed(tmp_path: Path) -> None:
     part, head = tmp_path / "part", {"command": "c", "machine": {"cpus": 2}, "peers": []}
     run = Run(asked(), head, part)
 

@@ -44,8 +44,12 @@ from tests.support.waiting import BOUND
 
 pytestmark = pytest.mark.timeout(2 * BOUND)
 
-SENDERS: Final = 4  # where each client sends; two in each half whose order is compared
-EACH: Final = 10  # commands of each of them
+# The number of clients where each of them sends: two in each half whose order is compared.
+SENDERS: Final = 4
+
+# The number of commands that each of them sends.
+EACH: Final = 10
+
 BOTH_CUTS: Final = pytest.mark.parametrize("cut", [whole, pieces])
 
 
@@ -167,7 +171,7 @@ def test_bytes_behind_the_last_command_are_found(proto: str, extra: bytes, cut: 
 
 
 @pytest.mark.parametrize("proto", FRAMES)
-def test_bytes_that_the_last_receiver_gets_behind_the_last_command_are_found(proto: str) -> None:
+def test_extra_bytes_are_found_at_the_last_receiver_too(proto: str) -> None:
     frames = FRAMES[proto](texts())
     with refused("unexpected bytes behind the last command: x"):
         one(proto, burst(proto, frames, last=[*frames, b"x"]))
@@ -185,7 +189,7 @@ def test_a_stream_that_is_cut_is_found(proto: str, closed: int, cut: Cut) -> Non
 
 
 @pytest.mark.parametrize("proto", FRAMES)
-def test_bytes_that_come_late_are_found_in_the_next_burst_if_not_before(proto: str) -> None:
+def test_late_bytes_are_found_in_the_next_burst_at_last(proto: str) -> None:
     def late(streams: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         yield from whole(streams)
         yield 0, b"x"
@@ -201,7 +205,7 @@ def test_bytes_that_come_late_are_found_in_the_next_burst_if_not_before(proto: s
 
 @BOTH_CUTS
 @pytest.mark.parametrize("fault", [byte(14, b"y"), byte(-1, b"y")])
-def test_what_a_burst_has_left_in_memory_does_not_stand_for_what_has_not_come(fault: Fault, cut: Cut) -> None:
+def test_leftovers_in_memory_do_not_pass_for_what_has_not_come(fault: Fault, cut: Cut) -> None:
     right = burst("plain", in_lines(texts()), cut)
     assert len(one("plain", right, right)) == 2
     with refused("the text of command @0000:00000060 arrived changed"):
@@ -352,7 +356,7 @@ def test_streams_that_have_no_fault_pass_one_by_one(cut: Cut) -> None:
 
 @BOTH_CUTS
 @pytest.mark.parametrize("other", range(SENDERS))
-def test_one_client_may_get_the_senders_in_another_order_and_it_is_told(other: int, cut: Cut) -> None:
+def test_another_order_of_the_senders_is_told(other: int, cut: Cut) -> None:
     lines = [crowd(rank) for rank in range(SENDERS)]
     lines[other] = crowd(other, range(SENDERS)[::-1])
     (event,) = every(lines, cut)
@@ -362,7 +366,7 @@ def test_one_client_may_get_the_senders_in_another_order_and_it_is_told(other: i
 
 @BOTH_CUTS
 @pytest.mark.parametrize("same", [True, False])
-def test_receivers_of_several_senders_may_get_them_in_their_own_order(cut: Cut, *, same: bool) -> None:
+def test_receivers_may_get_several_senders_in_their_own_order(cut: Cut, *, same: bool) -> None:
     streams = [b"".join(crowd(9, order, 2)) for order in ([0, 1], [0, 1] if same else [1, 0])]
     (event,) = play("plain", 2, 2, Burst(streams, cut, 2 * EACH))
 
@@ -370,7 +374,9 @@ def test_receivers_of_several_senders_may_get_them_in_their_own_order(cut: Cut, 
     assert event["deliveries"] == 4 * EACH
 
 
-AT: Final = 13  # of what the third client gets: index 4 of sender 1, between others
+# The place of index 4 of sender 1, between others, in what the third client gets.
+AT: Final = 13
+
 WRONG_LINES: Final[dict[str, tuple[Fault, str]]] = {
     "lost": (lost, "command 15 of the stream is @0001:00000005, expected index 4$"),
     "doubled": (doubled, "command 14 of the stream is @0001:00000004, expected index 5$"),

@@ -23,7 +23,10 @@ from tests.support.waiting import BOUND
 
 COMMANDS: Final = 1_000
 BY_KEY: Final = {peer.key: peer for peer in PEERS}
-EXTRAS: Final = {"uvloop": "uvloop", "zeromq": "zmq"}  # what a peer imports that need not be there
+
+# The modules that a peer imports and that need not be there.
+EXTRAS: Final = {"uvloop": "uvloop", "zeromq": "zmq"}
+
 UNTIL_TOLD: Final = """
 import argparse, signal
 import harness
@@ -200,7 +203,7 @@ def test_a_peer_that_is_installed_listens_and_ends(peer: Peer) -> None:
     assert not folder.exists()
 
 
-def test_all_threads_run_on_the_given_cpu_and_we_go_on_where_we_were() -> None:
+def test_all_threads_run_on_the_given_cpu_and_we_do_not() -> None:
     before = os.sched_getaffinity(0)
     with BY_KEY["threads"].start(Load(1, 1, 64), max(before)) as server:
         client = Client(server.address)  # it has a thread of its own now
@@ -228,7 +231,7 @@ def fake(folder: Path, script: str) -> None:
     program.chmod(0o700)
 
 
-def test_a_peer_that_does_not_start_is_reported_with_what_it_printed(
+def test_a_peer_that_does_not_start_is_reported_with_its_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake(tmp_path, "echo no such option >&2; exit 3")
@@ -242,10 +245,10 @@ def test_another_port_is_tried_when_one_is_taken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchmarkError, match="taken"):
         BY_KEY["nats"].start(Load(1, 1, 64), None)
-    assert len((tmp_path / "tries").read_text().splitlines()) == peers.ATTEMPTS
+    assert len((tmp_path / "tries").read_text().splitlines()) == peers.MAX_ATTEMPTS
 
 
-def test_a_peer_that_does_not_take_a_connection_in_time_is_reported(
+def test_a_peer_that_takes_no_connection_in_time_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def late(*_: object) -> socket.socket:
@@ -259,7 +262,7 @@ def test_a_peer_that_does_not_take_a_connection_in_time_is_reported(
 
 
 def test_a_program_that_closes_its_output_and_stays_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "EXIT_SECONDS", 0.2)
+    monkeypatch.setattr(harness, "MAX_EXIT_SECONDS", 0.2)
     with (
         Program("the mute", ["sh", "-c", "exec sleep 60 >&-"]) as mute,
         pytest.raises(BenchmarkError, match="the mute has closed its output and does not end"),
@@ -268,7 +271,7 @@ def test_a_program_that_closes_its_output_and_stays_is_reported(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_benchmark_that_is_told_to_end_ends_what_it_has_started(number: signal.Signals) -> None:
+def test_a_benchmark_that_is_ended_ends_what_it_started(number: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", UNTIL_TOLD],
         stdout=subprocess.PIPE,

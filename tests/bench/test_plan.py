@@ -10,7 +10,7 @@ from peers import PEERS
 from plan import Point, Timing
 
 
-def test_the_whole_grid_has_every_size_at_every_number_of_receivers_but_one_and_the_crowds() -> None:
+def test_the_grid_has_every_size_everywhere_but_at_one_point() -> None:
     points = plan.points(plan.RECEIVERS, plan.SIZES, plan.PARTS)
 
     # 16 KiB to 5,000 receivers is left out: it would be fewer than 20 commands.
@@ -18,7 +18,7 @@ def test_the_whole_grid_has_every_size_at_every_number_of_receivers_but_one_and_
     assert [point.receivers for point in points if point.everyone] == [10, 100, 1_000]
 
 
-def test_latency_is_measured_at_64_bytes_everywhere_and_at_other_sizes_with_100_receivers() -> None:
+def test_latency_at_other_sizes_is_measured_with_100_receivers() -> None:
     points = plan.points(plan.RECEIVERS, plan.SIZES, ["latency"])
 
     assert all(point.latency for point in points)
@@ -42,15 +42,15 @@ def test_a_burst_keeps_within_its_bounds_and_is_never_empty(receivers: int, size
     point = Point(everyone=False, receivers=receivers, size=size)
 
     for timing in (Timing(5), Timing.quick(1)):
-        commands = plan.most_commands(point, timing)
+        commands = plan.max_commands(point, timing)
         assert commands >= 1
-        assert commands == 1 or commands * receivers <= plan.MOST_DELIVERIES
-        assert commands == 1 or commands * receivers * size <= plan.MOST_BYTES
-        assert commands * (size + plan.WRAP) <= plan.PHASE_BYTES
+        assert commands == 1 or commands * receivers <= plan.MAX_DELIVERIES
+        assert commands == 1 or commands * receivers * size <= plan.MAX_BYTES
+        assert commands * (size + plan.WRAP) <= plan.MAX_PHASE_BYTES
 
 
 @pytest.mark.parametrize("rate", [3, 200, 10_000, 600_000, 50_000_000])
-def test_calibrating_finds_what_fits_and_no_trial_takes_much_longer(rate: float) -> None:
+def test_calibrating_finds_what_fits_without_long_trials(rate: float) -> None:
     trials: list[float] = []
 
     def run(commands: int) -> float:
@@ -66,9 +66,7 @@ def test_calibrating_finds_what_fits_and_no_trial_takes_much_longer(rate: float)
 
 @pytest.mark.parametrize("rate", [100, 10_000, 1_000_000])
 @pytest.mark.parametrize("cold", [0.0, 0.3, 3.0])
-def test_neither_a_cold_start_nor_what_each_burst_costs_makes_bursts_too_short(
-    rate: int, cold: float
-) -> None:
+def test_a_cold_start_makes_no_burst_too_short(rate: int, cold: float) -> None:
     sent: list[int] = []
 
     def run(commands: int) -> float:
@@ -79,7 +77,7 @@ def test_neither_a_cold_start_nor_what_each_burst_costs_makes_bursts_too_short(
 
     assert commands == sent[-1], "a burst of this size has warmed it up"
     assert commands == 20_000 or 0.25 <= 0.1 + commands / rate <= 0.6
-    assert len(sent) < plan.STEPS
+    assert len(sent) < plan.MAX_STEPS
 
 
 def test_calibrating_ends_even_if_times_make_no_sense() -> None:
@@ -90,10 +88,10 @@ def test_calibrating_ends_even_if_times_make_no_sense() -> None:
         return 2.0 if commands > 4 else 0.01
 
     assert 1 <= plan.calibrate(run, 2_000, 0.5) <= 2_000
-    assert len(sent) <= plan.STEPS
+    assert len(sent) <= plan.MAX_STEPS
 
 
-def test_calibrating_a_fast_source_warms_it_up_with_a_whole_burst() -> None:
+def test_calibrating_a_fast_source_ends_with_a_whole_burst() -> None:
     sent: list[int] = []
     plan.calibrate(lambda commands: sent.append(commands) or commands / 1e9, 20_000, 0.7)  # type: ignore[func-returns-value]
 
@@ -110,7 +108,7 @@ def test_a_slow_crowd_sends_fewer_commands_each_but_at_least_one() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.000_01, 0.001, 0.01, 5.0])
-def test_a_short_burst_of_a_crowd_is_repeated_an_odd_number_of_times(seconds: float) -> None:
+def test_a_crowd_repeats_short_bursts_an_odd_number_of_times(seconds: float) -> None:
     repeats = plan.crowd_repeats(seconds, Timing(5))
 
     assert repeats % 2 == 1
@@ -135,11 +133,11 @@ def test_an_idle_phase_has_the_planned_commands(receivers: int) -> None:
 
 
 def test_paced_phases_keep_within_what_the_generator_can_hold() -> None:
-    assert plan.paced_commands(plan.half_rate(1e9), 1.0, 64) * (64 + plan.WRAP) <= plan.PHASE_BYTES
+    assert plan.paced_commands(plan.half_rate(1e9), 1.0, 64) * (64 + plan.WRAP) <= plan.MAX_PHASE_BYTES
     assert plan.paced_commands(plan.half_rate(0.5), 1.0, 64) == 1
 
 
-def test_each_round_has_everybody_once_and_nobody_has_the_same_place_all_the_time() -> None:
+def test_each_round_has_everybody_once_at_changing_places() -> None:
     sources = list("abcdefghi")
     orders = [plan.order(sources, number) for number in range(5)]
 

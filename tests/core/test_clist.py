@@ -23,10 +23,10 @@ def peers() -> Iterator[Peers]:
 
 def test_a_cursor_that_was_opened_has_nothing_to_get(peers: Peers) -> None:
     client = peers.open()
-    assert peers.log.lag(client) == 0
+    assert client.lag() == 0
     assert peers.log.count == 0
-    assert not peers.log.is_blocked(client)
-    assert peers.log.flush(client) is Flushed.DONE
+    assert not client.is_blocked()
+    assert client.flush() is Flushed.DONE
 
 
 def test_ranks_are_in_the_order_of_joining(peers: Peers) -> None:
@@ -95,26 +95,26 @@ def test_a_member_is_given_another_cursor_behind_any_frame(peers: Peers) -> None
         client, other, again = peers.join(), peers.join(), peers.open()
         member, first = peers.members[client], peers.log.seq
         kept = peers.log.retain()
-        peers.log.detach(client)
+        client.detach()
         peers.feed(other, b"CMD a\nCMD b\nCMD c\n")
-        peers.log.private(again, b"WELCOME\n")
-        peers.log.attach(again, member, first + seq)
+        again.private(b"WELCOME\n")
+        again.attach(member, first + seq)
         peers.feed(again, b"CMD d\n")
         rank, below = peers.log.rank(member), peers.rank(other)
         logged = [b"CMD %d %d %c\n" % (first + 1 + at, below, 0x61 + at) for at in range(3)]
         logged.append(b"CMD %d %d d\n" % (first + 4, rank))
         assert peers.rest(client) == b""
         assert peers.rest(again) == b"WELCOME\n" + b"".join(logged[seq:])
-        peers.log.discard(kept)
+        kept.discard()
         peers.log.check()
 
 
 def test_a_detached_cursor_gets_what_was_logged_before(peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"0")
-    peers.log.detach(client)
+    client.detach()
     peers.log.append(b"JOIN", b"1")
-    peers.log.private(client, b"BYE moved\n")
+    client.private(b"BYE moved\n")
     assert peers.rest(client) == b"JOIN 1 0\nBYE moved\n"
     assert peers.rank(client) == 0
     assert peers.feed(client, b"CMD a\n") == [b"CMD a"]
@@ -133,16 +133,16 @@ def test_what_frames_are_still_kept_can_be_attached_to(peers: Peers) -> None:
     slow, fast = peers.join(), peers.join()
     peers.feed(fast, commands(50))
     peers.rest(fast)
-    peers.log.advance(slow, peers.log.lag(slow) // 2)
+    slow.advance(slow.lag() // 2)
     peers.log.check()
     first = next(seq for seq in range(50) if can_find(peers.log, seq))
     assert 10 < first < 25
     for seq in (0, first - 1):
         with pytest.raises(LookupError):
-            peers.log.attach(peers.open(), None, seq)
+            peers.open().attach(None, seq)
     follower = peers.open()
-    peers.log.attach(follower, None, first)
-    peers.log.discard(slow)
+    follower.attach(None, first)
+    slow.discard()
     assert peers.rest(follower).split(b" ", 2)[1] == b"%d" % (first + 1)
 
 
@@ -190,7 +190,7 @@ def test_nobody_is_a_member_twice(peers: Peers) -> None:
     [
         Log.leave,
         Log.rank,
-        lambda log, member: log.attach(log.open(-1), member),
+        lambda log, member: log.open(-1).attach(member),
         lambda log, member: log.apply(member, b"CMD a\n"),
     ],
 )
@@ -201,13 +201,13 @@ def test_who_is_no_member_is_named(call: Callable[[Log, int], object], peers: Pe
         call(peers.log, 7)
 
 
-@pytest.mark.parametrize("leave", [Peers.leave, lambda peers, client: peers.log.detach(client)])
+@pytest.mark.parametrize("leave", [Peers.leave, lambda _, client: client.detach()])
 def test_a_cursor_is_attached_once(leave: Callable[[Peers, Cursor], None], peers: Peers) -> None:
     client, other = peers.join(), peers.enter(peers.open())
     for _ in range(2):
         for member in (None, other):
             with pytest.raises(ValueError, match="not a call for this"):
-                peers.log.attach(client, member)
+                client.attach(member)
         with contextlib.suppress(ValueError):
             leave(peers, client)
     peers.log.check()
@@ -216,15 +216,15 @@ def test_a_cursor_is_attached_once(leave: Callable[[Peers, Cursor], None], peers
 def test_a_member_has_one_cursor(peers: Peers) -> None:
     member, second = peers.members[peers.join()], peers.open()
     with pytest.raises(ValueError, match="not a call for this"):
-        peers.log.attach(second, member)
-    peers.log.attach(second, None)
+        second.attach(member)
+    second.attach(None)
 
 
 def test_nothing_is_attached_behind_a_frame_to_come(peers: Peers) -> None:
     client = peers.open()
     with pytest.raises(ValueError, match="not a call for this"):
-        peers.log.attach(client, None, 1)
-    peers.log.attach(client, None, 0)
+        client.attach(None, 1)
+    client.attach(None, 0)
 
 
 def test_only_what_is_attached_is_detached(peers: Peers) -> None:
@@ -232,71 +232,78 @@ def test_only_what_is_attached_is_detached(peers: Peers) -> None:
     peers.leave(left)
     for client in (fresh, left):
         with pytest.raises(ValueError, match="not a call for this"):
-            peers.log.detach(client)
+            client.detach()
 
 
-CURSOR_CALLS: Final[list[Callable[[Log, Cursor], object]]] = [
-    lambda log, cursor: log.attach(cursor, None),
-    Log.detach,
-    Log.cut,
-    Log.mute,
-    Log.discard,
-    lambda log, cursor: log.read(cursor, 1),
-    lambda log, cursor: log.take(cursor, b"CMD a\n"),
-    lambda log, cursor: log.next_line(cursor, logs=True),
-    Log.collect,
-    Log.unread,
-    Log.keep,
-    Log.ignore,
-    lambda log, cursor: log.private(cursor, b"a\n"),
-    Log.flush,
-    Log.peek,
-    lambda log, cursor: log.advance(cursor, 0),
-    Log.lag,
-    Log.sent,
-    Log.in_flight,
-    Log.queued,
-    Log.is_blocked,
+CURSOR_CALLS: Final[list[Callable[[Cursor], object]]] = [
+    lambda cursor: cursor.attach(None),
+    Cursor.detach,
+    Cursor.cut,
+    Cursor.mute,
+    Cursor.discard,
+    lambda cursor: cursor.read(1),
+    lambda cursor: cursor.take(b"CMD a\n"),
+    lambda cursor: cursor.next_line(logs=True),
+    Cursor.collect,
+    Cursor.unread,
+    Cursor.keep,
+    Cursor.ignore,
+    lambda cursor: cursor.private(b"a\n"),
+    Cursor.flush,
+    Cursor.peek,
+    lambda cursor: cursor.advance(0),
+    Cursor.lag,
+    Cursor.sent,
+    Cursor.in_flight,
+    Cursor.queued,
+    Cursor.is_blocked,
 ]
 
 
 @pytest.mark.parametrize("call", CURSOR_CALLS)
-def test_a_discarded_cursor_is_a_type_error(call: Callable[[Log, Cursor], object], peers: Peers) -> None:
+def test_a_discarded_cursor_is_a_type_error(call: Callable[[Cursor], object], peers: Peers) -> None:
     client = peers.join()
-    peers.log.discard(client)
+    client.discard()
     with pytest.raises(TypeError):
-        call(peers.log, client)
+        call(client)
+
+
+@pytest.mark.parametrize("call", CURSOR_CALLS)
+def test_a_cursor_of_a_closed_log_is_a_type_error(call: Callable[[Cursor], object]) -> None:
+    with Log(MAX_LINE) as log:
+        cursor = log.open(0)
+        log.join(1)
+        cursor.attach(1)
+    with pytest.raises(TypeError):
+        call(cursor)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        *CURSOR_CALLS,
-        lambda log, _: log.open(0),
-        lambda log, _: log.retain(),
-        lambda log, _: log.join(2),
-        lambda log, _: log.append(b"JOIN", b"0"),
-        lambda log, _: log.reserve(1),
-        lambda log, _: log.publish(None),
-        lambda log, _: log.flush_all(),
-        lambda log, _: log.unflushed,
-        lambda log, _: log.seq,
-        lambda log, _: log.end,
-        lambda log, _: log.find(0),
-        lambda log, _: log.held,
-        lambda log, _: log.count,
-        lambda log, _: log.members(),
-        lambda log, _: log.behind(0),
-        lambda log, _: log.check(),
+        lambda log: log.open(0),
+        lambda log: log.retain(),
+        lambda log: log.join(2),
+        lambda log: log.append(b"JOIN", b"0"),
+        lambda log: log.reserve(1),
+        lambda log: log.publish(None),
+        lambda log: log.flush_all(),
+        lambda log: log.unflushed,
+        lambda log: log.seq,
+        lambda log: log.end,
+        lambda log: log.find(0),
+        lambda log: log.held,
+        lambda log: log.count,
+        lambda log: log.members(),
+        lambda log: log.behind(0),
+        lambda log: log.check(),
     ],
 )
-def test_a_closed_log_is_a_type_error(call: Callable[[Log, Cursor], object]) -> None:
+def test_a_closed_log_is_a_type_error(call: Callable[[Log], object]) -> None:
     with Log(MAX_LINE) as log:
-        cursor = log.open(0)
         log.join(1)
-        log.attach(cursor, 1)
     with pytest.raises(TypeError):
-        call(log, cursor)
+        call(log)
 
 
 def test_closing_twice_is_allowed() -> None:
@@ -324,6 +331,6 @@ def test_a_frame_that_no_block_can_hold_is_refused(peers: Peers) -> None:
     most = MAX_LINE + 256 - len(b"LEFT 1 \n")
     with pytest.raises(MemoryError):
         peers.log.append(b"LEFT", b"x" * (most + 1))
-    assert (peers.log.seq, peers.log.lag(client)) == (0, 0)
+    assert (peers.log.seq, client.lag()) == (0, 0)
     assert peers.log.append(b"LEFT", b"x" * most) == 1
     assert peers.rest(client) == b"LEFT 1 %s\n" % (b"x" * most)

@@ -27,15 +27,15 @@ def peers() -> Iterator[Peers]:
         yield peers
 
 
-def collected(peers: Peers, client: Cursor, data: bytes) -> list[bytes]:
+def collected(client: Cursor, data: bytes) -> list[bytes]:
     """Let ``data`` come, and return its batches of commands and its other lines, in order."""
-    peers.log.take(client, data)
+    client.take(data)
     got: list[bytes] = []
     while True:
-        if batch := peers.log.collect(client):
+        if batch := client.collect():
             assert batch.endswith(b"\n")
             got.append(batch)
-        if (line := peers.log.next_line(client, logs=False)) is None:
+        if (line := client.next_line(logs=False)) is None:
             return got
         got.append(line)
 
@@ -60,40 +60,40 @@ def test_collected_and_applied_is_as_if_it_had_been_logged(
         batches = []
         for start, stop in itertools.pairwise(edges):
             handed = peers.feed(client, data[start:stop])
-            got = collected(later, sender, data[start:stop])
+            got = collected(sender, data[start:stop])
             batches += [batch for batch in got if batch.endswith(b"\n")]
             assert [line for line in got if not line.endswith(b"\n")] == handed
         assert later.log.seq == before
         if not has_cursor:
-            later.log.detach(sender)
+            sender.detach()
         for batch in batches:
             later.log.apply(later.members[sender], batch)
             later.log.check()
         assert later.log.seq == peers.log.seq
         got_later = b""
-        while spans := later.log.peek(reader):
+        while spans := reader.peek():
             got_later += b"".join(spans)
-            later.log.advance(reader, sum(map(len, spans)))
+            reader.advance(sum(map(len, spans)))
         assert got_later == peers.rest(client)
 
 
 def test_a_batch_ends_before_the_first_other_line(peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"\nCMD a\n\r\nCMD b\r\n\nASK c\nCMD d\nCMD e")
-    assert peers.log.collect(client) == b"\nCMD a\n\r\nCMD b\r\n"
-    assert peers.log.collect(client) == b""
-    assert peers.log.next_line(client, logs=False) == b"ASK c"
-    assert peers.log.collect(client) == b"CMD d\n"
-    assert peers.log.collect(client) == b""
-    assert peers.log.next_line(client, logs=False) is None
+    client.take(b"\nCMD a\n\r\nCMD b\r\n\nASK c\nCMD d\nCMD e")
+    assert client.collect() == b"\nCMD a\n\r\nCMD b\r\n"
+    assert client.collect() == b""
+    assert client.next_line(logs=False) == b"ASK c"
+    assert client.collect() == b"CMD d\n"
+    assert client.collect() == b""
+    assert client.next_line(logs=False) is None
     assert peers.log.seq == 0
 
 
 @pytest.mark.parametrize("data", [b"\n\n", b"CM", b"CMD \n", b"CMD " + b"x" * MAX_LINE + b"\n", b""])
 def test_without_a_command_in_front_the_batch_is_empty(data: bytes, peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, data)
-    assert peers.log.collect(client) == b""
+    client.take(data)
+    assert client.collect() == b""
     peers.log.check()
 
 
@@ -117,7 +117,7 @@ def test_applying_garbage_changes_nothing(garbage: bytes, valid: int, peers: Pee
     member = peers.members[client]
     with pytest.raises(ValueError, match="not a call for this"):
         peers.log.apply(member, commands(valid) + garbage)
-    assert (peers.log.seq, peers.log.end, peers.log.lag(client)) == (0, 0, 0)
+    assert (peers.log.seq, peers.log.end, client.lag()) == (0, 0, 0)
     peers.log.check()
 
 
@@ -129,8 +129,8 @@ def test_applying_nothing_logs_nothing(batch: bytes, peers: Peers) -> None:
 
 def test_what_is_applied_carries_the_rank_of_then(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
-    peers.log.take(second, b"CMD a\n")
-    batch = peers.log.collect(second)
+    second.take(b"CMD a\n")
+    batch = second.collect()
     peers.log.apply(peers.members[second], batch)
     peers.leave(first)
     peers.log.apply(peers.members[second], batch)

@@ -85,8 +85,8 @@ class Scene:
         self.ranked = self.log.open(-1)
         self.new = self.log.open(-1)
         self.log.join(MEMBER)
-        self.log.attach(self.ranked, MEMBER)
-        self.log.private(self.ranked, b"WELCOME\n")
+        self.ranked.attach(MEMBER)
+        self.ranked.private(b"WELCOME\n")
 
     @property
     def state(self) -> State:
@@ -98,29 +98,29 @@ class Scene:
             self.log.held,
             members,
             [self.log.rank(member) for member in members],
-            [self.log.lag(cursor) for cursor in (self.ranked, self.new)],
-            [bytes(span) for span in self.log.peek(self.ranked)],
+            [cursor.lag() for cursor in (self.ranked, self.new)],
+            [bytes(span) for span in self.ranked.peek()],
         )
 
     def frames(self) -> list[bytes]:
         """Return the frames that the ranked client is to be sent."""
         got = b""
-        while spans := self.log.peek(self.ranked):
+        while spans := self.ranked.peek():
             data = b"".join(spans)
             got += data
-            self.log.advance(self.ranked, len(data))
+            self.ranked.advance(len(data))
         return got.splitlines()
 
     def feed(self, client: Cursor, data: bytes) -> list[bytes]:
         """Let ``data`` come in one piece; return the lines of it that are handed over."""
-        self.log.take(client, data)
+        client.take(data)
         return self.lines(client)
 
     def lines(self, client: Cursor) -> list[bytes]:
         return list(iter(lambda: self.next_line(client), None))
 
     def next_line(self, client: Cursor) -> bytes | None:
-        return self.log.next_line(client, logs=True)
+        return client.next_line(logs=True)
 
 
 def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
@@ -141,8 +141,8 @@ def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
         lambda scene: scene.log.open(-1),
         lambda scene: scene.log.retain(),
         lambda scene: scene.log.join(MEMBER + 1),
-        lambda scene: scene.log.private(scene.ranked, b"PONG\n"),
-        lambda scene: scene.log.private(scene.new, b"INFO\n"),
+        lambda scene: scene.ranked.private(b"PONG\n"),
+        lambda scene: scene.new.private(b"INFO\n"),
     ],
     ids=["open", "retain", "join", "private", "private before it is attached"],
 )
@@ -186,7 +186,7 @@ def test_commands_that_get_no_memory_are_logged_later(lib: Any) -> None:
     data = COMMAND * COMMANDS
     for after in range(3):
         scene = Scene()
-        scene.log.take(scene.ranked, data)
+        scene.ranked.take(data)
         lib.fault_arm(after)
         with pytest.raises(MemoryError):
             scene.next_line(scene.ranked)
@@ -219,7 +219,7 @@ def test_a_begun_line_that_gets_no_memory_is_kept_later(pieces: list[bytes], lib
     *pieces, last = pieces
     for piece in pieces:
         scene.feed(scene.ranked, piece)
-    scene.log.take(scene.ranked, last)
+    scene.ranked.take(last)
     live, before = lib.fault_live(), None
     for _ in range(2):
         lib.fault_arm(0)
@@ -241,16 +241,16 @@ def test_input_that_gets_no_memory_stays_where_it_is(begun: bytes, lib: Any) -> 
     for tries_again in (False, True):
         scene = Scene()
         scene.feed(scene.ranked, begun)
-        scene.log.take(scene.ranked, b"CMD a\nWHO\nCM"[len(begun) :])
+        scene.ranked.take(b"CMD a\nWHO\nCM"[len(begun) :])
         before, live = scene.state, lib.fault_live()
         for _ in range(2):
             lib.fault_arm(0)
             with pytest.raises(MemoryError):
-                scene.log.keep(scene.ranked)
+                scene.ranked.keep()
             assert lib.fault_disarm()
             assert (scene.state, lib.fault_live()) == (before, live)
         if tries_again:
-            scene.log.keep(scene.ranked)
+            scene.ranked.keep()
             scene.feed(scene.new, b"HELLO\n")
         assert scene.lines(scene.ranked) == [b"WHO"]
         assert scene.feed(scene.ranked, b"D b\n") == []
@@ -263,10 +263,10 @@ def test_a_begun_line_goes_on_after_keeping_it_has_failed(lib: Any) -> None:
     """The client is not taken for one with something set aside, though it has begun a line."""
     scene = Scene()
     scene.feed(scene.ranked, b"CMD")
-    scene.log.take(scene.ranked, b" a")
+    scene.ranked.take(b" a")
     lib.fault_arm(0)
     with pytest.raises(MemoryError):
-        scene.log.keep(scene.ranked)
+        scene.ranked.keep()
     assert lib.fault_disarm()
     assert scene.next_line(scene.ranked) is None
     assert scene.feed(scene.ranked, b"\n") == []
@@ -279,10 +279,10 @@ def test_a_begun_line_is_not_copied_to_each_read(lib: Any) -> None:
     live = lib.fault_live()
     for piece in (b"CMD", b" a", b"b", b"c"):
         scene.feed(scene.ranked, piece)
-        scene.log.take(scene.ranked, b"d")
+        scene.ranked.take(b"d")
         assert lib.fault_live() == live + 1  # it is where it was
         assert scene.next_line(scene.ranked) is None
-    scene.log.take(scene.ranked, b"\n")
+    scene.ranked.take(b"\n")
     assert lib.fault_live() == live
     assert scene.lines(scene.ranked) == [b"CMDd adbdcd"]
     scene.log.close()
@@ -294,15 +294,15 @@ def test_attaching_leaving_and_sending_need_no_memory(lib: Any) -> None:
     scene.log.join(MEMBER + 1)
     other = scene.log.open(-1)
     lib.fault_arm(0)
-    scene.log.attach(scene.new, MEMBER + 1)
-    scene.log.attach(other, None, 0)
+    scene.new.attach(MEMBER + 1)
+    other.attach(None, 0)
     assert len(scene.frames()) == 1 + COMMANDS
-    scene.log.detach(scene.ranked)
+    scene.ranked.detach()
     scene.log.leave(MEMBER)
-    scene.log.cut(scene.new)
-    scene.log.mute(other)
-    scene.log.discard(other)
-    scene.log.discard(scene.ranked)
+    scene.new.cut()
+    other.mute()
+    other.discard()
+    scene.ranked.discard()
     scene.log.check()
     scene.log.close()
     assert not lib.fault_disarm()
@@ -310,14 +310,14 @@ def test_attaching_leaving_and_sending_need_no_memory(lib: Any) -> None:
 
 def test_whole_lines_and_what_is_kept_need_no_memory(lib: Any) -> None:
     scene = Scene()
-    scene.log.take(scene.new, b"HELLO\nPING\n")
-    scene.log.keep(scene.new)
+    scene.new.take(b"HELLO\nPING\n")
+    scene.new.keep()
     scene.feed(scene.ranked, b"CM")
     lib.fault_arm(0)
     assert scene.feed(scene.ranked, b"D a\nWHO\n") == [b"WHO"]
-    scene.log.keep(scene.ranked)  # nothing is left of it
+    scene.ranked.keep()  # nothing is left of it
     assert scene.lines(scene.new) == [b"HELLO", b"PING"]
-    scene.log.ignore(scene.new)
+    scene.new.ignore()
     assert scene.feed(scene.new, b"WHO\nCM") == []
     assert not lib.fault_disarm()
     scene.log.close()
@@ -333,15 +333,15 @@ def test_what_is_kept_is_freed_once_it_is_input_again(lib: Any) -> None:
         assert lib.fault_live() == live + 1
         scene.feed(scene.ranked, b"\n")
         assert lib.fault_live() == live
-        scene.log.take(scene.ranked, b"CMD a\nWHO\n")
-        scene.log.keep(scene.ranked)
+        scene.ranked.take(b"CMD a\nWHO\n")
+        scene.ranked.keep()
         assert lib.fault_live() == live + 1
         assert scene.lines(scene.ranked) == [b"WHO"]
         assert lib.fault_live() == live
         scene.frames()
     scene.feed(scene.new, b"HELLO")
     assert lib.fault_live() == live + 1
-    scene.log.ignore(scene.new)
+    scene.new.ignore()
     assert lib.fault_live() == live
     scene.log.close()
 
@@ -349,18 +349,18 @@ def test_what_is_kept_is_freed_once_it_is_input_again(lib: Any) -> None:
 def test_a_client_that_is_discarded_leaves_no_memory_behind(lib: Any) -> None:
     with Log(MAX_LINE, BLOCK_BYTES) as log:
         live = lib.fault_live()
-        for leave in (log.detach, log.cut, log.mute, lambda _: log.leave(MEMBER), lambda _: None):
+        for leave in (Cursor.detach, Cursor.cut, Cursor.mute, lambda _: log.leave(MEMBER), lambda _: None):
             log.join(MEMBER)
             client = log.open(-1)
-            log.private(client, b"INFO\n")
-            log.take(client, b"HELLO\nCM")
-            log.keep(client)
-            log.attach(client, MEMBER)
-            log.private(client, b"WELCOME\n")
-            log.advance(client, 2)
+            client.private(b"INFO\n")
+            client.take(b"HELLO\nCM")
+            client.keep()
+            client.attach(MEMBER)
+            client.private(b"WELCOME\n")
+            client.advance(2)
             leave(client)
-            log.private(client, b"BYE\n")
-            log.discard(client)
+            client.private(b"BYE\n")
+            client.discard()
             if log.count:
                 log.leave(MEMBER)
             assert lib.fault_live() == live
@@ -369,8 +369,8 @@ def test_a_client_that_is_discarded_leaves_no_memory_behind(lib: Any) -> None:
 def test_a_log_that_is_closed_leaves_no_input_behind(lib: Any) -> None:
     scene = Scene()
     scene.feed(scene.ranked, b"CM")
-    scene.log.take(scene.new, b"HELLO\nCM")
-    scene.log.keep(scene.new)
+    scene.new.take(b"HELLO\nCM")
+    scene.new.keep()
     scene.log.close()
     assert lib.fault_live() == 0
 
@@ -394,25 +394,25 @@ def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
 @pytest.mark.parametrize("call", ["line", "take", "collect"])
 def test_anothers_input_that_cannot_be_kept_stays_where_it_is(call: str, lib: Any) -> None:
     scene = Scene()
-    scene.log.take(scene.new, b"HELLO\nCM")
-    assert scene.log.next_line(scene.new, logs=True) == b"HELLO"
+    scene.new.take(b"HELLO\nCM")
+    assert scene.new.next_line(logs=True) == b"HELLO"
     if call != "take":
-        scene.log.keep(scene.new)
-        scene.log.take(scene.ranked, b"CMD a\n")
-        scene.log.keep(scene.ranked)
-        scene.log.take(other := scene.log.open(-1), b"WHO\n")
+        scene.new.keep()
+        scene.ranked.take(b"CMD a\n")
+        scene.ranked.keep()
+        (other := scene.log.open(-1)).take(b"WHO\n")
     before, live = scene.state, lib.fault_live()
     calls: dict[str, Callable[[], object]] = {
         "line": lambda: scene.next_line(scene.ranked),
-        "take": lambda: scene.log.take(scene.ranked, b"CMD a\n"),
-        "collect": lambda: scene.log.collect(scene.ranked),
+        "take": lambda: scene.ranked.take(b"CMD a\n"),
+        "collect": scene.ranked.collect,
     }
     lib.fault_arm(0)
     with pytest.raises(MemoryError):
         calls[call]()
     assert lib.fault_disarm()
     assert (scene.state, lib.fault_live()) == (before, live)
-    scene.log.unread(scene.new)
+    scene.new.unread()
     assert scene.lines(scene.new) == [b"HELLO"]
     if call != "take":
         assert scene.lines(other) == [b"WHO"]
@@ -444,7 +444,7 @@ def test_a_batch_that_gets_no_memory_changes_nothing(lib: Any) -> None:
 
 
 def log_commands(scene: Scene) -> None:
-    scene.log.take(scene.ranked, COMMAND * COMMANDS)
+    scene.ranked.take(COMMAND * COMMANDS)
     scene.next_line(scene.ranked)
 
 

@@ -46,7 +46,7 @@ def test_a_command_carries_the_rank_of_when_it_is_logged(peers: Peers) -> None:
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_input_may_be_any_kind_of_bytes(kind: Callable[[bytes], Any], peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, kind(b"CMD a\nWHO\nCMD b\n"))
+    client.take(kind(b"CMD a\nWHO\nCMD b\n"))
     assert peers.lines(client) == [b"WHO"]
     assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
 
@@ -54,7 +54,7 @@ def test_input_may_be_any_kind_of_bytes(kind: Callable[[bytes], Any], peers: Pee
 def test_what_was_taken_may_change_before_it_is_handled(peers: Peers) -> None:
     client = peers.join()
     data = bytearray(b"CMD a\nWHO\n")
-    peers.log.take(client, data)
+    client.take(data)
     data[:] = b"CMD b\nX X\n"
     assert peers.lines(client) == [b"WHO"]
     assert peers.rest(client) == b"CMD 1 0 a\n"
@@ -99,7 +99,7 @@ def test_valid_commands_are_logged_and_other_lines_handed_over(
 
 def test_a_line_is_handed_over_before_what_is_behind_it(peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"CMD a\nWHO\nCMD b\nPING\nCMD c\n")
+    client.take(b"CMD a\nWHO\nCMD b\nPING\nCMD c\n")
     for line, seq in ((b"WHO", 1), (b"PING", 2), (None, 3), (None, 3)):
         assert peers.next_line(client) == line
         assert peers.log.seq == seq
@@ -175,7 +175,7 @@ def test_seq_goes_on_beside_a_change_of_its_length(seq: int, peers: Peers) -> No
 
 def test_seq_goes_on_behind_a_line_that_caused_frames(peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"CMD a\nASK b\nCMD c\n")
+    client.take(b"CMD a\nASK b\nCMD c\n")
     assert peers.next_line(client) == b"ASK b"
     assert peers.log.append(b"ASK", b"0 b") == 2
     assert peers.next_line(client) is None
@@ -234,7 +234,7 @@ def test_the_longest_line_has_max_line_bytes_with_its_end(
 @pytest.mark.parametrize("size", [MAX_LINE, 3 * MAX_LINE])
 def test_a_line_that_is_too_long_stays_so(size: int, rest: bytes, peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"CMD a\nWHO\n" + b"CMD ".ljust(size, b"x") + rest)
+    client.take(b"CMD a\nWHO\n" + b"CMD ".ljust(size, b"x") + rest)
     assert peers.next_line(client) == b"WHO"
     for _ in range(3):
         with expect_too_long():
@@ -253,9 +253,9 @@ def test_nothing_is_read_behind_a_line_that_is_too_long(begun: bytes, size: int,
         peers.feed(client, b"CMD ".ljust(size, b"x"))
     for _ in range(2):
         with pytest.raises(BlockingIOError):
-            peers.log.read(client, READ_SIZE)
+            client.read(READ_SIZE)
         with pytest.raises(ValueError, match="not a call for this"):
-            peers.log.take(client, b"\n")
+            client.take(b"\n")
         assert peers.feed(other, b"WHO\n") == [b"WHO"]
         with expect_too_long():
             peers.next_line(client)
@@ -278,10 +278,10 @@ def test_a_line_that_is_too_long_is_not_waited_for(arrive: Arrive, peers: Peers)
 def test_one_read_brings_at_most_what_was_asked_for(peers: Peers) -> None:
     client = peers.join()
     peers.send(client, b"CMD a\nWHO\nCMD b\n")
-    assert peers.log.read(client, 8) == 8
+    assert client.read(8) == 8
     assert peers.lines(client) == []
     assert peers.log.seq == 1
-    assert peers.log.read(client, READ_SIZE) == 8
+    assert client.read(READ_SIZE) == 8
     assert peers.lines(client) == [b"WHO"]
     assert peers.log.seq == 2
 
@@ -291,7 +291,7 @@ def test_one_read_brings_at_most_what_the_log_was_made_for() -> None:
         client = peers.join()
         peers.send(client, b"\n" * 2500)
         for count in (1000, 1000, 500):
-            assert peers.log.read(client, READ_SIZE) == count
+            assert client.read(READ_SIZE) == count
             assert peers.lines(client) == []
 
 
@@ -301,7 +301,7 @@ def test_nothing_to_read_is_an_error_that_changes_nothing(peers: Peers) -> None:
         peers.send(client, data)
         peers.receive(client)
         with pytest.raises(BlockingIOError) as caught:
-            peers.log.read(client, READ_SIZE)
+            client.read(READ_SIZE)
         assert caught.value.errno == errno.EAGAIN
         assert peers.next_line(client) is None
         assert peers.log.seq == seq
@@ -312,28 +312,28 @@ def test_the_end_of_the_stream_is_0_and_ends_no_line(peers: Peers) -> None:
     client = peers.join()
     peers.send(client, b"CMD a\nCMD b")
     peers.hang_up(client)
-    assert peers.log.read(client, READ_SIZE) == len(b"CMD a\nCMD b")
+    assert client.read(READ_SIZE) == len(b"CMD a\nCMD b")
     assert peers.next_line(client) is None
     for _ in range(2):
-        assert peers.log.read(client, READ_SIZE) == 0
+        assert client.read(READ_SIZE) == 0
         assert peers.next_line(client) is None
     assert peers.log.seq == 1
 
 
 def test_a_connection_that_was_reset_is_an_os_error(peers: Peers) -> None:
     client = peers.join()
-    peers.log.private(client, b"PONG\n")
-    peers.log.flush(client)
+    client.private(b"PONG\n")
+    client.flush()
     peers.hang_up(client)  # and never reads that
     with pytest.raises(ConnectionResetError) as caught:
-        peers.log.read(client, READ_SIZE)
+        client.read(READ_SIZE)
     assert caught.value.errno == errno.ECONNRESET
     assert peers.next_line(client) is None
 
 
 def test_a_descriptor_that_is_none_is_an_os_error_with_its_errno(peers: Peers) -> None:
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
-        peers.log.read(peers.log.open(-1), READ_SIZE)
+        peers.log.open(-1).read(READ_SIZE)
     assert caught.value.errno == errno.EBADF
 
 
@@ -342,7 +342,7 @@ def test_more_than_one_read_cannot_be_taken() -> None:
         client = peers.join()
         peers.feed(client, b"CMD a")
         with pytest.raises(ValueError, match="not a call for this"):
-            peers.log.take(client, b"\n" * 1001)
+            client.take(b"\n" * 1001)
         assert peers.next_line(client) is None
         assert peers.log.seq == 0
         assert peers.feed(client, b"\n" * 1000) == []
@@ -354,8 +354,8 @@ def test_more_than_one_read_cannot_be_taken() -> None:
 
 def test_each_cursor_has_its_own_input_whichever_was_read_last(peers: Peers) -> None:
     first, second, third = peers.join(), peers.join(), peers.open()
-    peers.log.take(first, b"CMD a\nWHO\n")
-    peers.log.take(second, b"CMD b\nPING\n")
+    first.take(b"CMD a\nWHO\n")
+    second.take(b"CMD b\nPING\n")
     assert peers.next_line(third) is None
     assert peers.log.seq == 0
     assert peers.next_line(first) == b"WHO"
@@ -379,10 +379,10 @@ def test_what_clients_have_begun_is_kept_apart(arrive: Arrive, peers: Peers) -> 
 
 def test_a_read_that_brings_nothing_leaves_others_input_alone(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
-    peers.log.take(first, b"CMD a\nWHO\nCMD b\n")
+    first.take(b"CMD a\nWHO\nCMD b\n")
     assert peers.next_line(first) == b"WHO"
     with pytest.raises(BlockingIOError):
-        peers.log.read(second, READ_SIZE)
+        second.read(READ_SIZE)
     assert peers.next_line(second) is None
     assert peers.next_line(first) is None
     assert peers.rest(first) == b"CMD 1 0 a\nCMD 2 0 b\n"
@@ -393,9 +393,9 @@ def test_the_input_of_a_client_that_is_discarded_is_nobodys(begun: bytes, peers:
     clients = [peers.join() for _ in range(20)]
     gone = clients.pop()
     peers.feed(gone, begun)
-    peers.log.take(gone, b"\nCMD a\nWHO\n")
+    gone.take(b"\nCMD a\nWHO\n")
     for client in (*clients, gone):  # so many that the allocator gives their memory to the next
-        peers.log.discard(client)
+        client.discard()
     peers.log.check()
     for _ in range(20):
         assert peers.next_line(peers.join()) is None
@@ -404,11 +404,11 @@ def test_the_input_of_a_client_that_is_discarded_is_nobodys(begun: bytes, peers:
 
 def test_commands_are_for_the_caller_where_it_says_so(peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"CMD a\nPING\nCMD b\n")
-    lines = [peers.log.next_line(client, logs=False) for _ in range(4)]
+    client.take(b"CMD a\nPING\nCMD b\n")
+    lines = [client.next_line(logs=False) for _ in range(4)]
     assert lines == [b"CMD a", b"PING", b"CMD b", None]
     assert peers.log.seq == 0
-    peers.log.take(client, b"CMD c\nCMD d\n")
-    assert peers.log.next_line(client, logs=False) == b"CMD c"
+    client.take(b"CMD c\nCMD d\n")
+    assert client.next_line(logs=False) == b"CMD c"
     assert peers.next_line(client) is None
     assert peers.rest(client) == b"CMD 1 0 d\n"

@@ -38,10 +38,10 @@ def peers() -> Iterator[Peers]:
 @pytest.mark.parametrize("others", [0, 1])
 def test_input_goes_on_where_it_stopped(times: int, others: int, peers: Peers) -> None:
     client, other = peers.join(), peers.join()
-    peers.log.take(client, b"CMD a\nWHO\nCMD b\nPING\nCMD c\nCM")
+    client.take(b"CMD a\nWHO\nCMD b\nPING\nCMD c\nCM")
     assert peers.next_line(client) == b"WHO"
     for _ in range(times):
-        peers.log.keep(client)
+        client.keep()
         peers.log.check()
     for _ in range(others):
         assert peers.feed(other, b"WHO\nPI\n") == [b"WHO", b"PI"]
@@ -56,7 +56,7 @@ def test_input_goes_on_where_it_stopped(times: int, others: int, peers: Peers) -
 
 def test_input_is_kept_again_and_again_until_nothing_is_left(peers: Peers) -> None:
     client, other = peers.join(), peers.join()
-    peers.log.take(client, b"".join(b"CMD %d\nPING %d\n" % (number, number) for number in range(100)))
+    client.take(b"".join(b"CMD %d\nPING %d\n" % (number, number) for number in range(100)))
     for number in range(100):
         assert peers.next_line(client) == b"PING %d" % number
         assert peers.log.seq == 2 * number + 1
@@ -69,8 +69,8 @@ def test_input_is_kept_again_and_again_until_nothing_is_left(peers: Peers) -> No
 def test_keeping_leaves_the_input_of_others_alone(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
     peers.feed(first, b"CMD a")
-    peers.log.take(second, b"CMD b\nWHO\n")
-    peers.log.keep(first)
+    second.take(b"CMD b\nWHO\n")
+    first.keep()
     assert peers.lines(second) == [b"WHO"]
     assert peers.lines(first) == []
     assert peers.feed(first, b"\n") == []
@@ -82,11 +82,11 @@ def test_a_cursor_with_nothing_left_can_be_read(data: bytes, peers: Peers) -> No
     client = peers.join()
     peers.feed(client, data)
     seq = peers.log.seq
-    peers.log.keep(client)
+    client.keep()
     peers.send(client, b"CMD b\n")
     assert peers.receive(client) == []
     assert peers.log.seq == seq + 1
-    peers.log.keep(client)
+    client.keep()
     assert peers.next_line(client) is None
     assert peers.log.seq == seq + 1
 
@@ -96,14 +96,14 @@ def test_nothing_is_read_before_all_is_gone_through(keeps: bool, peers: Peers) -
     client = peers.join()
     peers.send(client, b"CMD b\n")
     for left in (b"CMD a\n", b"CM", b"D a\nWHO"):
-        peers.log.take(client, left)
+        client.take(left)
         if keeps:
-            peers.log.keep(client)
+            client.keep()
         for _ in range(2):
             with pytest.raises(BlockingIOError):
-                peers.log.read(client, READ_SIZE)
+                client.read(READ_SIZE)
             with pytest.raises(ValueError, match="not a call for this"):
-                peers.log.take(client, b"CMD c\n")
+                client.take(b"CMD c\n")
             peers.log.check()
         assert peers.lines(client) == []
     assert peers.log.seq == 2
@@ -113,10 +113,10 @@ def test_nothing_is_read_before_all_is_gone_through(keeps: bool, peers: Peers) -
 def test_a_line_that_may_be_brought_back_holds_up_the_next_read(peers: Peers) -> None:
     client = peers.join()
     peers.send(client, b"CMD b\n")
-    peers.log.take(client, b"WHO\n")
+    client.take(b"WHO\n")
     assert peers.next_line(client) == b"WHO"
     with pytest.raises(BlockingIOError):
-        peers.log.read(client, READ_SIZE)
+        client.read(READ_SIZE)
     assert peers.next_line(client) is None
     assert peers.receive(client) == []
     assert peers.log.seq == 1
@@ -126,11 +126,11 @@ def test_a_begun_line_is_kept_with_what_goes_on_with_it(peers: Peers) -> None:
     client = peers.join()
     for piece in (b"CM", b"D", b" a"):
         assert peers.feed(client, piece) == []
-    peers.log.take(client, b"bc")
-    peers.log.keep(client)
+    client.take(b"bc")
+    client.keep()
     assert peers.lines(client) == []
-    peers.log.take(client, b"d\nCMD e\nCMD f")
-    peers.log.keep(client)
+    client.take(b"d\nCMD e\nCMD f")
+    client.keep()
     assert peers.log.seq == 0
     assert peers.lines(client) == []
     assert peers.feed(client, b"\n") == []
@@ -142,12 +142,12 @@ def test_a_whole_read_is_kept_behind_a_begun_line() -> None:
         client = peers.join()
         peers.feed(client, b"CMD ".ljust(MAX_LINE - 1, b"x"))
         data = (b"\n" + b"WHO\n" + commands(1000))[: 40 * MAX_LINE]
-        peers.log.take(client, data)
-        peers.log.keep(client)
+        client.take(data)
+        client.keep()
         peers.log.check()
         assert peers.next_line(client) == b"WHO"
         assert peers.log.seq == 1
-        peers.log.keep(client)
+        client.keep()
         assert peers.lines(client) == []
         assert peers.log.seq == data.count(b"\n") - 1
 
@@ -155,8 +155,8 @@ def test_a_whole_read_is_kept_behind_a_begun_line() -> None:
 @pytest.mark.parametrize("rest", [b"", b"\n", b"\nCMD b\n"])
 def test_a_line_that_is_too_long_is_found_after_keeping(rest: bytes, peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"CMD a\n" + b"x" * MAX_LINE + rest)
-    peers.log.keep(client)
+    client.take(b"CMD a\n" + b"x" * MAX_LINE + rest)
+    client.keep()
     with expect_too_long():
         peers.next_line(client)
     assert peers.log.seq == 1
@@ -167,7 +167,7 @@ def test_keeping_what_is_kept_changes_nothing(peers: Peers) -> None:
     peers.feed(client, b"CMD a")
     peers.feed(other, b"WHO\n")
     for _ in range(2):
-        peers.log.keep(client)
+        client.keep()
         peers.log.check()
         assert peers.next_line(client) is None
     assert peers.feed(client, b"\n") == []
@@ -177,10 +177,10 @@ def test_keeping_what_is_kept_changes_nothing(peers: Peers) -> None:
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_cursor_is_discarded_with_its_input(keeps: bool, peers: Peers) -> None:
     client, other = peers.join(), peers.join()
-    peers.log.take(client, b"CMD a\nCMD b\nCM")
+    client.take(b"CMD a\nCMD b\nCM")
     if keeps:
-        peers.log.keep(client)
-    peers.log.discard(client)
+        client.keep()
+    client.discard()
     peers.log.check()
     assert peers.next_line(other) is None
     assert peers.log.seq == 0
@@ -224,19 +224,19 @@ def test_input_of_several_is_gone_through_in_any_order(
                     while (line := model.next_line(cursor)) is not None:
                         assert peers.next_line(client) == line
                     assert peers.next_line(client) is None
-                    peers.log.take(client, piece)
+                    client.take(piece)
                     model.take(cursor, piece)
             elif step == "unread":
-                peers.log.unread(client)
+                client.unread()
                 model.unread(cursor)
             elif step == "keep":
-                peers.log.keep(client)
+                client.keep()
             elif step == "collect":
-                assert peers.log.collect(client) == model.collect(cursor)
+                assert client.collect() == model.collect(cursor)
             else:
                 logs = step == "line"
                 line = model.next_line(cursor, logs=logs)
-                assert peers.log.next_line(client, logs=logs) == line
+                assert client.next_line(logs=logs) == line
             peers.log.check()
         assert peers.log.seq == sum(model.seq for model in models)
 
@@ -249,14 +249,14 @@ def test_input_of_several_is_gone_through_in_any_order(
 def test_a_line_comes_again_and_all_behind_it(keeps: bool, others: int, peers: Peers) -> None:
     client, other = peers.join(), peers.join()
     assert peers.feed(client, b"CMD a\nPI") == []
-    peers.log.take(client, b"NG\r\nCMD b\nWHO\n")
+    client.take(b"NG\r\nCMD b\nWHO\n")
     for _ in range(3):
         assert peers.next_line(client) == b"PING"
         if keeps:
-            peers.log.keep(client)
+            client.keep()
         for _ in range(others):
             assert peers.feed(other, b"WHO\n") == [b"WHO"]
-        peers.log.unread(client)
+        client.unread()
         peers.log.check()
     assert peers.lines(client) == [b"PING", b"WHO"]
     assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
@@ -264,26 +264,26 @@ def test_a_line_comes_again_and_all_behind_it(keeps: bool, others: int, peers: P
 
 def test_each_cursor_has_a_line_to_bring_back(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
-    peers.log.take(first, b"WHO 1\nPING 1\n")
+    first.take(b"WHO 1\nPING 1\n")
     assert peers.next_line(first) == b"WHO 1"
-    peers.log.take(second, b"WHO 2\nPING 2\n")
+    second.take(b"WHO 2\nPING 2\n")
     assert peers.next_line(second) == b"WHO 2"
     assert peers.next_line(first) == b"PING 1"
-    peers.log.unread(second)
-    peers.log.unread(first)
+    second.unread()
+    first.unread()
     assert peers.lines(second) == [b"WHO 2", b"PING 2"]
     assert peers.lines(first) == [b"PING 1"]
 
 
-@pytest.mark.parametrize("take", [Peers.next_line, lambda peers, client: peers.log.collect(client)])
+@pytest.mark.parametrize("take", [Peers.next_line, lambda _, client: client.collect()])
 def test_a_line_is_taken_when_the_cursor_goes_on(
     take: Callable[[Peers, Cursor], object], peers: Peers
 ) -> None:
     client = peers.join()
-    peers.log.take(client, b"WHO\nCM")
+    client.take(b"WHO\nCM")
     assert peers.next_line(client) == b"WHO"
     take(peers, client)
-    peers.log.unread(client)
+    client.unread()
     assert peers.lines(client) == []
     assert peers.feed(client, b"D a\n") == []
     assert peers.log.seq == 1
@@ -291,9 +291,9 @@ def test_a_line_is_taken_when_the_cursor_goes_on(
 
 def test_a_command_that_is_brought_back_is_logged_later(peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"CMD a\nCMD b\n")
-    assert peers.log.next_line(client, logs=False) == b"CMD a"
-    peers.log.unread(client)
+    client.take(b"CMD a\nCMD b\n")
+    assert client.next_line(logs=False) == b"CMD a"
+    client.unread()
     assert peers.log.seq == 0
     assert peers.next_line(client) is None
     assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
@@ -303,31 +303,31 @@ def test_a_command_that_is_brought_back_is_logged_later(peers: Peers) -> None:
 
 
 def ignored_while_read(peers: Peers, client: Cursor) -> None:
-    peers.log.take(client, b"WHO\nCMD a\nWHO\nCMD")
+    client.take(b"WHO\nCMD a\nWHO\nCMD")
     assert peers.next_line(client) == b"WHO"
-    peers.log.ignore(client)
+    client.ignore()
 
 
 def ignored_in_the_middle_of_a_line(peers: Peers, client: Cursor) -> None:
     peers.feed(client, b"CMD")
-    peers.log.ignore(client)
+    client.ignore()
 
 
-def ignored_with_input_kept(peers: Peers, client: Cursor) -> None:
-    peers.log.take(client, b"CMD a\nCMD")
-    peers.log.keep(client)
-    peers.log.ignore(client)
+def ignored_with_input_kept(_: Peers, client: Cursor) -> None:
+    client.take(b"CMD a\nCMD")
+    client.keep()
+    client.ignore()
 
 
 def ignored_twice(peers: Peers, client: Cursor) -> None:
     ignored_while_read(peers, client)
-    peers.log.ignore(client)
+    client.ignore()
 
 
 def ignored_for_a_line_that_is_too_long(peers: Peers, client: Cursor) -> None:
     with expect_too_long():
         peers.feed(client, b"x" * 3 * MAX_LINE)
-    peers.log.ignore(client)
+    client.ignore()
 
 
 @arrive_in_any_way
@@ -348,7 +348,7 @@ def test_what_an_ignored_cursor_has_sent_and_sends_is_lost(
     client = enter(peers)
     ignored(peers, client)
     peers.log.check()
-    peers.log.unread(client)
+    client.unread()
     assert peers.next_line(client) is None
     data = b" b\nCMD c\nWHO\n" + b"x" * 2 * MAX_LINE + b"\nCMD d"
     for _ in range(2):
@@ -359,9 +359,9 @@ def test_what_an_ignored_cursor_has_sent_and_sends_is_lost(
 
 def test_nothing_is_kept_of_an_ignored_cursor(peers: Peers) -> None:
     client = peers.join()
-    peers.log.ignore(client)
-    peers.log.take(client, b"CMD a\nWHO\n")
-    peers.log.keep(client)
+    client.ignore()
+    client.take(b"CMD a\nWHO\n")
+    client.keep()
     peers.log.check()
     peers.send(client, b"CMD b\n")
     assert peers.receive(client) == []  # and it can be read
@@ -372,17 +372,17 @@ def test_nothing_is_kept_of_an_ignored_cursor(peers: Peers) -> None:
 def test_ignoring_a_cursor_leaves_anothers_input_alone(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
     peers.feed(first, b"CMD a")
-    peers.log.take(second, b"CMD b\nWHO\n")
-    peers.log.ignore(first)
+    second.take(b"CMD b\nWHO\n")
+    first.ignore()
     assert peers.lines(second) == [b"WHO"]
     assert peers.rest(second) == b"CMD 1 1 b\n"
 
 
 def test_the_end_of_an_ignored_cursors_stream_is_seen(peers: Peers) -> None:
     client = peers.join()
-    peers.log.ignore(client)
+    client.ignore()
     peers.send(client, b"CMD a\n")
     peers.hang_up(client)
-    assert peers.log.read(client, READ_SIZE) == 6
+    assert client.read(READ_SIZE) == 6
     assert peers.next_line(client) is None
-    assert peers.log.read(client, READ_SIZE) == 0
+    assert client.read(READ_SIZE) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -68,10 +68,10 @@ class LogMachine(World):
         seq = max(self.model.seq - back, 0)
         number = chosen.number if chosen else None
         if peer.model.was_attached or (chosen and chosen.cursor) or seq > self.model.seq:
-            self._expect_misuse(lambda: self.log.attach(peer.cursor, number, seq))
+            self._expect_misuse(lambda: peer.cursor.attach(number, seq))
         elif self._is_gone(seq):
             with pytest.raises(LookupError):
-                self.log.attach(peer.cursor, number, seq)
+                peer.cursor.attach(number, seq)
         else:
             self._attach(peer, chosen, seq)
 
@@ -80,10 +80,10 @@ class LogMachine(World):
     def detach(self, which: int) -> None:
         peer = self._pick(self.peers, which)
         if peer.model in self.model.attached:
-            self.log.detach(peer.cursor)
+            peer.cursor.detach()
             self.model.detach(peer.model)
         else:
-            self._expect_misuse(lambda: self.log.detach(peer.cursor))
+            self._expect_misuse(peer.cursor.detach)
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, part=st.floats(0, 1))
@@ -92,7 +92,7 @@ class LogMachine(World):
         self.send_by_hand(which, part)
         peer = self._pick(self.peers, which)
         self.model.cut(peer.model, peer.sent)
-        self.log.cut(peer.cursor)
+        peer.cursor.cut()
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, part=st.floats(0, 1))
@@ -100,14 +100,14 @@ class LogMachine(World):
         self.send_by_hand(which, part)
         peer = self._pick(self.peers, which)
         self.model.mute(peer.model, peer.sent)
-        self.log.mute(peer.cursor)
+        peer.cursor.mute()
         peer.is_blocked = False
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH)
     def discard(self, which: int) -> None:
         peer = self._pick(self.peers, which)
-        self.log.discard(peer.cursor)
+        peer.cursor.discard()
         self.peers.remove(peer)
         if peer.model in self.model.attached:
             self.model.detach(peer.model)
@@ -124,14 +124,14 @@ class LogMachine(World):
     def read_retained(self, which: int, part: float, closes: bool) -> None:
         """Read from a retaining cursor, which sees what is not published."""
         reader = self._pick(self.readers, which)
-        data = b"".join(self.log.peek(reader.cursor))
+        data = b"".join(reader.cursor.peek())
         assert reader.model.stream[len(reader.received) :].startswith(data)
         assert data or reader.received == reader.model.stream
         count = round(part * len(data))
-        self.log.advance(reader.cursor, count)
+        reader.cursor.advance(count)
         reader.received += data[:count]
         if closes:
-            self.log.discard(reader.cursor)
+            reader.cursor.discard()
             self.model.detach(reader.model)
             self.readers.remove(reader)
 
@@ -148,7 +148,7 @@ class LogMachine(World):
         peer = self._pick(self.peers, which)
         for number in range(count):
             frame = b"PONG %d %s\n" % (number, b"p" * size)
-            self.log.private(peer.cursor, frame)
+            peer.cursor.private(frame)
             self.model.private(peer.model, frame)
 
     @rule(back=st.one_of(st.none(), st.integers(0, 20)))
@@ -181,10 +181,10 @@ class LogMachine(World):
         peer = self._pick(self.peers, which)
         if peer.model.has_input or not (peer.on_the_way or peer.has_hung_up):
             with pytest.raises(BlockingIOError):
-                self.log.read(peer.cursor, size)
+                peer.cursor.read(size)
             return
         count = min(size, INPUT_BYTES, len(peer.on_the_way))
-        assert self.log.read(peer.cursor, size) == count
+        assert peer.cursor.read(size) == count
         self.model.take(peer.model, peer.on_the_way[:count])
         peer.on_the_way = peer.on_the_way[count:]
 
@@ -194,7 +194,7 @@ class LogMachine(World):
         """Bring several reads in a row, cut anywhere, and do not go through the last of them."""
         peer = self._pick(self.peers, which)
         if peer.model.has_input:
-            self._expect_misuse(lambda: self.log.take(peer.cursor, b"CMD a\n"))
+            self._expect_misuse(lambda: peer.cursor.take(b"CMD a\n"))
         else:
             self._feed(peer, b"".join(lines), cuts)
 
@@ -202,7 +202,7 @@ class LogMachine(World):
     @rule(which=WHICH)
     def feed_too_much(self, which: int) -> None:
         peer = self._pick(self.peers, which)
-        self._expect_misuse(lambda: self.log.take(peer.cursor, b"\n" * (INPUT_BYTES + 1)))
+        self._expect_misuse(lambda: peer.cursor.take(b"\n" * (INPUT_BYTES + 1)))
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, count=st.integers(1, 100), size=st.integers(1, 200), flushes=st.booleans())
@@ -230,13 +230,13 @@ class LogMachine(World):
     def unread(self, which: int) -> None:
         """Bring back the line that came last of this one's, if none was taken since."""
         peer = self._pick(self.peers, which)
-        self.log.unread(peer.cursor)
+        peer.cursor.unread()
         self.model.unread(peer.model)
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH)
     def keep(self, which: int) -> None:
-        self.log.keep(self._pick(self.peers, which).cursor)
+        self._pick(self.peers, which).cursor.keep()
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH)
@@ -248,7 +248,7 @@ class LogMachine(World):
     def collect(self, which: int, member: int) -> None:
         """Collect anybody's commands, and apply them for any member."""
         peer = self._pick(self.peers, which)
-        batch = self.log.collect(peer.cursor)
+        batch = peer.cursor.collect()
         assert batch == self.model.collect(peer.model)
         if self.model.members:
             chosen = self._pick(self.model.members, member)
@@ -262,7 +262,7 @@ class LogMachine(World):
     def flush(self, which: int) -> None:
         peer = self._pick(self.peers, which)
         waits = self._waits(peer)
-        status = self.log.flush(peer.cursor)
+        status = peer.cursor.flush()
         if peer.model.is_muted:
             assert status is Flushed.BROKEN
             return
@@ -297,14 +297,14 @@ class LogMachine(World):
         """Send what the core would send next, or a part of it."""
         peer = self._pick(self.peers, which)
         peer.read(READ_SIZE)
-        spans = self.log.peek(peer.cursor)
+        spans = peer.cursor.peek()
         data = b"".join(spans)
         assert all(spans)
         sendable = max(self.model.sendable(peer.model) - peer.sent, 0)
         assert len(data) == sendable or len(spans) == PEEK_SPANS
         assert peer.model.stream[peer.sent :].startswith(data)
         count = round(part * len(data))
-        self.log.advance(peer.cursor, count)
+        peer.cursor.advance(count)
         peer.received += data[:count]
 
     @precondition(lambda self: self.peers)
@@ -313,5 +313,11 @@ class LogMachine(World):
         self._pick(self.peers, which).hang_up()
 
 
-LogMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+# How long an example takes to make depends on what else the machine does, and says nothing about the core.
+LogMachine.TestCase.settings = settings(
+    max_examples=100,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 test_the_core_does_what_the_model_does = LogMachine.TestCase

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rankserver.clist import Cursor, Flushed, Log
+from rankserver.clist import Cursor, Flushed
 from tests.support.clist_peers import MAX_LINE, Peers, commands, logged_commands
 
 
@@ -22,18 +22,18 @@ def peers() -> Iterator[Peers]:
 def test_a_private_frame_comes_in_its_place_and_to_nobody_else(peers: Peers) -> None:
     client, other = peers.join(), peers.join()
     peers.log.append(b"JOIN", b"1")
-    peers.log.private(client, b"PONG a\n")
-    peers.log.private(client, b"PONG b\n")
+    client.private(b"PONG a\n")
+    client.private(b"PONG b\n")
     peers.log.append(b"LEFT", b"1")
-    peers.log.private(client, b"PONG c\n")
-    assert peers.log.lag(client) == len(b"JOIN 1 1\nPONG a\nPONG b\nLEFT 2 1\nPONG c\n")
+    client.private(b"PONG c\n")
+    assert client.lag() == len(b"JOIN 1 1\nPONG a\nPONG b\nLEFT 2 1\nPONG c\n")
     assert peers.rest(client) == b"JOIN 1 1\nPONG a\nPONG b\nLEFT 2 1\nPONG c\n"
     assert peers.rest(other) == b"JOIN 1 1\nLEFT 2 1\n"
 
 
 def test_what_was_queued_before_the_attachment_comes_first(peers: Peers) -> None:
     client = peers.open()
-    peers.log.private(client, b"INFO\n")
+    client.private(b"INFO\n")
     peers.log.append(b"JOIN", b"0")
     peers.enter(client)
     peers.log.append(b"LEFT", b"0")
@@ -42,8 +42,8 @@ def test_what_was_queued_before_the_attachment_comes_first(peers: Peers) -> None
 
 def test_a_client_is_sent_to_before_it_joins(peers: Peers) -> None:
     client = peers.open()
-    peers.log.private(client, b"INFO\n")
-    assert peers.log.flush(client) is Flushed.DONE
+    client.private(b"INFO\n")
+    assert client.flush() is Flushed.DONE
     assert peers.read(client) == b"INFO\n"
 
 
@@ -52,7 +52,7 @@ def test_a_farewell_comes_last_after_all_that_was_logged(peers: Peers) -> None:
     peers.feed(other, commands(20))
     peers.leave(client)
     peers.log.append(b"LEFT", b"0")
-    peers.log.private(client, b"BYE shutdown\n")
+    client.private(b"BYE shutdown\n")
     *logged, last = peers.rest(client).splitlines()
     assert [line.split()[1] for line in logged] == [b"%d" % seq for seq in range(1, 21)]
     assert last == b"BYE shutdown"
@@ -63,18 +63,18 @@ def test_many_small_frames_for_one_place_share_memory(peers: Peers) -> None:
     frames = [b"PONG %d\n" % number for number in range(10_000)]
     peers.log.append(b"JOIN", b"1")
     for frame in frames:
-        peers.log.private(client, frame)
+        client.private(frame)
     peers.log.append(b"LEFT", b"1")
     stream = b"JOIN 1 1\n" + b"".join(frames) + b"LEFT 2 1\n"
-    assert peers.log.lag(client) == len(stream)
+    assert client.lag() == len(stream)
     peers.log.check()
     got = bytearray()
     pieces = 0
-    while spans := peers.log.peek(client):
+    while spans := client.peek():
         pieces += len(spans)
         data = b"".join(spans)
         got += data
-        peers.log.advance(client, len(data))
+        client.advance(len(data))
         peers.log.check()
     assert got == stream
     assert pieces < 100
@@ -85,7 +85,7 @@ def test_small_and_large_private_frames_keep_their_order(sizes: tuple[int, ...],
     client = peers.join()
     frames = [b"PONG %d %s\n" % (number, b"x" * size) for number, size in enumerate(sizes * 3)]
     for frame in frames:
-        peers.log.private(client, frame)
+        client.private(frame)
         peers.log.check()
     assert peers.rest(client) == b"".join(frames)
 
@@ -95,13 +95,13 @@ def test_a_private_frame_joins_those_that_are_sent_in_part(peers: Peers) -> None
     expected = got = b""
     for number in range(200):
         frame = b"PONG %d\n" % number
-        peers.log.private(client, frame)
+        client.private(frame)
         expected += frame
-        sent = b"".join(peers.log.peek(client))[: number % 11]
-        peers.log.advance(client, len(sent))
+        sent = b"".join(client.peek())[: number % 11]
+        client.advance(len(sent))
         got += sent
         peers.log.check()
-        assert peers.log.lag(client) == len(expected) - len(got)
+        assert client.lag() == len(expected) - len(got)
     assert got + peers.rest(client) == expected
 
 
@@ -112,11 +112,11 @@ def test_a_private_frame_joins_those_that_are_sent_in_part(peers: Peers) -> None
 def test_who_is_cut_gets_the_frame_that_was_begun_and_no_other(sent: int, peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"1")  # bytes 0 to 9
-    peers.log.private(client, b"PONG alpha\n")  # 9 to 20
-    peers.log.private(client, b"PONG b\n")  # 20 to 27
+    client.private(b"PONG alpha\n")  # 9 to 20
+    client.private(b"PONG b\n")  # 20 to 27
     peers.log.append(b"LEFT", b"1")  # 27 to 36
-    peers.log.advance(client, sent)
-    peers.log.cut(client)
+    client.advance(sent)
+    client.cut()
     peers.log.check()
     peers.log.append(b"JOIN", b"1")
     stream = b"JOIN 1 1\nPONG alpha\nPONG b\nLEFT 2 1\n"
@@ -129,11 +129,11 @@ def test_who_is_cut_twice_still_gets_the_frame_that_was_begun(sent: int, peers: 
     client = peers.join()
     peers.log.append(b"JOIN", b"1")
     peers.log.append(b"LEFT", b"1")
-    peers.log.advance(client, sent)
-    peers.log.cut(client)
-    peers.log.private(client, b"BYE slow\n")
-    assert peers.log.sent(client) == sent
-    peers.log.cut(client)
+    client.advance(sent)
+    client.cut()
+    client.private(b"BYE slow\n")
+    assert client.sent() == sent
+    client.cut()
     peers.log.check()
     assert peers.rest(client) == b"JOIN 1 1\nLEFT 2 1\n"[sent : 9 if sent <= 9 else 18]
 
@@ -143,15 +143,15 @@ def test_who_is_cut_gets_no_other_private_frame_of_one_place(sent: int, peers: P
     client = peers.join()
     peers.log.append(b"JOIN", b"1")  # bytes 0 to 9
     for text in (b"alpha", b"b", b"gamma"):  # to 20, 27 and 38
-        peers.log.private(client, b"PONG %s\n" % text)
-    peers.log.advance(client, sent)
-    peers.log.cut(client)
+        client.private(b"PONG %s\n" % text)
+    client.advance(sent)
+    client.cut()
     peers.log.check()
-    peers.log.private(client, b"BYE slow\n")
+    client.private(b"BYE slow\n")
     peers.log.append(b"LEFT", b"1")
     end = next(end for end in (0, 9, 20, 27, 38) if end >= sent)
     stream = b"JOIN 1 1\nPONG alpha\nPONG b\nPONG gamma\n"
-    assert peers.log.lag(client) == end - sent + len(b"BYE slow\n")
+    assert client.lag() == end - sent + len(b"BYE slow\n")
     assert peers.rest(client) == stream[sent:end] + b"BYE slow\n"
 
 
@@ -160,7 +160,7 @@ def test_who_is_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
     peers.log.append(b"JOIN", b"0".ljust(500))
     got = peers.rest(client)
     peers.feed(other, commands(3, 200))  # these begin in the next block
-    peers.log.cut(client)
+    client.cut()
     assert got.count(b"\n") == 1
     assert peers.rest(client) == b""
     assert peers.rest(other).count(b"\n") == 4
@@ -169,9 +169,9 @@ def test_who_is_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
 def test_a_farewell_follows_the_frame_that_was_begun(peers: Peers) -> None:
     client = peers.join()
     peers.feed(client, commands(50))
-    peers.log.advance(client, 150)
-    peers.log.cut(client)
-    peers.log.private(client, b"BYE slow\n")
+    client.advance(150)
+    client.cut()
+    client.private(b"BYE slow\n")
     assert peers.rest(client) == logged_commands(2)[150:] + b"BYE slow\n"
 
 
@@ -181,29 +181,29 @@ def test_a_farewell_follows_the_frame_that_was_begun(peers: Peers) -> None:
 def test_who_is_muted_keeps_its_rank_and_gets_nothing_more(peers: Peers) -> None:
     muted, below = peers.join(), peers.join()
     peers.log.append(b"JOIN", b"1")
-    assert peers.log.private(muted, b"PONG\n") == 5
-    peers.log.advance(muted, 3)
-    peers.log.mute(muted)
+    assert muted.private(b"PONG\n") == 5
+    muted.advance(3)
+    muted.mute()
     peers.log.check()
-    assert peers.log.private(muted, b"PONG\n") == 0
+    assert muted.private(b"PONG\n") == 0
     peers.feed(muted, commands(1))
     assert [peers.rank(client) for client in (muted, below)] == [0, 1]
-    assert peers.log.flush(muted) is Flushed.BROKEN
+    assert muted.flush() is Flushed.BROKEN
     assert peers.log.flush_all() == ([], [])
-    assert (peers.log.lag(muted), peers.log.queued(muted), peers.log.peek(muted)) == (0, 0, [])
-    assert not peers.log.is_blocked(muted)
+    assert (muted.lag(), muted.queued(), muted.peek()) == (0, 0, [])
+    assert not muted.is_blocked()
     assert peers.read(muted) == b""
     assert peers.read(below).endswith(b"CMD 2 0 %s\n" % commands(1)[4:-1])
 
 
-@pytest.mark.parametrize("leave", [Log.detach, Log.cut, Log.discard])
-def test_nothing_is_kept_for_who_is_muted(leave: Callable[[Log, Cursor], None], peers: Peers) -> None:
+@pytest.mark.parametrize("leave", [Cursor.detach, Cursor.cut, Cursor.discard])
+def test_nothing_is_kept_for_who_is_muted(leave: Callable[[Cursor], None], peers: Peers) -> None:
     muted, below = peers.join(), peers.join()
-    peers.log.mute(muted)
+    muted.mute()
     peers.feed(below, commands(200))
     peers.rest(below)
     assert peers.log.held <= MAX_LINE + 256
-    leave(peers.log, muted)
+    leave(muted)
     peers.log.check()
     assert peers.log.held <= MAX_LINE + 256
     assert [peers.rank(client) for client in (muted, below)] == [0, 1]
@@ -211,13 +211,13 @@ def test_nothing_is_kept_for_who_is_muted(leave: Callable[[Log, Cursor], None], 
 
 def test_who_is_muted_and_then_attached_gets_nothing(peers: Peers) -> None:
     client = peers.open()
-    peers.log.private(client, b"INFO\n")
-    peers.log.mute(client)
+    client.private(b"INFO\n")
+    client.mute()
     peers.enter(client)
     peers.log.append(b"JOIN", b"0")
     peers.log.check()
     assert peers.rank(client) == 0
-    assert peers.log.lag(client) == 0
+    assert client.lag() == 0
 
 
 def test_what_a_detached_cursor_is_owed_is_not_written_over(
@@ -225,8 +225,8 @@ def test_what_a_detached_cursor_is_owed_is_not_written_over(
 ) -> None:
     left, muted, below = (peers.join() for _ in range(3))
     peers.log.append(b"JOIN", b"1")
-    peers.log.advance(muted, peers.log.lag(muted))
-    peers.log.mute(muted)
+    muted.advance(muted.lag())
+    muted.mute()
     peers.leave(left)
     assert peers.log.flush_all() == ([], [])
     peers.log.check()
@@ -237,10 +237,10 @@ def test_what_a_detached_cursor_is_owed_is_not_written_over(
 
 def test_behind_are_those_for_whom_more_is_kept(peers: Peers) -> None:
     slow, left, muted, fast, stranger = (*(peers.join() for _ in range(4)), peers.open())
-    peers.log.mute(muted)
+    muted.mute()
     peers.log.append(b"JOIN", b"0")
     peers.leave(left)
-    peers.log.private(stranger, b"x" * 200)
+    stranger.private(b"x" * 200)
     peers.log.append(b"JOIN", b"1")
     peers.rest(fast)
     assert peers.log.behind(17) == [peers.fd(slow), peers.fd(left)]
@@ -257,11 +257,11 @@ def test_nothing_is_sent_that_is_not_published(peers: Peers) -> None:
     peers.log.append(b"JOIN", b"0")
     peers.log.publish(peers.log.end)
     peers.log.append(b"JOIN", b"1")
-    peers.log.private(client, b"PONG\n")
+    client.private(b"PONG\n")
     peers.log.append(b"JOIN", b"2")
     assert peers.log.flush_all() == ([], [])
     assert [peers.rest(one) for one in (client, follower)] == [b"JOIN 1 0\n"] * 2
-    assert peers.log.peek(client) == []
+    assert client.peek() == []
     peers.log.publish(peers.log.find(2))
     assert [peers.rest(one) for one in (client, follower)] == [b"JOIN 2 1\nPONG\n", b"JOIN 2 1\n"]
     peers.log.publish(None)
@@ -271,13 +271,13 @@ def test_nothing_is_sent_that_is_not_published(peers: Peers) -> None:
 def test_a_private_frame_waits_for_its_place_to_be_published(peers: Peers) -> None:
     peers.log.publish(0)
     fresh, client = peers.open(), peers.join()
-    peers.log.private(client, b"WELCOME\n")
+    client.private(b"WELCOME\n")
     peers.log.append(b"JOIN", b"0")
-    peers.log.private(client, b"PONG\n")
-    peers.log.private(fresh, b"INFO\n")
+    client.private(b"PONG\n")
+    fresh.private(b"INFO\n")
     assert (peers.rest(client), peers.rest(fresh)) == (b"WELCOME\n", b"INFO\n")
-    peers.log.detach(client)
-    peers.log.private(client, b"BYE\n")
+    client.detach()
+    client.private(b"BYE\n")
     assert peers.rest(client) == b""
     peers.log.publish(peers.log.end)
     assert peers.rest(client) == b"JOIN 1 0\nPONG\nBYE\n"
@@ -287,10 +287,10 @@ def test_who_is_attached_beyond_what_is_published_waits(peers: Peers) -> None:
     peers.log.publish(0)
     peers.log.append(b"JOIN", b"0")
     client = peers.join()
-    peers.log.private(client, b"WELCOME\n")
-    assert peers.log.flush(client) is Flushed.DONE
+    client.private(b"WELCOME\n")
+    assert client.flush() is Flushed.DONE
     assert peers.log.flush_all() == ([], [])
-    assert peers.log.lag(client) == len(b"WELCOME\n")
+    assert client.lag() == len(b"WELCOME\n")
     peers.log.publish(None)
     assert peers.rest(client) == b"WELCOME\n"
 
@@ -299,8 +299,8 @@ def test_what_is_not_published_blocks_nobody(peers: Peers) -> None:
     client = peers.join()
     peers.log.publish(0)
     peers.feed(client, commands(3))
-    assert peers.log.flush(client) is Flushed.DONE
-    assert not peers.log.is_blocked(client)
+    assert client.flush() is Flushed.DONE
+    assert not client.is_blocked()
     assert peers.log.behind(0) == [peers.fd(client)]
 
 
@@ -312,9 +312,9 @@ def test_a_retaining_cursor_sees_the_log_to_its_end(peers: Peers) -> None:
     peers.log.publish(0)
     peers.feed(client, commands(20))
     got = b""
-    while spans := peers.log.peek(reader):
+    while spans := reader.peek():
         got += b"".join(spans)
-        peers.log.advance(reader, sum(map(len, spans)))
+        reader.advance(sum(map(len, spans)))
     assert got == logged_commands(20)
     assert peers.rest(client) == b""
 
@@ -326,8 +326,8 @@ def test_a_retaining_cursor_keeps_the_log_from_its_place_on(peers: Peers) -> Non
     peers.feed(client, commands(20))
     peers.rest(client)
     assert [peers.log.find(seq) for seq in (20, 40)] == [len(logged_commands(20)), peers.log.end]
-    assert peers.log.held >= peers.log.lag(reader) > 0
-    peers.log.discard(reader)
+    assert peers.log.held >= reader.lag() > 0
+    reader.discard()
     assert peers.log.held <= MAX_LINE + 256
 
 
@@ -337,7 +337,7 @@ def test_a_retaining_cursor_is_behind_in_no_question(peers: Peers) -> None:
     assert peers.log.behind(0) == [peers.fd(client)]
     assert peers.log.flush_all() == ([], [])
     assert peers.log.behind(0) == []
-    assert peers.log.lag(reader) == len(logged_commands(20))
+    assert reader.lag() == len(logged_commands(20))
     assert peers.log.count == 1
 
 
@@ -350,29 +350,29 @@ def test_the_log_is_kept_for_the_slowest_client_only(peers: Peers) -> None:
     for _ in range(5):
         peers.feed(fast, data)
         peers.rest(fast)
-    assert peers.log.held == peers.log.lag(slow) > 5 * len(data)
-    assert peers.log.lag(fast) == 0
+    assert peers.log.held == slow.lag() > 5 * len(data)
+    assert fast.lag() == 0
     peers.rest(slow)
     assert peers.log.held <= MAX_LINE + 256
 
 
-@pytest.mark.parametrize("leave", [Log.cut, Log.discard])
+@pytest.mark.parametrize("leave", [Cursor.cut, Cursor.discard])
 def test_nothing_is_kept_for_a_client_that_is_cut_or_discarded(
-    leave: Callable[[Log, Cursor], None], peers: Peers
+    leave: Callable[[Cursor], None], peers: Peers
 ) -> None:
     slow, fast = peers.join(), peers.join()
     peers.feed(fast, commands(200))
     peers.rest(fast)
-    leave(peers.log, slow)
+    leave(slow)
     assert peers.log.held <= MAX_LINE + 256
 
 
 def test_nothing_is_kept_for_who_is_cut_in_the_middle_of_a_frame(peers: Peers) -> None:
     slow, fast = peers.join(), peers.join()
     peers.feed(fast, commands(200))
-    peers.log.advance(slow, 150)
+    slow.advance(150)
     peers.rest(fast)
-    peers.log.cut(slow)
+    slow.cut()
     peers.feed(fast, commands(200))
     peers.rest(fast)
     assert peers.log.held <= MAX_LINE + 256
@@ -405,4 +405,4 @@ def test_the_log_is_given_back_block_by_block(peers: Peers) -> None:
         peers.log.append(b"JOIN", b"x" * 300)
     for left in range(5, 0, -1):
         assert peers.log.held == left * len(frame)
-        peers.log.advance(client, len(frame))
+        client.advance(len(frame))

@@ -45,15 +45,15 @@ def test_lines_of_a_cursor_that_follows_are_handed_over(peers: Peers) -> None:
     peers.join()
     follower = peers.follow()
     assert peers.feed(follower, b"CMD a\nWHO\n") == [b"CMD a", b"WHO"]
-    peers.log.take(follower, b"CMD b\n")
-    assert peers.log.collect(follower) == b""
+    follower.take(b"CMD b\n")
+    assert follower.collect() == b""
     assert peers.lines(follower) == [b"CMD b"]
     assert peers.log.seq == 0
 
 
 def test_what_is_left_at_the_attachment_is_the_members(peers: Peers) -> None:
     client = peers.open()
-    peers.log.take(client, b"HELLO\nCMD a\nWHO\nCMD b\nCM")
+    client.take(b"HELLO\nCMD a\nWHO\nCMD b\nCM")
     assert peers.next_line(client) == b"HELLO"
     peers.enter(client)
     assert peers.lines(client) == [b"WHO"]
@@ -63,7 +63,7 @@ def test_what_is_left_at_the_attachment_is_the_members(peers: Peers) -> None:
 
 def test_what_is_left_when_a_member_leaves_is_handed_over(peers: Peers) -> None:
     client = peers.join()
-    peers.log.take(client, b"CMD a\nBYE\nCMD b\n")
+    client.take(b"CMD a\nBYE\nCMD b\n")
     assert peers.next_line(client) == b"BYE"
     peers.leave(client)
     assert peers.lines(client) == [b"CMD b"]
@@ -73,8 +73,8 @@ def test_what_is_left_when_a_member_leaves_is_handed_over(peers: Peers) -> None:
 def test_what_was_begun_or_kept_before_is_the_members(peers: Peers) -> None:
     first, second = peers.open(), peers.open()
     peers.feed(first, b"CMD a")
-    peers.log.take(second, b"CMD b\nWHO\nCM")
-    peers.log.keep(second)
+    second.take(b"CMD b\nWHO\nCM")
+    second.keep()
     peers.enter(first)
     peers.enter(second)
     assert peers.feed(first, b"\n") == []
@@ -105,7 +105,7 @@ def test_a_bounded_amount_is_read_of_a_fresh_cursor() -> None:
     with Peers(HUGE_LINE, read_bytes=READ_SIZE) as peers:
         client = peers.open()
         peers.send(client, b"x" * (FRESH_BYTES + 1000))
-        assert peers.log.read(client, READ_SIZE) == FRESH_BYTES
+        assert client.read(READ_SIZE) == FRESH_BYTES
         with expect_too_long(FRESH_BYTES):
             peers.next_line(client)
 
@@ -115,9 +115,9 @@ def test_what_is_kept_of_a_fresh_cursor_counts_as_read(first: int) -> None:
     with Peers(HUGE_LINE, read_bytes=READ_SIZE) as peers:
         client = peers.open()
         peers.send(client, b"x" * (FRESH_BYTES + 1000))
-        assert peers.log.read(client, first) == first
+        assert client.read(first) == first
         assert peers.next_line(client) is None
-        assert peers.log.read(client, READ_SIZE) == FRESH_BYTES - first
+        assert client.read(READ_SIZE) == FRESH_BYTES - first
         with expect_too_long(FRESH_BYTES):
             peers.next_line(client)
 
@@ -133,12 +133,12 @@ def test_one_read_is_kept_of_a_fresh_cursor_however_many_lines() -> None:
         client = peers.open()
         data = b"HELLO\n" + commands(2000, 45)
         peers.send(client, data)
-        assert peers.log.read(client, READ_SIZE) == FRESH_BYTES
+        assert client.read(READ_SIZE) == FRESH_BYTES
         assert peers.next_line(client) == b"HELLO"
-        peers.log.keep(client)
+        client.keep()
         peers.log.check()
         with pytest.raises(BlockingIOError):
-            peers.log.read(client, READ_SIZE)
+            client.read(READ_SIZE)
         peers.enter(client)
         assert peers.lines(client) == []
         assert peers.log.seq == (FRESH_BYTES - 6) // 50
@@ -156,7 +156,7 @@ def test_from_the_attachment_on_a_line_has_max_line_bytes(has_left: bool) -> Non
         if has_left:
             peers.leave(client)
         peers.send(client, b"x" * (FRESH_BYTES + 1000))
-        assert peers.log.read(client, READ_SIZE) == FRESH_BYTES + 1000
+        assert client.read(READ_SIZE) == FRESH_BYTES + 1000
         assert peers.next_line(client) is None
         sent = 60_000 + FRESH_BYTES + 1000
         lines = peers.feed(client, b"y" * (HUGE_LINE - 1 - sent) + b"\n")

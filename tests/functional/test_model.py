@@ -45,7 +45,7 @@ CLASSES: Final = 3
 SMALL: Final = 32_768
 
 
-class Peer:
+class RandomClient:
     """A client of the model. What it is to send waits in an outbox; all that it receives is kept.
 
     Attributes:
@@ -214,7 +214,7 @@ class Replay:
         peers: all who may appear in it.
     """
 
-    def __init__(self, names: list[str], observer: Peer, peers: list[Peer]) -> None:
+    def __init__(self, names: list[str], observer: RandomClient, peers: list[RandomClient]) -> None:
         assert observer.welcome is not None
         self.first = observer.welcome.seq
         self.names = [names]  # by rank, after frame number first + index
@@ -247,7 +247,7 @@ class Replay:
         return names
 
 
-def check_stream(peer: Peer, replay: Replay) -> None:
+def check_stream(peer: RandomClient, replay: Replay) -> None:
     """Check that a client got the common log from its WELCOME on, and answers from whom they name."""
     if peer.welcome is None:
         assert not peer.log
@@ -275,7 +275,7 @@ def check_stream(peer: Peer, replay: Replay) -> None:
             assert replay.names_after(seq)[frame.rank] == frame.name
 
 
-def check_answers(peers: list[Peer]) -> None:
+def check_answers(peers: list[RandomClient]) -> None:
     """Check that every answer reached its asker once, if that one was still there."""
     given = Counter(
         (frame.seq, peer.name, frame.status)
@@ -293,7 +293,7 @@ def check_answers(peers: list[Peer]) -> None:
     assert got <= given
 
 
-def check_departure(peer: Peer, replay: Replay) -> None:
+def check_departure(peer: RandomClient, replay: Replay) -> None:
     """Check that who left and went on reading got everything up to its own LEFT."""
     last = peer.log[-1].seq if peer.log else peer.welcome.seq if peer.welcome else None
     assert last == replay.left_at[peer.name] - 1
@@ -331,18 +331,18 @@ STEPS: Final = st.builds(
 )
 
 
-class Example:
+class Scenario:
     """One example's clients: those who were there at its beginning, and those that its steps bring.
 
     ``previous`` is the observer of the last example, who leaves when the new one is there: so that the
     log that they see has no gap, and the ranks above the observer change as well.
     """
 
-    def __init__(self, server: ServerProcess, number: int, previous: Peer, early: int) -> None:
+    def __init__(self, server: ServerProcess, number: int, previous: RandomClient, early: int) -> None:
         self._server = server
         self._number = number
         self._has_tokens = previous.token is not None
-        self.peers: list[Peer] = []
+        self.peers: list[RandomClient] = []
         for _ in range(early + 1):
             self.observer = self._connect()
             self.observer.hello()
@@ -352,10 +352,10 @@ class Example:
         self._names = [peer.name for peer in there]
         previous.leave("close")
 
-    def _connect(self, *, small: bool = False) -> Peer:
+    def _connect(self, *, small: bool = False) -> RandomClient:
         name = f"e{self._number}-{len(self.peers)}"
         token = str(self._class_of(len(self.peers))) if self._has_tokens else None
-        self.peers.append(Peer(self._server, name, small=small, token=token))
+        self.peers.append(RandomClient(self._server, name, small=small, token=token))
         return self.peers[-1]
 
     def _class_of(self, number: int) -> int:
@@ -377,7 +377,7 @@ class Example:
             peer.hello()
         self._act(peer, step)
 
-    def _act(self, peer: Peer, step: Step) -> None:
+    def _act(self, peer: RandomClient, step: Step) -> None:
         if step.what == "command":
             peer.command(wants_answer=step.wants_answer, padding=step.size % 1_000)
         elif step.what == "burst":
@@ -398,7 +398,7 @@ class Example:
             if step.wants_answer:
                 peer.write_all()
 
-    def _storm(self, step: Step, others: list[Peer]) -> None:
+    def _storm(self, step: Step, others: list[RandomClient]) -> None:
         """Let several leave and join in one turn of the server."""
         leavers = [peer for peer in others if peer.unsent < SMALL][step.who : step.who + 3]
         for peer in leavers:
@@ -462,7 +462,7 @@ class Example:
         self.observer.read_until(lambda: self.observer.rank_and_clients() == (0, 1))
 
 
-def departures(peer: Peer) -> int:
+def departures(peer: RandomClient) -> int:
     return sum(len(frame.ranks) for frame in peer.log if isinstance(frame, LeftFrame))
 
 
@@ -481,7 +481,7 @@ class Arena:
         self._server = self._stack.enter_context(
             ServerProcess(1_000, *options, unix=self._unix, tls=self._tls)
         )
-        self._previous = Peer(self._server, "first", token="0" if self._options else None)
+        self._previous = RandomClient(self._server, "first", token="0" if self._options else None)
         self._previous.hello()
         self._previous.settle("here")
         return self
@@ -491,7 +491,7 @@ class Arena:
         self._stack.close()
 
     def play(self, early: int, steps: list[Step]) -> None:
-        example = Example(self._server, next(self._examples), self._previous, early)
+        example = Scenario(self._server, next(self._examples), self._previous, early)
         try:
             for step in steps:
                 example.step(step)

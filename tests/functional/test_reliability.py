@@ -1,4 +1,7 @@
-"""Each row of docs/reliability.md in small: the same code, with numbers that take a second or two."""
+"""Each row of docs/reliability.md in small: the same code, with numbers that take a second or two.
+
+How long anything took is left to ``make reliability``.
+"""
 
 from __future__ import annotations
 

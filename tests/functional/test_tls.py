@@ -13,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -26,13 +25,10 @@ Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
 Serve = Callable[..., ServerProcess]
 
-# The option of a server that waits for a handshake longer than any test: what ends before was not timed out.
-PATIENT: Final = ("--handshake-timeout", "1000")
-
 
 @pytest.fixture
 def server(serve: Serve, certificates: Certificates) -> ServerProcess:
-    return serve(300, "--log-level", "debug", *PATIENT, tls=certificates)
+    return serve(300, "--log-level", "debug", tls=certificates)
 
 
 @contextlib.contextmanager
@@ -111,7 +107,7 @@ def test_a_client_that_speaks_no_tls_is_sent_away_at_once(
 def test_tls_to_a_plain_server_fails_at_once(
     serve: Serve, certificates: Certificates, connect: Connect
 ) -> None:
-    server = serve(2, *PATIENT)
+    server = serve(2)
     with pytest.raises(ssl.SSLError):
         RawClient(TlsAddress(server.host, server.port, certificates.client))
     assert connect(server).hello()["rank"] == 0
@@ -120,8 +116,8 @@ def test_tls_to_a_plain_server_fails_at_once(
 # --- the handshake ----------------------------------------------------------------------------
 
 
-class Slow:
-    """A client that shakes hands as slowly as it is told to."""
+class SlowHandshake:
+    """A client whose side of the handshake is sent as slowly as the test likes."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self.sock = sock
@@ -146,7 +142,7 @@ def test_a_handshake_byte_by_byte_succeeds_and_delays_nobody(
     (member,) = join(server, "a")
     with plain(server) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        slow = Slow(sock, certificates.client)
+        slow = SlowHandshake(sock, certificates.client)
         for part in (slow.hello, None):
             data = slow.finish(b"HELLO\nCMD x\n") if part is None else part
             for number in range(len(data)):
@@ -166,7 +162,7 @@ def test_a_stalled_handshake_times_out(
     (member,) = join(server, "a")
     begin = time.monotonic()
     with plain(server) as sock:
-        slow = Slow(sock, certificates.client)
+        slow = SlowHandshake(sock, certificates.client)
         if isinstance(after, int):
             sock.sendall(slow.hello[:after])
         else:
@@ -182,7 +178,7 @@ def test_data_with_the_last_of_the_handshake_is_served(
     server: ServerProcess, certificates: Certificates
 ) -> None:
     with plain(server) as sock:
-        slow = Slow(sock, certificates.client)
+        slow = SlowHandshake(sock, certificates.client)
         sock.sendall(slow.hello)
         sock.sendall(slow.finish(b"HELLO\nCMD x\n"))
         received = b""

@@ -247,9 +247,9 @@ def test_many_joins_are_split_into_valid_frames(serve: Serve, connect: Connect, 
             client.send(guarded.hello(holder, f"n{number}"))
     names = [f"n{number}" for first in (1, 2, 0) for number in range(first, 180, 3)]
     names.insert(60, "witness")
-    while witness.session.clients < 181:
+    while witness.session.log.clients < 181:
         witness.receive()
-    assert (witness.session.rank, newcomers[0].roster()) == (60, names)
+    assert (witness.session.log.rank, newcomers[0].roster()) == (60, names)
     for number, client in enumerate(newcomers):
         if number:  # its WELCOME was read above
             assert fields_of(client.expect(b"WELCOME "))["seq"] > 1
@@ -298,7 +298,7 @@ def test_who_joins_above_others_commands_them_and_asks_go_on(guarded: Guarded) -
     op = Player(guarded, "op", "op")
     for player, rank in ((web, 1), (bulk, 2)):
         moved = player.until(events.RankChanged)
-        assert (moved.rank, player.session.rank, player.session.clients) == (rank, rank, 3)
+        assert (moved.rank, player.session.log.rank, player.session.log.clients) == (rank, rank, 3)
     bulk.answer(asked.seq)
     answer = web.until(events.Answer)
     assert (answer.seq, answer.rank, answer.name) == (asked.seq, 1, "bulk")  # as it was when asked

@@ -107,7 +107,7 @@ async def with_asyncio(address: str) -> None:
 def without(address: str) -> None:
     boss = sync.connect(address, name="boss", reconnect=True)
     with boss as same, sync.connect(address, name="web", executor=Upper(), jobs=2) as web:
-        assert_type(same, sync.Client)
+        assert_type(same, sync.SyncClient)
         assert_type(boss.rank, int)
         assert_type(boss.clients, int)
         assert_type(boss.seq, int)
@@ -119,7 +119,7 @@ def without(address: str) -> None:
         assert_type(boss.who(), tuple[RosterEntry, ...])
         assert_type(boss.cmd("hello"), int)
         asked = boss.ask("shout", timeout=10)
-        assert_type(asked, sync.Ask)
+        assert_type(asked, sync.SyncAsk)
         assert_type(asked.logged(), int)
         for answer in asked:
             assert_type(answer, Answer)
@@ -150,7 +150,7 @@ def without(address: str) -> None:
         boss.close()
 
 
-def check(asked: Ask | sync.Ask, answers: list[Answer]) -> None:
+def check(asked: Ask | sync.SyncAsk, answers: list[Answer]) -> None:
     assert_type(asked.seq, int | None)
     assert_type(asked.text, str)
     assert_type(asked.is_done, bool)
@@ -189,7 +189,7 @@ def errors(address: str) -> None:
 
 if TYPE_CHECKING:
 
-    async def misused(client: Client, blocking: sync.Client) -> None:
+    async def misused(client: Client, blocking: sync.SyncClient) -> None:
         connect("x", nmae="y")  # type: ignore[call-arg]
         connect("x", executor=print)  # type: ignore[arg-type]
         connect("x", jobs="2")  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ class Peers:
         """Make a member, and attach the client to it; return the member."""
         self._joined += 1
         self.log.join(self._joined, rank_class)
-        self.log.attach(client, self._joined)
+        client.attach(self._joined)
         self.members[client] = self._joined
         return self._joined
 
@@ -65,7 +65,7 @@ class Peers:
     def follow(self) -> Cursor:
         """Return a new client that follows the log without a rank."""
         client = self.open()
-        self.log.attach(client, None)
+        client.attach(None)
         return client
 
     def leave(self, client: Cursor) -> None:
@@ -96,18 +96,18 @@ class Peers:
         return list(iter(lambda: self.next_line(client), None))
 
     def next_line(self, client: Cursor) -> bytes | None:
-        return self.log.next_line(client, logs=True)
+        return client.next_line(logs=True)
 
     def feed(self, client: Cursor, data: bytes) -> list[bytes]:
         """Let ``data`` come in one piece, and go through it."""
-        self.log.take(client, data)
+        client.take(data)
         return self.lines(client)
 
     def receive(self, client: Cursor, most: int = READ_SIZE) -> list[bytes]:
         """Read what lies in the socket, at most ``most`` bytes at a time, and go through it."""
         lines: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
-            while self.log.read(client, most):
+            while client.read(most):
                 lines += self.lines(client)
         return lines
 
@@ -122,7 +122,7 @@ class Peers:
     def rest(self, client: Cursor) -> bytes:
         """Flush and read until the client has all."""
         got = b""
-        while self.log.flush(client) is Flushed.BLOCKED:
+        while client.flush() is Flushed.BLOCKED:
             got += self.read(client)
         return got + self.read(client)
 

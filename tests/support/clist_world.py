@@ -121,8 +121,8 @@ class World(RuleBasedStateMachine):
     @invariant()
     def what_is_not_sent_yet_is_what_waits(self) -> None:
         for peer in self.peers:
-            assert self.log.lag(peer.cursor) == peer.lag
-            assert self.log.is_blocked(peer.cursor) == peer.is_blocked
+            assert peer.cursor.lag() == peer.lag
+            assert peer.cursor.is_blocked() == peer.is_blocked
 
     @invariant()
     def nothing_is_kept_that_all_have(self) -> None:
@@ -136,7 +136,7 @@ class World(RuleBasedStateMachine):
         self.log.publish(None)
         for peer in self.peers:
             gone = peer.has_hung_up or peer.model.is_muted
-            while not gone and self.log.flush(peer.cursor) is not Flushed.DONE:
+            while not gone and peer.cursor.flush() is not Flushed.DONE:
                 assert peer.sent > len(peer.received)
                 peer.read(READ_SIZE)
             peer.read(READ_SIZE)
@@ -159,7 +159,7 @@ class World(RuleBasedStateMachine):
         return self.model.join(self.joined, rank_class)
 
     def _attach(self, peer: Peer, member: ModelMember | None, seq: int) -> None:
-        self.log.attach(peer.cursor, member.number if member else None, seq)
+        peer.cursor.attach(member.number if member else None, seq)
         self.model.attach(peer.model, member, seq, peer.sent)
 
     def _is_gone(self, seq: int) -> bool:
@@ -176,7 +176,7 @@ class World(RuleBasedStateMachine):
         for start, stop in itertools.pairwise(sorted(edges)):
             while peer.model.has_input:
                 self._next_line(peer, logs=True)
-            self.log.take(peer.cursor, data[start:stop])
+            peer.cursor.take(data[start:stop])
             self.model.take(peer.model, data[start:stop])
 
     def _next_line(self, peer: Peer, *, logs: bool) -> bytes | None:
@@ -186,14 +186,14 @@ class World(RuleBasedStateMachine):
         except RemoteProtocolError as error:
             for _ in range(2):
                 with pytest.raises(RemoteProtocolError, match=f"^{error.text}$"):
-                    self.log.next_line(peer.cursor, logs=logs)
+                    peer.cursor.next_line(logs=logs)
             self._ignore(peer)
             return None
-        assert self.log.next_line(peer.cursor, logs=logs) == line
+        assert peer.cursor.next_line(logs=logs) == line
         return line
 
     def _ignore(self, peer: Peer) -> None:
-        self.log.ignore(peer.cursor)
+        peer.cursor.ignore()
         self.model.ignore(peer.model)
 
     @staticmethod

@@ -63,7 +63,7 @@ class LineHandler:
         self.go(channel)
 
     def go(self, channel: Channel) -> None:
-        self.log.ignore(channel.cursor)
+        channel.cursor.ignore()
         channel.waits_for = None
         going = ChannelState.LEAVING if channel.state is ChannelState.JOINED else ChannelState.CLOSING
         channel.move(going)
@@ -135,7 +135,7 @@ class Conversation:
         """Do what a server does at the end of the turn that brought the HELLO, and read on."""
         assert self.state is ChannelState.JOINING
         self.log.join(MEMBER)
-        self.log.attach(self.channel.cursor, MEMBER)
+        self.channel.cursor.attach(MEMBER)
         self.channel.move(ChannelState.JOINED)
         self.loop.reader.handle(self.channel)
         self.loop.sender.watch(self.channel)
@@ -155,13 +155,13 @@ class Conversation:
     def congested(self) -> Channel:
         """Return another channel for which too many private frames wait."""
         other, _ = self.connect()
-        self.log.private(other.cursor, b"x" * MAX_PRIVATE_BYTES + b"\n")
+        other.cursor.private(b"x" * MAX_PRIVATE_BYTES + b"\n")
         self.loop.pace.mark_congested(other)
         return other
 
     def relieve(self, other: Channel) -> None:
         """Let the other channel have been sent all that waits for it."""
-        self.log.advance(other.cursor, self.log.queued(other.cursor))
+        other.cursor.advance(other.cursor.queued())
 
     @property
     def is_paused(self) -> bool:
@@ -170,8 +170,8 @@ class Conversation:
     def logged(self) -> list[bytes]:
         """Return the frames that were logged since the last call."""
         data = b""
-        while spans := self.log.peek(self.watcher):
+        while spans := self.watcher.peek():
             piece = b"".join(spans)
             data += piece
-            self.log.advance(self.watcher, len(piece))
+            self.watcher.advance(len(piece))
         return data.splitlines()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from client import policy
-from client.executors import Shell, Supervised, Terms
+from client.executors import ExecutorOptions, ProcessExecutor, ShellExecutor
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
 from tests.support.waiting import BOUND
@@ -49,9 +49,11 @@ async def closing(executor: E) -> AsyncIterator[E]:
         await executor.close()
 
 
-def shell(*, timeout: float | None = None, output_limit: int = 32_768, workdir: Path | None = None) -> Shell:
+def shell(
+    *, timeout: float | None = None, output_limit: int = 32_768, workdir: Path | None = None
+) -> ShellExecutor:
     """Return a shell that may do everything."""
-    return Shell(Terms(policy.ALL, timeout, output_limit, workdir))
+    return ShellExecutor(ExecutorOptions(policy.ALL, timeout, output_limit, workdir))
 
 
 def detail(result: Outcome, status: str) -> dict[str, Any]:
@@ -116,7 +118,7 @@ async def told(wait: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, wait)
 
 
-def idle_supervisor(executor: Supervised) -> int:
+def idle_supervisor(executor: ProcessExecutor) -> int:
     """Return the process id of the one supervisor that waits for a command."""
     (kept,) = executor._idle
     return kept._process.pid

@@ -18,8 +18,12 @@ from harness import Address, Event, Generator, Places
 
 from tests.support.waiting import BOUND
 
-SIZE: Final = 20  # bytes of a text
-COMMANDS: Final = 120  # so that the numbers of log frames, from 1 on, get longer twice
+# The bytes of a text.
+SIZE: Final = 20
+
+# So many that the numbers of log frames, from 1 on, get longer twice.
+COMMANDS: Final = 120
+
 RECEIVERS: Final = 3
 WELCOME: Final = b'INFO {"proto":1}\nWELCOME {"rank":0,"clients":1,"seq":0}\n'
 

@@ -36,6 +36,10 @@ class TerminalClient:
         env: all of its environment.
         size: rows and columns.
         in_shell: whether a shell with job control starts it, whose prompt is ``$``.
+
+    Attributes:
+        raw: everything that it wrote.
+        child: the process.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class TerminalClient:
         size: tuple[int, int] = (ROWS, COLUMNS),
         in_shell: bool = False,
     ) -> None:
-        self.raw = b""  # all that it wrote
+        self.raw = b""
         self._screen = pyte.Screen(size[1], size[0])
         self._stream = pyte.ByteStream(self._screen)
         command = ["bash", "--norc"] if in_shell else [*CLIENT, *arguments]

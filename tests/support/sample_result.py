@@ -2,175 +2,100 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
-import derive
-from derive import Corner
+from measurements import Measurements
+
+
+class Corner(NamedTuple):
+    """A place in the grid."""
+
+    senders: str
+    receivers: int
+    size: int
+
 
 HERE = Corner("one", 100, 64)
-EVERY = Corner("every", 1000, 64)
-PEERS = {  # name and version, and million deliveries/s that it would make at many receivers
-    "rankserver": ("rankserver", "1.0.0", 88.0),
-    "redis": ("Redis pub/sub", "7.0.15", 10.1),
-    "nats": ("NATS core", "2.9.10", 11.4),
-    "zeromq": ("ZeroMQ proxy", "26.2.0 (libzmq 4.3.5)", 18.0),
-    "mosquitto": ("Mosquitto", "2.0.11", 2.4),
-    "asyncio": ("asyncio", "3.11.7", 0.9),
-    "uvloop": ("uvloop", "0.21.0", 1.4),
-    "threads": ("threads and a lock", "3.11.7", 0.6),
-    "ceiling": ("ceiling", "1.0.0", 92.0),
+EVERY = Corner("every", 1_000, 64)
+
+# The name of each peer, and the million deliveries per second that it would make.
+PEERS = {
+    "rankserver": ("rankserver", 88.0),
+    "redis": ("Redis pub/sub", 10.1),
+    "nats": ("NATS core", 11.4),
+    "zeromq": ("ZeroMQ proxy", 18.0),
+    "mosquitto": ("Mosquitto", 2.4),
+    "asyncio": ("asyncio", 0.9),
+    "uvloop": ("uvloop", 1.4),
+    "threads": ("threads and a lock", 0.6),
+    "ceiling": ("ceiling", 92.0),
 }
-MOST = {"threads": 1000}
-ROUNDS = 5
+RIVALS = [key for key in PEERS if key not in {"rankserver", "ceiling"}]
 NOISE = (1.0, 0.97, 1.04, 0.99, 1.02)  # by round
+COMMANDS = 1_000
 
 
-def sample(
-    receivers: tuple[int, ...] = (1, 10, 100, 1000, 5000), sizes: tuple[int, ...] = (16, 64, 1024, 16_384)
-) -> dict[str, Any]:
-    """Return a result in which all peers took part and lost nothing."""
+def sample() -> dict[str, Any]:
+    """Return a result, as a run has collected it, in which all peers took part and lost nothing."""
+    corners = [Corner("one", count, 64) for count in (1, 10, 100, 1_000, 5_000)]
+    corners += [Corner("one", 1_000, size) for size in (16, 1_024)]
     return {
-        "format": 1,
         "date": "2026-01-02",
-        "seconds": 1834.0,
+        "seconds": 1_834.0,
         "command": "python benchmarks/compare.py",
         "commit": "0123456789ab",
-        "resumed": False,
-        "machine": {
-            "cpu": "A processor",
-            "cpus": 2,
-            "memory_gib": 23.4,
-            "kernel": "6.1.0",
-            "congestion_control": "cubic",
-            "python": "3.11.7",
-            "compiler": "gcc 12.2.0",
-            "server_cpu": 0,
-            "generator_cpu": 1,
-        },
-        "peers": [_peer(key) for key in PEERS],
-        "rounds": ROUNDS,
-        "points": [
-            *(point("one", count, size) for size in sizes for count in receivers),
-            *(point("every", count, 64) for count in (100, 1000)),
-        ],
-        "membership": [_membership(count) for count in (100, 1000, 10_000)],
+        "machine": {"cpu": "A processor", "congestion_control": "cubic", "compiler": None},
+        "peers": [_peer(key, name) for key, (name, _) in PEERS.items()],
+        "rounds": len(NOISE),
+        "points": [_point(corner) for corner in (*corners, EVERY)],
+        "membership": [{"clients": count, "rounds": list(map(_members, NOISE))} for count in (1_000, 10_000)],
     }
 
 
-def _peer(key: str) -> dict[str, Any]:
-    name, version, _ = PEERS[key]
-    settings = "nothing saved; output limits lifted, as one burst is larger than they are"
-    install = f"apt-get install {key}"
-    return {
-        "key": key,
-        "name": name,
-        "version": version,
-        "settings": settings,
-        "install": install,
-        "skipped": None,
-    }
+def measured(result: dict[str, Any]) -> Measurements:
+    """Return the measurements of a result, as they are read from a file."""
+    return Measurements.parse(Measurements.of_run(result).dump())
 
 
-def skip(result: dict[str, Any], key: str) -> None:
-    """Make the result one for which a peer was not installed."""
-    for peer in result["peers"]:
-        if peer["key"] == key:
-            peer.update(version=None, skipped="not installed")
-    for entry in result["points"]:
-        entry["sources"].pop(key)
-        entry["sources"]["rankserver"].get("against", {}).pop(key, None)
+def _peer(key: str, name: str) -> dict[str, Any]:
+    settings = {"version": "1.2", "settings": "nothing is saved", "install": f"apt-get install {key}"}
+    return {"key": key, "name": name, "skipped": None} | settings
 
 
-def point(senders: str, receivers: int, size: int) -> dict[str, Any]:
-    """Return a point of the grid with all peers that can have so many connections."""
-    keys = [key for key in PEERS if receivers <= MOST.get(key, receivers)]
-    if senders == "every":
-        keys.remove("ceiling")
-    sources = {key: _measured(key, senders, receivers, size) for key in keys}
-    if size == 64 and senders == "one":
-        sources["rankserver"]["against"] = {
-            key: _against(sources[key]["half"]["rate"], receivers)
-            for key in keys
-            if key not in {"rankserver", "ceiling"}
-        }
-    return {"senders": senders, "receivers": receivers, "size": size, "sources": sources}
+def _point(corner: Corner) -> dict[str, Any]:
+    sources = {key: _source(rate * 1e6, corner) for key, (_, rate) in PEERS.items()}
+    if corner == HERE:
+        for it in sources.values():
+            it |= {load: _paced(100.0) for load in ("idle", "half")}
+        sources["rankserver"]["against"] = {key: _paced(40.0) for key in RIVALS}
+    return corner._asdict() | {"sources": sources}
 
 
-def _against(rate: int, receivers: int) -> dict[str, Any]:
-    """Return what was measured of rankserver at half load of a peer."""
-    return {"rate": rate, "rounds": [_pace(rate, 40 + receivers / 88 * it) for it in NOISE]}
-
-
-def _measured(key: str, senders: str, receivers: int, size: int) -> dict[str, Any]:
-    """Return what was measured of a peer; the latency at 64 bytes only, and with one sender."""
-    rate = rate_of(key, receivers, size)
-    commands = 20_000 if rate > 5e6 else 2_000
-    found: dict[str, Any] = {
-        "commands": commands,
-        "bursts": [burst(commands, receivers, size, rate * noise) for noise in NOISE],
-        "join_seconds": (receivers + 1) / rate_of(key, 100, 64) * 4000,
-        "idle_memory": (receivers + 1) * 7_000,
-        "lost": None,
-    }
-    if size == 64 and senders == "one":
-        half = min(200_000, int(rate / receivers / 2))
-        found["idle"] = {
-            "rate": 100,
-            "rounds": [_pace(100, 30 + receivers / rate * 1.5e6 * it) for it in NOISE],
-        }
-        found["half"] = {
-            "rate": half,
-            "rounds": [_pace(half, 90 + receivers / rate * 4e6 * it) for it in NOISE],
-        }
-    if key == "ceiling":
-        found["chunk"] = 261_932
-    return found
-
-
-def rate_of(key: str, receivers: int, size: int) -> float:
-    """Return the deliveries per second of a peer in a round without noise."""
-    most = PEERS[key][2] * 1e6 * receivers / (receivers + 4)
-    return 1 / (1 / most + size / 6e9)
-
-
-def burst(commands: int, receivers: int, size: int, rate: float) -> dict[str, Any]:
-    """Return a burst in which so many deliveries per second were made."""
-    deliveries = commands * receivers
-    return {
-        "commands": commands,
-        "streams": receivers,
+def _source(rate: float, corner: Corner) -> dict[str, Any]:
+    deliveries = COMMANDS * corner.receivers
+    burst = {
+        "commands": COMMANDS,
         "deliveries": deliveries,
-        "seconds": deliveries / rate,
-        "stream_bytes": commands * size,
-        "generator_cpu": deliveries / rate * 0.8,
-        "sender_cpu": deliveries / rate * 0.95,
-        "peak_memory": int(12e6 + 300 * deliveries**0.5),
+        "generator_cpu": 0.0,
+        "sender_cpu": deliveries / rate,
+        "peak_memory": 12_000_000,
         "same_order": True,
     }
+    bursts = [burst | {"seconds": deliveries / rate / noise} for noise in NOISE]
+    return {"bursts": bursts, "join_seconds": 0.1, "idle_memory": 7_007_000, "lost": None}
 
 
-def _pace(rate: int, middle: float) -> dict[str, Any]:
-    quantiles = {"p50": middle, "p99": middle * 2.2, "p999": middle * 3, "max": middle * 4}
-    times = {"seconds": 2.0, "generator_cpu": 0.1, "sender_cpu": 0.1, "late": 21.5}
-    return {"commands": rate * 2, "streams": 1, "rate": rate, "peak_memory": 12_000_000, **quantiles, **times}
+def _paced(middle: float) -> dict[str, Any]:
+    phase = {"rate": 100, "commands": 200, "seconds": 2.0, "late": 21.5}
+    quantiles = [{"p50": middle * it, "p99": middle * it * 2, "p999": middle * it * 3} for it in NOISE]
+    return {"rate": 100, "rounds": [phase | it for it in quantiles]}
 
 
-def _membership(clients: int) -> dict[str, Any]:
-    one = 20e-6 + clients * 0.9e-6
-    rounds = [
-        {
-            "joins_per_second": 6500.0 * noise / (1 + math.log10(clients) / 20),
-            "memory_per_client": 1250.0 + 10 * noise,
-            "leave": {"1": one * 1.1 * noise, "half": clients * 20e-6 * noise}
-            | ({"100": one * 1.4 * noise} if clients > 100 else {}),
-            "ceiling_one": one * noise,
-            "join_cpu": clients / 9000,
-            "idle_cpu_per_second": 0.0,
-        }
-        for noise in NOISE
-    ]
-    return {"clients": clients, "rounds": rounds}
+def _members(noise: float) -> dict[str, Any]:
+    leave = {"1": 0.0011, "100": 0.0014, "half": 0.2}
+    once = {"ceiling_one": 0.001, "idle_cpu_per_second": 0.0, "leave": leave}
+    return {"joins_per_second": 6_500.0 * noise, "memory_per_client": 1_250.0} | copy.deepcopy(once)
 
 
 # --- looking into it and changing it ----------------------------------------------------------
@@ -178,24 +103,38 @@ def _membership(clients: int) -> dict[str, Any]:
 
 def source(result: dict[str, Any], corner: Corner, key: str) -> dict[str, Any]:
     """Return what was measured of a peer at a corner."""
-    found = derive.source(result, corner, key)
-    assert found is not None
+    where = corner._asdict().items()
+    (found,) = (it["sources"][key] for it in result["points"] if where <= it.items())
+    assert isinstance(found, dict)
     return found
+
+
+def skip(result: dict[str, Any], key: str) -> None:
+    """Make the result one for which a peer was not installed."""
+    for peer in result["peers"]:
+        if peer["key"] == key:
+            peer.update(version=None, skipped="not installed")
+    for point in result["points"]:
+        point["sources"].pop(key)
+        point["sources"]["rankserver"].get("against", {}).pop(key, None)
 
 
 def set_rates(result: dict[str, Any], corner: Corner, key: str, rates: list[float]) -> None:
     """Give a peer these deliveries per second in its rounds."""
-    found = source(result, corner, key)
-    found["bursts"] = [
-        {**burst, "seconds": burst["deliveries"] / rate, "generator_cpu": 0.8 * burst["deliveries"] / rate}
-        for burst, rate in zip(found["bursts"], rates, strict=False)
-    ]
+    it = source(result, corner, key)
+    pairs = zip(it["bursts"], rates, strict=False)
+    it["bursts"] = [burst | {"seconds": burst["deliveries"] / rate} for burst, rate in pairs]
 
 
-def set_same_rate(result: dict[str, Any], ratios: dict[str, list[float]]) -> None:
-    """Give our p99 these ratios to each of these peers at its half load, and a small one to all others."""
+def set_latency(paced: dict[str, Any], **quantiles: float) -> None:
+    """Give all rounds of a paced phase these latencies, in microseconds."""
+    for phase in paced["rounds"]:
+        phase.update(quantiles)
+
+
+def set_same_rate(result: dict[str, Any], ratios: dict[str, float]) -> None:
+    """Give our p99 these multiples of that of each of these peers at its half load, and 0.1 of all others."""
     for key, ours in source(result, HERE, "rankserver")["against"].items():
-        half = source(result, HERE, key).get("half", {"rounds": []})  # it has none if it was lost before
-        pairs = zip(ours["rounds"], half["rounds"], strict=False)
-        for (entry, other), ratio in zip(pairs, ratios.get(key, [0.1] * 5), strict=False):
-            entry["p99"] = ratio * other["p99"]
+        half = source(result, HERE, key).get("half", {"rounds": []})
+        for mine, other in zip(ours["rounds"], half["rounds"], strict=False):
+            mine["p99"] = ratios.get(key, 0.1) * other["p99"]

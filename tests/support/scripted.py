@@ -13,7 +13,7 @@ from typing import Any, Final
 from rankserver.client.aio import Client
 from rankserver.client.events import Event
 from rankserver.client.session import Session
-from rankserver.client.stream import Events
+from rankserver.client.stream import EventStream
 from rankserver.wire import frames, protocol
 from tests.support.waiting import BOUND
 
@@ -88,7 +88,7 @@ async def fake(script: Script) -> AsyncIterator[str]:
         yield "{}:{}".format(*server.sockets[0].getsockname())
 
 
-async def take(source: Client | Events, kind: type[Event]) -> Event:
+async def take(source: Client | EventStream, kind: type[Event]) -> Event:
     """Return the next event of ``kind``."""
     async for event in source:
         if isinstance(event, kind):

@@ -22,6 +22,8 @@ from tests.support.waiting import BOUND, read_line
 
 # The command that the server is started under, such as Valgrind with its options.
 WRAPPER: Final = shlex.split(os.environ.get("TEST_SERVER_UNDER", ""))
+# Options that a test may override. On a loaded machine a client may take long to say HELLO.
+DEFAULTS: Final = ("--port", "0", "--handshake-timeout", "1000")
 
 
 class ServerProcess:
@@ -46,7 +48,7 @@ class ServerProcess:
         stderr: int | None = None,
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
-        command = [*WRAPPER, sys.executable, "-m", "rankserver", str(capacity), "--port", "0", *options]
+        command = [*WRAPPER, sys.executable, "-m", "rankserver", str(capacity), *DEFAULTS, *options]
         if unix is not None:
             command += ["--unix", str(unix)]
         if tls is not None:

@@ -39,8 +39,8 @@ def test_an_input_that_fails_is_shown(
     assert "input: " in shown
 
 
-@pytest.mark.timeout(250)  # some 18 s on two cores that do nothing else
-def test_the_core_is_fuzzed_whole_in_pieces_and_against_a_reference(tmp_path: Path) -> None:
+@pytest.mark.timeout(400)  # 18 s on two idle cores
+def test_the_core_is_fuzzed_and_a_broken_core_is_found(tmp_path: Path) -> None:
     done = _fuzz(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     broken = tmp_path / "broken"
@@ -57,4 +57,4 @@ def test_the_core_is_fuzzed_whole_in_pieces_and_against_a_reference(tmp_path: Pa
 
 def _fuzz(root: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fuzz", "--inputs", str(INPUTS)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=12 * BOUND, check=False)
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=6 * BOUND, check=False)

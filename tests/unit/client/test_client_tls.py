@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 
 from rankserver.client import tls
-from rankserver.client.tls import Tls
+from rankserver.client.tls import TlsStream
 from rankserver.wire.exceptions import ConfigError
 from tests.support.rawclient import READ_SIZE
 from tests.support.servers import ServerProcess
@@ -25,15 +25,15 @@ T = TypeVar("T")
 
 async def connect(
     server: ServerProcess, context: ssl.SSLContext, host: str = "127.0.0.1"
-) -> tuple[Tls, socket.socket]:
+) -> tuple[TlsStream, socket.socket]:
     sock = socket.socket()
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", server.port))
-    return Tls(sock, context, host), sock
+    return TlsStream(sock, context, host), sock
 
 
 def play(
-    server: ServerProcess, context: ssl.SSLContext, scene: Callable[[Tls, socket.socket], Awaitable[T]]
+    server: ServerProcess, context: ssl.SSLContext, scene: Callable[[TlsStream, socket.socket], Awaitable[T]]
 ) -> T:
     """Let ``scene`` go on on a connection that has shaken hands."""
 
@@ -46,7 +46,7 @@ def play(
     return asyncio.run(asyncio.wait_for(run(), BOUND))
 
 
-async def read_until(connection: Tls, end: bytes) -> bytes:
+async def read_until(connection: TlsStream, end: bytes) -> bytes:
     received = b""
     while not received.endswith(end):
         data = await connection.receive(READ_SIZE)
@@ -68,7 +68,7 @@ def context(certificates: Certificates) -> ssl.SSLContext:
 def test_it_joins_commands_and_leaves_and_both_ends_are_announced(
     server: ServerProcess, context: ssl.SSLContext
 ) -> None:
-    async def scene(connection: Tls, _: socket.socket) -> None:
+    async def scene(connection: TlsStream, _: socket.socket) -> None:
         await connection.send_all(b"HELLO\nCMD x\n")
         await read_until(connection, b"CMD 2 0 x\n")
         await connection.send_all(b"BYE\n")
@@ -82,7 +82,7 @@ def test_it_joins_commands_and_leaves_and_both_ends_are_announced(
 def test_much_is_sent_and_received_at_the_same_time(server: ServerProcess, context: ssl.SSLContext) -> None:
     lines = b"".join(b"CMD %d %s\n" % (number, b"x" * 1_000) for number in range(8_000))
 
-    async def scene(connection: Tls, sock: socket.socket) -> None:
+    async def scene(connection: TlsStream, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         await connection.send_all(b"HELLO\n")
         received, _ = await asyncio.gather(
@@ -95,7 +95,7 @@ def test_much_is_sent_and_received_at_the_same_time(server: ServerProcess, conte
 
 
 def test_cancelling_loses_nothing_in_either_direction(server: ServerProcess, context: ssl.SSLContext) -> None:
-    async def scene(connection: Tls, sock: socket.socket) -> None:
+    async def scene(connection: TlsStream, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         await connection.send_all(b"HELLO\n")
         waiting = asyncio.create_task(connection.receive(1))
@@ -141,7 +141,7 @@ def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(
 
 
 def test_a_server_that_speaks_no_tls_is_an_error(serve: Serve, context: ssl.SSLContext) -> None:
-    async def scene(_: Tls, __: socket.socket) -> None:
+    async def scene(_: TlsStream, __: socket.socket) -> None:
         raise AssertionError("it was spoken to")
 
     with pytest.raises(ssl.SSLError) as error:
@@ -152,7 +152,7 @@ def test_a_server_that_speaks_no_tls_is_an_error(serve: Serve, context: ssl.SSLC
 def test_a_server_that_wants_a_certificate_gets_ours(serve: Serve, certificates: Certificates) -> None:
     server = serve(2, "--tls-client-ca", str(certificates.ca), tls=certificates)
 
-    async def scene(connection: Tls, _: socket.socket) -> bytes:
+    async def scene(connection: TlsStream, _: socket.socket) -> bytes:
         await connection.send_all(b"HELLO\n")
         return await connection.receive(READ_SIZE)
 
@@ -164,7 +164,7 @@ def test_a_server_that_wants_a_certificate_gets_ours(serve: Serve, certificates:
 
 
 def test_an_end_that_nobody_announced_is_an_end(server: ServerProcess, context: ssl.SSLContext) -> None:
-    async def scene(connection: Tls, _: socket.socket) -> None:
+    async def scene(connection: TlsStream, _: socket.socket) -> None:
         await connection.send_all(b"HELLO\nPING\n")
         await read_until(connection, b"PONG\n")
         server.kill()

@@ -10,7 +10,7 @@ import pytest
 from rankserver.client import connection as connection_module
 from rankserver.client.connection import Address, Connection, join, parse_address
 from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Lost, Refused
-from rankserver.client.session import State
+from rankserver.client.session import SessionState
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
 from tests.support.rawclient import RawClient
 from tests.support.scripted import BANNER, fake, reset, run, welcome
@@ -66,7 +66,7 @@ def test_a_tcp_connection_does_not_wait_to_fill_packets(shared: ServerProcess) -
     run(main())
 
 
-def test_the_second_address_of_a_host_is_tried_when_the_first_refuses(
+def test_the_second_address_is_tried_when_the_first_refuses(
     shared: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -76,7 +76,7 @@ def test_the_second_address_of_a_host_is_tried_when_the_first_refuses(
     async def main() -> None:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: list(found))
         connection = await join(Address("two.example", shared.port))
-        assert connection.session.rank == 0
+        assert connection.session.log.rank == 0
         await connection.close()
 
     run(main())
@@ -149,7 +149,7 @@ def test_a_full_server_is_told(serve: Callable[..., ServerProcess]) -> None:
 async def until_over(connection: Connection) -> list[Event]:
     """Return all that happens from the beginning to the end."""
     happened = list(connection.happened)
-    while connection.session.state is not State.OVER:
+    while connection.session.state is not SessionState.OVER:
         happened += await connection.receive()
     return happened
 
@@ -179,7 +179,7 @@ def test_events_do_not_depend_on_how_the_bytes_arrive() -> None:
     run(main())
 
 
-def test_what_arrived_before_a_reset_is_not_lost_although_sending_fails() -> None:
+def test_what_arrived_before_a_reset_is_read_if_sending_fails() -> None:
     async def main() -> None:
         ready = asyncio.Event()
 
@@ -227,7 +227,7 @@ def test_a_connection_that_ends_without_bye_is_lost(end: Callable[[asyncio.Strea
     run(main())
 
 
-def test_an_end_that_comes_together_with_the_welcome_is_not_waited_for_again(
+def test_an_end_that_comes_with_the_welcome_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)  # which would be more than the bound
@@ -272,7 +272,7 @@ def test_a_sender_waits_for_a_server_that_does_not_read() -> None:
             connection = await join(parse_address(address))
             sending = asyncio.create_task(send_much(connection))
             await stuck(connection)
-            assert connection.session.unsent < connection_module.HIGH_WATER + 60_100
+            assert connection.session.unsent < connection_module.MAX_UNSENT + 60_100
             assert not sending.done()
             go_on.set()
             await sending
@@ -291,7 +291,7 @@ async def send_much(connection: Connection) -> None:
 
 async def stuck(connection: Connection) -> None:
     """Wait until somebody waits for room, which nothing announces."""
-    while connection.session.unsent <= connection_module.HIGH_WATER or connection._room.is_set():  # noqa: ASYNC110
+    while connection.session.unsent <= connection_module.MAX_UNSENT or connection._room.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
@@ -354,9 +354,7 @@ def test_all_counts_even_if_the_session_has_left_before(shared: ServerProcess) -
     run(main())
 
 
-def test_all_counts_even_if_the_server_is_slow_and_much_was_received_and_not_read(
-    shared: ServerProcess,
-) -> None:
+def test_everything_counts_with_a_slow_server_and_unread_input(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -404,7 +402,7 @@ def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., Se
     run(main())
 
 
-def test_a_server_that_says_nothing_by_itself_is_asked_and_not_given_up() -> None:
+def test_a_silent_server_is_pinged_and_not_given_up() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1, heartbeat=0.05))
         for _ in range(5):

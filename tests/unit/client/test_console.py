@@ -3,15 +3,17 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from client import console, words
-from client.console import Console, Exit, Plan, exit_code
-from client.executors import Simulated
-from client.plain import Status
-from client.words import Line, Words
+from client.console import Console, ConsoleOptions
+from client.executors import SimulatedExecutor
+from client.exits import Exit, exit_code
+from client.frontend import Status
+from client.words import Line, render_text
 from rankserver.client import connection
 from rankserver.client.aio import connect
 from rankserver.client.events import AskDone, Counts
@@ -20,8 +22,8 @@ from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
-SCRIPT = Plan()
-PERSON = Plan(is_interactive=True)
+SCRIPT = ConsoleOptions()
+PERSON = ConsoleOptions(is_interactive=True)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -30,7 +32,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 class Puppet:
-    """A face whose person the test plays."""
+    """A frontend whose person the test plays."""
 
     def __init__(self) -> None:
         self.typed: asyncio.Queue[bytes] = asyncio.Queue()
@@ -88,13 +90,15 @@ Running = asyncio.Task[Exit]
 Test = Callable[[Puppet, Running], Awaitable[None]]
 
 
-def converse(server: ServerProcess, test: Test, plan: Plan = SCRIPT) -> None:
+def converse(server: ServerProcess, test: Test, options: ConsoleOptions = SCRIPT) -> None:
     """Run ``test`` beside a console that is connected and has said so."""
 
     async def main() -> None:
         puppet = Puppet()
-        client = connect(server.where, name="me", executor=Simulated(0))
-        running = asyncio.create_task(Console(client, puppet, Words(server.where), plan).run())
+        client = connect(server.where, name="me", executor=SimulatedExecutor(0))
+        running = asyncio.create_task(
+            Console(client, puppet, partial(render_text, address=server.where), options).run()
+        )
         assert (await puppet.shown.get()).startswith(f"connected to {server.where} as me: rank ")
         await test(puppet, running)
         await asyncio.gather(running, return_exceptions=True)
@@ -194,7 +198,7 @@ def test_exit_waits_for_nothing_and_says_what_is_open(server: ServerProcess) -> 
     converse(server, test)
 
 
-def test_what_may_not_be_sent_is_complained_about_and_not_waited_for(server: ServerProcess) -> None:
+def test_an_unsendable_command_is_reported_and_not_waited_for(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, b"y" * 65_537, b"EOF")
         assert [await puppet.complaints.get() for _ in range(4)] == [
@@ -216,10 +220,10 @@ def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: ServerP
         assert puppet.complaints.get_nowait() == "cannot send: the command is empty"
         assert puppet.max_line == 0
 
-    converse(server, test, Plan([b"exit", b"", b"?"]))
+    converse(server, test, ConsoleOptions([b"exit", b"", b"?"]))
 
 
-def test_the_first_command_waits_for_company(server: ServerProcess) -> None:
+def test_the_first_command_waits_for_others(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("waiting for others: 0 of 2 here")
         with await join(server), RawClient(server.address) as third:
@@ -230,10 +234,10 @@ def test_the_first_command_waits_for_company(server: ServerProcess) -> None:
             third.send(b"BYE\n")
         assert await running is Exit.NOT_ALL
 
-    converse(server, test, Plan([b"a"], wait_for=2))
+    converse(server, test, ConsoleOptions([b"a"], wait_for=2))
 
 
-def test_company_that_is_there_already_is_not_waited_for(server: ServerProcess) -> None:
+def test_others_that_are_there_already_are_not_waited_for(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("sent #3: a")
         other.send(b"RES 3 refused\n")
@@ -241,7 +245,7 @@ def test_company_that_is_there_already_is_not_waited_for(server: ServerProcess) 
 
     with RawClient(server.address) as other:
         other.hello()
-        converse(server, test, Plan([b"a"], wait_for=1))
+        converse(server, test, ConsoleOptions([b"a"], wait_for=1))
 
 
 def test_who_does_not_answer_in_time_counts_as_timed_out(server: ServerProcess) -> None:
@@ -252,7 +256,7 @@ def test_who_does_not_answer_in_time_counts_as_timed_out(server: ServerProcess) 
 
     with RawClient(server.address) as top:
         top.hello("top")
-        converse(server, test, Plan([b"a"], patience=0.05))
+        converse(server, test, ConsoleOptions([b"a"], answer_timeout=0.05))
 
 
 def test_a_server_that_logs_nothing_is_not_waited_for_either(
@@ -266,7 +270,7 @@ def test_a_server_that_logs_nothing_is_not_waited_for_either(
             await puppet.sees("not seen in the log: a", "not seen in the log: b")
         assert await running is Exit.NOT_ALL
 
-    converse(server, test, Plan(patience=0.05))
+    converse(server, test, ConsoleOptions(answer_timeout=0.05))
 
 
 def test_input_waits_while_too_many_asks_are_open(
@@ -319,8 +323,8 @@ def test_who_is_interrupted_hears_how_far_everything_was(server: ServerProcess) 
 def test_who_is_interrupted_before_anything_was_sent_hears_that(server: ServerProcess) -> None:
     async def main() -> None:
         puppet = Puppet()
-        plan = Plan([b"a\x1b", b"b"], wait_for=1)
-        script = Console(connect(server.where), puppet, Words(server.where), plan)
+        options = ConsoleOptions([b"a\x1b", b"b"], wait_for=1)
+        script = Console(connect(server.where), puppet, partial(render_text, address=server.where), options)
         running = asyncio.create_task(script.run())
         while await puppet.shown.get() != "waiting for others: 0 of 1 here":
             pass
@@ -346,10 +350,10 @@ def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: ServerPro
 
     with RawClient(server.address) as top:
         top.hello()
-        converse(server, test, Plan(stays=True))
+        converse(server, test, ConsoleOptions(stays=True))
 
 
-def test_the_end_of_the_connection_ends_the_conversation_whatever_else_goes_on(server: ServerProcess) -> None:
+def test_the_end_of_the_connection_ends_the_conversation(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         server.process.send_signal(signal.SIGTERM)
         puppet.type(*[b"x"] * 1_000)
@@ -385,7 +389,9 @@ def test_who_cannot_join_hears_why(serve: Callable[..., ServerProcess]) -> None:
     async def main(where: str, expected: type[Exception]) -> None:
         puppet = Puppet()
         with pytest.raises(expected):
-            await Console(connect(where), puppet, Words(where), Plan([b"a"])).run()
+            await Console(
+                connect(where), puppet, partial(render_text, address=where), ConsoleOptions([b"a"])
+            ).run()
         assert puppet.rest() == []
 
     server = serve(1)

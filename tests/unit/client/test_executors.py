@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from client import policy
-from client.executors import Handler, Program, Shell, Simulated, Terms, make
+from client.executors import (
+    ExecutorOptions,
+    HandlerExecutor,
+    ProgramExecutor,
+    ShellExecutor,
+    SimulatedExecutor,
+    make,
+)
 from client.policy import Policy
 from rankserver.client.events import Execute, Finished, Outcome, Started
 from rankserver.client.worker import Executor, Worker
@@ -29,7 +36,8 @@ from tests.support.executing import (
     told,
 )
 
-RESERVED = 0b11 << 31  # signals 32 and 33 are the C library's: some starters leave them ignored
+# Signals 32 and 33 belong to the C library; some programs that start the tests leave them ignored.
+RESERVED = 0b11 << 31
 FIRST = Execute(1, 0, "a", True, 1, "me")
 SECOND = Execute(2, 0, "b", False, 1, "me")
 
@@ -54,13 +62,13 @@ def test_simulating_succeeds_after_the_delay() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        assert await Simulated(0.05).execute(FIRST) == Outcome("ok", {"reason": "simulated"})
+        assert await SimulatedExecutor(0.05).execute(FIRST) == Outcome("ok", {"reason": "simulated"})
         assert loop.time() - begin >= 0.05
 
     run(main())
 
 
-def test_commands_are_executed_one_after_another_in_order_while_more_are_added() -> None:
+def test_commands_are_executed_in_order_while_more_are_added() -> None:
     async def main() -> None:
         gate = Gate()
         steps: asyncio.Queue[Started | Finished] = asyncio.Queue()
@@ -95,9 +103,9 @@ async def working(
 # --- what is executed -------------------------------------------------------------------------
 
 
-def program(*patterns: str, **terms: Any) -> Program:
+def program(*patterns: str, **terms: Any) -> ProgramExecutor:
     allow = Policy(pattern.split() for pattern in patterns) if patterns else policy.ALL
-    return Program(Terms(allow, **terms))
+    return ProgramExecutor(ExecutorOptions(allow, **terms))
 
 
 def script(directory: Path, text: str) -> Path:
@@ -118,7 +126,7 @@ def test_a_program_gets_its_words_and_no_shell_sees_them() -> None:
     assert set(fields) == {"code", "out", "ms"}
 
 
-def test_output_and_errors_come_in_the_order_in_which_they_were_written() -> None:
+def test_output_and_errors_come_in_the_order_written() -> None:
     assert detail(outcome(shell(), "echo a; echo b >&2; echo c; exit 3"), "fail")["out"] == "a\nb\nc\n"
 
 
@@ -159,7 +167,7 @@ def test_a_program_that_cannot_be_executed_fails_as_shells_say_it(text: str, cod
     assert outcome(program(), text) == Outcome("fail", {"code": code, "reason": reason})
 
 
-def test_a_program_is_searched_for_along_the_path_in_the_working_directory(
+def test_a_program_is_found_by_path_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
@@ -264,37 +272,45 @@ def test_a_program_runs_only_if_the_policy_allows_it() -> None:
     assert outcome(program("echo *"), "echo a").status == "ok"
     assert outcome(program("echo *"), "reboot") == Outcome("denied", {"reason": "not allowed here: reboot"})
     assert outcome(program("echo *"), "echo 'a").status == "fail"
-    assert outcome(Program(Terms()), "true").status == "denied"
+    assert outcome(ProgramExecutor(ExecutorOptions()), "true").status == "denied"
 
 
 def test_a_shell_runs_only_if_all_is_allowed() -> None:
     for allow in (None, Policy([["..."]])):
         reason = "not allowed here, where not every shell command is: true"
-        assert outcome(Shell(Terms(allow)), "true") == Outcome("denied", {"reason": reason})
+        assert outcome(ShellExecutor(ExecutorOptions(allow)), "true") == Outcome("denied", {"reason": reason})
 
 
 def test_a_handler_decides_what_no_policy_decided(tmp_path: Path) -> None:
     path = script(tmp_path, 'read -r line; printf "%s: %s\\n" "$RANK_FROM" "$line"; cat; exit ${#line}')
-    fields = detail(outcome(Handler(path, Terms()), r"it's -x \n"), "fail")
+    fields = detail(outcome(HandlerExecutor(path, ExecutorOptions()), r"it's -x \n"), "fail")
     assert fields["out"] == "0: it's -x \\n\n"
     assert fields["code"] == 10
-    allow = Terms(Policy([["one", "*"]]))
-    assert outcome(Handler(path, allow), "one x").status == "fail"
-    assert outcome(Handler(path, allow), "two x") == Outcome("denied", {"reason": "not allowed here: two x"})
-    assert detail(outcome(Handler(path, allow), "one 'x"), "fail")["reason"] == "no closing quotation: one 'x"
+    allow = ExecutorOptions(Policy([["one", "*"]]))
+    assert outcome(HandlerExecutor(path, allow), "one x").status == "fail"
+    assert outcome(HandlerExecutor(path, allow), "two x") == Outcome(
+        "denied", {"reason": "not allowed here: two x"}
+    )
+    assert (
+        detail(outcome(HandlerExecutor(path, allow), "one 'x"), "fail")["reason"]
+        == "no closing quotation: one 'x"
+    )
 
 
 def test_a_handler_need_not_read_a_long_command(tmp_path: Path) -> None:
     text = "ü" * 60_000
-    assert outcome(Handler(script(tmp_path, "exit 0"), Terms()), text).status == "ok"
-    assert detail(outcome(Handler(script(tmp_path, "wc -c"), Terms()), text), "ok")["out"] == "120001\n"
+    assert outcome(HandlerExecutor(script(tmp_path, "exit 0"), ExecutorOptions()), text).status == "ok"
+    assert (
+        detail(outcome(HandlerExecutor(script(tmp_path, "wc -c"), ExecutorOptions()), text), "ok")["out"]
+        == "120001\n"
+    )
 
 
 # --- making one -------------------------------------------------------------------------------
 
 
 def test_each_kind_can_be_made(tmp_path: Path) -> None:
-    terms = Terms(policy.ALL)
+    terms = ExecutorOptions(policy.ALL)
     assert outcome(make("simulate", terms, delay=0), "echo $0") == Outcome("ok", {"reason": "simulated"})
     assert detail(outcome(make("program", terms), "echo $0"), "ok")["out"] == "$0\n"
     assert detail(outcome(make("shell", terms), "echo $0"), "ok")["out"] == "/bin/sh\n"
@@ -302,11 +318,11 @@ def test_each_kind_can_be_made(tmp_path: Path) -> None:
     assert detail(outcome(make("handler", terms, handler=handler), "echo $0"), "ok")["out"] == "echo $0\n"
 
 
-def test_a_handler_in_the_current_directory_is_found_from_the_working_directory(
+def test_a_handler_path_is_relative_to_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(script(tmp_path, "pwd").parent)
-    executor = make("handler", Terms(workdir="/"), handler="script")
+    executor = make("handler", ExecutorOptions(workdir="/"), handler="script")
     assert detail(outcome(executor, "x"), "ok")["out"] == "/\n"
 
 
@@ -323,7 +339,7 @@ def test_a_handler_in_the_current_directory_is_found_from_the_working_directory(
     ],
 )
 def test_what_cannot_work_is_said_early(arguments: dict[str, str], problem: str) -> None:
-    terms = Terms(workdir=arguments.pop("workdir", None))
+    terms = ExecutorOptions(workdir=arguments.pop("workdir", None))
     with pytest.raises(ConfigError, match=problem):
         make(arguments.pop("kind"), terms, handler=arguments.get("handler"))
 

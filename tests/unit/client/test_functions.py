@@ -8,13 +8,13 @@ import threading
 import pytest
 
 from rankserver.client.events import Execute, Outcome
-from rankserver.client.functions import Function, call
+from rankserver.client.functions import FunctionExecutor, call
 from tests.support.scripted import run
 
 COMMAND = Execute(7, 0, "uptime", True, 1, "me")
 
 
-def test_a_coroutine_function_runs_in_the_loop_and_any_other_in_a_thread() -> None:
+def test_a_coroutine_runs_in_the_loop_any_other_in_a_thread() -> None:
     async def here(number: int) -> tuple[int, threading.Thread]:
         return number, threading.current_thread()
 
@@ -64,7 +64,7 @@ def test_what_is_raised_in_a_thread_is_raised_here(error: BaseException) -> None
 
 
 @pytest.mark.parametrize("kind", [StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt])
-def test_what_means_something_else_to_the_loop_is_an_error_like_any_other(kind: type[BaseException]) -> None:
+def test_exceptions_that_the_loop_uses_itself_become_errors(kind: type[BaseException]) -> None:
     def fail() -> None:
         raise kind("x")
 
@@ -75,7 +75,7 @@ def test_what_means_something_else_to_the_loop_is_an_error_like_any_other(kind: 
     run(main())
 
 
-def test_an_exit_that_cannot_be_printed_is_an_error_like_any_other() -> None:
+def test_an_exit_that_cannot_be_printed_becomes_an_error() -> None:
     class Unprintable(SystemExit):
         def __repr__(self) -> str:
             raise GeneratorExit
@@ -147,7 +147,7 @@ def test_what_a_function_returns_is_the_outcome(value: object, outcome: Outcome)
 
     async def main() -> None:
         for each in (function, coroutine_function):
-            executor = Function(each)
+            executor = FunctionExecutor(each)
             assert await executor.execute(COMMAND) == outcome
             await executor.close()
         assert got == [COMMAND, COMMAND]

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from client import jsonlines
-from client.words import RESULTS, Happening, Unfinished
+from client.words import RESULTS, DisplayEvent, Unfinished
 from rankserver.client import events
 from tests.support.paths import ROOT
 
@@ -15,8 +15,8 @@ COMMAND = events.Execute(18, 0, "df -h", True, 1, "me")
 HOSTILE = 'a"\\\x00\x1b[2J\r\n\x85\u2028\u202e\ud83dü🙂'
 
 
-def described(happened: Happening) -> dict[str, Any]:
-    (line,) = jsonlines.describe(happened)
+def described(happened: DisplayEvent) -> dict[str, Any]:
+    (line,) = jsonlines.render_json(happened)
     assert line.kind in RESULTS
     assert line.text.isascii()
     assert line.text.isprintable()
@@ -70,7 +70,7 @@ def described(happened: Happening) -> dict[str, Any]:
         (Unfinished(5, 2, 3), {"event": "unfinished", "seq": 5, "answered": 2, "targets": 3}),
     ],
 )
-def test_an_event_is_an_object_with_its_fields(happened: Happening, fields: dict[str, Any]) -> None:
+def test_an_event_is_an_object_with_its_fields(happened: DisplayEvent, fields: dict[str, Any]) -> None:
     assert described(happened) == fields
 
 
@@ -108,9 +108,7 @@ def test_the_end_of_an_ask_has_counts_and_what_they_are_worth(
         (events.Disconnected("", HOSTILE), ["text"]),
     ],
 )
-def test_text_of_others_comes_through_as_it_is_and_cannot_end_the_line(
-    happened: Happening, path: list[str]
-) -> None:
+def test_text_of_others_is_kept_and_cannot_end_the_line(happened: DisplayEvent, path: list[str]) -> None:
     value: Any = described(happened)
     for key in path:
         value = value[key]
@@ -121,8 +119,9 @@ def test_the_guide_has_each_event_with_all_its_fields() -> None:
     guide = (ROOT / "docs" / "scripts.md").read_text()
     examples = [json.loads(found) for found in re.findall(r"`({\"event\":.*?})` \|", guide)]
     shown = {example.pop("event"): set(example) for example in examples}
-    kinds = [kind for kind in get_args(Happening) if kind is not events.RosterReceived]  # a person's question
+    # A roster comes only if a person asks for it.
+    kinds = [kind for kind in get_args(DisplayEvent) if kind is not events.RosterReceived]
     names = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower() for kind in kinds]
-    expected = {name: set(kind._fields) for name, kind in zip(names, kinds, strict=True)}
+    expected = {name: set(kind.__match_args__) - {"handle"} for name, kind in zip(names, kinds, strict=True)}
     expected["ask_done"].add("exit")
     assert shown == {**expected, "exit": {"code", "error"}}

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.plain import CLEAR, LineCutter, Plain, Status
+from client.frontend import Status
+from client.plain import CLEAR, LineCutter, PlainFrontend
 from client.words import Line
 from rankserver.wire.exceptions import StreamError
 from tests.support.waiting import BOUND
@@ -64,8 +65,8 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(reader)
 
 
-def plain(stdin: int) -> Plain:
-    return Plain(stdin, io.StringIO(), io.StringIO(), io.StringIO())
+def plain(stdin: int) -> PlainFrontend:
+    return PlainFrontend(stdin, io.StringIO(), io.StringIO(), io.StringIO())
 
 
 async def read(descriptor: int, max_line: int = 100) -> list[bytes]:
@@ -116,7 +117,7 @@ def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     run(main())
 
 
-def test_of_a_line_that_is_too_long_comes_a_beginning_that_is_too_long_as_well(pipe: tuple[int, int]) -> None:
+def test_of_a_line_that_is_too_long_the_beginning_comes(pipe: tuple[int, int]) -> None:
     async def main() -> None:
         os.write(pipe[1], b"x" * 11 + b"\nok\n" + b"y" * 20)
         os.close(pipe[1])
@@ -144,50 +145,52 @@ class Recorded(io.StringIO):
         self._calls.append((self._name, ""))
 
 
-def recorded(*, chatter_to_err: bool = True, progress: bool = False) -> tuple[Plain, list[tuple[str, str]]]:
-    """Return a face, and what it writes where; an empty text is a flush."""
+def recorded(
+    *, chatter_to_err: bool = True, progress: bool = False
+) -> tuple[PlainFrontend, list[tuple[str, str]]]:
+    """Return a frontend, and what it writes where; an empty text is a flush."""
     calls: list[tuple[str, str]] = []
     out, err = Recorded("out", calls), Recorded("err", calls)
-    face = Plain(0, out, err, err if chatter_to_err else out, shows_progress=progress)
-    return face, calls
+    frontend = PlainFrontend(0, out, err, err if chatter_to_err else out, shows_progress=progress)
+    return frontend, calls
 
 
 def test_results_go_to_the_output_and_the_rest_where_chatter_goes() -> None:
-    face, calls = recorded()
-    face.show([*CHATTER, *RESULTS])
+    frontend, calls = recorded()
+    frontend.show([*CHATTER, *RESULTS])
     assert calls == [("err", "r\ns\nx\ne\n"), ("err", ""), ("out", "o\na\nd\nj\n"), ("out", "")]
-    face, calls = recorded(chatter_to_err=False)
-    face.show([*CHATTER, *RESULTS])
+    frontend, calls = recorded(chatter_to_err=False)
+    frontend.show([*CHATTER, *RESULTS])
     assert calls == [("out", "r\ns\nx\ne\no\na\nd\nj\n"), ("out", "")]
 
 
-def test_where_output_and_chatter_end_in_the_same_place_their_order_stays() -> None:
-    face, calls = recorded()
-    face.show([RESULTS[0], CHATTER[0], RESULTS[1]])
+def test_output_and_chatter_stay_in_order_in_the_same_file() -> None:
+    frontend, calls = recorded()
+    frontend.show([RESULTS[0], CHATTER[0], RESULTS[1]])
     assert calls == [("out", "o\n"), ("out", ""), ("err", "r\n"), ("err", ""), ("out", "a\n"), ("out", "")]
 
 
 def test_a_thousand_answers_are_one_write() -> None:
-    face, calls = recorded()
-    face.show([Line("out", f"#17 rank {rank} | x") for rank in range(1_000)])
+    frontend, calls = recorded()
+    frontend.show([Line("out", f"#17 rank {rank} | x") for rank in range(1_000)])
     assert [(name, text.count("\n")) for name, text in calls] == [("out", 1_000), ("out", 0)]
 
 
 def test_a_complaint_is_flushed_to_standard_error() -> None:
-    face, calls = recorded(chatter_to_err=False)
-    face.complain("b")
+    frontend, calls = recorded(chatter_to_err=False)
+    frontend.complain("b")
     assert calls == [("err", "b\n"), ("err", "")]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("out", "output"), ("sent", "error")])
 def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails again
-    face = Plain(0, full, io.StringIO(), io.StringIO())
+    frontend = PlainFrontend(0, full, io.StringIO(), io.StringIO())
     if kind == "sent":
-        face = Plain(0, io.StringIO(), full, full)
-        face.complain("nobody can be told that complaining fails")
+        frontend = PlainFrontend(0, io.StringIO(), full, full)
+        frontend.complain("nobody can be told that complaining fails")
     with pytest.raises(StreamError, match=f"cannot write to standard {name}: No space left on device"):
-        face.show([Line(kind, "x")])
+        frontend.show([Line(kind, "x")])
     with pytest.raises(OSError, match="No space"):
         full.close()
 
@@ -195,38 +198,38 @@ def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
 # --- the progress ---
 
 
-def test_the_progress_is_drawn_when_it_changes_and_erased_before_anything_else() -> None:
-    face, calls = recorded(progress=True)
-    face.refresh(CLOSED)
+def test_progress_is_drawn_on_changes_and_erased_before_lines() -> None:
+    frontend, calls = recorded(progress=True)
+    frontend.refresh(CLOSED)
     assert calls == []
-    face.refresh(OPEN)
-    face.refresh(OPEN)
+    frontend.refresh(OPEN)
+    frontend.refresh(OPEN)
     assert calls == [("err", CLEAR + "1 of 4 answers"), ("err", "")]
     calls.clear()
-    face.show([RESULTS[0]])
+    frontend.show([RESULTS[0]])
     assert calls == [("err", CLEAR), ("err", ""), ("out", "o\n"), ("out", "")]
     calls.clear()
-    face.refresh(OPEN)
-    face.complain("b")
+    frontend.refresh(OPEN)
+    frontend.complain("b")
     assert calls[2:] == [("err", CLEAR), ("err", ""), ("err", "b\n"), ("err", "")]
     calls.clear()
-    face.refresh(OPEN)
-    face.refresh(CLOSED)
+    frontend.refresh(OPEN)
+    frontend.refresh(CLOSED)
     assert calls[2:] == [("err", CLEAR), ("err", "")]
 
 
 def test_the_progress_is_gone_at_the_end() -> None:
-    face, calls = recorded(progress=True)
+    frontend, calls = recorded(progress=True)
 
     async def main() -> None:
-        async with face:
-            face.refresh(OPEN)
+        async with frontend:
+            frontend.refresh(OPEN)
         assert calls[2:] == [("err", CLEAR), ("err", "")]
 
     run(main())
 
 
 def test_where_nobody_looks_there_is_no_progress() -> None:
-    face, calls = recorded()
-    face.refresh(OPEN)
+    frontend, calls = recorded()
+    frontend.refresh(OPEN)
     assert calls == []

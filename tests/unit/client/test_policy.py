@@ -73,7 +73,7 @@ def test_a_command_is_allowed_if_any_pattern_of_the_file_matches(tmp_path: Path)
     assert not allow.allows_all
 
 
-def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_a_pattern(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_no_part_of_a_pattern(tmp_path: Path) -> None:
     file = tmp_path / "allow"
     file.write_bytes(b"\xef\xbb\xbfuptime\nls\n")
     assert policy.load(file).allows(["uptime"])

@@ -20,7 +20,7 @@ from rankserver.client.events import (
     RosterReceived,
     Sent,
 )
-from rankserver.client.session import Session, State
+from rankserver.client.session import Session, SessionState
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import LocalProtocolError
 from tests.support.scripted import SHORT_BANNER, bytewise, joined, welcome
@@ -30,15 +30,25 @@ from tests.support.scripted import SHORT_BANNER, bytewise, joined, welcome
 
 def test_hello_is_sent_and_welcome_answers_it() -> None:
     session = Session()
-    assert (session.state, session.name, session.rank, session.clients) == (State.GREETING, "", -1, 0)
+    assert (session.state, session.log.name, session.log.rank, session.log.clients) == (
+        SessionState.GREETING,
+        "",
+        -1,
+        0,
+    )
     session.hello(name="me")
     assert session.data_to_send() == b'HELLO {"proto":1,"name":"me"}\n'
     assert session.data_to_send() == b""
     assert session.receive_data(SHORT_BANNER) == []
-    assert (session.state, session.max_line) == (State.JOINING, 1_000)
+    assert (session.state, session.info.max_line) == (SessionState.JOINING, 1_000)
     assert session.receive_data(welcome(2, 3, seq=9)) == [Connected("me", 2, 3, 9)]
-    assert (session.state, session.name, session.rank, session.clients) == (State.JOINED, "me", 2, 3)
-    assert session.seq == 9
+    assert (session.state, session.log.name, session.log.rank, session.log.clients) == (
+        SessionState.JOINED,
+        "me",
+        2,
+        3,
+    )
+    assert session.log.seq == 9
 
 
 @pytest.mark.parametrize(
@@ -47,7 +57,7 @@ def test_hello_is_sent_and_welcome_answers_it() -> None:
 def test_a_server_may_refuse_us(data: bytes) -> None:
     session = Session()
     assert session.receive_data(data) == [Disconnected("full", "all 8 places are taken")]
-    assert session.state is State.OVER
+    assert session.state is SessionState.OVER
 
 
 @pytest.mark.parametrize(
@@ -92,7 +102,7 @@ def test_commands_of_higher_ranks_are_executed() -> None:
     assert session.data_to_send() == b'RES 2 fail {"code":3}\n'
 
 
-def test_commands_of_lower_ranks_are_refused_and_asks_get_that_as_an_answer() -> None:
+def test_commands_of_lower_ranks_are_refused_and_asks_answered() -> None:
     session = joined(1, 3)
     assert session.receive_data(b"CMD 1 2 reboot\nASK 2 2 halt\n") == [
         Refused(1, 2, "reboot"),
@@ -123,7 +133,7 @@ def test_the_rank_is_that_at_the_place_in_the_log() -> None:
         ClientsChanged(2, 5),
         Refused(6, 1, "c"),
     ]
-    assert (session.rank, session.clients, session.seq) == (0, 2, 6)
+    assert (session.log.rank, session.log.clients, session.log.seq) == (0, 2, 6)
 
 
 def test_newcomers_may_rank_before_us() -> None:
@@ -174,7 +184,7 @@ def test_a_server_that_breaks_the_protocol_is_left(data: bytes, words: str) -> N
         (b"JOIN 1 0\n", "a log frame before WELCOME"),
     ],
 )
-def test_a_server_that_breaks_the_protocol_before_we_joined_is_left(data: bytes, words: str) -> None:
+def test_a_server_that_breaks_the_protocol_early_is_left(data: bytes, words: str) -> None:
     assert Session().receive_data(SHORT_BANNER + data) == [
         Disconnected("", f"the server broke the protocol: {words}")
     ]

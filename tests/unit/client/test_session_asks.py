@@ -50,7 +50,7 @@ def test_an_ask_with_nobody_else_there_is_done_at_once() -> None:
     ]
 
 
-def test_an_ask_is_done_when_the_last_has_answered_or_left_in_whatever_order() -> None:
+def test_an_ask_is_done_when_the_last_has_answered_or_left() -> None:
     outcomes = {"a": "refused", "b": "ok", "c": "fail", "d": "gone", "e": "denied"}
     for order in itertools.permutations(outcomes):
         session = asked(1, 6)
@@ -61,7 +61,7 @@ def test_an_ask_is_done_when_the_last_has_answered_or_left_in_whatever_order() -
             rank = here.index(member)
             if outcomes[member] == "gone":
                 here.remove(member)
-                frame = f"LEFT {session.seq + 1} {rank}\n"
+                frame = f"LEFT {session.log.seq + 1} {rank}\n"
             else:
                 frame = f"RES 1 {rank} {member} {outcomes[member]}\n"
             happened = session.receive_data(frame.encode())
@@ -89,7 +89,7 @@ def test_a_field_of_the_wrong_kind_is_as_good_as_none(field: str) -> None:
     assert session.receive_data(f"RES 1 1 a ok {{{field}}}\n".encode()) == [Answer(1, 1, "a", "ok")]
 
 
-def test_an_answer_has_the_rank_that_its_sender_held_when_the_ask_was_logged() -> None:
+def test_an_answer_has_the_rank_from_when_the_ask_was_logged() -> None:
     session = asked(0, 4)
     session.receive_data(b"LEFT 2 1\nJOIN 3 0-2\n")  # before: 0 me, 2, 3; after: 3 me, 4, 5
     assert session.receive_data(b"RES 1 5 c ok\nRES 1 4 b fail\n") == [
@@ -135,7 +135,7 @@ def test_one_departure_may_settle_several_asks() -> None:
     ]
 
 
-def test_who_has_not_answered_in_time_counts_as_timeout_once_and_by_rank() -> None:
+def test_late_clients_count_as_timeout_once_and_by_rank() -> None:
     session = asked(0, 4)
     session.receive_data(b"LEFT 2 1\nJOIN 3 1\nJOIN 4 1\n")  # slots are now in another order than ranks
     session.ask("again")
@@ -156,7 +156,7 @@ def test_who_has_not_answered_in_time_counts_as_timeout_once_and_by_rank() -> No
 # --- names ---
 
 
-def test_a_who_goes_before_an_ask_while_a_name_is_unknown_and_nobody_sees_the_answer() -> None:
+def test_a_who_goes_unseen_before_an_ask_if_a_name_is_unknown() -> None:
     session = joined(0, 3)
     session.ask("a")
     session.ask("b")
@@ -170,7 +170,7 @@ def test_a_who_goes_before_an_ask_while_a_name_is_unknown_and_nobody_sees_the_an
     assert session.data_to_send() == b"CMD d\nWHO\nASK e\n"
 
 
-def test_the_names_of_those_who_join_between_sending_and_log_are_asked_for_then() -> None:
+def test_names_of_clients_that_join_before_the_log_are_learned() -> None:
     session = joined(0, 1)
     session.ask("a")
     assert session.data_to_send() == b"ASK a\n"
@@ -472,8 +472,8 @@ def test_any_history_is_understood_whole_and_byte_by_byte(made: tuple[int, int, 
         for action, events, owed in history.steps:
             assert perform(session, action, receive) == events
             assert session.data_to_send() == owed
-        assert (session.rank, session.clients) == (history.rank, len(history.members))
-        assert session.seq == history.seq
+        assert (session.log.rank, session.log.clients) == (history.rank, len(history.members))
+        assert session.log.seq == history.seq
 
 
 @settings(max_examples=100)

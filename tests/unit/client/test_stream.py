@@ -5,16 +5,16 @@ import asyncio
 import pytest
 
 from rankserver.client.events import ClientsChanged
-from rankserver.client.stream import Events
+from rankserver.client.stream import EventStream
 from rankserver.wire.exceptions import DisconnectedError
 from tests.support.scripted import run
 
 ONE, TWO, THREE = (ClientsChanged(number, number) for number in (1, 2, 3))
 
 
-def test_events_come_in_order_whether_they_are_there_or_waited_for() -> None:
+def test_events_come_in_order_whether_queued_or_awaited() -> None:
     async def main() -> None:
-        events = Events()
+        events = EventStream()
         events.put([ONE])
         events.put([TWO])
         assert [await anext(events), await anext(events)] == [ONE, TWO]
@@ -29,7 +29,7 @@ def test_events_come_in_order_whether_they_are_there_or_waited_for() -> None:
 
 def test_the_iteration_ends_after_what_is_there() -> None:
     async def main() -> None:
-        events = Events()
+        events = EventStream()
         events.put([ONE])
         events.end(None)
         assert [event async for event in events] == [ONE]
@@ -41,7 +41,7 @@ def test_the_iteration_ends_after_what_is_there() -> None:
 
 def test_an_iteration_that_is_over_can_begin_again() -> None:
     async def main() -> None:
-        events = Events()
+        events = EventStream()
         events.end(DisconnectedError("", "x"))
         with pytest.raises(DisconnectedError, match="x"):
             await anext(events)
@@ -57,7 +57,7 @@ def test_an_iteration_that_is_over_can_begin_again() -> None:
 
 def test_an_error_is_raised_after_what_is_there_and_each_time() -> None:
     async def main() -> None:
-        events = Events()
+        events = EventStream()
         events.put([ONE])
         events.end(DisconnectedError("slow", "too slow"))
         assert await events.batch() == [ONE]
@@ -73,7 +73,7 @@ def test_an_error_is_raised_after_what_is_there_and_each_time() -> None:
 @pytest.mark.parametrize("error", [None, DisconnectedError("", "x")])
 def test_the_end_wakes_all_who_wait(error: Exception | None) -> None:
     async def main() -> None:
-        events = Events()
+        events = EventStream()
         waiting = [asyncio.ensure_future(anext(events, None)) for _ in range(3)]
         await asyncio.sleep(0)
         events.end(error)
@@ -85,7 +85,7 @@ def test_the_end_wakes_all_who_wait(error: Exception | None) -> None:
 
 def test_a_batch_is_all_that_is_there_and_waits_for_one() -> None:
     async def main() -> None:
-        events = Events()
+        events = EventStream()
         waiting = asyncio.create_task(events.batch())
         await asyncio.sleep(0)
         events.put([ONE])
@@ -99,7 +99,7 @@ def test_a_batch_is_all_that_is_there_and_waits_for_one() -> None:
 
 def test_cancelling_whoever_waits_loses_nothing() -> None:
     async def main() -> None:
-        events = Events()
+        events = EventStream()
         for event in (ONE, TWO, THREE):
             waiting = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0)

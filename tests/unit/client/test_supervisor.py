@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ from typing import Final
 import pytest
 
 from client import supervisor
-from client.executors import Supervisor
+from client.supervisor_handle import SupervisorHandle
 from rankserver.client.events import Outcome
 from tests.support.executing import (
     Tether,
@@ -107,19 +106,32 @@ def test_the_dead_are_buried_while_a_command_goes_on() -> None:
 
 
 def test_a_command_that_never_ends_is_ended_in_time(tether: Tether) -> None:
-    begin = time.monotonic()
     fields = detail(outcome(shell(timeout=0.2), f"{daemon(tether)} & echo a; exec sleep 1000"), "timeout")
     assert fields["reason"] == "ended after 0.2 s"
     assert fields["code"] == 128 + signal.SIGTERM
-    assert 200 <= fields["ms"] <= (time.monotonic() - begin) * 1000
+    assert fields["ms"] >= 200
     assert "a\n" in fields["out"]
     assert tether.is_free()
 
 
-def test_a_command_that_ends_when_it_is_asked_is_not_waited_for_longer() -> None:
-    begin = time.monotonic()
+# A supervisor that gives a command more time to end than a test may take.
+PATIENT = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "client")!r})
+import supervisor
+
+supervisor.GRACE = supervisor.LEFTOVER_GRACE = {10 * BOUND}
+supervisor.main()
+"""
+
+
+def test_a_command_that_ends_when_told_to_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = tmp_path / "patient.py"
+    patient.write_text(PATIENT)
+    monkeypatch.setattr(supervisor, "__file__", str(patient))
     assert outcome(shell(timeout=0.1), "sleep 1000").status == "timeout"
-    assert time.monotonic() - begin < supervisor.GRACE
 
 
 def test_a_command_that_ignores_the_request_is_killed(tether: Tether) -> None:
@@ -138,7 +150,7 @@ def test_a_command_that_stopped_itself_is_asked_too(tether: Tether) -> None:
 # --- output -----------------------------------------------------------------------------------
 
 
-def test_a_flood_of_output_neither_blocks_its_command_nor_fills_the_memory() -> None:
+def test_a_flood_of_output_neither_blocks_nor_fills_memory() -> None:
     async def main() -> None:
         async with closing(shell()) as executor:
             flood = "head -c 100000000 /dev/zero | tr '\\0' a; echo over >&2; exit 3"
@@ -157,11 +169,11 @@ def test_an_endless_flood_is_ended_in_time() -> None:
     assert fields["truncated"] is True
 
 
-def test_what_was_written_last_is_read_however_much_the_pipe_holds() -> None:
+def test_the_last_output_is_read_however_much_the_pipe_holds() -> None:
     assert len(detail(outcome(shell(output_limit=10**6), "head -c 65536 /dev/zero"), "ok")["out"]) == 65_536
 
 
-def test_a_command_that_closes_its_output_and_goes_on_costs_nothing_meanwhile() -> None:
+def test_a_command_that_closes_its_output_costs_nothing() -> None:
     async def main() -> None:
         async with closing(shell(timeout=0.5)) as executor:
             await executor.execute(command("true"))
@@ -209,7 +221,7 @@ def test_a_supervisor_that_is_told_to_end_ends_its_command(tether: Tether) -> No
     assert running.wait(BOUND) == 0  # its execute() returned
 
 
-def test_a_command_does_not_outlive_a_killed_supervisor_even_if_the_client_sleeps(tether: Tether) -> None:
+def test_a_command_does_not_outlive_a_killed_supervisor(tether: Tether) -> None:
     running = client(f"exec 9>{tether.path}; echo $PPID >&9; exec sleep 1000")
     try:
         pid = int(tether.line())
@@ -221,7 +233,7 @@ def test_a_command_does_not_outlive_a_killed_supervisor_even_if_the_client_sleep
         running.wait()
 
 
-def test_a_killed_supervisor_fails_its_command_and_the_next_gets_another(tether: Tether) -> None:
+def test_a_killed_supervisor_fails_only_its_own_command(tether: Tether) -> None:
     async def main() -> None:
         async with closing(shell()) as executor:
             text = f"exec 9>{tether.path}; {IGNORING}; kill -9 $PPID; sleep 1000; sleep 1000"
@@ -240,7 +252,7 @@ def test_a_killed_supervisor_fails_its_command_and_the_next_gets_another(tether:
 
 
 @pytest.mark.parametrize("is_stubborn", [False, True])
-def test_a_cancelled_command_is_ended_before_the_cancelling_is_over(
+def test_a_cancelled_command_is_ended_before_cancelling_returns(
     tether: Tether,
     is_stubborn: bool,
 ) -> None:
@@ -280,7 +292,7 @@ def test_a_command_that_is_cancelled_at_any_time_is_ended(tether: Tether) -> Non
 def test_a_supervisor_that_hangs_is_killed_with_its_command(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
         text = f"exec 9>{tether.path}; kill -STOP $PPID; echo up >&9; sleep 1000; sleep 1000"
@@ -294,13 +306,13 @@ def test_a_supervisor_that_hangs_is_killed_with_its_command(
     run(main())
 
 
-def test_a_command_that_was_begun_unheard_is_killed_with_a_supervisor_that_hangs(
+def test_a_command_started_unheard_dies_with_a_hung_supervisor(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
-        kept = Supervisor()
+        kept = SupervisorHandle()
         text = f"exec 9>{tether.path}; kill -STOP $PPID; echo up >&9; sleep 1000; sleep 1000"
         executor = shell()
         beginning = asyncio.create_task(kept.begin(executor._request(command(text), executor._argv(text))))
@@ -313,10 +325,10 @@ def test_a_command_that_was_begun_unheard_is_killed_with_a_supervisor_that_hangs
     run(main())
 
 
-def test_a_command_that_stops_its_supervisor_costs_its_time_and_not_the_next_one(
+def test_a_command_that_stops_its_supervisor_times_out_alone(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
         async with closing(shell(timeout=0.1)) as executor:
@@ -329,10 +341,10 @@ def test_a_command_that_stops_its_supervisor_costs_its_time_and_not_the_next_one
     run(main())
 
 
-def test_a_supervisor_that_was_stopped_while_idle_costs_one_command_its_time_and_no_other(
+def test_a_supervisor_stopped_while_idle_fails_one_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("client.executors.ENDING_BOUND", 0.2)
+    monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
 
     async def main() -> None:
         async with closing(shell(timeout=0.1)) as executor:
@@ -369,7 +381,7 @@ def test_closing_ends_the_supervisors_and_may_be_done_again(tmp_path: Path) -> N
     run(main())
 
 
-def test_neither_command_nor_supervisor_is_in_the_session_of_the_client() -> None:
+def test_commands_and_supervisors_leave_the_client_session() -> None:
     out = detail(outcome(shell(), "cut -d' ' -f1,6 /proc/$$/stat /proc/$PPID/stat"), "ok")["out"]
     own, own_session, parent, parent_session = map(int, out.split())
     assert (own_session, parent_session) == (own, parent)
@@ -396,7 +408,7 @@ def killpg(group, number):
     raise PermissionError
 
 supervisor.os.killpg = killpg
-supervisor.GRACE = supervisor.LEFTOVER_GRACE = supervisor.KILL_BOUND = 0.1
+supervisor.GRACE = supervisor.LEFTOVER_GRACE = supervisor.KILL_TIMEOUT = 0.1
 supervisor.main()
 """
 

@@ -27,12 +27,13 @@ from rankserver.client import (
     LocalProtocolError,
     aio,
     ask,
+    reconnect,
     stream,
     sync,
 )
 from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Retrying, Sent, Started
-from rankserver.client.functions import Function
-from rankserver.client.sync import Client, connect
+from rankserver.client.functions import FunctionExecutor
+from rankserver.client.sync import SyncClient, connect
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import ConfigError, ConnectError
 from tests.support.paths import ROOT
@@ -113,8 +114,8 @@ def take(events: Iterator[Event], kind: type[Event]) -> Event:
 
 # --- the twin ---
 
-UNPAIRED = {"__await__", "__aiter__", "__anext__", "__aenter__", "__aexit__"}  # under other names in sync
-INTERNAL = {"log", "add", "begin", "end", "put", "batch"}  # between an aio.Client and what it made
+# What an asyncio client uses of the objects that it makes; no program calls it.
+INTERNAL = {"log", "add", "begin", "end", "put", "batch"}
 
 
 def members(kind: type) -> dict[str, object]:
@@ -122,16 +123,17 @@ def members(kind: type) -> dict[str, object]:
 
 
 def signature(member: object) -> str:
-    """Return arguments and result, as the other flavour would write them."""
+    """Return arguments and result, as the asyncio flavour writes them."""
     function = member.fget if isinstance(member, property) else member
     assert callable(function)
-    return str(inspect.signature(function))
+    return str(inspect.signature(function)).replace("Sync", "")
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [(sync.Client, aio.Client), (sync.Ask, ask.Ask), (sync.Events, stream.Events)]
+    ("ours", "theirs"),
+    [(sync.SyncClient, aio.Client), (sync.SyncAsk, ask.Ask), (sync.SyncEventStream, stream.EventStream)],
 )
-def test_both_flavours_have_the_same_names_with_the_same_signatures(ours: type, theirs: type) -> None:
+def test_both_flavours_have_the_same_names_and_signatures(ours: type, theirs: type) -> None:
     ours_by_name, theirs_by_name = members(ours), members(theirs)
     assert ours_by_name.keys() == theirs_by_name.keys() - INTERNAL
     for name, member in ours_by_name.items():
@@ -141,7 +143,7 @@ def test_both_flavours_have_the_same_names_with_the_same_signatures(ours: type, 
 
 
 def test_connect_has_the_same_arguments() -> None:
-    assert inspect.signature(sync.connect) == inspect.signature(asyncio_client.connect)
+    assert signature(sync.connect) == signature(asyncio_client.connect)
 
 
 # --- commanding ---
@@ -204,7 +206,7 @@ def test_answers_are_there_as_they_come(server: ServerProcess) -> None:
     ],
 )
 def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
-    server: ServerProcess, later: Later, read: Callable[[sync.Ask], object], value: object
+    server: ServerProcess, later: Later, read: Callable[[sync.SyncAsk], object], value: object
 ) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
@@ -229,7 +231,10 @@ def test_nobody_waits_for_nobody(server: ServerProcess) -> None:
 def test_who_does_not_answer_in_time_counts_as_timeout(server: ServerProcess) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello()
-        assert c.ask("x", timeout=0.01).counts == Counts(timeout=1)
+        asked = c.ask("x", timeout=BOUND)
+        asked.logged()
+        c._loop.call(c._client._runner.expire, asked._ask)  # as its timer does
+        assert asked.counts == Counts(timeout=1)
 
 
 def test_an_ask_that_is_not_logged_in_time_raises(server: ServerProcess) -> None:
@@ -256,7 +261,7 @@ def test_draining_waits_for_a_server_that_does_not_read(server: ServerProcess, l
     with connect(server.where) as c:
         c.drain()
         with server.paused():
-            while c._client._connection.session.unsent < 1_000_000:  # type: ignore[union-attr]
+            while c._client._runner._connection.session.unsent < 1_000_000:  # type: ignore[union-attr]
                 last = c.ask("x" * 60_000)
             draining = later(c.drain)
             with pytest.raises(TimeoutError):
@@ -297,7 +302,7 @@ def test_threads_that_share_one_iteration_get_each_event_once(server: ServerProc
 
 
 def test_closing_while_others_use_it_leaves_nobody_waiting(server: ServerProcess, later: Later) -> None:
-    def use(c: Client) -> None:
+    def use(c: SyncClient) -> None:
         with suppress(DisconnectedError):
             while True:
                 c.cmd("x")
@@ -358,8 +363,8 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("wait", [len, list, lambda asked: asked.by_rank])
-def test_an_interrupt_ends_waiting_for_answers_and_leaving_is_clean(
-    server: ServerProcess, wait: Callable[[sync.Ask], object]
+def test_an_interrupt_while_waiting_for_answers_leaves_cleanly(
+    server: ServerProcess, wait: Callable[[sync.SyncAsk], object]
 ) -> None:
     with RawClient(server.address) as silent:
         silent.hello("silent")
@@ -368,7 +373,7 @@ def test_an_interrupt_ends_waiting_for_answers_and_leaving_is_clean(
         silent.expect(b"LEFT ")
 
 
-def test_an_interrupt_ends_waiting_for_an_event_and_the_next_is_not_lost(server: ServerProcess) -> None:
+def test_an_interrupt_while_waiting_for_events_loses_none(server: ServerProcess) -> None:
     with connect(server.where) as c:
         events = iter(c)
         for count in range(20):
@@ -472,13 +477,13 @@ def test_a_command_from_before_there_is_a_function_is_denied() -> None:
 
 
 def test_an_executor_runs_in_the_thread_of_the_client(server: ServerProcess) -> None:
-    class Named(Function):
+    class Named(FunctionExecutor):
         async def execute(self, command: Execute) -> Any:
             return (await super().execute(command))._replace(detail={"out": threading.current_thread().name})
 
     with connect(server.where) as top, connect(server.where, executor=Named(print)) as low:
         assert top.ask("x").by_rank[1].out == f"client of {server.where}"
-        low.execute_with(Function(lambda _command: "other"))
+        low.execute_with(FunctionExecutor(lambda _command: "other"))
         assert top.ask("x").by_rank[1].out == "other"
 
 
@@ -581,7 +586,7 @@ def test_a_function_may_close_the_client(server: ServerProcess) -> None:
         assert not low.is_connected
 
 
-def test_a_coroutine_function_is_awaited_but_cannot_wait_for_itself(server: ServerProcess) -> None:
+def test_a_coroutine_is_awaited_but_cannot_use_the_client(server: ServerProcess) -> None:
     with connect(server.where) as top, connect(server.where) as low:
 
         @low.executes
@@ -621,9 +626,7 @@ def test_what_a_coroutine_function_began_ends_with_the_client(server: ServerProc
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_exit_of_a_coroutine_function_ends_the_client_and_nobody_waits(
-    server: ServerProcess, later: Later
-) -> None:
+def test_an_exit_of_a_coroutine_ends_the_client_and_all_waiting(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as top, connect(server.where) as low:
 
         @low.executes
@@ -663,7 +666,7 @@ def test_leaving_ends_the_iteration_after_what_is_there(server: ServerProcess, l
 
 
 def test_it_joins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(reconnect, "FIRST_DELAY", 0.01)
     path = tmp_path / "socket"
     with ServerProcess(8, unix=path) as first, connect(f"unix:{path}", reconnect=True, name="me") as c:
         events = iter(c)
@@ -695,7 +698,7 @@ def test_closing_ends_joining_that_goes_on_and_on(tmp_path: Path, later: Later) 
     c = connect(f"unix:{tmp_path}/nobody", reconnect=True)
     events = iter(c)
     joining = later(c.__enter__)
-    while not c._client._running:  # to read before would raise
+    while not c._client._runner._running:  # to read before would raise
         pass
     take(events, Retrying)
     c.close()
@@ -706,7 +709,7 @@ def test_closing_ends_joining_that_goes_on_and_on(tmp_path: Path, later: Later) 
 
 # --- the end ---
 
-WAITS: list[Callable[[Client], object]] = [
+WAITS: list[Callable[[SyncClient], object]] = [
     lambda c: c.cmd("x"),
     lambda c: c.who(),
     lambda c: list(c.ask("x")),
@@ -719,7 +722,7 @@ WAITS: list[Callable[[Client], object]] = [
     lambda c: c.ask("x").nobody,
     list,
 ]
-READS: list[Callable[[Client], object]] = [
+READS: list[Callable[[SyncClient], object]] = [
     lambda c: c.rank,
     lambda c: c.clients,
     lambda c: c.seq,
@@ -755,7 +758,7 @@ def test_the_words_of_the_server_are_in_the_exception(server: ServerProcess) -> 
         assert caught.value.code == "shutdown"
 
 
-def test_after_the_end_it_is_closed_and_what_was_answered_can_be_read(server: ServerProcess) -> None:
+def test_after_closing_answers_can_still_be_read(server: ServerProcess) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
         asked, open_one = c.ask("x"), c.ask("y")
@@ -829,7 +832,7 @@ def test_a_closed_client_cannot_be_joined(server: ServerProcess) -> None:
     assert executor.closed == 1
 
 
-class Closing(Function):
+class Closing(FunctionExecutor):
     """An executor that counts how often it is closed."""
 
     def __init__(self) -> None:

@@ -13,8 +13,8 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import ColorDepth, vt100
 
 from client import history
-from client.plain import Status
-from client.terminal import COLOURS, Terminal, _output, bottom, complete, sgr
+from client.frontend import Status
+from client.terminal import COLOURS, TerminalFrontend, _output, bottom, complete, sgr
 from client.words import Line
 from tests.support.waiting import BOUND
 
@@ -101,7 +101,7 @@ def test_nothing_is_completed_in_the_middle_of_a_line() -> None:
     assert buffer.text == "upx"
 
 
-def test_the_history_is_in_the_home_directory_if_no_other_is_named(
+def test_the_history_is_in_the_home_directory_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
@@ -123,7 +123,7 @@ def test_a_command_that_is_no_valid_text_costs_nothing_but_itself(
     assert list(history.load().load_history_strings()) == ["b", "a?"]
 
 
-def test_a_history_file_that_can_be_written_no_more_costs_only_itself(
+def test_a_history_file_that_cannot_be_written_is_no_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -136,12 +136,12 @@ def test_a_history_file_that_can_be_written_no_more_costs_only_itself(
 
 
 def test_before_the_prompt_lines_are_printed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal().show([Line("error", "one"), Line("out", "two")])
+    TerminalFrontend().show([Line("error", "one"), Line("out", "two")])
     assert capsys.readouterr().out.endswith("\x1b[0;31mone\x1b[0m\r\ntwo\r\n")
 
 
 def test_a_complaint_is_made_visible(capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal().complain("\x9b2J")
+    TerminalFrontend().complain("\x9b2J")
     assert capsys.readouterr().out.endswith("\x1b[0;31m\\x9b2J\x1b[0m\r\n")
 
 
@@ -173,7 +173,7 @@ def test_a_burst_goes_out_with_the_prompt_in_one_write(monkeypatch: pytest.Monke
         return written
 
     async def show_a_burst() -> str:
-        async with Terminal() as terminal:
+        async with TerminalFrontend() as terminal:
             assert "-/0> " in await next_write()
             terminal.refresh(IDLE)
             for batch in range(100):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client import words
-from client.words import Happening, Line, Unfinished, Unlogged, Unsent, Words, cannot_send
+from client.words import DisplayEvent, Line, Unfinished, Unlogged, Unsent, cannot_send, render_text
 from rankserver.client import events
 from rankserver.client.display import visible
 from rankserver.wire import frames, protocol
@@ -16,9 +18,9 @@ HOSTILE = "a\x1b[2J\r\x9b\x7f\u202egnp.\u2066\u200f\u2028\ud83d\n#17: executed b
 VISIBLE = "a\\x1b[2J\\x0d\\x9b\\x7f\\u202egnp.\\u2066\\u200f\\u2028\\ud83d\\x0a#17: executed by 3 of 3"
 
 
-def described(happened: Happening) -> list[str]:
+def described(happened: DisplayEvent) -> list[str]:
     """Return the lines for an event, each of which must be one and safe to show."""
-    lines = [line.text for line in Words(WHERE)(happened)]
+    lines = [line.text for line in render_text(happened, address=WHERE)]
     for line in lines:
         assert protocol.text_problem(line) is None, line
         line.encode()
@@ -52,7 +54,7 @@ def described(happened: Happening) -> list[str]:
         (Unsent("uptime"), "not sent: uptime"),
     ],
 )
-def test_what_happened_is_put_into_these_words(happened: Happening, line: str) -> None:
+def test_what_happened_is_put_into_these_words(happened: DisplayEvent, line: str) -> None:
     assert described(happened) == [line]
 
 
@@ -118,16 +120,16 @@ def test_a_complaint_names_what_cannot_be_sent(text: str, words: str) -> None:
 
 
 def test_results_can_be_told_from_chatter() -> None:
-    describe = Words(WHERE)
+    render = partial(render_text, address=WHERE)
     answer = events.Answer(17, 5, "web-5", "fail", out="x")
-    results: list[Happening] = [answer, events.AskDone(17, "", 0, events.Counts())]
-    chatter: list[Happening] = [
+    results: list[DisplayEvent] = [answer, events.AskDone(17, "", 0, events.Counts())]
+    chatter: list[DisplayEvent] = [
         events.Sent(17, "", True, 1),
         events.RankChanged(0, 2, 20),
         Unfinished(5, 2, 3),
     ]
-    assert {line.kind for happened in results for line in describe(happened)} <= words.RESULTS
-    assert {line.kind for happened in chatter for line in describe(happened)}.isdisjoint(words.RESULTS)
+    assert {line.kind for happened in results for line in render(happened)} <= words.RESULTS
+    assert {line.kind for happened in chatter for line in render(happened)}.isdisjoint(words.RESULTS)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_what_changes_nothing_for_a_person_has_no_words(happened: events.Event) 
         Unsent(HOSTILE),
     ],
 )
-def test_text_of_others_neither_moves_the_cursor_nor_ends_the_line(happened: Happening) -> None:
+def test_text_of_others_cannot_move_the_cursor_or_end_a_line(happened: DisplayEvent) -> None:
     (line,) = described(happened)
     assert VISIBLE in line
 
@@ -196,10 +198,10 @@ def test_what_is_visible_passes_the_text_rule_and_can_be_encoded(text: str) -> N
 
 def test_the_roster_is_a_table_with_the_own_place_marked() -> None:
     members = tuple(frames.RosterEntry(rank, f"web-{rank}") for rank in (0, 1, 12_345))
-    assert words.roster(members, 1) == [
+    assert words.render_roster(members, 1) == [
         Line("roster", "   rank  name"),
         Line("roster", "      0  web-0"),
         Line("roster", "*     1  web-1"),
         Line("roster", "  12345  web-12345"),
     ]
-    assert words.roster((frames.RosterEntry(0, HOSTILE),), None)[1].text == f"     0  {VISIBLE}"
+    assert words.render_roster((frames.RosterEntry(0, HOSTILE),), None)[1].text == f"     0  {VISIBLE}"

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from rankserver.client.events import Execute, Finished, Outcome, Started
-from rankserver.client.worker import LONGEST_REASON, Worker
+from rankserver.client.worker import MAX_REASON_CHARS, Worker
 from tests.support.scripted import run
 
 DONE = Outcome("ok")
@@ -55,7 +55,7 @@ class Log:
         return self.steps
 
 
-class ChoosyOne(Scripted):
+class Selective(Scripted):
     """One that rejects the second command."""
 
     def rejects(self, command: Execute) -> Outcome | None:
@@ -91,9 +91,9 @@ def test_commands_are_executed_one_after_the_other_in_order() -> None:
     run(main())
 
 
-def test_what_is_rejected_is_not_begun_and_has_its_place_in_the_order() -> None:
+def test_a_rejected_command_is_not_started_and_keeps_its_place() -> None:
     async def main() -> None:
-        log, executor = Log(), ChoosyOne(at_once)
+        log, executor = Log(), Selective(at_once)
         worker = Worker(executor, 1, log, unexpected)
         for seq in range(1, 4):
             worker.add(command(seq))
@@ -109,7 +109,7 @@ def test_what_is_rejected_is_not_begun_and_has_its_place_in_the_order() -> None:
     run(main())
 
 
-def test_as_many_as_there_are_jobs_are_executed_at_once_and_begun_in_order() -> None:
+def test_up_to_jobs_commands_run_at_once_started_in_order() -> None:
     async def main() -> None:
         log, executor = Log(), Scripted(never)
         worker = Worker(executor, 3, log, unexpected)
@@ -151,7 +151,7 @@ async def _unprintable_outcome(_command: Execute) -> Outcome:
         (lambda _: _raise(ValueError("no such thing")), "ValueError: no such thing"),
         (lambda _: _raise(KeyError()), "KeyError"),
         (lambda _: _raise(OSError("one\ntwo\r\nthree")), "OSError: one two three"),
-        (lambda _: _raise(ValueError("x" * 5_000)), f"ValueError: {'x' * 5_000}"[:LONGEST_REASON]),
+        (lambda _: _raise(ValueError("x" * 5_000)), f"ValueError: {'x' * 5_000}"[:MAX_REASON_CHARS]),
         (lambda _: _raise(asyncio.CancelledError()), "CancelledError"),
         (lambda _: _raise(GeneratorExit("x")), "GeneratorExit: x"),
         (lambda _: _raise(Unprintable()), "Unprintable: <unprintable Unprintable>"),
@@ -185,7 +185,7 @@ class Moody(Scripted):
         raise Unprintable
 
 
-def test_to_fail_at_rejecting_is_an_outcome_and_the_next_command_is_executed() -> None:
+def test_a_failure_to_reject_is_an_outcome_and_execution_goes_on() -> None:
     async def main() -> None:
         log = Log()
         worker = Worker(Moody(at_once), 1, log, unexpected)
@@ -232,7 +232,7 @@ def test_another_executor_takes_the_next_command() -> None:
     run(main())
 
 
-def test_closing_waits_until_what_is_executed_has_cleaned_up_and_forgets_the_rest() -> None:
+def test_closing_waits_for_clean_up_and_forgets_the_queue() -> None:
     async def main() -> None:
         cleaned = False
 
@@ -263,7 +263,7 @@ def test_closing_waits_until_what_is_executed_has_cleaned_up_and_forgets_the_res
     run(main())
 
 
-def test_an_executor_that_swallows_its_cancellation_does_not_hold_up_closing() -> None:
+def test_an_executor_that_ignores_cancellation_does_not_block() -> None:
     async def swallow(_command: Execute) -> Outcome:
         try:
             await asyncio.Event().wait()

@@ -191,9 +191,9 @@ def test_it_waits_to_write_while_a_flush_is_blocked(connected: Connected) -> Non
     connected.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     channel = connected.channel
     for _ in range(100):
-        connected.log.private(channel.cursor, b"PONG %s\n" % (b"x" * 200))
+        channel.cursor.private(b"PONG %s\n" % (b"x" * 200))
     assert not channel.wants_write
-    while connected.log.flush(channel.cursor) is Flushed.BLOCKED:
+    while channel.cursor.flush() is Flushed.BLOCKED:
         assert channel.wants_write
         connected.theirs.recv(READ_SIZE)
     assert not channel.wants_write
@@ -202,13 +202,13 @@ def test_it_waits_to_write_while_a_flush_is_blocked(connected: Connected) -> Non
 def test_what_is_owed_counts_all_that_waits(connected: Connected) -> None:
     channel, log = connected.channel, connected.log
     log.join(1)
-    log.attach(channel.cursor, 1)
-    log.private(channel.cursor, b"PONG\n")
+    channel.cursor.attach(1)
+    channel.cursor.private(b"PONG\n")
     log.append(b"JOIN", b"0")
     taken = channel.bytes_taken
     assert channel.bytes_owed == taken + len(b"PONG\nJOIN 1 0\n")
-    assert log.flush(channel.cursor) is Flushed.DONE
-    assert log.sent(channel.cursor) == channel.bytes_owed
+    assert channel.cursor.flush() is Flushed.DONE
+    assert channel.cursor.sent() == channel.bytes_owed
 
 
 # --- its end ----------------------------------------------------------------------------------

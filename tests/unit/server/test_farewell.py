@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from rankserver.channel import NO_MEMORY, ChannelState, Departure
+from rankserver.clist import Cursor
 from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
 from rankserver.wire import protocol
 from tests.support.turns import Client, SteppedServer
@@ -59,7 +60,7 @@ def test_without_memory_for_it_there_is_no_farewell(monkeypatch: pytest.MonkeyPa
         client = stepped.join()
         client.received()
         with monkeypatch.context() as patch:
-            patch.setattr(stepped.log, "private", no_memory)
+            patch.setattr(Cursor, "private", no_memory)
             stepped.server.depart(client.channel, DEPARTURE)
             stepped.turn()
         assert client.sock.recv(1) == b""

@@ -14,7 +14,6 @@ from rankserver.inputs import (
     Answered,
     Asked,
     Input,
-    InputError,
     Joined,
     Left,
     Lines,
@@ -22,6 +21,7 @@ from rankserver.inputs import (
     decode,
     encode,
 )
+from rankserver.wire.exceptions import InputError
 
 # Every length of an encoded integer occurs, and so do the numbers on both sides of each.
 NUMBER: Final = st.integers(0, 64).flatmap(lambda bits: st.integers(max(2**bits - 2, 0), 2**bits - 1))

@@ -1,4 +1,4 @@
-"""Lines for the operator: what they look like as text and as JSON, and which are written."""
+"""The operator's log: what lines look like as text and as JSON, and which are written."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ def logger() -> Iterator[logging.Logger]:
     before = logger.handlers, logger.propagate, logger.level
     yield logger
     logger.handlers, logger.propagate, logger.level = before
-    logger.setLevel(before[2])  # forgets what it has worked out about levels
+    # Clears the cache of enabled levels.
+    logger.setLevel(before[2])
 
 
 @pytest.fixture
 def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let local time be five hours and a half off UTC."""
+    """Make local time differ from UTC by five and a half hours."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "XXX-5:30")
         time.tzset()
@@ -50,7 +51,7 @@ def written(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return captured.err.splitlines()
 
 
-def test_text_has_the_time_the_level_the_event_and_its_fields_in_order(
+def test_text_has_the_time_the_level_the_event_and_its_fields(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("info", "text")
@@ -119,7 +120,7 @@ def test_configuring_again_replaces_what_was(capfd: pytest.CaptureFixture[str]) 
     assert json.loads(line)["event"] == "joined"
 
 
-def test_the_root_logger_does_not_write_it_a_second_time(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_root_logger_does_not_repeat_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     handler = logging.StreamHandler()
     root.addHandler(handler)
@@ -150,7 +151,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("line_format", logs.FORMATS)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_value_ends_a_line_moves_a_cursor_or_is_taken_for_another(
+def test_no_value_ends_a_line_or_moves_a_cursor(
     text: str, line_format: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", line_format)
@@ -166,15 +167,13 @@ def test_no_value_ends_a_line_moves_a_cursor_or_is_taken_for_another(
         assert json.loads(quoted[1]) == text
 
 
-@pytest.mark.parametrize("most", [logs.STRANGER_LINES, logs.MEMBER_LINES])
-def test_what_others_cause_is_written_so_often_and_then_counted(
-    most: int, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("max_lines", [logs.MAX_STRANGER_LINES, logs.MAX_MEMBER_LINES])
+def test_events_above_the_limit_are_only_counted(max_lines: int, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
-    others = logs.Limited(most)
-    for number in range(most + 7):
+    others = logs.Limited(max_lines)
+    for number in range(max_lines + 7):
         others.event(logging.INFO, "refused", number=number)
-    assert len(written(capfd)) == most
+    assert len(written(capfd)) == max_lines
     others.renew()
     (line,) = written(capfd)
     assert line.endswith(" WARNING left out events=7")
@@ -186,8 +185,8 @@ def test_what_others_cause_is_written_so_often_and_then_counted(
 
 def test_what_the_level_hides_is_not_counted(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
-    strangers = logs.Limited(logs.STRANGER_LINES)
-    for _ in range(2 * logs.STRANGER_LINES):
+    strangers = logs.Limited(logs.MAX_STRANGER_LINES)
+    for _ in range(2 * logs.MAX_STRANGER_LINES):
         strangers.event(logging.DEBUG, "connected")
     strangers.event(logging.INFO, "refused")
     strangers.renew()
@@ -196,13 +195,13 @@ def test_what_the_level_hides_is_not_counted(capfd: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("line_format", logs.FORMATS)
 @pytest.mark.parametrize("character", ["x", '"', "\U0001f600"])
-def test_a_line_is_as_long_as_a_pipe_takes_at_once_at_most_and_stays_one(
+def test_a_line_is_never_longer_than_a_pipe_takes_at_once(
     line_format: str, character: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("info", line_format)
     logs.event(logging.ERROR, "not reloaded", number=17, path=2 * character, reason=10_000 * character)
     output = capfd.readouterr().err
-    assert len(output) <= logs.LINE_BYTES
+    assert len(output) <= logs.MAX_LINE_BYTES
     if line_format == "json":
         fields = json.loads(output)
     else:
@@ -223,7 +222,8 @@ def standard_error(fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        logs.configure("info", "text")  # what it has open is closed
+        # Close what it has opened.
+        logs.configure("info", "text")
         os.dup2(before, logs.STDERR)
         os.close(before)
 
@@ -235,7 +235,7 @@ def pipe() -> tuple[int, int]:
 
 
 def pipe_of_others() -> tuple[int, int]:
-    """Return a pipe that is not to be opened again."""
+    """Return a pipe that cannot be opened again."""
     return pipe()
 
 
@@ -265,7 +265,7 @@ def take(fd: int) -> bytes:
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("line_format", logs.FORMATS)
 @pytest.mark.parametrize("pair", [pipe, pipe_of_others, pty.openpty, stopped_terminal, unix_sockets])
-def test_what_nobody_reads_is_left_out_and_counted_and_each_line_is_whole(
+def test_unread_lines_are_left_out_counted_and_never_torn(
     pair: Callable[[], tuple[int, int]], line_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pair()
@@ -298,9 +298,10 @@ def test_what_nobody_reads_is_left_out_and_counted_and_each_line_is_whole(
     assert len(lines) - len(left_out) + sum(left_out) == said + 1
 
 
-def test_a_standard_error_that_fails_is_no_reason_to_stop_or_to_complain() -> None:
+def test_a_standard_error_that_fails_is_ignored() -> None:
+    # Nobody can read this pipe any more.
     ours, theirs = os.pipe()
-    os.close(ours)  # nobody can read it any more
+    os.close(ours)
     full = os.open("/dev/full", os.O_WRONLY)
     for fd in (theirs, full):
         with standard_error(fd):
@@ -310,7 +311,7 @@ def test_a_standard_error_that_fails_is_no_reason_to_stop_or_to_complain() -> No
         os.close(fd)
 
 
-def test_a_file_that_others_write_to_as_well_is_written_on_from_where_it_is(tmp_path: Path) -> None:
+def test_a_file_that_others_write_to_as_well_is_not_overwritten(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+b", buffering=0) as file, standard_error(file.fileno()):
         file.write(b"before\n")
         logs.configure("info", "text")
@@ -320,7 +321,7 @@ def test_a_file_that_others_write_to_as_well_is_written_on_from_where_it_is(tmp_
     assert (before, said[-4:], after) == ("before", "said", "after")
 
 
-def test_a_standard_error_that_was_closed_at_the_start_is_somebody_elses_by_now(
+def test_nothing_is_logged_if_standard_error_was_closed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stderr", None)

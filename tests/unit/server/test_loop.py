@@ -27,13 +27,13 @@ def test_a_turn_reads_bounded_bytes_and_few_while_commands_wait(monkeypatch: pyt
     with SteppedServer() as stepped:
         clients = [stepped.join(), stepped.join()]
         asked: list[int] = []
-        read = stepped.log.read
+        read = Cursor.read
 
         def note(cursor: Cursor, size: int) -> int:
             asked.append(size)
             return read(cursor, size)
 
-        monkeypatch.setattr(stepped.log, "read", note)
+        monkeypatch.setattr(Cursor, "read", note)
         for wanted, is_holding in ((MAX_TURN_BYTES // 2, False), (MIN_READ_BYTES, True)):
             stepped.loop.pace.is_holding = is_holding
             for client in clients:
@@ -154,7 +154,7 @@ def test_what_was_sent_before_the_connection_broke_counts(monkeypatch: pytest.Mo
         monkeypatch.setattr(stepped.loop.reader, "budget", MIN_READ_BYTES)
         client.send(b"CMD %s\n" % (b"x" * 1000) * 20)
         with monkeypatch.context() as patch:
-            patch.setattr(stepped.log, "flush", lambda _: Flushed.BROKEN)
+            patch.setattr(Cursor, "flush", lambda _: Flushed.BROKEN)
             stepped.loop.sender.flush(client.channel)
         assert list(stepped.loop.sender.broken) == [client.channel]
         stepped.until(lambda: not stepped.loop.channels)
@@ -295,7 +295,7 @@ def test_commands_wait_for_one_that_is_behind_and_then_count(monkeypatch: pytest
 
 
 def nothing_is_sent(stepped: SteppedServer, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stepped.log, "flush", lambda _: Flushed.DONE)
+    patch.setattr(Cursor, "flush", lambda _: Flushed.DONE)
     patch.setattr(stepped.log, "flush_all", lambda: ([], []))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rankserver.channel import Channel, ChannelState, Wait
-from rankserver.clist import Log
+from rankserver.clist import Cursor, Log
 from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 
@@ -34,7 +34,7 @@ class Stage:
         channel = Channel(ours, "", self.log)
         self.channels[ours.fileno()] = channel
         self.log.join(ours.fileno())
-        self.log.attach(channel.cursor, ours.fileno())
+        channel.cursor.attach(ours.fileno())
         channel.state = ChannelState.JOINED
         return channel
 
@@ -44,7 +44,7 @@ class Stage:
 
     def catch_up(self, *channels: Channel) -> None:
         for channel in channels:
-            self.log.flush(channel.cursor)
+            channel.cursor.flush()
 
     def update(self, now: float = 0) -> list[Channel]:
         released = self.pace.update(now)
@@ -75,7 +75,7 @@ def test_commands_wait_from_over_the_limit_until_all_are_at_it(stage: Stage) -> 
     assert stage.pace.is_holding
     stage.pace.wait(producer, Wait.BACKLOG)
     assert stage.update() == []
-    stage.log.advance(slow.cursor, 100)
+    slow.cursor.advance(100)
     assert stage.update() == [producer]
     assert not stage.pace.is_holding
     assert not stage.pace.waiting
@@ -113,7 +113,7 @@ def test_commands_go_on_when_the_slow_one_goes(stage: Stage) -> None:
     stage.catch_up(other)
     stage.update()
     assert stage.pace.is_holding
-    stage.log.cut(slow.cursor)
+    slow.cursor.cut()
     stage.pace.forget(slow)
     stage.update()
     assert not stage.pace.is_holding
@@ -122,7 +122,7 @@ def test_commands_go_on_when_the_slow_one_goes(stage: Stage) -> None:
 def test_commands_wait_for_one_that_has_left_too(stage: Stage) -> None:
     left, other = stage.join(), stage.join()
     stage.log_bytes(100)
-    stage.log.detach(left.cursor)
+    left.cursor.detach()
     stage.log_bytes(MAX_BACKLOG)
     stage.catch_up(other)
     stage.update()
@@ -136,19 +136,19 @@ def test_nobody_waits_for_a_connection_gone_for_writing(stage: Stage) -> None:
     gone, other = stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.catch_up(other)
-    stage.log.mute(gone.cursor)
+    gone.cursor.mute()
     stage.update()
     assert not stage.pace.is_holding
     assert len(stage.slow) == 0
 
 
 def congest(stage: Stage, channel: Channel) -> None:
-    stage.log.private(channel.cursor, b"x" * MAX_PRIVATE_BYTES + b"\n")
+    channel.cursor.private(b"x" * MAX_PRIVATE_BYTES + b"\n")
     stage.pace.mark_congested(channel)
 
 
-def drain(stage: Stage, channel: Channel) -> None:
-    stage.log.advance(channel.cursor, stage.log.queued(channel.cursor))
+def drain(channel: Channel) -> None:
+    channel.cursor.advance(channel.cursor.queued())
 
 
 def test_an_answer_waits_for_its_congested_asker_alone(stage: Stage) -> None:
@@ -159,7 +159,7 @@ def test_an_answer_waits_for_its_congested_asker_alone(stage: Stage) -> None:
     stage.pace.wait(other, also)
     assert stage.update() == []
     assert not stage.pace.is_holding
-    drain(stage, congested)
+    drain(congested)
     assert stage.update() == [one]
     assert not stage.pace.is_congested(congested)
     assert stage.pace.is_congested(also)
@@ -235,5 +235,5 @@ def test_while_nobody_is_behind_nobody_is_looked_at(stage: Stage, monkeypatch: p
         raise AssertionError("a walk over the clients")
 
     monkeypatch.setattr(stage.log, "behind", fail)
-    monkeypatch.setattr(stage.log, "queued", fail)
+    monkeypatch.setattr(Cursor, "queued", fail)
     assert stage.update() == []

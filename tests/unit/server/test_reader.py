@@ -202,7 +202,7 @@ def test_in_a_pause_nothing_is_handled_and_after_it_all(joined: Conversation) ->
     assert joined.lines == [b"PING 1", b"PING 2"]
     assert joined.logged() == [b"CMD 1 1 a", b"CMD 2 1 b", b"CMD 3 1 c"]
     with pytest.raises(BlockingIOError):
-        joined.log.read(joined.channel.cursor, READ_SIZE)
+        joined.channel.cursor.read(READ_SIZE)
     joined.loop.turn()
     assert joined.is_paused
     joined.loop.turn()
@@ -297,7 +297,7 @@ def test_without_memory_for_its_input_the_channel_departs(
         raise MemoryError
 
     joined.handler.blocker = Wait.BACKLOG
-    monkeypatch.setattr(joined.log, fails, no_memory)
+    monkeypatch.setattr(Cursor, fails, no_memory)
     joined.feed(b"PING\n")
     assert joined.error == NO_MEMORY
     assert joined.state is ChannelState.LEAVING
@@ -316,7 +316,7 @@ def test_a_reset_is_an_end(joined: Conversation, monkeypatch: pytest.MonkeyPatch
     def reset(_: Cursor, __: int) -> int:
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    monkeypatch.setattr(joined.log, "read", reset)
+    monkeypatch.setattr(Cursor, "read", reset)
     joined.feed(b"CMD a\n")
     assert joined.handler.ended == "Connection reset by peer"
 
@@ -406,7 +406,7 @@ def test_a_member_has_room_for_the_longest_line() -> None:
         talk.feed(b"CMD " + text + b"\nWHO\n")
         assert talk.error is None
         assert talk.lines == [HELLO, b"WHO"]
-        assert talk.log.lag(talk.watcher) == len(b"CMD 1 1 \n") + len(text)
+        assert talk.watcher.lag() == len(b"CMD 1 1 \n") + len(text)
 
 
 # --- whole and byte by byte -------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_private_frames_of_a_turn_are_sent_with_one_call(monkeypatch: pytest.Mon
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()
-        flushes = count_calls(monkeypatch, stepped.log, "flush")
+        flushes = count_calls(monkeypatch, Cursor, "flush")
         client.send(b"PING a\nPING b\nPING c\n")
         stepped.turn()
         assert client.received() == b"PONG a\nPONG b\nPONG c\n"
@@ -82,7 +82,7 @@ def test_without_memory_for_a_frame_no_later_one_is_sent(monkeypatch: pytest.Mon
         client = stepped.join()
         client.received()
         with monkeypatch.context() as patch:
-            patch.setattr(stepped.log, "private", no_memory)
+            patch.setattr(Cursor, "private", no_memory)
             stepped.loop.sender.send(client.channel, b"PONG 1\n")
         stepped.loop.sender.send(client.channel, b"PONG 2\n")
         assert client.channel.departure == NO_MEMORY
@@ -100,7 +100,7 @@ def test_the_log_is_sent_to_all_with_one_call(monkeypatch: pytest.MonkeyPatch) -
         for client in clients:
             client.received()
         flush_all = count_calls(monkeypatch, stepped.log, "flush_all")
-        flushes = count_calls(monkeypatch, stepped.log, "flush")
+        flushes = count_calls(monkeypatch, Cursor, "flush")
         clients[0].send(b"CMD a\nCMD b\n")
         stepped.turn()
         assert (len(flush_all), len(flushes)) == (1, 0)
@@ -112,7 +112,7 @@ def test_a_turn_without_news_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         client = stepped.join()
         stepped.wait(1)
         flush_all = count_calls(monkeypatch, stepped.log, "flush_all")
-        flushes = count_calls(monkeypatch, stepped.log, "flush")
+        flushes = count_calls(monkeypatch, Cursor, "flush")
         client.send(b"PONG\n")
         stepped.turn(3)
         assert flush_all == flushes == []
@@ -126,7 +126,7 @@ def test_a_full_socket_is_left_alone_until_it_takes_more(monkeypatch: pytest.Mon
         client = stepped.join()
         block(stepped, client)
         assert client.channel.interest & selectors.EVENT_WRITE
-        flushes = count_calls(monkeypatch, stepped.log, "flush")
+        flushes = count_calls(monkeypatch, Cursor, "flush")
         stepped.loop.sender.send(client.channel, b"PONG last\n")
         stepped.turn(3)
         assert flushes == []
@@ -158,7 +158,7 @@ def test_one_that_broke_and_is_closed_is_not_drained(monkeypatch: pytest.MonkeyP
     with SteppedServer() as stepped:
         client = stepped.join()
         with monkeypatch.context() as patch:
-            patch.setattr(stepped.log, "flush", lambda _: Flushed.BROKEN)
+            patch.setattr(Cursor, "flush", lambda _: Flushed.BROKEN)
             stepped.loop.sender.flush(client.channel)
         assert list(stepped.loop.sender.broken) == [client.channel]
         stepped.server.depart(client.channel, Departure("", "it is a test"))
@@ -174,7 +174,7 @@ def test_nobody_waits_for_one_that_broke(monkeypatch: pytest.MonkeyPatch) -> Non
     with SteppedServer(max_backlog=1000) as stepped:
         client, other = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:
-            patch.setattr(stepped.log, "flush", lambda _: Flushed.BROKEN)
+            patch.setattr(Cursor, "flush", lambda _: Flushed.BROKEN)
             stepped.loop.sender.flush(client.channel)
         other.send(b"CMD %s\n" % (b"x" * 5000))
         stepped.turn()
@@ -185,7 +185,7 @@ def test_nobody_waits_for_one_that_broke(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_channel_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.connect()
-        discarded = count_calls(monkeypatch, stepped.log, "discard")
+        discarded = count_calls(monkeypatch, Cursor, "discard")
         stepped.server.depart(client.channel, Departure("", "it is a test"))
         stepped.loop.sender.finish(client.channel)
         stepped.loop.sender.finish(client.channel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
+from rankserver.clist import Cursor
 from rankserver.door import MIN_STRANGERS
 from rankserver.inputs import Joined, Newcomer
 from rankserver.pace import MAX_PRIVATE_BYTES
@@ -141,7 +142,7 @@ def test_one_without_memory_for_its_frame_departs_alone(monkeypatch: pytest.Monk
         client, other = stepped.join(), stepped.join()
         client.send(b"PING\nCMD a\n")
         with monkeypatch.context() as patch:
-            patch.setattr(stepped.log, "private", no_memory)
+            patch.setattr(Cursor, "private", no_memory)
             stepped.turn()
         assert client.channel.departure == NO_MEMORY
         assert other.state() is ChannelState.JOINED
@@ -156,8 +157,8 @@ def test_one_without_memory_for_its_command_departs_alone(
         client, other = stepped.join(), stepped.join()
         client.send(line + b"\n")
         with monkeypatch.context() as patch:
-            for name in ("append", "next_line"):
-                patch.setattr(stepped.log, name, no_memory)
+            patch.setattr(stepped.log, "append", no_memory)
+            patch.setattr(Cursor, "next_line", no_memory)
             stepped.loop.reader.read(client.channel, 100)
         stepped.turn()
         assert client.channel.departure == NO_MEMORY

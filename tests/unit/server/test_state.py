@@ -65,10 +65,10 @@ class Stage:
     def logged(self) -> list[bytes]:
         """Return the frames that were logged since the last call."""
         data = b""
-        while spans := self.log.peek(self._reader):
+        while spans := self._reader.peek():
             piece = b"".join(spans)
             data += piece
-            self.log.advance(self._reader, len(piece))
+            self._reader.advance(len(piece))
         return data.splitlines()
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from rankserver import logs
+from rankserver.clist import Cursor
 from rankserver.telemetry import RENEWAL
 from tests.support.turns import SteppedServer, hello, tokens_by_class
 
@@ -98,7 +99,7 @@ def test_a_report_costs_one_write_for_each_member(members: int, monkeypatch: pyt
             stepped.join()
         logs.configure("info", "text")
         monkeypatch.setattr(os, "write", write)
-        monkeypatch.setattr(stepped.log, "in_flight", fail)
+        monkeypatch.setattr(Cursor, "in_flight", fail)
         stepped.server.report()
         monkeypatch.undo()
         assert len(written) == members + 1

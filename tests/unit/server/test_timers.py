@@ -29,7 +29,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_an_item_expires_when_its_seconds_are_over_not_before(clock: Clock) -> None:
+def test_an_item_expires_when_its_time_is_up_and_not_before(clock: Clock) -> None:
     clock.timeout.start("a", 100)
     assert clock.timers.nearest == 105
     assert clock.at(104.999) == []
@@ -43,7 +43,7 @@ def test_an_item_expires_once(clock: Clock) -> None:
     assert clock.timers.nearest == math.inf
 
 
-def test_what_has_expired_comes_oldest_first_and_the_rest_stays(clock: Clock) -> None:
+def test_items_expire_oldest_first_and_the_others_stay(clock: Clock) -> None:
     for now, item in enumerate("abcd"):
         clock.timeout.start(item, now)
     assert clock.at(7) == ["a", "b", "c"]
@@ -51,7 +51,7 @@ def test_what_has_expired_comes_oldest_first_and_the_rest_stays(clock: Clock) ->
     assert clock.at(8) == ["d"]
 
 
-def test_starting_again_puts_an_item_off_behind_the_others(clock: Clock) -> None:
+def test_starting_again_postpones_an_item(clock: Clock) -> None:
     clock.timeout.start("a", 0)
     clock.timeout.start("b", 1)
     clock.timeout.start("a", 2)
@@ -59,7 +59,7 @@ def test_starting_again_puts_an_item_off_behind_the_others(clock: Clock) -> None
     assert clock.at(7) == ["a"]
 
 
-def test_starting_once_does_not_put_an_item_off(clock: Clock) -> None:
+def test_starting_once_does_not_postpone_an_item(clock: Clock) -> None:
     clock.timeout.start_once("a", 0)
     clock.timeout.start_once("a", 3)
     assert clock.at(5) == ["a"]
@@ -90,7 +90,7 @@ def test_zero_seconds_mean_never(clock: Clock) -> None:
     assert clock.at(1e9) == []
 
 
-def test_the_nearest_time_is_that_of_all_timeouts(clock: Clock) -> None:
+def test_the_nearest_time_is_the_minimum_of_all_timeouts(clock: Clock) -> None:
     longer: Timeout[str] = clock.timers.timeout(20, clock.expired.append)
     longer.start("z", 0)
     assert clock.timers.nearest == 20

@@ -10,27 +10,30 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rankserver import tls
 from rankserver.channel import Channel
 from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
-from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, RECORD_BYTES, TlsTransport
+from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, TlsTransport
+from rankserver.tls_common import RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
 from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
 
 
-class TakingLog(Log):
-    """A log that shows what it was given as input."""
+class TakingCursor(Cursor):
+    """A cursor that shows what it was given as input."""
 
-    def __init__(self) -> None:
-        super().__init__(65_536)
+    __slots__ = ("taken",)
+
+    def __init__(self, log: Log, handle: Any) -> None:
+        super().__init__(log, handle)
         self.taken = b""
 
-    def take(self, cursor: Cursor, data: bytes | bytearray | memoryview) -> None:
-        del cursor
+    def take(self, data: bytes | bytearray | memoryview) -> None:
         self.taken += data
 
 
@@ -43,16 +46,16 @@ class Pair:
     """
 
     def __init__(self, certificates: Certificates) -> None:
-        self.log = TakingLog()
+        self.log = Log(65_536)
         here, there = socket.socketpair()
         here.setblocking(False)
         there.settimeout(BOUND)
         there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         self.sockets = (here, there)
-        self.cursor = self.log.open(here.fileno(), external=True)
+        self.cursor = TakingCursor(self.log, self.log.open(here.fileno(), external=True)._handle)
         context = tls.context(str(certificates.cert), str(certificates.key), None)
-        self.ours = TlsTransport(here, context, self.log, self.cursor)
+        self.ours = TlsTransport(here, context, self.cursor)
         self.theirs = TlsSocket(there, certificates.client)
 
     def shake_hands(self) -> None:
@@ -69,13 +72,13 @@ class Pair:
 
     def receive(self, size: int = READ_BYTES) -> bytes:
         """Let our side receive once; return what that gives the log."""
-        self.log.taken = b""
+        self.cursor.taken = b""
         self.ours.receive(size)
-        return self.log.taken
+        return self.cursor.taken
 
     def queue(self, size: int) -> bytes:
         frame = bytes(range(48, 58)) * (size // 10) + b"\n"
-        self.log.private(self.cursor, frame)
+        self.cursor.private(frame)
         return frame
 
     def close(self) -> None:
@@ -104,7 +107,7 @@ def opened(pair: Pair) -> Pair:
 def test_nothing_is_sent_before_the_handshake_and_all_after(pair: Pair) -> None:
     frame = pair.queue(100)
     assert pair.ours.flush() is Flushed.DONE
-    assert pair.log.lag(pair.cursor) == len(frame)
+    assert pair.cursor.lag() == len(frame)
     pair.shake_hands()
     assert pair.theirs.recv(READ_BYTES) == frame
 
@@ -116,7 +119,7 @@ def test_what_a_full_socket_leaves_follows_in_order_then_the_end(opened: Pair) -
     received = b""
     while opened.ours.flush() is Flushed.BLOCKED:
         received += opened.theirs.recv(10_000)
-    assert opened.log.lag(opened.cursor) == 0
+    assert opened.cursor.lag() == 0
     assert opened.ours.shut_down()
     while more := opened.theirs.recv(READ_BYTES):
         received += more
@@ -142,11 +145,11 @@ def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
 
 def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
-    before = opened.log.lag(opened.cursor)
+    before = opened.cursor.lag()
     monkeypatch.setattr(opened.ours, "_send", lambda: True)  # a socket that takes everything
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
-    assert before - opened.log.lag(opened.cursor) <= tls.SENDS * tls.SEND_BYTES
+    assert before - opened.cursor.lag() <= tls.SENDS * tls.SEND_BYTES
 
 
 def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
@@ -168,7 +171,7 @@ def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> 
     opened.theirs.sendall(b"x" * 5_000)
     for _ in range(5):
         assert opened.ours.receive(1_000) == 1_000
-        assert opened.log.taken == b""
+        assert opened.cursor.taken == b""
     assert opened.receive(1_000) == b"x" * 5_000
     with pytest.raises(BlockingIOError):
         opened.ours.receive(1_000)
@@ -298,7 +301,7 @@ def test_without_memory_for_what_came_the_connection_is_lost(
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(opened.log, "take", no_memory)
+    monkeypatch.setattr(TakingCursor, "take", no_memory)
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="out of memory"):
         opened.ours.receive(READ_BYTES)
@@ -315,13 +318,13 @@ def test_a_connection_without_memory_for_tls_leaves_nothing(
     here, there = socket.socketpair()
     with here, there, Log(65_536) as log:
         discarded: list[Cursor] = []
-        discard = log.discard
+        discard = Cursor.discard
 
         def recorded(cursor: Cursor) -> None:
             discarded.append(cursor)
             discard(cursor)
 
-        monkeypatch.setattr(log, "discard", recorded)
+        monkeypatch.setattr(Cursor, "discard", recorded)
         with pytest.raises(MemoryError):
             Channel(here, "127.0.0.1:1", log, Context())  # type: ignore[arg-type]
         assert len(discarded) == 1

@@ -9,65 +9,70 @@ from rankserver.client.functions import call
 from rankserver.wire.exceptions import DisconnectedError
 
 
-class Lead:
+class Leadership:
     """The functions that are called while we lead.
 
+    A call that is cancelled because we stop leading may go on for a while, so it moves from ``_leading`` to
+    ``_ending`` until it has ended.
+
     Args:
-        failed: called with the exception of a function that failed.
+        failed: called with the exception of a function that failed while we led.
     """
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
         self._failed = failed
         self._functions: list[Callable[[int], object]] = []
-        self._tasks: set[asyncio.Task[object]] = set()  # their calls that run
-        self._ending: set[asyncio.Task[object]] = set()  # and those that run although we lead no more
-        self._seq: int | None = None  # the frame that made us lead; None while we do not
+        self._leading: set[asyncio.Task[object]] = set()
+        self._ending: set[asyncio.Task[object]] = set()
+        # The number of the frame that made us lead; None while we do not lead.
+        self._seq: int | None = None
 
     def add(self, function: Callable[[int], object]) -> None:
-        """Call ``function(seq)`` whenever we begin to lead, and now if we do."""
+        """Call ``function(seq)`` whenever we begin to lead, and at once if we lead now."""
         self._functions.append(function)
         if self._seq is not None:
             self._call(function, self._seq)
 
     def begin(self, seq: int) -> None:
-        """Note that the log frame ``seq`` made us rank 0; again does no harm."""
+        """Note that the log frame ``seq`` made us rank 0, if we were not already."""
         if self._seq is None:
             self._seq = seq
             for function in self._functions:
                 self._call(function, seq)
 
     def end(self) -> None:
-        """Note that we are not rank 0 any more: what can be cancelled is."""
+        """Note that we are not rank 0 any more, and cancel the calls that can be cancelled."""
         self._seq = None
-        ending = self._tasks - {asyncio.current_task()}  # a leader may close the client itself
-        self._tasks = set()
+        ending = self._leading - {asyncio.current_task()}  # a leading function may close the client itself
+        self._leading = set()
         self._ending |= ending
         for task in ending:
             task.cancel()
 
     async def close(self) -> None:
-        """End what can be cancelled, and wait until that is so: two terms must not overlap."""
+        """Cancel the calls and wait for their end: two terms must not overlap."""
         self.end()
         if self._ending:
             await asyncio.wait(self._ending)
 
     def is_inside(self) -> bool:
-        """Tell whether it is a function on its way to the end that asks: it must not wait for ``close``."""
+        """Tell whether a call that is ending is the caller: it must not wait for ``close``."""
         return asyncio.current_task() in self._ending
 
     def _call(self, function: Callable[[int], object], seq: int) -> None:
         task = asyncio.create_task(call(function, seq))
-        self._tasks.add(task)
+        self._leading.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[object]) -> None:
-        is_leading = task in self._tasks
-        self._tasks.discard(task)
+        is_leading = task in self._leading
+        self._leading.discard(task)
         self._ending.discard(task)
         error = None if task.cancelled() else task.exception()
-        is_news = is_leading or not isinstance(error, DisconnectedError)  # that is why it ends
-        if error is not None and is_news:
+        # Where the connection has ended, that is why the function fails.
+        is_expected = not is_leading and isinstance(error, DisconnectedError)
+        if error is not None and not is_expected:
             context = {"message": "a function of on_lead failed", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
-            if is_leading:  # what fails while it ends holds up nobody
+            if is_leading:  # a failure while ending holds up nobody
                 self._failed(error)

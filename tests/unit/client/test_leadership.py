@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from rankserver.client.lead import Lead
+from rankserver.client.leadership import Leadership
 from rankserver.wire.exceptions import DisconnectedError
 from tests.support.scripted import run
 
@@ -31,9 +31,9 @@ def fail_test(error: BaseException) -> None:
     pytest.fail(f"failed: {error!r}")
 
 
-def test_a_function_is_called_when_we_begin_to_lead_and_cancelled_when_that_is_over() -> None:
+def test_a_function_runs_while_we_lead_and_is_then_cancelled() -> None:
     async def main() -> None:
-        lead, leader = Lead(fail_test), Leader()
+        lead, leader = Leadership(fail_test), Leader()
         lead.add(leader.__call__)
         await asyncio.sleep(0)
         assert leader.log == []
@@ -50,7 +50,7 @@ def test_a_function_is_called_when_we_begin_to_lead_and_cancelled_when_that_is_o
 
 def test_a_function_that_comes_while_we_lead_is_called_at_once() -> None:
     async def main() -> None:
-        lead, leader = Lead(fail_test), Leader()
+        lead, leader = Leadership(fail_test), Leader()
         lead.begin(5)
         lead.add(leader.__call__)
         await leader.begun.wait()
@@ -65,7 +65,7 @@ def test_a_function_that_comes_while_we_lead_is_called_at_once() -> None:
 
 def test_a_plain_function_runs_in_a_thread_that_nobody_waits_for() -> None:
     async def main() -> None:
-        lead = Lead(fail_test)
+        lead = Leadership(fail_test)
         begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
         def work(seq: int) -> None:
@@ -92,11 +92,11 @@ def collect(loop: asyncio.AbstractEventLoop) -> list[BaseException]:
     return told
 
 
-def test_a_failure_while_we_lead_is_told_to_the_client_and_to_the_loop() -> None:
+def test_a_failure_while_leading_is_reported() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
         failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        lead = Lead(failed.set_result)
+        lead = Leadership(failed.set_result)
 
         async def fail(_seq: int) -> None:
             raise ValueError("x")
@@ -114,7 +114,7 @@ def test_a_failure_while_we_lead_is_told_to_the_client_and_to_the_loop() -> None
 def test_a_failure_on_the_way_to_the_end_is_told_to_the_loop_only() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
-        lead = Lead(fail_test)
+        lead = Leadership(fail_test)
 
         async def fail(_seq: int) -> None:
             try:
@@ -134,7 +134,7 @@ def test_a_failure_on_the_way_to_the_end_is_told_to_the_loop_only() -> None:
 
 def test_a_function_that_ends_by_itself_is_no_failure() -> None:
     async def main() -> None:
-        lead = Lead(fail_test)
+        lead = Leadership(fail_test)
         done = asyncio.Event()
 
         async def finish(_seq: int) -> None:
@@ -150,7 +150,7 @@ def test_a_function_that_ends_by_itself_is_no_failure() -> None:
 
 def test_a_function_may_end_the_term_itself_and_goes_on() -> None:
     async def main() -> None:
-        lead = Lead(fail_test)
+        lead = Leadership(fail_test)
         done = asyncio.Event()
 
         async def abdicate(_seq: int) -> None:
@@ -165,10 +165,10 @@ def test_a_function_may_end_the_term_itself_and_goes_on() -> None:
     run(main())
 
 
-def test_that_the_connection_is_lost_is_no_failure_of_who_is_told_to_end_for_it() -> None:
+def test_losing_the_connection_is_no_failure_of_a_leader() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
-        lead = Lead(fail_test)
+        lead = Leadership(fail_test)
 
         async def work(_seq: int) -> None:
             try:

@@ -1,4 +1,4 @@
-"""Equal answers under one head, as ``clush -b`` shows them, and how the others differ."""
+"""Equal answers under one heading, as ``clush -b`` shows them, and how the others differ."""
 
 from __future__ import annotations
 
@@ -7,83 +7,89 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from client.words import Describe, Happening, Line, Unfinished, content, outcome, output
+from client.words import DisplayEvent, Line, Renderer, Unfinished, content, outcome, output
 from rankserver.client import events
 from rankserver.client.display import visible
 from rankserver.wire import protocol
 
-LONGEST_DIFF: Final = 2_000  # lines of an output: the time to compare grows with their square
-LONGEST_LIST: Final = 1 << 30  # bytes: all ranks in one list
-_NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)")  # the last number
+# Lines of an output that is compared: the time that this takes grows with their square.
+MAX_DIFF_LINES: Final = 2_000
+# Bytes of a list of ranks: enough to have them all in one list.
+MAX_LIST_BYTES: Final = 1 << 30
+# What is before a name's last number, the number, and what is after it.
+_NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)")
 
 
-class Gathered:
-    """Holds back the answers to each ask until it is done; anything else is described at once.
+class GroupRenderer:
+    """Holds back the answers to each command until it is done; anything else is rendered at once.
 
     Args:
-        describe: for all but answers.
+        render: renders everything but answers.
         diff: whether to show of each output only how it differs from the most common one.
     """
 
-    def __init__(self, describe: Describe, *, diff: bool) -> None:
-        self._describe = describe
+    def __init__(self, render: Renderer, *, diff: bool) -> None:
+        self._render = render
         self._diff = diff
-        self._answers: dict[int, list[events.Answer]] = {}  # by seq, of the asks that are open
+        # By seq, of the commands that are open.
+        self._answers: dict[int, list[events.Answer]] = {}
 
-    def __call__(self, happened: Happening) -> list[Line]:
-        """Return the lines for what happened; the end of an ask gives all its answers."""
+    def __call__(self, happened: DisplayEvent) -> list[Line]:
+        """Return the lines for what happened; the end of a command gives all its answers."""
         if isinstance(happened, events.Answer):
             self._answers.setdefault(happened.seq, []).append(happened)
             return []
         lines = []
         if isinstance(happened, events.AskDone | Unfinished):
-            lines = gather(self._answers.pop(happened.seq, []), diff=self._diff)
-        return lines + self._describe(happened)
+            lines = render_groups(self._answers.pop(happened.seq, []), diff=self._diff)
+        return lines + self._render(happened)
 
 
-def gather(answers: Iterable[events.Answer], *, diff: bool = False) -> list[Line]:
-    """Return ``answers``, all to the same ask, grouped by what they say, the most common first.
+def render_groups(answers: Iterable[events.Answer], *, diff: bool = False) -> list[Line]:
+    """Return ``answers``, all to the same command, grouped by what they say, the most common first.
 
-    Each line of an output is behind a bar, so that none can be taken for the head of a group or a summary.
+    Each line of an output follows a bar, so that none can be taken for the heading of a group or a summary.
     """
     groups: dict[tuple[str, str], list[events.Answer]] = {}
     for given in sorted(answers):
         groups.setdefault((_said(given), content(given)), []).append(given)
     lines: list[Line] = []
-    common: list[str] = []  # the most common output
+    common: list[str] = []  # the most common output that there is
     for same in sorted(groups.values(), key=len, reverse=True):
         said, text = _said(same[0]), output(same[0])
         if diff and text and text == common:
             said, text = f"{said or outcome(same[0])}, same output", []
-        lines.append(Line("answer", _head(same, said)))
+        lines.append(Line("answer", _heading(same, said)))
         lines += [Line("out", f"| {line}") for line in (_diff(common, text) if diff else text)]
         common = common or text
     return lines
 
 
 def _said(given: events.Answer) -> str:
-    """Return what became of a command, or nothing if its output says that."""
-    is_plain = given.status == "ok" and content(given) and not given.truncated
-    return "" if is_plain else outcome(given)
+    """Return what became of a command, or nothing if its output says enough."""
+    is_plain_output = given.status == "ok" and content(given) and not given.truncated
+    return "" if is_plain_output else outcome(given)
 
 
 def _diff(common: list[str], text: list[str]) -> list[str]:
-    """Return how ``text`` differs, or all of it if there is nothing to compare it with, or too much."""
-    if not common or not text or max(len(common), len(text)) > LONGEST_DIFF:
+    """Return how ``text`` differs, or all of it if there is too little or too much to compare."""
+    if not common or not text or max(len(common), len(text)) > MAX_DIFF_LINES:
         return text
-    return list(difflib.unified_diff(common, text, lineterm="", n=1))[2:]  # without the names of two files
+    with_file_names = list(difflib.unified_diff(common, text, lineterm="", n=1))
+    return with_file_names[2:]
 
 
-def _head(same: list[events.Answer], said: str) -> str:
-    ranks = protocol.rank_lists([given.rank for given in same], LONGEST_LIST)[0].decode()
+def _heading(same: list[events.Answer], said: str) -> str:
+    ranks = protocol.rank_lists([given.rank for given in same], MAX_LIST_BYTES)[0].decode()
     names = visible(fold(given.name or "?" for given in same))
     plural = "s" if len(same) > 1 else ""
     return f"#{same[0].seq} rank{plural} {ranks} ({len(same)}) {names}" + (f": {said}" if said else "")
 
 
 def fold(names: Iterable[str]) -> str:
-    """Return names with a comma between them, and those that differ in their last number alone as a range."""
-    shapes: dict[tuple[str, ...], list[str]] = {}  # by what is before and after it, the numbers
+    """Return names with commas between them; those that differ only in their last number become a range."""
+    # The numbers by what is before and after them.
+    shapes: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         match = _NUMBERED.fullmatch(name)
         shape, number = ((match[1], match[3]), match[2]) if match else ((name,), "")
@@ -106,6 +112,6 @@ def _folded(shape: tuple[str, ...], numbers: list[str]) -> str:
 
 
 def _follows(before: str, number: str) -> bool:
-    """Tell whether ``number`` is the next one, written in the same way: 9, 10 or 09, 10, but not 09, 9."""
+    """Tell whether ``number`` is the next one, written the same way: 9, 10 or 09, 10, but not 09, 9."""
     is_padded = before.startswith("0") or number.startswith("0")
     return int(number) == int(before) + 1 and (len(number) == len(before) or not is_padded)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
-from client import gather as gathering
-from client.gather import Gathered, fold, gather
-from client.words import Unfinished, Words
+from client import groups
+from client.groups import GroupRenderer, fold, render_groups
+from client.words import Unfinished, render_text
 from rankserver.client.events import Answer, AskDone, Counts, RankChanged
 
 SIX_ANSWERS = (
@@ -19,13 +20,14 @@ SIX_ANSWERS = (
     Answer(7, 9, "web-9", "ok", 0, "Linux\n6.1\n", 7),
     Answer(7, 0, "top", "refused"),
 )
+RENDER = partial(render_text, address="here")
 
 
 def shown(answers: Sequence[Answer], *, diff: bool = False) -> list[str]:
-    return [line.text for line in gather(answers, diff=diff)]
+    return [line.text for line in render_groups(answers, diff=diff)]
 
 
-def test_equal_answers_are_shown_once_under_all_who_gave_them_the_most_common_first() -> None:
+def test_equal_answers_are_shown_once_the_most_common_first() -> None:
     answers = list(SIX_ANSWERS)
     for _ in range(10):
         random.shuffle(answers)  # the order in which they come makes no difference
@@ -41,7 +43,7 @@ def test_equal_answers_are_shown_once_under_all_who_gave_them_the_most_common_fi
         ]
 
 
-def test_a_diff_shows_how_others_differ_from_the_most_common_output() -> None:
+def test_a_diff_shows_differences_from_the_most_common_output() -> None:
     assert shown(SIX_ANSWERS, diff=True) == [
         "#7 ranks 1,3,9 (3) web-[1,3,9]",
         "| Linux",
@@ -56,7 +58,7 @@ def test_a_diff_shows_how_others_differ_from_the_most_common_output() -> None:
     ]
 
 
-def test_a_diff_says_so_where_the_output_is_the_same_and_what_became_of_it_is_not() -> None:
+def test_a_diff_says_where_only_the_outcome_differs() -> None:
     common = [Answer(7, rank, "a", "fail", 1, "x\n") for rank in range(3)]
     others = [Answer(7, 3, "b", "fail", 2, "x\n"), Answer(7, 4, "c", "ok", 0, "x\n")]
     heads = [
@@ -95,7 +97,7 @@ def test_what_has_no_output_is_not_what_others_are_compared_with() -> None:
 
 
 def test_outputs_that_would_take_long_to_compare_are_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathering, "LONGEST_DIFF", 3)
+    monkeypatch.setattr(groups, "MAX_DIFF_LINES", 3)
     short, long = "a\nb\nc", "a\nb\nc\nd"
     assert "| -c" in shown([Answer(7, 0, "", "ok", out=short), Answer(7, 1, "", "ok", out="a\nb")], diff=True)
     for first, second in ((short, long), (long, short)):
@@ -162,22 +164,22 @@ def test_names_that_differ_in_their_last_number_alone_are_folded(names: list[str
 # --- when ---
 
 
-def test_answers_wait_for_the_end_of_their_ask_and_nothing_else_does() -> None:
-    describe = Gathered(Words("here"), diff=False)
-    assert describe(Answer(7, 1, "a", "ok", out="x")) == []
-    assert describe(Answer(8, 1, "a", "ok", out="y")) == []
-    assert [line.text for line in describe(RankChanged(0, 2, 9))] == ["rank is now 0 of 2"]
-    done = describe(AskDone(8, "", 1, Counts(ok=1)))
+def test_only_answers_wait_for_the_end_of_their_ask() -> None:
+    render = GroupRenderer(RENDER, diff=False)
+    assert render(Answer(7, 1, "a", "ok", out="x")) == []
+    assert render(Answer(8, 1, "a", "ok", out="y")) == []
+    assert [line.text for line in render(RankChanged(0, 2, 9))] == ["rank is now 0 of 2"]
+    done = render(AskDone(8, "", 1, Counts(ok=1)))
     assert [line.text for line in done] == ["#8 rank 1 (1) a", "| y", "#8: executed by 1 of 1"]
-    again = describe(AskDone(8, "", 0, Counts()))
+    again = render(AskDone(8, "", 0, Counts()))
     assert [line.text for line in again] == ["#8: executed by 0 of 0"]
 
 
 def test_who_leaves_early_has_the_answers_that_are_there() -> None:
-    describe = Gathered(Words("here"), diff=True)
+    render = GroupRenderer(RENDER, diff=True)
     for rank, out in enumerate(["x", "x", "y"]):
-        assert describe(Answer(7, rank, "a", "ok", out=out)) == []
-    lines = [line.text for line in describe(Unfinished(7, 3, 4))]
+        assert render(Answer(7, rank, "a", "ok", out=out)) == []
+    lines = [line.text for line in render(Unfinished(7, 3, 4))]
     assert lines == [
         "#7 ranks 0-1 (2) a,a",
         "| x",

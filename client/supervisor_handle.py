@@ -1,0 +1,141 @@
+"""The client's end of the conversation with a process of ``supervisor``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from client import supervisor
+from rankserver.wire.lines import LineBuffer
+
+# Seconds that a supervisor has to end its command and itself, until it is killed: what it needs itself, and
+# some more on a busy machine.
+END_TIMEOUT: Final = supervisor.GRACE + supervisor.KILL_TIMEOUT + 2.0
+READ_SIZE: Final = 65_536
+
+
+class SupervisorError(Exception):
+    """A supervisor cannot be started, or ended before its command."""
+
+
+class SupervisorHandle:
+    """Starts a supervisor, and gives it one command after another.
+
+    Raises:
+        SupervisorError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        self._lines = LineBuffer(sys.maxsize)
+        self._replies: deque[dict[str, Any]] = deque()
+        self._receiving: asyncio.Task[bytes] | None = None
+        # The process group of the command that it is executing.
+        self._group: int | None = None
+        try:
+            self._sock, theirs = socket.socketpair()
+            with theirs:
+                self._process = self._start(theirs)
+        except OSError as error:
+            raise SupervisorError(f"cannot start a supervisor: {error.strerror}") from None
+        self._sock.setblocking(False)
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-I", "-S", supervisor.__file__],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C at our terminal is only for us
+            )
+        except OSError:
+            self._sock.close()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given a command."""
+        return self._process.poll() is None
+
+    async def begin(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """Ask for a command; return ``pid`` once its process is there, or what prevented that.
+
+        Raises:
+            SupervisorError: the supervisor ended.
+        """
+        with contextlib.suppress(OSError):  # it is gone, which reading will show
+            await asyncio.get_running_loop().sock_sendall(self._sock, json.dumps(request).encode() + b"\n")
+        return await self._reply()
+
+    async def result(self) -> dict[str, Any]:
+        """Return what became of the command that was started.
+
+        Raises:
+            SupervisorError: the supervisor ended.
+        """
+        return await self._reply()
+
+    async def _reply(self) -> dict[str, Any]:
+        """Return its next reply.
+
+        Raises:
+            SupervisorError: the supervisor ended.
+        """
+        while not self._replies:
+            if not await self._receive():
+                raise SupervisorError("the supervisor of the command ended before it")
+        return self._replies.popleft()
+
+    async def end(self) -> None:
+        """End its command, and then itself. If we are interrupted, it does both on its own."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._sock.shutdown(socket.SHUT_WR)
+        try:
+            await asyncio.wait_for(self._until_end(), END_TIMEOUT)
+        except asyncio.TimeoutError:
+            self._process.kill()
+        self.forget()
+
+    def forget(self) -> None:
+        """Release what is kept for it, once it has ended.
+
+        If it did not end by itself, it has not ended its command either, so that is killed from here.
+        """
+        if self._receiving is not None:
+            self._receiving.cancel()
+        self._sock.close()
+        if self._process.wait() and self._group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._group, signal.SIGKILL)
+
+    async def _until_end(self) -> None:
+        while await self._receive():
+            pass
+
+    async def _receive(self) -> bytes:
+        """Receive once. If this is cancelled, what arrives meanwhile is there for the next call."""
+        if self._receiving is None:
+            self._receiving = asyncio.create_task(self._recv())
+        data = await asyncio.shield(self._receiving)
+        self._receiving = None
+        return data
+
+    async def _recv(self) -> bytes:
+        try:
+            data = await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
+        except ConnectionResetError:  # it left something unread: also an end
+            return b""
+        for line in self._lines.feed(data):
+            reply = json.loads(line)
+            self._replies.append(reply)
+            self._group = reply.get("pid")
+        return data

@@ -1,0 +1,165 @@
+"""What follows from the log for one client: its rank, who is there, and what became of its own commands.
+
+Every client derives this from the same frames, and decides nothing that they do not decide. Source:
+docs/protocol.md, "Log frames".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, NamedTuple
+
+from rankserver.client import events
+from rankserver.client.members import Members
+from rankserver.client.open_asks import OpenAsks
+from rankserver.wire import frames, protocol, ranking
+from rankserver.wire.exceptions import RemoteProtocolError
+
+LogFrame = frames.CommandFrame | frames.JoinFrame | frames.LeftFrame
+# Stands for the WELCOME that has not come yet.
+NOT_WELCOME: Final = frames.WelcomeFrame(-1, 0, 0, "", "", 0.0)
+
+
+class Submission(NamedTuple):
+    """A command that was sent and is not in the log yet. ``handle`` is whatever the caller gave with it."""
+
+    text: str
+    handle: object
+
+
+class LogView:
+    """The log up to the last frame that arrived, as seen by one client.
+
+    Attributes:
+        name: our name; empty before WELCOME.
+        rank_class: our class.
+        seq: the number of the last log frame.
+        submitted: our commands that are not in the log yet, oldest first. The server handles our lines in
+            order: our next command in the log, or the next one that is rejected, is the first of them.
+    """
+
+    def __init__(self, welcome: frames.WelcomeFrame = NOT_WELCOME) -> None:
+        self.name = welcome.name
+        self.rank_class = welcome.rank_class
+        self.seq = welcome.seq
+        self.submitted: deque[Submission] = deque()
+        self._members = Members(welcome.rank, welcome.clients, welcome.name)
+        self._asks = OpenAsks(self._members)
+
+    @property
+    def rank(self) -> int:
+        """Our rank; -1 before WELCOME."""
+        return self._members.rank
+
+    @property
+    def clients(self) -> int:
+        """The number of clients, us included; 0 before WELCOME."""
+        return len(self._members)
+
+    @property
+    def place(self) -> events.Connected:
+        """How things stand now, as if we had just joined."""
+        return events.Connected(self.name, self.rank, self.clients, self.seq, self.rank_class)
+
+    @property
+    def open_asks(self) -> frozenset[int]:
+        """The seqs of our ASKs that somebody may still answer."""
+        return self._asks.seqs
+
+    @property
+    def lacks_names(self) -> bool:
+        """Whether somebody is there whose name we do not know."""
+        return not self._members.are_all_named
+
+    def receive(self, frame: LogFrame) -> list[events.Event]:
+        """Move on by one frame, and return what it means.
+
+        Raises:
+            RemoteProtocolError: ``bad-frame``, if it cannot follow the frames before it.
+        """
+        if frame.seq != self.seq + 1:
+            raise broken(f"log frame {frame.seq} where {self.seq + 1} was due")
+        self.seq = frame.seq
+        return self._RECEIVERS[type(frame)](self, frame)
+
+    def answer(self, frame: frames.AnswerFrame) -> list[events.Event]:
+        """Take an answer to one of our ASKs, and the name of whoever gave it.
+
+        Raises:
+            RemoteProtocolError: ``bad-frame``, if nobody has this rank.
+        """
+        if frame.rank >= self.clients:
+            raise broken(f"RES from rank {frame.rank} of {self.clients}")
+        self._members.learn(self._members.slot(frame.rank), frame.name)
+        return self._asks.answer(frame)
+
+    def learn(self, roster: tuple[frames.RosterEntry, ...]) -> None:
+        """Take the names in a complete roster.
+
+        Raises:
+            RemoteProtocolError: ``bad-frame``, if it does not list as many clients as there are.
+        """
+        if len(roster) != self.clients:
+            raise broken(f"ROSTER of {len(roster)} where {self.clients} are here")
+        self._members.learn_all([member.name for member in roster])
+
+    def expire(self, seq: int) -> list[events.Event]:
+        """Stop waiting for answers to our ASK ``seq``, and return what follows."""
+        return self._asks.expire(seq)
+
+    def disconnect(self) -> list[events.Event]:
+        """Account for everything of ours that is open, as no more frames will come."""
+        return [*self._asks.disconnect(), *(events.Lost(*submission) for submission in self.submitted)]
+
+    def _command(self, frame: frames.CommandFrame) -> list[events.Event]:
+        if frame.rank >= self.clients:
+            raise broken(f"a command from rank {frame.rank} of {self.clients}")
+        verdict = ranking.verdict(self.rank, frame.rank)
+        if verdict is ranking.Verdict.EXECUTE:
+            return [events.Execute(*frame, self.rank, self.name)]
+        if verdict is ranking.Verdict.REFUSE:
+            return [events.Refused(frame.seq, frame.rank, frame.text)]
+        return self._own(frame)
+
+    def _own(self, frame: frames.CommandFrame) -> list[events.Event]:
+        if not self.submitted:
+            raise broken(f"log frame {frame.seq} is from us, but we sent no command")
+        handle = self.submitted.popleft().handle
+        sent = events.Sent(frame.seq, frame.text, frame.wants_answer, self.clients - 1, handle)
+        return [sent, *(self._asks.open(frame.seq, frame.text) if frame.wants_answer else ())]
+
+    def _join(self, frame: frames.JoinFrame) -> list[events.Event]:
+        """Add newcomers. They saw none of our open ASKs, so none of these waits for them."""
+        count = self.clients + len(frame.ranks)
+        if frame.ranks[-1] >= count:
+            raise broken(f"JOIN gives rank {frame.ranks[-1]} among {count} clients")
+        rank = self.rank
+        self._members.join(frame.ranks)
+        return [self._moved(rank)]
+
+    def _leave(self, frame: frames.LeftFrame) -> list[events.Event]:
+        """Remove those who left, also from the open ASKs. O(open asks)."""
+        if frame.ranks[-1] >= self.clients or self.rank in frame.ranks:
+            raise broken(f"LEFT of rank {frame.ranks[-1]} seen by rank {self.rank} of {self.clients}")
+        rank = self.rank
+        gone = self._members.leave(frame.ranks)
+        happened = [self._moved(rank), *self._asks.leave(gone)]
+        self._members.release(gone)
+        return happened
+
+    def _moved(self, rank_before: int) -> events.Event:
+        if self.rank == rank_before:
+            return events.ClientsChanged(self.clients, self.seq)
+        return events.RankChanged(self.rank, self.clients, self.seq)
+
+    _RECEIVERS: ClassVar[Mapping[type[LogFrame], Callable[[LogView, Any], list[events.Event]]]] = {
+        frames.CommandFrame: _command,
+        frames.JoinFrame: _join,
+        frames.LeftFrame: _leave,
+    }
+
+
+def broken(text: str) -> RemoteProtocolError:
+    """Return the error for a server that breaks the protocol."""
+    return RemoteProtocolError(protocol.BAD_FRAME, text)

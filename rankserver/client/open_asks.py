@@ -1,0 +1,123 @@
+"""Our ASKs that are in the log and that somebody may still answer.
+
+Who can answer an ASK follows from the log: everybody who was there when it was logged, except those who have
+answered or left since. Each of them gives exactly one ``Answer``, under the rank that it held when the ASK
+was logged. When nobody is left to answer, ``AskDone`` follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rankserver.client import events
+from rankserver.client.members import Members
+from rankserver.wire import frames
+from rankserver.wire.slots import contains, slots_of
+
+# The fields of an answer's JSON that become fields of ``Answer``, and their types. Any others are ignored.
+DETAIL_TYPES: Final = {"code": int, "out": str, "ms": int, "truncated": bool, "reason": str}
+
+
+@dataclass(slots=True)
+class OpenAsk:
+    """One ASK.
+
+    Attributes:
+        text: the command.
+        may_execute: how many members ranked below us when it was logged.
+        waiting: the set of members that may still answer.
+        ranks: the members' ranks by slot when it was logged.
+        counts: how many members each outcome has had so far.
+    """
+
+    text: str
+    may_execute: int
+    waiting: int
+    ranks: list[int]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class OpenAsks:
+    """All open ASKs by seq. What happens to them is returned as events.
+
+    Args:
+        members: who is there, and what their names are.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._asks: dict[int, OpenAsk] = {}
+
+    @property
+    def seqs(self) -> frozenset[int]:
+        """The seqs of all that are open."""
+        return frozenset(self._asks)
+
+    def open(self, seq: int, text: str) -> list[events.Event]:
+        """Add an ASK that has just been logged. If nobody else is there, it is done at once."""
+        members = self._members
+        may_execute = len(members) - 1 - members.rank
+        ask = self._asks[seq] = OpenAsk(text, may_execute, members.others, members.ranks)
+        return self._settle(seq, ask)
+
+    def answer(self, frame: frames.AnswerFrame) -> list[events.Event]:
+        """Take an answer, unless its sender has answered before.
+
+        A server need not remember who has answered, so the first answer of each member counts.
+        """
+        slot = self._members.slot(frame.rank)
+        ask = self._asks.get(frame.seq)
+        if ask is None or not contains(ask.waiting, slot):
+            return []
+        detail: dict[str, Any] = {
+            name: value for name, value in frame.detail.items() if type(value) is DETAIL_TYPES.get(name)
+        }
+        answer = events.Answer(frame.seq, ask.ranks[slot], frame.name, frame.status, **detail)
+        return [answer, *self._count(frame.seq, ask, 1 << slot, frame.status)]
+
+    def expire(self, seq: int) -> list[events.Event]:
+        """Stop waiting for answers to the ASK ``seq``; nothing happens if it is not open."""
+        ask = self._asks.get(seq)
+        return [] if ask is None else self._conclude(seq, ask, ask.waiting, "timeout", "no answer in time")
+
+    def leave(self, members: int) -> list[events.Event]:
+        """Stop waiting for the answers of a set of members that left. O(open asks)."""
+        return [
+            event
+            for seq, ask in list(self._asks.items())
+            for event in self._conclude(seq, ask, ask.waiting & members, events.GONE)
+        ]
+
+    def disconnect(self) -> list[events.Event]:
+        """Stop waiting for any answers, as nobody can be heard any more."""
+        return [
+            event
+            for seq, ask in list(self._asks.items())
+            for event in self._conclude(seq, ask, ask.waiting, events.GONE, "the connection was lost")
+        ]
+
+    def _conclude(
+        self, seq: int, ask: OpenAsk, members: int, outcome: str, reason: str = ""
+    ) -> list[events.Event]:
+        """Report this outcome for each of a set of members that the ASK waits for, in the order of ranks."""
+        if not members:
+            return []
+        answers: list[events.Event] = [
+            events.Answer(seq, ask.ranks[slot], self._members.name(slot), outcome, reason=reason)
+            for slot in sorted(slots_of(members), key=ask.ranks.__getitem__)
+        ]
+        return answers + self._count(seq, ask, members, outcome)
+
+    def _count(self, seq: int, ask: OpenAsk, members: int, outcome: str) -> list[events.Event]:
+        ask.waiting ^= members
+        ask.counts[outcome] = ask.counts.get(outcome, 0) + members.bit_count()
+        return self._settle(seq, ask)
+
+    def _settle(self, seq: int, ask: OpenAsk) -> list[events.Event]:
+        """Report the ASK as done if nobody is left who could answer it."""
+        if ask.waiting:
+            return []
+        del self._asks[seq]
+        counts = events.Counts(*(ask.counts.get(outcome, 0) for outcome in events.OUTCOMES))
+        return [events.AskDone(seq, ask.text, ask.may_execute, counts)]

@@ -1,0 +1,57 @@
+"""Answers as the server takes them: an ``Outcome`` becomes a RES that fits in a line."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Final
+
+from rankserver.client.events import Outcome
+from rankserver.wire import jsontext, protocol
+from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
+
+TRUNCATED: Final = ',"truncated":true'
+
+
+def encode(seq: int, outcome: Outcome, max_line: int) -> bytes:
+    """Build the RES to the ASK ``seq``. If ``out`` makes it too long, its end is cut off.
+
+    The server must never have a reason to reject it: its ERR would look like one for our next command.
+
+    Raises:
+        LocalProtocolError: the outcome has no known status or is not JSON, or the frame has more than
+            ``max_line`` bytes even without ``out``.
+    """
+    frame = _encode(seq, outcome)
+    if len(frame) > max_line:
+        frame = _encode(seq, _shortened(outcome, len(frame) - max_line))
+    if len(frame) > max_line:
+        text = f"the result has {len(frame)} bytes, {max_line} are allowed"
+        raise LocalProtocolError(protocol.TOO_LONG, text)
+    return frame
+
+
+def _encode(seq: int, outcome: Outcome) -> bytes:
+    if outcome.status not in protocol.STATUSES:
+        text = f"status {protocol.shown(str(outcome.status))} is none of {', '.join(protocol.STATUSES)}"
+        raise LocalProtocolError(protocol.BAD_FRAME, text)
+    if outcome.detail is None:
+        return protocol.result(seq, outcome.status)
+    try:
+        frame = protocol.result(seq, outcome.status, dict(outcome.detail))
+        protocol.parse_client_line(frame.removesuffix(b"\n"))  # rejects NaN, which is JSON to Python alone
+    except (TypeError, ValueError, RecursionError, RemoteProtocolError) as error:
+        raise LocalProtocolError(protocol.BAD_FRAME, f"the detail is no JSON object: {error}") from None
+    return frame
+
+
+def _shortened(outcome: Outcome, excess: int) -> Outcome:
+    """Cut off the end of ``out`` so that the outcome's JSON has ``excess`` bytes less. O(n log n)."""
+    detail = outcome.detail or {}
+    out = detail.get("out")
+    if not isinstance(out, str):
+        return outcome
+    room = len(jsontext.encode(out)) - excess - len(TRUNCATED)
+    out = out[: max(0, room)]  # every character takes at least one byte
+    ends = range(1, len(out) + 1)
+    length = bisect.bisect_right(ends, room, key=lambda end: len(jsontext.encode(out[:end])))
+    return Outcome(outcome.status, {**detail, "out": out[:length], "truncated": True})

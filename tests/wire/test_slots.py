@@ -1,0 +1,81 @@
+"""Tests for ``wire.slots``: step by step against Python sets under Hypothesis, and the rules one by one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rankserver.wire.slots import Slots, contains, set_of, slots_of
+
+
+class SlotsAgainstASet(RuleBasedStateMachine):
+    """Drives ``Slots`` beside a set of the slots that are taken, and a set of members that is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = Slots(3)
+        self.taken = {0, 1, 2}
+        self.most = 3
+        self.kept = self.slots.everybody
+
+    @rule()
+    def take(self) -> None:
+        """Take a slot: it was free, and below the most that were ever taken at once if any was free there."""
+        slot = self.slots.take()
+        assert slot not in self.taken
+        self.taken.add(slot)
+        self.most = max(self.most, len(self.taken))
+        assert slot < self.most
+        assert not contains(self.kept, slot)
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        """Release some of them, and clear them from the set that is kept."""
+        gone = data.draw(st.sets(st.sampled_from(sorted(self.taken))))
+        self.slots.release(set_of(gone))
+        self.kept &= ~set_of(gone)
+        self.taken -= gone
+
+    @rule()
+    def keep_everybody(self) -> None:
+        """Keep the set of all who are present."""
+        self.kept = self.slots.everybody
+
+    @invariant()
+    def agrees(self) -> None:
+        """Everything that can be asked agrees with the set."""
+        assert set(slots_of(self.slots.everybody)) == self.taken
+        assert len(self.slots) == len(self.taken)
+        assert self.slots.bound == self.most
+        assert all(set(slots_of(self.slots.all_but(slot))) == self.taken - {slot} for slot in self.taken)
+        assert not self.kept & ~self.slots.everybody
+
+
+TestSlotsAgainstASet = SlotsAgainstASet.TestCase
+TestSlotsAgainstASet.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def test_a_freed_slot_is_taken_again_before_a_new_one() -> None:
+    slots = Slots(4)
+    slots.release(set_of([1, 2]))
+    assert {slots.take(), slots.take()} == {1, 2}
+    assert slots.take() == 4
+
+
+def test_a_slot_that_is_not_taken_cannot_be_released() -> None:
+    slots = Slots(2)
+    with pytest.raises(ValueError, match=r"slots \[2, 5\] are not taken"):
+        slots.release(set_of([1, 2, 5]))
+    assert list(slots_of(slots.everybody)) == [0, 1]
+
+
+def test_slots_of_a_set_come_in_ascending_order() -> None:
+    assert list(slots_of(set_of([70, 0, 3]))) == [0, 3, 70]
+
+
+def test_a_set_contains_its_slots_and_no_others() -> None:
+    members = set_of([0, 64])
+    assert [slot for slot in range(130) if contains(members, slot)] == [0, 64]
