@@ -63,9 +63,8 @@ class Client:
             return self.sock.recv(size)
         return b""
 
-    @property
     def state(self) -> ChannelState:
-        """Where the connection is in its life, asked anew each time."""
+        """Return where the connection is in its life now."""
         return self.channel.state
 
 
@@ -141,7 +140,7 @@ class SteppedServer:
         """Connect a client, and take turns until it has joined."""
         client = self.connect()
         client.send(hello)
-        self.until(lambda: client.state is ChannelState.JOINED)
+        self.until(lambda: client.state() is ChannelState.JOINED)
         return client
 
 

@@ -221,7 +221,7 @@ def test_a_server_pings_and_then_takes_for_dead() -> None:
         stepped.wait(0.5)
         client.send(b"PONG\n")
         stepped.wait(1)
-        assert client.state is ChannelState.JOINED
+        assert client.state() is ChannelState.JOINED
         stepped.wait(1.1)
         assert client.received().endswith(b"BYE timeout nothing heard for 2 seconds\n")
 
@@ -239,9 +239,9 @@ def test_a_slow_reader_of_private_frames_is_not_dead() -> None:
         while b"\nPING\n" not in received:
             received = received[-10:] + client.received(65_536)
             stepped.wait(0.4)
-            assert client.state is ChannelState.JOINED
+            assert client.state() is ChannelState.JOINED
         stepped.wait(2.1)
-        assert client.state is not ChannelState.JOINED, "it reads all, and does not answer"
+        assert client.state() is not ChannelState.JOINED, "it reads all, and does not answer"
 
 
 def test_nobody_is_dead_because_the_server_was_stopped() -> None:
@@ -252,4 +252,4 @@ def test_nobody_is_dead_because_the_server_was_stopped() -> None:
             stepped.selector.stopped = 1e6
             stepped.turn()
             assert client.received() == b""
-        assert client.state is ChannelState.JOINED
+        assert client.state() is ChannelState.JOINED

@@ -6,7 +6,7 @@ import contextlib
 from typing import Final
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rankserver.inputs import (
@@ -14,7 +14,6 @@ from rankserver.inputs import (
     Answered,
     Asked,
     Input,
-    InputError,
     Joined,
     Left,
     Lines,
@@ -22,6 +21,7 @@ from rankserver.inputs import (
     decode,
     encode,
 )
+from rankserver.wire.exceptions import InputError
 
 # Every length of an encoded integer occurs, and so do the numbers on both sides of each.
 NUMBER: Final = st.integers(0, 64).flatmap(lambda bits: st.integers(max(2**bits - 2, 0), 2**bits - 1))
@@ -67,6 +67,7 @@ def test_each_kind_is_a_byte_and_its_fields(value: Input, data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", BY_KIND, ids=lambda kind: kind.__name__)
 @given(data=st.data())
+@settings(deadline=None)
 def test_what_was_encoded_is_decoded_as_it_was(kind: type, data: st.DataObject) -> None:
     value = data.draw(BY_KIND[kind])
     decoded = decode(encode(value))
@@ -77,6 +78,7 @@ def test_what_was_encoded_is_decoded_as_it_was(kind: type, data: st.DataObject) 
 
 
 @given(value=INPUT, data=st.data())
+@settings(deadline=None)
 def test_no_part_of_an_input_is_an_input(value: Input, data: st.DataObject) -> None:
     encoded = encode(value)
     with pytest.raises(InputError):
@@ -92,6 +94,7 @@ def test_each_truncation_is_refused(value: Input, data: bytes) -> None:
 
 
 @given(value=INPUT, more=st.binary(min_size=1))
+@settings(deadline=None)
 def test_bytes_behind_an_input_are_refused(value: Input, more: bytes) -> None:
     with pytest.raises(InputError, match=f"{len(more)} bytes follow"):
         decode(encode(value) + more)
@@ -110,6 +113,7 @@ def test_each_changed_byte_gives_another_input_or_none(value: Input, data: bytes
 @given(st.binary() | st.builds(lambda kind, rest: bytes([kind]) + rest, st.integers(0, 4), st.binary()))
 @example(b"")
 @example(b"\5")
+@settings(deadline=None)
 def test_equal_inputs_have_equal_bytes_and_garbage_none(data: bytes) -> None:
     assert is_refused_or_canonical(data)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rankserver.channel import Channel, ChannelState, Wait
-from rankserver.clist import Log
+from rankserver.clist import Cursor, Log
 from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 
@@ -64,7 +64,7 @@ def stage() -> Iterator[Stage]:
     stage.close()
 
 
-def test_commands_wait_from_one_byte_over_the_limit_until_all_are_at_it(stage: Stage) -> None:
+def test_commands_wait_from_over_the_limit_until_all_are_at_it(stage: Stage) -> None:
     slow, producer = stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG)
     assert stage.update() == []
@@ -147,7 +147,7 @@ def congest(stage: Stage, channel: Channel) -> None:
     stage.pace.mark_congested(channel)
 
 
-def drain(stage: Stage, channel: Channel) -> None:
+def drain(channel: Channel) -> None:
     channel.cursor.advance(channel.cursor.queued())
 
 
@@ -159,7 +159,7 @@ def test_an_answer_waits_for_its_congested_asker_alone(stage: Stage) -> None:
     stage.pace.wait(other, also)
     assert stage.update() == []
     assert not stage.pace.is_holding
-    drain(stage, congested)
+    drain(congested)
     assert stage.update() == [one]
     assert not stage.pace.is_congested(congested)
     assert stage.pace.is_congested(also)
@@ -235,5 +235,5 @@ def test_while_nobody_is_behind_nobody_is_looked_at(stage: Stage, monkeypatch: p
         raise AssertionError("a walk over the clients")
 
     monkeypatch.setattr(stage.log, "behind", fail)
-    monkeypatch.setattr(stage.log, "queued", fail)
+    monkeypatch.setattr(Cursor, "queued", fail)
     assert stage.update() == []

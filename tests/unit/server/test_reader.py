@@ -5,7 +5,6 @@ The handler is one that knows no frames: a loop does not need a server.
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -15,179 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankserver import loop
-from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
-from rankserver.clist import Cursor, Log
-from rankserver.config import Config
-from rankserver.loop import Loop
-from rankserver.pace import MAX_PRIVATE_BYTES
+from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Wait
+from rankserver.clist import Cursor
 from rankserver.wire import protocol
-from tests.support.turns import READ_SIZE, ManualSelector
+from tests.support.conversation import MAX_LINE, Conversation
+from tests.support.turns import READ_SIZE
 
-MAX_LINE: Final = 256
-# Bytes that a socket holds for sure.
-SEND_BYTES: Final = 64 * 1024
 # Bytes that are kept of a client before it joins.
 FRESH_BYTES: Final = 64 * 1024
 HELLO: Final = b'HELLO {"name":"web-1"}'
-WATCHER, MEMBER = 1, 2
-
-
-class LineHandler:
-    """Does with lines what a server would, as far as the reader is concerned: all but BYE means nothing.
-
-    Attributes:
-        lines: those that were handed over.
-        blocker: what all lines but the first wait for.
-        error: why the channel departed, if it was not with BYE.
-        ended: why nothing more comes.
-    """
-
-    def __init__(self, log: Log) -> None:
-        self.is_unsettled = False
-        self.collects = False
-        self.lines: list[bytes] = []
-        self.blocker: Blocker = None
-        self.error: Departure | None = None
-        self.ended: str | None = None
-        self.log = log
-
-    def on_connection(self, sock: socket.socket, peer: str) -> None:
-        raise AssertionError(f"nobody connects: {sock} {peer}")
-
-    def on_line(self, channel: Channel, line: bytes) -> Blocker:
-        if channel.state is ChannelState.HANDSHAKE:
-            channel.move(ChannelState.JOINING)
-        elif self.blocker is not None:
-            return self.blocker
-        elif line == b"BYE":
-            self.go(channel)
-        self.lines.append(line)
-        return None
-
-    def on_batch(self, channel: Channel, batch: bytes) -> None:
-        raise AssertionError(f"{channel} has its commands collected: {batch!r}")
-
-    def on_end(self, channel: Channel, reason: str) -> None:
-        channel.at_eof = True
-        self.ended = reason
-
-    def depart(self, channel: Channel, departure: Departure) -> None:
-        self.error = channel.departure = departure
-        self.go(channel)
-
-    def go(self, channel: Channel) -> None:
-        channel.cursor.ignore()
-        channel.waits_for = None
-        going = ChannelState.LEAVING if channel.state is ChannelState.JOINED else ChannelState.CLOSING
-        channel.move(going)
-
-    def settle(self) -> None:
-        """Make nothing count: the test lets clients join and leave."""
-
-    def on_slow(self, channel: Channel) -> None:
-        raise AssertionError(f"{channel} is too slow")
-
-    def on_closed(self, channel: Channel) -> None:
-        raise AssertionError(f"{channel} is closed")
-
-    def on_lost_time(self, seconds: float) -> None:
-        raise AssertionError(f"the clock stood still for {seconds} seconds")
-
-
-class Conversation:
-    """A channel in a loop, below a member that has no channel and whose rank is 0."""
-
-    def __init__(self, max_line: int = MAX_LINE) -> None:
-        self.log = Log(max_line)
-        self.handler = LineHandler(self.log)
-        self.lines = self.handler.lines
-        selector = ManualSelector()
-        self.loop = Loop(Config(8), selector, selector.clock, self.log, self.handler)
-        self.ours, self.theirs = socket.socketpair()
-        self.theirs.setblocking(False)
-        self.others: list[socket.socket] = []
-        self.log.join(WATCHER)
-        self.watcher = self.log.retain()
-        self.channel = Channel(self.ours, "127.0.0.1:40112", self.log)
-        self.loop.add(self.channel)
-        self.loop.sender.watch(self.channel)
-
-    def __enter__(self) -> Conversation:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.log.check()
-        self.close()
-
-    def close(self) -> None:
-        self.loop.close()
-        self.log.close()
-        for sock in (self.theirs, *self.others):
-            sock.close()
-
-    @property
-    def error(self) -> Departure | None:
-        return self.handler.error
-
-    @property
-    def state(self) -> ChannelState:
-        return self.channel.state
-
-    def feed(self, data: bytes) -> None:
-        """Send ``data``, and take turns for as long as the channel is read and there is something."""
-        for at in range(0, len(data), SEND_BYTES):
-            piece = data[at : at + SEND_BYTES]
-            assert self.theirs.send(piece) == len(piece)
-            self.read()
-
-    def read(self) -> None:
-        while self.channel.wants_read and not self.is_paused and select.select([self.ours], [], [], 0)[0]:
-            self.loop.turn()
-
-    def join(self) -> None:
-        """Do what a server does at the end of the turn that brought the HELLO, and read on."""
-        assert self.state is ChannelState.JOINING
-        self.log.join(MEMBER)
-        self.channel.cursor.attach(MEMBER)
-        self.channel.move(ChannelState.JOINED)
-        self.loop.reader.handle(self.channel)
-        self.loop.sender.watch(self.channel)
-        self.read()
-
-    def depart(self) -> None:
-        self.handler.go(self.channel)
-
-    def connect(self) -> tuple[Channel, socket.socket]:
-        """Return another channel and its peer."""
-        ours, theirs = socket.socketpair()
-        self.others.append(theirs)
-        other = Channel(ours, "127.0.0.1:40113", self.log)
-        self.loop.add(other)
-        return other, theirs
-
-    def congested(self) -> Channel:
-        """Return another channel for which too many private frames wait."""
-        other, _ = self.connect()
-        other.cursor.private(b"x" * MAX_PRIVATE_BYTES + b"\n")
-        self.loop.pace.mark_congested(other)
-        return other
-
-    def relieve(self, other: Channel) -> None:
-        """Let the other channel have been sent all that waits for it."""
-        other.cursor.advance(other.cursor.queued())
-
-    @property
-    def is_paused(self) -> bool:
-        return self.channel.waits_for is Wait.TURN
-
-    def logged(self) -> list[bytes]:
-        """Return the frames that were logged since the last call."""
-        data = b""
-        while spans := self.watcher.peek():
-            piece = b"".join(spans)
-            data += piece
-            self.watcher.advance(len(piece))
-        return data.splitlines()
 
 
 @pytest.fixture
@@ -324,7 +159,7 @@ def test_a_line_handed_over_stands_between_its_neighbours(
     assert joined.logged() == [b"CMD 2 1 b"]
 
 
-def test_a_line_in_pieces_is_joined_and_the_rest_of_the_piece_handled(joined: Conversation) -> None:
+def test_a_line_in_pieces_is_joined_and_the_rest_handled(joined: Conversation) -> None:
     for piece in (b"CMD a\nCM", b"D ", b"b", b"\nCMD c\nWH", b"O\nCMD d\n"):
         joined.feed(piece)
     assert joined.lines == [b"WHO"]
@@ -462,7 +297,7 @@ def test_without_memory_for_its_input_the_channel_departs(
         raise MemoryError
 
     joined.handler.blocker = Wait.BACKLOG
-    monkeypatch.setattr(joined.log, fails, no_memory)
+    monkeypatch.setattr(Cursor, fails, no_memory)
     joined.feed(b"PING\n")
     assert joined.error == NO_MEMORY
     assert joined.state is ChannelState.LEAVING
@@ -481,7 +316,7 @@ def test_a_reset_is_an_end(joined: Conversation, monkeypatch: pytest.MonkeyPatch
     def reset(_: Cursor, __: int) -> int:
         raise ConnectionResetError(104, "Connection reset by peer")
 
-    monkeypatch.setattr(joined.log, "read", reset)
+    monkeypatch.setattr(Cursor, "read", reset)
     joined.feed(b"CMD a\n")
     assert joined.handler.ended == "Connection reset by peer"
 

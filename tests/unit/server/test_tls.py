@@ -10,6 +10,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,15 +24,16 @@ from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
 
 
-class TakingLog(Log):
-    """A log that shows what it was given as input."""
+class TakingCursor(Cursor):
+    """A cursor that shows what it was given as input."""
 
-    def __init__(self) -> None:
-        super().__init__(65_536)
+    __slots__ = ("taken",)
+
+    def __init__(self, log: Log, handle: Any) -> None:
+        super().__init__(log, handle)
         self.taken = b""
 
-    def take(self, cursor: Cursor, data: bytes | bytearray | memoryview) -> None:
-        del cursor
+    def take(self, data: bytes | bytearray | memoryview) -> None:
         self.taken += data
 
 
@@ -44,16 +46,16 @@ class Pair:
     """
 
     def __init__(self, certificates: Certificates) -> None:
-        self.log = TakingLog()
+        self.log = Log(65_536)
         here, there = socket.socketpair()
         here.setblocking(False)
         there.settimeout(BOUND)
         there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         self.sockets = (here, there)
-        self.cursor = self.log.open(here.fileno(), external=True)
+        self.cursor = TakingCursor(self.log, self.log.open(here.fileno(), external=True)._handle)
         context = tls.context(str(certificates.cert), str(certificates.key), None)
-        self.ours = TlsTransport(here, context, self.log, self.cursor)
+        self.ours = TlsTransport(here, context, self.cursor)
         self.theirs = TlsSocket(there, certificates.client)
 
     def shake_hands(self) -> None:
@@ -70,9 +72,9 @@ class Pair:
 
     def receive(self, size: int = READ_BYTES) -> bytes:
         """Let our side receive once; return what that gives the log."""
-        self.log.taken = b""
+        self.cursor.taken = b""
         self.ours.receive(size)
-        return self.log.taken
+        return self.cursor.taken
 
     def queue(self, size: int) -> bytes:
         frame = bytes(range(48, 58)) * (size // 10) + b"\n"
@@ -169,7 +171,7 @@ def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> 
     opened.theirs.sendall(b"x" * 5_000)
     for _ in range(5):
         assert opened.ours.receive(1_000) == 1_000
-        assert opened.log.taken == b""
+        assert opened.cursor.taken == b""
     assert opened.receive(1_000) == b"x" * 5_000
     with pytest.raises(BlockingIOError):
         opened.ours.receive(1_000)
@@ -299,7 +301,7 @@ def test_without_memory_for_what_came_the_connection_is_lost(
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(opened.log, "take", no_memory)
+    monkeypatch.setattr(TakingCursor, "take", no_memory)
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="out of memory"):
         opened.ours.receive(READ_BYTES)
@@ -316,13 +318,13 @@ def test_a_connection_without_memory_for_tls_leaves_nothing(
     here, there = socket.socketpair()
     with here, there, Log(65_536) as log:
         discarded: list[Cursor] = []
-        discard = log.discard
+        discard = Cursor.discard
 
         def recorded(cursor: Cursor) -> None:
             discarded.append(cursor)
             discard(cursor)
 
-        monkeypatch.setattr(log, "discard", recorded)
+        monkeypatch.setattr(Cursor, "discard", recorded)
         with pytest.raises(MemoryError):
             Channel(here, "127.0.0.1:1", log, Context())  # type: ignore[arg-type]
         assert len(discarded) == 1

@@ -1,0 +1,186 @@
+"""Farewells: what a departing connection is still sent, and when it is closed; the clock is the test's."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from rankserver.channel import NO_MEMORY, ChannelState, Departure
+from rankserver.clist import Cursor
+from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
+from rankserver.wire import protocol
+from tests.support.turns import Client, SteppedServer
+
+DEPARTURE = Departure(protocol.SHUTDOWN, "it is a test")
+
+
+def owe(stepped: SteppedServer, client: Client, size: int = 1_000_000) -> None:
+    """Owe a client more than its socket holds."""
+    frame = b"PONG %s\n" % (b"x" * 10_000)
+    for _ in range(size // len(frame)):
+        stepped.loop.sender.send(client.channel, frame)
+    stepped.loop.sender.flush_all()
+    assert client.channel.wants_write
+
+
+def test_what_is_owed_comes_before_the_farewell_and_the_end() -> None:
+    with SteppedServer() as stepped:
+        client, other = stepped.join(), stepped.join()
+        stepped.wait(1)
+        client.received()
+        other.send(b"CMD a\n")
+        client.send(b"PING b\n")
+        stepped.turn()
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.turn()
+        assert client.received() == b"CMD 3 1 a\nPONG b\nBYE shutdown it is a test\n"
+        assert client.sock.recv(1) == b"", "the stream has ended"
+        assert client.state() is ChannelState.CLOSING
+        client.sock.close()
+        stepped.turn()
+        assert client.state() is ChannelState.CLOSED
+
+
+@pytest.mark.parametrize("departure", [Departure("", "left"), NO_MEMORY], ids=repr)
+def test_without_a_code_the_stream_just_ends(departure: Departure) -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        client.received()
+        stepped.server.depart(client.channel, departure)
+        stepped.turn()
+        assert client.sock.recv(1) == b""
+
+
+def test_without_memory_for_it_there_is_no_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> int:
+        raise MemoryError
+
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        client.received()
+        with monkeypatch.context() as patch:
+            patch.setattr(Cursor, "private", no_memory)
+            stepped.server.depart(client.channel, DEPARTURE)
+            stepped.turn()
+        assert client.sock.recv(1) == b""
+        client.sock.close()
+        stepped.until(lambda: not stepped.loop.channels)
+
+
+def test_a_peer_that_does_not_close_is_given_up() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.turn()
+        stepped.wait(CLOSE_TIMEOUT - 0.1)
+        assert client.state() is ChannelState.CLOSING
+        stepped.wait(0.2)
+        assert client.state() is ChannelState.CLOSED
+        assert not stepped.loop.channels
+
+
+def test_a_peer_that_takes_nothing_is_given_up() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        owe(stepped, client)
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.wait(CLOSE_TIMEOUT - 0.1)
+        assert client.state() is ChannelState.CLOSING
+        stepped.wait(0.3)
+        assert client.state() is ChannelState.CLOSED
+
+
+def test_a_peer_that_takes_some_has_more_time_but_not_any() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        owe(stepped, client, 10_000_000)
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.turn()
+        for _ in range(int(MAX_CLOSE_TIMEOUT) - 1):
+            assert client.received(100_000)
+            stepped.wait(1)
+            assert client.state() is ChannelState.CLOSING
+        assert client.received(100_000)
+        stepped.wait(1.1)
+        assert client.state() is ChannelState.CLOSED
+
+
+def test_a_slow_peer_that_takes_all_gets_its_farewell() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        owe(stepped, client)
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.turn()
+        received = b""
+        while not received.endswith(b"BYE shutdown it is a test\n"):
+            received += client.received(300_000)
+            stepped.wait(0.5)
+        assert client.sock.recv(1) == b""
+
+
+def test_nothing_is_kept_of_one_that_is_closed() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.turn()
+        client.sock.close()
+        stepped.until(lambda: not stepped.loop.channels)
+        farewells = stepped.server.farewells
+        assert len(farewells._progress) == len(farewells._whole) == 0
+        stepped.wait(MAX_CLOSE_TIMEOUT + 1)
+
+
+def test_what_it_sends_now_is_thrown_away() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.turn()
+        client.received()
+        client.send(b"CMD a\nPING\nWHO\n")
+        stepped.turn()
+        assert stepped.log.seq == 2
+        client.sock.shutdown(socket.SHUT_WR)
+        stepped.turn()
+        assert client.state() is ChannelState.CLOSED
+        assert client.received() == b""
+
+
+# --- those who make others wait ---------------------------------------------------------------
+
+
+def test_one_that_is_too_slow_gets_the_frame_it_began_and_a_bye() -> None:
+    with SteppedServer(max_backlog=1000, slow_timeout=5) as stepped:
+        slow, other = stepped.join(), stepped.join()
+        while not stepped.loop.pace.is_holding:
+            other.send(b"CMD %s\n" % (b"x" * 990) * 50)
+            stepped.turn()
+            other.received()
+        stepped.wait(5.2)
+        assert slow.state() is ChannelState.CLOSING
+        assert stepped.log.count == 1
+        received = b""
+        while more := slow.received():
+            received += more
+            stepped.turn()
+        *frames, bye = received.splitlines()
+        assert bye == b"BYE slow read too slowly for 5 seconds"
+        commands = [frame.split(b" ") for frame in frames if frame.startswith(b"CMD ")]
+        assert all(text == b"x" * 990 for _, _, _, text in commands)
+        last = int(commands[-1][1])
+        assert last == 2 + len(commands)
+        assert last < stepped.log.seq - 1, "it is sent no more than it had begun to get"
+
+
+def test_one_that_goes_and_makes_others_wait_is_closed_in_time() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        stepped.server.depart(client.channel, DEPARTURE)
+        stepped.server.on_slow(client.channel)
+        assert client.state() is ChannelState.LEAVING, "its LEFT is to be logged first"
+        stepped.turn()
+        assert client.state() is ChannelState.CLOSING
+        stepped.server.on_slow(client.channel)
+        assert client.state() is ChannelState.CLOSED
+        stepped.turn()
+        assert not stepped.loop.channels
