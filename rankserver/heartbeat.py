@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable
 
 from rankserver.channel import Channel, ChannelState, Departure
-from rankserver.loop import Loop
+from rankserver.timers import Timers
 from rankserver.wire import protocol
 
 # A heap with this many entries of channels that have left may have more of them than others, before it is
@@ -31,20 +31,28 @@ class Heartbeat:
     """The members that are listened for.
 
     Args:
-        loop: expires this with its other deadlines, and sends PINGs.
+        timers: expire this with the loop's other deadlines.
         seconds: of silence before a PING, and as many again before a member is taken for dead; 0 for never.
+        send: sends a frame to a channel.
         depart: lets a channel go.
     """
 
-    def __init__(self, loop: Loop, seconds: float, depart: Callable[[Channel, Departure], None]) -> None:
+    def __init__(
+        self,
+        timers: Timers,
+        seconds: float,
+        send: Callable[[Channel, bytes], None],
+        depart: Callable[[Channel, Departure], None],
+    ) -> None:
         self.seconds = seconds
-        self._loop = loop
+        self._timers = timers
+        self._send = send
         self._depart = depart
         # By deadline, then in the order in which the entries were made: channels cannot be compared.
         self._heap: list[tuple[float, int, Channel]] = []
         self._numbers = itertools.count()
         self._stale = 0
-        loop.timers.add(self)
+        timers.add(self)
 
     def __len__(self) -> int:
         """Return how many channels are listened for."""
@@ -85,7 +93,7 @@ class Heartbeat:
                 channel.taken = channel.bytes_taken
                 channel.pinged_at = channel.bytes_owed
                 self._push(channel, now + self.seconds)
-                self._loop.sender.send(channel, protocol.ping())
+                self._send(channel, protocol.ping())
             else:
                 self._judge(channel, now)
 
@@ -108,4 +116,4 @@ class Heartbeat:
 
     def _push(self, channel: Channel, deadline: float) -> None:
         heapq.heappush(self._heap, (deadline, next(self._numbers), channel))
-        self._loop.timers.expect(deadline)
+        self._timers.expect(deadline)

@@ -76,7 +76,7 @@ class Server:
         self.loop = Loop(config, selector or selectors.DefaultSelector(), clock, log, self)
         self.telemetry = Telemetry(self.loop.timers)
         self.farewells = Farewells(self.loop)
-        self.heartbeat = Heartbeat(self.loop, config.heartbeat, self.depart)
+        self.heartbeat = Heartbeat(self.loop.timers, config.heartbeat, self.loop.sender.send, self.depart)
         self.membership = Membership(config, self.loop, self.state, self._order, self)
         self._reception = Reception(config, log, self, tokens, context)
         self._handlers: dict[type[Any], Callable[[Channel, Any], Blocker]] = {

@@ -7,9 +7,10 @@ from typing import Final, cast
 
 import pytest
 
-from rankserver.channel import Blocker, Channel, ChannelState, Wait
+from rankserver.channel import Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.heartbeat import MIN_STALE, Heartbeat
 from rankserver.timers import Timers
+from rankserver.wire import protocol
 from tests.support.turns import SteppedServer
 
 SECONDS: Final = 30.0
@@ -35,7 +36,7 @@ class Ward:
         self.timers = Timers()
         self.pinged: list[Peer] = []
         self.dead: list[Peer] = []
-        self.heartbeat = Heartbeat(self.timers, seconds, self._ping, self._on_dead)
+        self.heartbeat = Heartbeat(self.timers, seconds, self._send, self._depart)
 
     def join(self, now: float = 0) -> Peer:
         peer = Peer()
@@ -57,10 +58,16 @@ class Ward:
     def entries(self) -> int:
         return len(self.heartbeat._heap)
 
-    def _ping(self, channel: Channel) -> None:
+    def _send(self, channel: Channel, frame: bytes) -> None:
+        assert frame == b"PING\n"
         self.pinged.append(cast("Peer", channel))
 
-    def _on_dead(self, channel: Channel) -> None:
+    def _depart(self, channel: Channel, departure: Departure) -> None:
+        assert departure == (
+            protocol.TIMEOUT,
+            f"nothing heard for {2 * self.heartbeat.seconds:g} seconds",
+            False,
+        )
         peer = cast("Peer", channel)
         self.dead.append(peer)
         self.leave(peer)

@@ -9,7 +9,7 @@ from rankserver.clist import Cursor
 from rankserver.door import MIN_STRANGERS
 from rankserver.inputs import Joined, Newcomer
 from rankserver.pace import MAX_PRIVATE_BYTES
-from rankserver.server import TOKEN_PENALTY
+from rankserver.reception import TOKEN_PENALTY
 from rankserver.wire import protocol
 from tests.support.turns import Client, SteppedServer, hello, tokens_by_class
 
