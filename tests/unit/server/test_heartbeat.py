@@ -63,7 +63,8 @@ class Ward:
         self.pinged.append(cast("Peer", channel))
 
     def _depart(self, channel: Channel, departure: Departure) -> None:
-        assert departure == (
+        text = f"nothing heard for {2 * self.heartbeat.seconds:g} seconds"
+        assert departure == Departure(protocol.TIMEOUT, text)
             protocol.TIMEOUT,
             f"nothing heard for {2 * self.heartbeat.seconds:g} seconds",
             False,

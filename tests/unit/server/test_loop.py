@@ -99,7 +99,7 @@ def test_those_who_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.Mon
 
 def test_a_roster_counts_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_LINES", 10)
-    monkeypatch.setattr("rankserver.server.MEMBERS_PER_LINE", 1)
+    monkeypatch.setattr("rankserver.membership.MEMBERS_PER_LINE", 1)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(8)]
         for client in clients:
