@@ -170,7 +170,7 @@ def test_a_roster_that_nobody_asked_for_does_no_harm() -> None:
 # --- events ---
 
 
-def test_iterating_begins_with_how_it_is_and_has_all_that_follows(shared: ServerProcess) -> None:
+def test_iterating_begins_with_the_present_and_misses_nothing(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where, name="me") as client:
             early, seq = aiter(client), client.seq

@@ -65,7 +65,7 @@ def context(certificates: Certificates) -> ssl.SSLContext:
     return tls.context(str(certificates.ca))
 
 
-def test_it_joins_commands_and_leaves_and_both_ends_are_announced(
+def test_it_joins_commands_leaves_and_both_ends_are_announced(
     server: ServerProcess, context: ssl.SSLContext
 ) -> None:
     async def scene(connection: TlsStream, _: socket.socket) -> None:

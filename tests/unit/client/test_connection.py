@@ -122,7 +122,7 @@ def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-def test_a_name_that_is_not_allowed_is_refused_without_connecting() -> None:
+def test_a_bad_name_is_refused_without_connecting() -> None:
     async def main() -> None:
         with pytest.raises(LocalProtocolError, match="name 'a b' is not"):
             await join(parse_address("nowhere.invalid"), name="a b")

@@ -163,7 +163,7 @@ def test_a_long_command_arrives_whole(make_one: Callable[[], Executor]) -> None:
         ("/", 126, "cannot execute /: Permission denied"),
     ],
 )
-def test_a_program_that_cannot_be_executed_fails_as_shells_say_it(text: str, code: int, reason: str) -> None:
+def test_a_program_that_cannot_run_fails_in_a_shells_words(text: str, code: int, reason: str) -> None:
     assert outcome(program(), text) == Outcome("fail", {"code": code, "reason": reason})
 
 
@@ -241,7 +241,7 @@ def test_the_environment_is_cleaned_and_tells_the_ranks(monkeypatch: pytest.Monk
     assert detail(outcome(program(), "printenv HOME"), "ok")["out"] == "/h\ufffd\n"
 
 
-def test_signals_are_as_by_default_and_no_descriptor_is_inherited() -> None:
+def test_signals_are_default_and_no_descriptor_is_inherited() -> None:
     text = "grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd"
     _, blocked, _, ignored, *descriptors = detail(outcome(shell(), text), "ok")["out"].split()
     assert (int(blocked, 16), int(ignored, 16) & ~RESERVED) == (0, 0)

@@ -111,7 +111,7 @@ def test_a_failure_while_leading_is_reported() -> None:
     run(main())
 
 
-def test_a_failure_on_the_way_to_the_end_is_told_to_the_loop_only() -> None:
+def test_a_failure_while_ending_is_told_to_the_loop_only() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
         lead = Leadership(fail_test)

@@ -155,7 +155,7 @@ def recorded(
     return frontend, calls
 
 
-def test_results_go_to_the_output_and_the_rest_where_chatter_goes() -> None:
+def test_results_go_to_the_output_and_the_rest_to_stderr() -> None:
     frontend, calls = recorded()
     frontend.show([*CHATTER, *RESULTS])
     assert calls == [("err", "r\ns\nx\ne\n"), ("err", ""), ("out", "o\na\nd\nj\n"), ("out", "")]

@@ -315,7 +315,7 @@ def test_as_much_output_is_sent_as_the_line_can_have(character: str, bytes_each:
     assert fields == {"out": character * kept, "truncated": True}
 
 
-def test_nothing_can_be_sent_before_we_joined_or_after_it_is_over() -> None:
+def test_nothing_can_be_sent_before_joining_or_after_the_end() -> None:
     early, late = Session(), joined(0, 1)
     late.receive_eof()
     for session in (early, late):

@@ -113,9 +113,7 @@ def test_the_history_is_in_the_home_directory_by_default(
     assert list(history.load().load_history_strings()) == ["uptime"]
 
 
-def test_a_command_that_is_no_valid_text_costs_nothing_but_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_of_invalid_text_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     kept = history.load()
     kept.append_string("a\udcff")

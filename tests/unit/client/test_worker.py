@@ -162,7 +162,7 @@ async def _unprintable_outcome(_command: Execute) -> Outcome:
         ),
     ],
 )
-def test_a_failure_is_an_outcome_and_the_next_command_is_executed(
+def test_a_failure_is_an_outcome_and_the_next_command_runs(
     function: Callable[[Execute], Awaitable[Outcome]], reason: str
 ) -> None:
     async def main() -> None:

@@ -65,10 +65,6 @@ class Ward:
     def _depart(self, channel: Channel, departure: Departure) -> None:
         text = f"nothing heard for {2 * self.heartbeat.seconds:g} seconds"
         assert departure == Departure(protocol.TIMEOUT, text)
-            protocol.TIMEOUT,
-            f"nothing heard for {2 * self.heartbeat.seconds:g} seconds",
-            False,
-        )
         peer = cast("Peer", channel)
         self.dead.append(peer)
         self.leave(peer)
