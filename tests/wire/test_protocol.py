@@ -415,7 +415,7 @@ CLIENT_ARGUMENTS: dict[str, dict[str, object]] = {
 SERVER_ARGUMENTS: dict[str, dict[str, object]] = {
     "INFO": {"frame": InfoFrame(1, "s", 256, auth=False, capacity=1)},
     "WELCOME": {"frame": WelcomeFrame(0, 1, 0, "a", "s", 30)},
-    "RES": {"rank": 0, "name": "a", "result": Result(1, "ok", "")},
+    "RES": {"rank": 0, "name": "a", "seq": 1, "status": "ok", "detail": ""},
     "ROSTER": {"members": [RosterEntry(0, "a")], "max_line": 256},
     "PING": {"text": "x"},
     "PONG": {"text": "x"},
