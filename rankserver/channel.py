@@ -57,6 +57,8 @@ TRANSITIONS: Final = {
     ChannelState.CLOSING: {ChannelState.CLOSED},
     ChannelState.CLOSED: set[ChannelState](),
 }
+# Those that have not joined and do not go.
+STRANGERS: Final = frozenset({ChannelState.HANDSHAKE, ChannelState.PENALIZED})
 GOING: Final = frozenset({ChannelState.LEAVING, ChannelState.CLOSING, ChannelState.CLOSED})
 
 

@@ -11,14 +11,18 @@ because those who read it run the same program as those who write it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
+from rankserver.wire import protocol
 from rankserver.wire.exceptions import InputError
 
 # An encoded integer has at most this many bytes: ten groups of seven bits hold any unsigned 64-bit number.
 MAX_INTEGER_BYTES: Final = 10
 MAX_INTEGER: Final = 2**64 - 1
+# The core keeps a class in 32 bits.
+MAX_CLASS: Final = 2**32 - 1
 
 
 class Newcomer(NamedTuple):
@@ -163,9 +167,12 @@ def _write_text(out: bytearray, value: str) -> None:
 
 def _read_text(reader: _Bytes) -> str:
     try:
-        return _read_bytes(reader).decode()
+        text = _read_bytes(reader).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"a text is not valid UTF-8: {error.reason}") from None
+    if problem := protocol.text_problem(text):
+        raise InputError(problem)
+    return text
 
 
 def _write_members(out: bytearray, members: tuple[int, ...]) -> None:
@@ -175,7 +182,14 @@ def _write_members(out: bytearray, members: tuple[int, ...]) -> None:
 
 
 def _read_members(reader: _Bytes) -> tuple[int, ...]:
-    return tuple(_read_integer(reader) for _ in range(_read_count(reader)))
+    members = tuple(_read_integer(reader) for _ in range(_read_count(reader)))
+    _check_distinct(members)
+    return members
+
+
+def _check_distinct(members: Sequence[int]) -> None:
+    if not members or len(set(members)) < len(members):
+        raise InputError("members are missing, or named twice")
 
 
 def _write_newcomers(out: bytearray, newcomers: tuple[Newcomer, ...]) -> None:
@@ -188,11 +202,18 @@ def _write_newcomers(out: bytearray, newcomers: tuple[Newcomer, ...]) -> None:
 
 
 def _read_newcomers(reader: _Bytes) -> tuple[Newcomer, ...]:
-    return tuple(_read_newcomer(reader) for _ in range(_read_count(reader)))
+    newcomers = tuple(_read_newcomer(reader) for _ in range(_read_count(reader)))
+    _check_distinct([each.member for each in newcomers])
+    if any(one.rank_class > other.rank_class for one, other in pairwise(newcomers)):
+        raise InputError("the classes of those who join do not ascend")
+    return newcomers
 
 
 def _read_newcomer(reader: _Bytes) -> Newcomer:
-    return Newcomer(_read_integer(reader), _read_text(reader), _read_integer(reader), _read_text(reader))
+    newcomer = Newcomer(_read_integer(reader), _read_text(reader), _read_integer(reader), _read_text(reader))
+    if not protocol.is_name(newcomer.name) or newcomer.rank_class > MAX_CLASS:
+        raise InputError("a newcomer has a bad name or a class that is too high")
+    return newcomer
 
 
 def _read_count(reader: _Bytes) -> int:

@@ -33,7 +33,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
+from rankserver.channel import NO_MEMORY, STRANGERS, Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.clist import READ_BYTES, Log
 from rankserver.config import Config
 from rankserver.listeners import Acceptor
@@ -226,7 +226,7 @@ class Loop:
                 channel()
                 continue
             if events & selectors.EVENT_READ and channel.waits_for is None:
-                if channel.tls and channel.state is ChannelState.HANDSHAKE:
+                if channel.tls and channel.state in STRANGERS:
                     strangers.append(channel)
                 else:
                     reader.read(channel, reader.share)

@@ -93,9 +93,8 @@ class Membership:
         self._order = order
         self._parts = parts
         self._applicants: dict[Channel, Applicant] = {}
-        # The channels whose join was proposed and does not count yet, by the number that the member will
-        # have.
-        self._proposed: dict[int, Channel] = {}
+        # Those whose join was proposed and does not count yet, by the number that the member will have.
+        self._proposed: dict[int, Applicant] = {}
         # The channels that were welcomed, and may have sent something behind their HELLO.
         self._welcomed: list[Channel] = []
         self._leaving: list[Member] = []
@@ -137,6 +136,9 @@ class Membership:
         for channel in welcomed:
             self._loop.reader.handle(channel)
             self._loop.sender.watch(channel)  # it was not listened to while it was joining
+        # With an order that takes its time, channels stay JOINING over turns, and are not listened to.
+        for applicant in self._proposed.values():
+            self._loop.sender.watch(applicant.channel)
 
     def roster(self) -> list[bytes]:
         """Return the answer to WHO. O(members) after a change of these, else O(1)."""
@@ -154,11 +156,16 @@ class Membership:
         """Attach the channels of new members, and welcome them."""
         log, loop = self._state.log, self._loop
         loop.sender.put_off(1, max(MIN_JOIN_WAIT, log.count * JOIN_WAIT_PER_CLIENT), loop.now)
-        here = [
-            (member, rank, channel)
-            for member, rank in zip(members, ranks, strict=True)
-            if (channel := self._proposed.pop(member.id, None)) is not None
-        ]
+        here = []
+        for member, rank in zip(members, ranks, strict=True):
+            applicant = self._proposed.pop(member.id, None)
+            if applicant is None:
+                continue
+            if applicant.channel.is_going:  # it departed before its join counted
+                self._leaving.append(member)
+                self._parts.unsettle()
+            else:
+                here.append((member, rank, applicant.channel))
         for member, _, channel in here:
             channel.cursor.attach(member.id)
             loop.sender.attach(channel)
@@ -192,16 +199,16 @@ class Membership:
             some = leaving[: self._max_ranks]
             try:
                 self._state.log.reserve(self._config.max_line)
+                self._order.propose(Left(tuple(member.id for member in reversed(some))))
             except MemoryError:
                 self._leaving += leaving
                 self._retry.start(None, self._loop.now)
                 return
             del leaving[: len(some)]
-            self._order.propose(Left(tuple(member.id for member in reversed(some))))
 
     def _propose_joins(self) -> None:
         """Propose that those join for whom there is a place."""
-        applicants, self._applicants = list(self._applicants.values()), {}
+        applicants = list(self._applicants.values())
         free = self._config.capacity - self._state.log.count - len(self._proposed)
         full = Departure(protocol.FULL, f"all {self._config.capacity} places are taken")
         for applicant in applicants[free:]:
@@ -211,18 +218,23 @@ class Membership:
             some = joining[: self._max_ranks]
             del joining[: len(some)]
             self._propose_join(some)
+            self.resume()  # what these have sent counts before the next join
 
     def _propose_join(self, applicants: Sequence[Applicant]) -> None:
         newcomers = []
-        for channel, name, holder in applicants:
+        for applicant in applicants:
             number = next(self._numbers)
-            newcomers.append(Newcomer(number, name or f"c{number}", holder.rank_class, holder.name))
-            self._proposed[number] = channel
+            holder = applicant.holder
+            name = applicant.name or f"c{number}"
+            newcomers.append(Newcomer(number, name, holder.rank_class, holder.name))
+            self._proposed[number] = applicant
         try:
             self._order.propose(Joined(tuple(newcomers)))
         except MemoryError:
             for newcomer in newcomers:
-                self._parts.depart(self._proposed.pop(newcomer.member), NO_MEMORY)
+                self._parts.depart(self._proposed.pop(newcomer.member).channel, NO_MEMORY)
+        for applicant in applicants:
+            self._applicants.pop(applicant.channel, None)
 
     def _welcome(self, member: Member, rank: int) -> bytes:
         frame = frames.WelcomeFrame(

@@ -211,6 +211,7 @@ class Server:
         """Make the joins and leaves of this turn count, and see that strangers are not too many."""
         if self.collects:
             self._apply_ready()
+            self.membership.resume()
         if not self.is_unsettled:
             return
         while self.membership.has_changes:
@@ -276,7 +277,7 @@ class Server:
         congested = self.loop.pace.congested
         if congested and (asker := self.state.asks.asker(frame.seq)) is not None:
             blocker = self.state.roster.by_id[asker].channel
-            if blocker in congested:
+            if blocker is not None and self.loop.pace.is_congested(blocker):
                 return blocker
         self._order.propose(Answered(channel.member.id, frame.seq, frame.status, frame.detail))
         return None

@@ -78,8 +78,11 @@ class State:
         self._appliers[type(given)](given)
 
     def _on_joined(self, given: Joined) -> None:
-        ranks = self.roster.places(given.newcomers)
-        members = self.roster.add(given.newcomers)
+        newcomers = [each for each in given.newcomers if each.member not in self.roster.by_id]
+        if not newcomers:
+            return
+        ranks = self.roster.places(newcomers)
+        members = self.roster.add(newcomers)
         try:
             self.log.append(b"JOIN", protocol.rank_lists(ranks, self._max_line)[0])
         except MemoryError:
