@@ -18,23 +18,23 @@ from typing import Any, Final
 from rankserver.logs import event
 from rankserver.wire.exceptions import ListenError
 
-# Connections that the kernel keeps until they are accepted: a whole fleet may reconnect at once.
+# Connections that the kernel queues until they are accepted: a whole fleet may reconnect at once.
 MAX_PENDING: Final = 4096
-# Connections accepted from one listener in one turn, so that the clients who are here are served in between.
+# Connections accepted from one listener in one turn, so that connected clients are served in between.
 MAX_ACCEPTS: Final = 128
-# Seconds in which a Unix socket must accept a connection, or say that nobody listens on it.
+# Seconds within which an existing Unix socket must accept or refuse a connection.
 PROBE_TIMEOUT: Final = 1.0
 # See _disable_pacing.
 LOOPBACK_CONGESTION: Final = b"reno"
-# The kernel gives up a connection, closed ones included, that has acknowledged nothing for this many
-# heartbeats. It must come after the server, which knows what the peer has said and waits for two.
+# The kernel drops a connection, closed ones included, whose peer has acknowledged nothing for this many
+# heartbeats. It must act later than the server, which waits for two and knows what the peer has sent.
 DEAD_HEARTBEATS: Final = 3
-# Seconds between two probes of a silent peer. A peer that is alive but does not read counts as dead, so the
-# time must not be short; and even without a heartbeat the dead must be found.
+# Bounds on the seconds between two probes of a silent peer. A peer that is alive but does not read counts as
+# dead, so the interval must not be short; and dead peers must be found even without a heartbeat.
 MIN_PROBE_INTERVAL: Final = 10
 MAX_PROBE_INTERVAL: Final = 600
 
-# What helps when the port is taken, on the command line and with make.
+# Which option helps when the port is in use, on the command line and with make.
 PORT_HINT: Final = "; choose another port with --port (make run: PORT=...)"
 
 # Errors of accept that concern only the connection, which is gone (accept(2)).
@@ -57,7 +57,7 @@ class Acceptor:
 
     Attributes:
         ready: the listeners that have a connection to accept in this turn.
-        paused: whether the listeners are unwatched, for lack of descriptors, say; call ``resume`` later.
+        paused: the listeners are not watched, for lack of descriptors, for example; call ``resume`` later.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -219,7 +219,7 @@ def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
             if _is_loopback_address(address[0]):
                 _disable_pacing(listener)
         if family == socket.AF_INET6:
-            # IPv4 has a socket of its own.
+            # IPv4 gets a socket of its own.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(MAX_PENDING)
@@ -256,7 +256,7 @@ def _disable_pacing(listener: socket.socket) -> None:
     that other machines can reach keeps the system's choice.
     """
     if hasattr(socket, "TCP_CONGESTION"):
-        # A system may not allow any but its own.
+        # The system may allow no other algorithm.
         with contextlib.suppress(OSError):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOOPBACK_CONGESTION)
 
