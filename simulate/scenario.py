@@ -66,7 +66,7 @@ class Scenario(NamedTuple):
             fail.
         stop_at: the step at which the server is told to stop; -1 for none.
         max_asks: the most asks that are open at a time.
-        hurry: the share of short waits among the waits between two steps of clients.
+        hurry: the share of the waits between steps of clients that last only a millisecond.
         collects: the server has a collecting order instead of the immediate one.
     """
 
