@@ -229,7 +229,7 @@ void cl_release_if_done(cl_log *log, cl_cursor *cursor) {
     }
 }
 
-/* Send the cursor the frames after `seq`, behind the private ones that are
+/* Send the cursor the frames after `seq`, following the private ones that are
  * queued already. With a member, the cursor's input is that member's; without
  * one, it follows the log and has no rank. Returns CL_OK; CL_MISUSE if it was
  * attached before, if the member has a cursor, or if there is no frame `seq`

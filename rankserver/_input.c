@@ -69,7 +69,8 @@ static inline void stamp_next(stamp *s, uint64_t seq, uint32_t rank) {
         ++*digit;
 }
 
-/* Append one command behind the stamp. Returns 0 if there is no memory. */
+/* Append one command with the stamp in front of it. Returns 0 if there is no
+ * memory. */
 static inline int put_command(cl_log *log, const stamp *s, const char *text,
                        size_t len) {
     /* The whole array is copied, which compiles to a few moves. */

@@ -10,7 +10,7 @@
  * warm. */
 #define CL_SPARE_BLOCKS 8
 
-/* Private frames that are queued behind others share pieces of this many
+/* Private frames that are queued after others share pieces of this many
  * bytes. */
 #define CL_FRAME_ROOM 4096
 

@@ -91,7 +91,7 @@ class AskTable:
         return ask.asker
 
     def waiting(self) -> dict[int, tuple[int | None, frozenset[int]]]:
-        """Return the open asks by seq: the asker, and who may still answer. O(asks x members)."""
+        """Return the open asks by seq: the asker, and the members that may answer. O(asks x members)."""
         slots = self._slot_of.items()
         return {
             seq: (ask.asker, frozenset(member for member, slot in slots if contains(ask.waiting, slot)))

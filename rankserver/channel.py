@@ -210,6 +210,6 @@ class Channel:
         if self.tls and not self.tls.shut_down():
             return False
         if not self.at_eof:
-            with contextlib.suppress(OSError):  # the connection is gone already
+            with contextlib.suppress(OSError):  # the connection is lost already
                 self.sock.shutdown(socket.SHUT_WR)
         return True

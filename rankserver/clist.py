@@ -450,7 +450,7 @@ class Log:
 
     @property
     def end(self) -> int:
-        """The position behind the last frame."""
+        """The position after the last frame."""
         end: int = lib.cl_end(self._core)
         return end
 

@@ -37,7 +37,7 @@ MAX_PROBE_INTERVAL: Final = 600
 # Which option helps when the port is in use, on the command line and with make.
 PORT_HINT: Final = "; choose another port with --port (make run: PORT=...)"
 
-# Errors of accept that concern only the connection, which is gone (accept(2)).
+# Errors of accept that concern only the connection, which no longer exists (accept(2)).
 _ALREADY_GONE: Final = (
     errno.ECONNABORTED,
     errno.EPROTO,
@@ -87,7 +87,7 @@ class Acceptor:
     def accept(self) -> Iterator[tuple[socket.socket, str, str]]:
         """Yield the connections that have arrived, non-blocking, each with its peer's name and host.
 
-        The host of a Unix peer is empty. A connection that is gone before it is accepted is skipped. Any
+        The host of a Unix peer is empty. A connection that ends before it is accepted is skipped. Any
         other error, such as running out of descriptors, pauses accepting: the listeners would stay ready, and
         the loop would spin.
         """
@@ -141,7 +141,7 @@ def is_loopback(host: str) -> bool:
 def open_tcp(host: str, port: int, heartbeat: float = 0) -> list[socket.socket]:
     """Listen on every address of ``host``, IPv4 and IPv6, all on the same port.
 
-    The kernel gives up connections to dead peers, see ``DEAD_HEARTBEATS``.
+    The kernel drops connections to dead peers; see ``DEAD_HEARTBEATS``.
 
     Raises:
         ListenError: names the address, and says why and which option helps.
@@ -184,7 +184,7 @@ def close_all(listeners: list[socket.socket]) -> None:
         path = listener.getsockname() if listener.family == socket.AF_UNIX else None
         listener.close()
         if path:
-            # If somebody else removed the file or took it over, it is theirs.
+            # If another server has removed the file or taken it over, leave it alone.
             with contextlib.suppress(OSError):
                 _remove_stale(path)
 
@@ -231,7 +231,7 @@ def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
 
 
 def _detect_dead_peers(listener: socket.socket, heartbeat: float) -> None:
-    """Let the kernel give up connections whose peer vanished, including those that it is closing for us.
+    """Let the kernel drop connections whose peer has vanished, including those that it is closing.
 
     TCP_USER_TIMEOUT also applies to a peer that acknowledges but does not read, so it must not be short.
     """

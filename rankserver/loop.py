@@ -177,7 +177,7 @@ class Loop:
             self.turn()
 
     def stop(self) -> None:
-        """Accept nobody any more, and let ``run`` return when all channels are closed."""
+        """Stop accepting, and let ``run`` return when all channels are closed."""
         self.is_stopping = True
         self._accept_pause.stop(None)
 

@@ -80,7 +80,7 @@ class Roster:
         """Add members, each with the lowest rank in its class, and return them.
 
         Raises:
-            MemoryError: nobody was added.
+            MemoryError: no member was added.
         """
         added: list[Member] = []
         try:

@@ -64,7 +64,7 @@ class Parts(Protocol):
         """Disconnect a channel that cannot join."""
 
     def unsettle(self) -> None:
-        """Settle again, because leaves are to be retried."""
+        """Settle again, to retry leaves."""
 
 
 class Applicant(NamedTuple):
@@ -98,7 +98,7 @@ class Membership:
         # The channels that were just welcomed, and may have sent something after their HELLO.
         self._welcomed: list[Channel] = []
         self._leaving: list[Member] = []
-        # The answer to WHO, behind the number of changes for which it was written.
+        # The number of changes for which the answer to WHO was written, and that answer.
         self._roster: tuple[int, list[bytes]] = (-1, [])
         self._numbers = itertools.count(1)
         self._retry: Timeout[None] = loop.timers.timeout(RETRY_WAIT, lambda _: parts.unsettle())

@@ -144,7 +144,7 @@ class Reception:
                 sender.finish(stranger)
 
     def _penalize(self, channel: Channel, text: str) -> None:
-        """Answer a bad token only after a while."""
+        """Answer a bad token, but only after a delay."""
         channel.move(ChannelState.PENALIZED)
         channel.departure = Departure(protocol.AUTH, text)
         channel.cursor.ignore()

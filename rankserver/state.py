@@ -39,7 +39,7 @@ class Observer(Protocol):
         """These have left, and their LEFT is the last frame of the log."""
 
     def tell(self, member: Member, frame: bytes) -> None:
-        """Send a member a frame that is for it alone, behind what is in the log now."""
+        """Send a member a frame that is for it alone, after what is in the log now."""
 
 
 class State:

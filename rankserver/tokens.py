@@ -123,7 +123,7 @@ def _open(path: str, flags: int) -> int:
 def _parse(line: str, where: str) -> tuple[bytes, Holder]:
     """Parse one line. It may be a token, so an error message never repeats it."""
     words = line.split()
-    # A SHA-256 is no secret: taken for a bare token, it would let in whoever has seen it.
+    # A SHA-256 is no secret. Taken for a bare token, it would let everybody in who has seen it.
     if _DIGEST.fullmatch(line):
         raise ConfigError(
             f"{where} is 64 hexadecimal digits alone: write name[:class] before a SHA-256; "

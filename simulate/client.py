@@ -220,7 +220,7 @@ class SimClient:
     def leaves(self, seq: int) -> None:
         """Note that this client is in the LEFT with this seq."""
         if self.reason is None:
-            raise Violation(f"LEFT {seq} of {self}, which the server has not let go")
+            raise Violation(f"LEFT {seq} of {self}, which the server has not disconnected")
         self.left_seq = seq
 
     def is_logged(self, seq: int, text: bytes, *, wants_answer: bool) -> None:
@@ -231,7 +231,7 @@ class SimClient:
         if command.text != text or command.wants_answer is not wants_answer:
             raise Violation(f"frame {seq} has {text!r} of {self}, whose next command is {command}")
         if command.end > self.conn.received:
-            raise Violation(f"frame {seq} has {text!r} of {self}, of which the end has not come")
+            raise Violation(f"frame {seq} has {text!r} of {self}, whose end was not received")
 
     # --- in ---
 
@@ -313,7 +313,7 @@ class SimClient:
 
     def _private(self, line: bytes) -> None:
         if self.bye:
-            raise Violation(f"{self} gets {line!r} behind BYE")
+            raise Violation(f"{self} gets {line!r} after BYE")
         verb, _, rest = line.partition(b" ")
         if verb == b"WELCOME":
             self._welcome(json.loads(rest))
@@ -324,7 +324,7 @@ class SimClient:
         elif verb == b"BYE":
             self.bye = rest.partition(b" ")[0].decode()
             if self.bye != self.code:
-                raise Violation(f"{self} gets {line!r}, and was let go for {self.reason}")
+                raise Violation(f"{self} gets {line!r}, and was disconnected for {self.reason}")
         elif verb == b"PING":
             if self.manner is not Manner.MUTE and not self.has_left:
                 self.say(b"PONG")
@@ -348,7 +348,7 @@ class SimClient:
             return
         if not self.expected or self.expected[0] != (verb, value):
             due = self.expected[0] if self.expected else "nothing"
-            raise Violation(f"{self} gets {verb!r} {value!r}, {due} is due")
+            raise Violation(f"{self} gets {verb!r} {value!r}, and {due} is due")
         self.expected.popleft()
 
     def _welcome(self, fields: dict[str, Any]) -> None:
@@ -361,7 +361,7 @@ class SimClient:
             raise Violation(f"{self} of class {self.rank_class} is welcomed to {fields['class']}")
         meaning = self.truth.meaning[self.seq]
         if not isinstance(meaning, Change):
-            raise Violation(f"{self} is welcomed behind frame {self.seq}, which is no JOIN")
+            raise Violation(f"{self} is welcomed after frame {self.seq}, which is no JOIN")
         self.roster = meaning.roster
         self.check_derived()
 
@@ -383,7 +383,7 @@ class SimClient:
 
     def _roster(self, fields: dict[str, Any]) -> None:
         if fields["from"] != len(self.part_of_roster):
-            raise Violation(f"{self} gets {fields} behind {self.part_of_roster}")
+            raise Violation(f"{self} gets {fields} after {self.part_of_roster}")
         self.part_of_roster += [[one["rank"], one["name"], one["class"]] for one in fields["clients"]]
         if len(self.part_of_roster) < fields["total"]:
             return

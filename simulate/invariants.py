@@ -82,7 +82,7 @@ class Invariants:
         for fd, channel in loop.channels.items():
             client = client_of(channel)
             if channel.sock.fileno() != fd:
-                raise Violation(f"{client} is kept, and descriptor {fd} closed")
+                raise Violation(f"{client} is kept, and descriptor {fd} is closed")
             if channel.interest != (registered[fd].events if fd in registered else 0):
                 raise Violation(f"{client} is registered for other than {channel.interest}")
             if channel.state is ChannelState.JOINED and channel.waits_for is None:
@@ -103,7 +103,7 @@ class Invariants:
         loop = self.server.loop
         is_broken = channel in loop.reader.draining or channel in loop.sender.broken
         if not channel.interest & selectors.EVENT_READ and not channel.at_eof and not is_broken:
-            raise Violation(f"nothing that {client_of(channel)} sends is heard")
+            raise Violation(f"the input of {client_of(channel)} is not watched")
 
     def _check_waits(self, channel: Channel) -> None:
         """Check that a channel that waits is among those that will be resumed."""
@@ -111,11 +111,11 @@ class Invariants:
         is_paused = channel in loop.reader.paused and blocker is Wait.TURN
         is_waiting = channel in loop.pace.waiting
         if is_waiting != (blocker is not None and blocker is not Wait.TURN):
-            raise Violation(f"{client_of(channel)} waits for {blocker}, and pace knows other of it")
+            raise Violation(f"{client_of(channel)} waits for {blocker}, and pace has something else")
         if blocker is Wait.TURN and not is_paused:
             raise Violation(f"{client_of(channel)} waits for its turn, which does not come")
         if channel in loop.pace.congested and channel.state is not ChannelState.JOINED:
-            raise Violation(f"others wait for {client_of(channel)}, which goes")
+            raise Violation(f"others wait for {client_of(channel)}, which has departed")
 
     def _check_private(self, channel: Channel) -> None:
         """Check that the private frames of a member hardly exceed what makes others wait for it."""
@@ -133,7 +133,7 @@ class Invariants:
             return
         owed = b"".join(channel.cursor.peek()).count(b"\n")
         if owed > 1 + (client.code == "slow"):
-            raise Violation(f"{client} must be cut, and is owed {owed} frames")
+            raise Violation(f"{client} must be cut, and has {owed} frames to get")
 
     def _check_all_sent(self, channel: Channel) -> None:
         """Check that no output is held back from a client that would take it."""
@@ -210,7 +210,7 @@ class Invariants:
             if not self.scenario.memory_faults or self.run.calm_since is not None:
                 raise Violation(f"{client} departs for lack of memory, and there was enough")
         elif not (client.has_left or client.conn.reset):
-            raise Violation(f"{client} is here, and departs: {departure.reason}")
+            raise Violation(f"{client} is still connected, and departs: {departure.reason}")
 
     def check_rest(self) -> None:
         """Check what must hold once faults are over and nothing moves: all is sent, and nothing is lost."""
@@ -221,7 +221,9 @@ class Invariants:
             if client.seq != seq or client.partial:
                 raise Violation(f"{client} is at {client.seq} of {seq}, with {client.partial!r}")
             if client.outbox or client.conn.received != client.fed:
-                raise Violation(f"{client} was not heard: {client.fed - client.conn.received} bytes")
+                raise Violation(
+                    f"{client} has sent {client.fed - client.conn.received} bytes that were not received"
+                )
             if client.expected and not client.is_lax:
                 raise Violation(f"{client} did not get {client.expected[0]}")
             silent, heartbeat = self.run.running - client.heard, self.scenario.config.heartbeat
@@ -254,7 +256,7 @@ class Invariants:
         for source in loop.timers._sources:
             for item in source if isinstance(source, Timeout) else ():
                 if isinstance(item, Channel) and loop.channels.get(item.sock.fileno()) is not item:
-                    raise Violation(f"a timeout of {client_of(item)} goes on, which is gone")
+                    raise Violation(f"a timeout of {client_of(item)}, which is closed, is running")
 
     def check_end(self) -> None:
         """Let all clients read to the end, close the server, and check that nothing is left."""
@@ -276,6 +278,6 @@ class Invariants:
             raise Violation(f"{registered} are registered in the end")
         server.close()
         if not self.run.listener.is_closed:
-            raise Violation("it still listens")
+            raise Violation("the server still listens")
         if lib.sim_live():
             raise Violation(f"{lib.sim_live()} allocations are left in the end")

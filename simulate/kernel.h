@@ -48,7 +48,7 @@ int sim_ready(int fd);
 size_t sim_feed(sim_conn *conn, const char *data, size_t len, size_t room);
 size_t sim_drain(sim_conn *conn, char *to, size_t most);
 void sim_forget_input(sim_conn *conn);
-/* Watch an empty log: sim_read_log returns all that is appended to it. */
+/* Watch an empty log: sim_read_log returns what is appended to it. */
 void sim_watch(const cl_log *log);
 /* What was logged since the last call; the memory is valid until the next. */
 size_t sim_read_log(const char **data);

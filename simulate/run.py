@@ -28,7 +28,7 @@ from simulate.truth import Truth, Violation
 
 # Steps that clients take in the first part of a run.
 STEPS: Final = 300
-# Seconds of calm until a run has come to rest: longer than any timeout that lets a client go.
+# Seconds of calm until a run has come to rest: longer than any timeout that disconnects a client.
 CALM_SECONDS: Final = 9.0
 # The most turns until the server comes to rest after faults, and until it has stopped.
 MAX_CALM_TURNS: Final = 3000

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 
 class Slots:
-    """Assigns slots to members, and knows the set of all that are present.
+    """Assigns slots to members, and keeps the set of all members that are present.
 
     Args:
         count: how many members are present from the start; they have the slots 0 to ``count`` - 1.
