@@ -288,8 +288,8 @@ int cl_detach(cl_log *log, cl_cursor *cursor) {
     return CL_OK;
 }
 
-/* The number of bytes that are missing of the line that has begun before
- * data[at]; 0 if a line ends there. */
+/* The number of bytes missing from the line that has begun before data[at]; 0
+ * if a line ends there. */
 static size_t rest_of_line(const char *data, size_t at, size_t len) {
     const char *lf;
 
@@ -332,8 +332,8 @@ static int make_rest_private(cl_log *log, cl_cursor *cursor, const char *data,
 
 /* Detach the cursor if it is attached, and drop its output except for the rest
  * of a frame that was sent in part. That rest is made private, so that nothing
- * of the log is kept for it; if there is no memory for that, the log is kept.
- * O(frame, and private frames). Cannot fail. */
+ * of the log is kept for it; if there is no memory for that, its block is
+ * kept. O(frame, and private frames). Cannot fail. */
 void cl_cut(cl_log *log, cl_cursor *cursor) {
     const cl_block *block = cursor->block;
     const char *data = NULL;

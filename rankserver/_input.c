@@ -237,7 +237,7 @@ int64_t cl_read(cl_log *log, cl_cursor *cursor, size_t size) {
 
 /* Do the same as cl_read with bytes that the caller has received. Returns
  * CL_OK; CL_MISUSE if earlier input is not used up, or if there are more bytes
- * than one read may bring; or CL_NOMEM. */
+ * than one read may return; or CL_NOMEM. */
 int cl_take(cl_log *log, cl_cursor *cursor, const char *data, size_t len) {
     if (has_input(log, cursor) || len > log->input_size)
         return CL_MISUSE;
@@ -251,7 +251,7 @@ int cl_take(cl_log *log, cl_cursor *cursor, const char *data, size_t len) {
 /* --- going through it ---------------------------------------------------- */
 
 /* Process the input in the buffer up to the first line for the caller, and log
- * the commands of `member`, unless it is NULL. A line must have less than
+ * the commands of `member`, unless it is NULL. A line must have fewer than
  * `size` bytes before its LF. Returns the same as cl_line; log->at is then
  * after the input that was processed. */
 static int feed(cl_log *log, cl_member *member, size_t size, cl_span *line) {
@@ -291,9 +291,9 @@ static int feed(cl_log *log, cl_member *member, size_t size, cl_span *line) {
  * attached member are logged as frames of its rank. Empty lines are skipped.
  * Returns CL_LINE with the first other line, without its CR and LF, which is
  * valid until the next call; CL_OK at the end of the input, with an incomplete
- * line kept for the next read; CL_LONG at a line that is too long, again and
- * again until the cursor is ignored; CL_NOMEM, after which the call may be
- * repeated. O(bytes). */
+ * line kept for the next read; CL_LONG at a line that is too long, and in all
+ * later calls until the cursor is ignored; CL_NOMEM, after which the call may
+ * be repeated. O(bytes). */
 int cl_line(cl_log *log, cl_cursor *cursor, int logs, cl_span *line) {
     size_t size = cl_longest_line(log, cursor);
     int status;
@@ -323,7 +323,7 @@ int cl_line(cl_log *log, cl_cursor *cursor, int logs, cl_span *line) {
 }
 
 /* Check data[0..len) as long as its lines are valid commands, or empty, and
- * have less than `size` bytes before their LF. Returns the length of these
+ * have fewer than `size` bytes before their LF. Returns the length of these
  * lines, and in *commands the length up to the end of the last command.
  * O(len). */
 static size_t check_commands(const char *data, size_t len, size_t size,
