@@ -1,4 +1,4 @@
-# `make run` and `make test` do all their set-up themselves, in .venv.
+# `make run` and `make test` set up everything that they need, in .venv.
 #
 #   make run N=100 PORT=6060    a server for N clients, on this port
 
@@ -6,11 +6,12 @@ N ?= 8
 PORT ?= 5050
 PYTHON ?= python3
 VENV := .venv
-# Stamps: this one says that what `make run` needs is installed, READY that what all other targets need is.
+# Stamp file: what `make run` needs is installed.
 INSTALLED := $(VENV)/installed
 SEEDS ?= 5000
 FUZZ_INPUTS ?= 5000000
 BIN := $(VENV)/bin
+# Stamp file: what all other targets need is installed.
 READY := $(VENV)/ready
 SOURCES := pyproject.toml setup.py build_ext.py $(wildcard rankserver/_*.[ch])
 
@@ -35,30 +36,32 @@ format: $(READY)
 sanitize: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh
 
-# The functional tests, with their servers under the sanitizers: about seven minutes. Tests that bound the memory of a
-# whole program are left out, since the sanitizers alone exceed it.
+# The functional tests, with their servers under the sanitizers, which takes about seven minutes. Tests that bound the
+# memory of a whole program are left out, because the sanitizers alone exceed the bound.
 sanitize-functional: $(READY)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/sanitize.sh tests/functional \
 		"--deselect=tests/functional/test_reliability.py::test_what_the_page_says_holds[never-reads]" \
 		"--deselect=tests/functional/test_client.py::test_100_000_commands_from_a_file_need_little_memory"
 
-# Some functional tests with their servers under Valgrind, fifty times slower. OPTIONS go to pytest, to select others.
+# Some functional tests, with their servers under Valgrind, which is fifty times slower. OPTIONS are passed to pytest,
+# to select others.
 valgrind: $(READY)
 	$(BIN)/python -m tests.valgrind $(OPTIONS)
 
-# The server's loop with a simulated clock, simulated sockets and a simulated kernel; and broken servers, which this
-# must catch. A seed always does the same: `python -m simulate --replay SEED` prints it.
+# Runs the server with a simulated clock, sockets and kernel, and then servers that are broken on purpose, which the
+# simulation must catch. A seed always gives the same run: `python -m simulate --replay SEED` prints it.
 simulate: $(READY)
 	$(BIN)/python -m simulate --seeds $(SEEDS)
 	$(BIN)/python -m simulate --mutants
 
-# Everything that reads what others sent: the core's input under the sanitizers, the parser, the client's session.
+# Fuzzes everything that reads what others sent: the core's input under the sanitizers, the parser and the client's
+# session.
 fuzz: $(READY)
 	$(BIN)/python -m fuzz --inputs $(FUZZ_INPUTS)
 
-# Compares rankserver with other servers, which are installed if they are missing, and with the ceiling of the machine;
-# then measures a command from Enter to another screen, and the answers on their way back. It takes about 40 minutes.
-# load.py, membership.py and answers.py measure a single case, and fail with --require if it is too slow.
+# Compares rankserver with other servers, which are installed if they are missing, and with the ceiling of the machine.
+# Then measures the way of a command from Enter to another screen, and the way of the answers back. It takes about
+# 40 minutes. load.py, membership.py and answers.py measure a single case, and fail if it is slower than --require.
 bench: $(READY)
 	@sh tools/install-peers.sh $(BIN)/python
 	$(BIN)/python benchmarks/compare.py
@@ -66,7 +69,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/fairness.py --require 50
 	$(BIN)/python benchmarks/answers.py --require 50000
 
-# Runs all benchmarks in small, to see that they work: the figures mean nothing.
+# Runs all benchmarks on a small scale, to see that they work: the figures mean nothing.
 bench-smoke: $(READY)
 	$(BIN)/python benchmarks/load.py --clients 20 --commands 20000 --bursts 2 --rate 50 --require 0.2
 	$(BIN)/python benchmarks/membership.py --clients 500 --idle 100 --idle-seconds 1
@@ -77,16 +80,17 @@ bench-smoke: $(READY)
 	$(BIN)/python benchmarks/compare.py --quick --peers asyncio,threads,ceiling --output build/compare
 	$(BIN)/pytest benchmarks/micro --benchmark-disable
 
-# The table of docs/reliability.md: what the server withstands, beside Redis and NATS where they can be compared. It
+# Produces the table of docs/reliability.md: what the server withstands, compared with Redis and NATS where possible. It
 # takes about fifteen minutes; the tests do the same on a small scale.
 reliability: $(READY)
 	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/reliability.py
 
-# What each part of the C core costs. OPTIONS go to pytest; CONTRIBUTING.md explains how to compare two runs.
+# Measures what each part of the C core costs. OPTIONS are passed to pytest; CONTRIBUTING.md explains how to compare two
+# runs.
 microbench: $(READY)
 	$(BIN)/pytest benchmarks/micro --benchmark-enable --benchmark-columns=min,median,iqr,ops,rounds $(OPTIONS)
 
-# The source distribution, and the wheel that is built from it.
+# Builds the source distribution, and the wheel from it.
 dist: $(READY)
 	$(BIN)/python -m build
 

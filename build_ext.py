@@ -1,4 +1,4 @@
-"""Builds the C core: the sources ``rankserver/_*.c`` behind the module ``rankserver._clist_cffi``.
+"""Builds the C core: compiles the sources ``rankserver/_*.c`` into the module ``rankserver._clist_cffi``.
 
 The module's name differs from those of the sources on purpose: cffi writes its glue to ``<module path>.c``,
 and would overwrite a hand-written file of the same name.
@@ -18,7 +18,7 @@ HEADERS = ("_clist.h", "_core.h", "_text.h")
 
 
 def declarations(header: str) -> str:
-    """Return a C header without its comments and preprocessor lines: what cffi can read."""
+    """Return a C header without its comments and preprocessor lines, which cffi cannot read."""
     without_comments = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
     return re.sub(r"(?m)^\s*#.*$", "", without_comments)
 

@@ -5,7 +5,8 @@ import sysconfig
 from pathlib import Path
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-BOUND = 20  # seconds for any one step
+# Seconds that each step may take.
+BOUND = 20
 
 
 def start(name: str, *arguments: str) -> subprocess.Popen[str]:

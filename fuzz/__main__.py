@@ -17,19 +17,21 @@ FLAGS: Final = (
     *("-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
 )
-SESSION_SHARE: Final = 20  # of all inputs, one in so many is the session's: it takes the longest
+# One of this many inputs is for the client's session, which takes the longest.
+SESSION_SHARE: Final = 20
+# One of this many inputs is for the parser. The others are for the core.
 PARSE_SHARE: Final = 5
 
 
 def main() -> int:
-    """Do what the command line says; return the exit code, 1 if an input failed."""
+    """Run the fuzzers as the command line says; return the exit code, 1 if an input failed."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=100_000, help="in all (%(default)s)")
+    parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs in all (%(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="the same one gives the same inputs (%(default)s)"
+        "--seed", type=int, default=0, help="the same seed gives the same inputs (%(default)s)"
     )
     parser.add_argument(
-        "--core", type=int, metavar="NUMBER", help="feed this input to the core again, and show it"
+        "--core", type=int, metavar="NUMBER", help="feed only this input to the core, and show it"
     )
     arguments = parser.parse_args()
     core = _built()

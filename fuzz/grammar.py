@@ -1,4 +1,4 @@
-"""Lines that look like the protocol's, more or less."""
+"""Random lines that more or less follow the protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Final
 from rankserver.wire import protocol
 
 CLIENT_VERBS: Final = (*map(str.encode, protocol.CLIENT_VERBS), b"cmd", b"RE", b"")
-# A second INFO, and BYE, end a session: nothing would be read after them. NEW is a verb of a later version.
+# Rare, because a second INFO or a BYE ends the session, and nothing is read after it. NEW is a verb of a
+# later version.
 RARE_SERVER_VERBS: Final = (b"INFO", b"BYE", b"NEW")
 SERVER_VERBS: Final = tuple(
     verb for verb in map(str.encode, protocol.SERVER_VERBS) if verb not in RARE_SERVER_VERBS
@@ -45,7 +46,7 @@ ODD: Final = (
 
 
 def text(rng: random.Random) -> bytes:
-    """Return a text that mostly keeps the text rule."""
+    """Return a text that mostly follows the text rule."""
     parts = [
         rng.choice((b"ls", b"a b", b"x" * rng.randrange(40), b"{}", b'"', b"0"))
         for _ in range(rng.randrange(3))
@@ -56,7 +57,7 @@ def text(rng: random.Random) -> bytes:
 
 
 def client_line(rng: random.Random) -> bytes:
-    """Return a line as from a client, without its LF."""
+    """Return a line, mostly a valid one, as from a client, without its LF."""
     verb = rng.choice(CLIENT_VERBS)
     gap = b" " if rng.random() < 0.9 else rng.choice((b"", b"\t", b"  "))
     if verb == b"RES":

@@ -1,14 +1,15 @@
 /* A grammar fuzzer of the core's input path, from cl_take to the log.
  *
- *   input COUNT SEED          fuzz that many inputs
- *   input 1 SEED NUMBER       that one alone, as hex as well
+ *   input COUNT SEED          fuzz this many inputs
+ *   input 1 SEED NUMBER       only this one, and print it as hex
  *
- * Each input is a stream of bytes that looks like lines of a client, more or
- * less. It is cut in three ways: whole; in pieces, with another cursor's input
- * in between, lines that are brought back, and commands that are collected
- * first and applied then; and by a reference that is too simple to be wrong.
- * What comes back and what is logged must be the same for all. Built with
- * AddressSanitizer and UndefinedBehaviorSanitizer by fuzz/__main__.py. */
+ * Each input is a stream of bytes that more or less looks like the lines of a
+ * client. It is fed in three ways: whole; in pieces, with another cursor's
+ * input in between, lines that are put back, and commands that are collected
+ * first and applied later; and to a reference that is too simple to be wrong.
+ * The lines returned and the frames logged must be the same in all three.
+ * fuzz/__main__.py builds it with AddressSanitizer and
+ * UndefinedBehaviorSanitizer. */
 #include "_clist.c"
 #include "_log.c"
 #include "_input.c"
@@ -19,7 +20,7 @@
 #include <inttypes.h>
 #include <time.h>
 
-/* The most bytes of one input, and a part of what may become of it. */
+/* The most bytes in one input. What becomes of it may be a few times longer. */
 #define MAX_INPUT 40000
 
 typedef struct text {
@@ -27,8 +28,8 @@ typedef struct text {
     char data[4 * MAX_INPUT];
 } text;
 
-/* How an input is fed. Commands are not logged, but handed over, from when
- * `pause` lines were until `resume` were. */
+/* How an input is fed. Commands are returned as lines instead of being logged
+ * after `pause` lines were returned, until `resume` were. */
 typedef struct terms {
     size_t max_line;
     int joined;
@@ -63,7 +64,7 @@ static const char *const verbs[] = {"CMD", "CMD", "CMD", "CMD", "ASK", "RES 1 ok
 static const char *const gaps[] = {" ", " ", " ", " ", "", "\t", "  ", "\r", "\xC2\xA0"};
 static const char *const ends[] = {"\n", "\n", "\n", "\n", "\r\n", "\n\n", "\r\r\n", "\n\r\n"};
 static const char *const odd[] = {
-    "\xC3\xA4", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF", /* good */
+    "\xC3\xA4", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xF4\x8F\xBF\xBF", /* valid */
     "\xC0\xAF", "\xE0\x80\xAF", "\xF0\x80\x80\xAF", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80",
     "\xC3", "\xE2\x82", "\xF0\x9F\x98", "\xFF", "\xFE", "\xC2\x80", "\xC2\x9F", "\xC2\xA0",
     "\x1B[2J", "\x7F", "\x01", "\t", "\r", "\x1F", " ", "\xEF\xBF\xBF", "\xED\x9F\xBF", "\xEE\x80\x80",
@@ -147,7 +148,7 @@ static void add_result(text *to, const char *data, size_t len) {
     say(to, "\n");
 }
 
-/* Put the log behind what came back, and free all. */
+/* Append the log to the lines that were returned, and free everything. */
 static void end(side *s, text *to) {
     cl_span spans[8];
     size_t n;
@@ -166,7 +167,7 @@ static void end(side *s, text *to) {
     cl_free(s->log);
 }
 
-/* Let another cursor send something, and hear it. */
+/* Feed something to another cursor, and check that it is read. */
 static void hear_another(side *s, text *to) {
     cl_span line;
 
@@ -180,16 +181,16 @@ static void hear_another(side *s, text *to) {
         cl_keep(s->log, s->cursor);
 }
 
-/* Open another cursor in the place of the one that was heard. */
+/* Replace the other cursor with a new one. */
 static void forget_another(side *s) {
     cl_close(s->log, s->other);
     s->other = cl_open(s->log, -1, 1);
 }
 
-/* Collect the commands in front, and log them as a batch. */
+/* Collect the commands at the front, and log them as a batch. */
 static void log_batch(side *s, text *to) {
     cl_span batch;
-    char *copy; /* of its own, so that no byte around it is read */
+    char *copy; /* allocated, so that the sanitizer sees a read beyond it */
 
     if (cl_collect(s->log, s->cursor, &batch) != CL_OK)
         say(to, "not collected");
@@ -206,8 +207,8 @@ static void log_batch(side *s, text *to) {
     free(copy);
 }
 
-/* Go through what was taken; `restless` lets other things happen in between.
- * Returns 0 when a line is too long. */
+/* Process what was taken; with `restless`, other things happen in between.
+ * Returns 0 if a line is too long. */
 static int go_through(side *s, const terms *t, text *to, int restless) {
     cl_span line;
     int status;
@@ -260,7 +261,7 @@ static void feed_in_pieces(const terms *t) {
 
         if (n > input.len - at)
             n = input.len - at;
-        piece = malloc(n); /* of its own, so that no byte around it is read */
+        piece = malloc(n); /* allocated, so that the sanitizer sees a read beyond it */
         memcpy(piece, input.data + at, n);
         if (cl_take(s.log, s.cursor, piece, n) != CL_OK)
             say(&pieces, "not taken");

@@ -1,4 +1,4 @@
-"""Fuzzes ``protocol.parse_client_line`` and the client's session; see the package."""
+"""Fuzzes ``protocol.parse_client_line`` and the client's session."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rankserver.client.session import Session, SessionState
 from rankserver.wire import frames, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
-# Makes one input, feeds it, and returns it.
+# Makes one input from a random generator, feeds it and returns it.
 Fuzzer = Callable[[random.Random], bytes]
 
 
 class FailureError(AssertionError):
-    """What must hold for any input does not hold for this one."""
+    """What must hold for every input does not hold for this one."""
 
 
 def parse(rng: random.Random) -> bytes:
     """Parse one line; return it.
 
     Raises:
-        FailureError: it is not parsed as what it says, or the core applies another text rule.
+        FailureError: it is not parsed as what it says, or the core applies a different text rule.
     """
     line = grammar.client_line(rng)
     try:
@@ -34,7 +34,7 @@ def parse(rng: random.Random) -> bytes:
         is_text = True
     except RemoteProtocolError:
         is_text = False
-    _check(is_text == clist.text_ok(line), line, "the core has another text rule")
+    _check(is_text == clist.text_ok(line), line, "the core applies a different text rule")
     try:
         frame = protocol.parse_client_line(line)
     except RemoteProtocolError as error:

@@ -1,4 +1,4 @@
-/* The invariants of _core.h, walked. */
+/* Checks of the invariants in _core.h. */
 #include "_core.h"
 
 /* Invariants 1 to 3 for the members. Returns the broken one, or 0. */
@@ -162,7 +162,7 @@ static int check_buffer(const cl_log *log) {
     return log->reader || log->back == log->to ? 0 : 9;
 }
 
-/* Walk every invariant of _core.h. Returns 0, or the number of the first that
+/* Check every invariant of _core.h. Returns 0, or the number of the first that
  * is broken. O(blocks x cursors): for tests. */
 int cl_check(const cl_log *log) {
     const cl_cursor_list *lists[] = {&log->followers, &log->others};

@@ -1,16 +1,16 @@
-/* The ranked list: members, their ranks, and the lives of the log and of the
- * cursors into it. See _core.h for the picture and the invariants. */
+/* The ranked list: members and their ranks, and how logs and cursors are made
+ * and freed. See _core.h for the picture and the invariants. */
 #include "_core.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* What a frame may have beyond max_line (protocol: Lines). */
+/* Bytes that a frame may have beyond max_line (protocol: Lines). */
 #define CL_FRAME_SLACK 256
 
 /* --- lists --------------------------------------------------------------- */
 
-/* Insert behind `prev`, or at the head for NULL. O(1). Cannot fail. */
+/* Insert after `prev`, or at the head if it is NULL. O(1). Cannot fail. */
 static void insert_member(cl_members_list *list, cl_member *prev,
                           cl_member *member) {
     member->prev = prev;
@@ -26,7 +26,7 @@ static void insert_member(cl_members_list *list, cl_member *prev,
     list->len++;
 }
 
-/* Take out of the list. O(1). Cannot fail. */
+/* Remove from the list. O(1). Cannot fail. */
 static void remove_member(cl_members_list *list, cl_member *member) {
     if (member->prev)
         member->prev->next = member->next;
@@ -51,7 +51,7 @@ static void append_cursor(cl_cursor_list *list, cl_cursor *cursor) {
     list->len++;
 }
 
-/* Take out of the list. O(1). Cannot fail. */
+/* Remove from the list. O(1). Cannot fail. */
 static void remove_cursor(cl_cursor_list *list, cl_cursor *cursor) {
     if (cursor->prev)
         cursor->prev->next = cursor->next;
@@ -67,9 +67,9 @@ static void remove_cursor(cl_cursor_list *list, cl_cursor *cursor) {
 
 /* --- life of a log ------------------------------------------------------- */
 
-/* Make an empty log for lines of max_line bytes, in blocks of at least
- * block_size bytes, that reads at most input_size bytes at once. Returns NULL
- * without memory. */
+/* Make an empty log for lines of at most max_line bytes. Its blocks have at
+ * least block_size bytes, and it reads at most input_size bytes at once.
+ * Returns NULL if there is no memory. */
 cl_log *cl_new(size_t block_size, size_t max_line, size_t input_size) {
     cl_log *log = calloc(1, sizeof *log);
     size_t least = max_line + CL_FRAME_SLACK;
@@ -125,8 +125,8 @@ void cl_free(cl_log *log) {
 
 /* --- members ------------------------------------------------------------- */
 
-/* Make a member with the lowest rank in its class, and without a cursor. The
- * id is the caller's name for it. Returns NULL without memory. O(members in
+/* Add a member with the lowest rank in its class, and without a cursor. The id
+ * is chosen by the caller. Returns NULL if there is no memory. O(members in
  * classes that rank below). */
 cl_member *cl_join(cl_log *log, uint64_t id, uint32_t rank_class) {
     cl_member *member = malloc(sizeof *member), *prev = log->members.tail;
@@ -145,7 +145,7 @@ cl_member *cl_join(cl_log *log, uint64_t id, uint32_t rank_class) {
     return member;
 }
 
-/* Take a member out of the ranks and free it; its cursor is detached. O(1).
+/* Remove a member from the ranks and free it; its cursor is detached. O(1).
  * Cannot fail. */
 void cl_leave(cl_log *log, cl_member *member) {
     if (member->cursor)
@@ -156,12 +156,13 @@ void cl_leave(cl_log *log, cl_member *member) {
     free(member);
 }
 
-/* How many members there are. */
+/* The number of members. */
 size_t cl_count(const cl_log *log) {
     return log->members.len;
 }
 
-/* Number all ranks if they are not. O(n) after a change, else O(1). */
+/* Assign all ranks unless they are right already. O(n) after a change, else
+ * O(1). */
 static void number_ranks(cl_log *log) {
     uint32_t rank = 0;
 
@@ -191,9 +192,10 @@ size_t cl_members(const cl_log *log, uint64_t *ids, size_t room) {
 
 /* --- cursors ------------------------------------------------------------- */
 
-/* Make a cursor that reads and writes fd. Until it is attached it is sent
- * private frames alone. An `external` one is read and written by the caller,
- * with cl_take, cl_peek and cl_advance. Returns NULL without memory. O(1). */
+/* Make a cursor that reads and writes fd. Until it is attached, it is sent
+ * only private frames. If it is `external`, the caller reads and writes, with
+ * cl_take, cl_peek and cl_advance. Returns NULL if there is no memory.
+ * O(1). */
 cl_cursor *cl_open(cl_log *log, int fd, int external) {
     cl_cursor *cursor = calloc(1, sizeof *cursor);
 
@@ -205,10 +207,10 @@ cl_cursor *cl_open(cl_log *log, int fd, int external) {
     return cursor;
 }
 
-/* Make a cursor of nobody's, which keeps the log from its end on. It has no
- * descriptor, is read with cl_peek and cl_advance, sees what is not published
- * yet, and is behind in no answer of cl_behind. Returns NULL without memory.
- * O(1). */
+/* Make a cursor that belongs to no client and keeps the log from its current
+ * end on. It has no descriptor and is read with cl_peek and cl_advance. It
+ * sees frames that are not published yet, and cl_behind never returns it.
+ * Returns NULL if there is no memory. O(1). */
 cl_cursor *cl_retain(cl_log *log) {
     cl_cursor *cursor = cl_open(log, -1, 1);
 
@@ -219,7 +221,7 @@ cl_cursor *cl_retain(cl_log *log) {
     return cursor;
 }
 
-/* Let go of the log when the cursor has all of its part. O(1). */
+/* Release the log if the cursor has been sent all of its part. O(1). */
 void cl_release_if_done(cl_log *log, cl_cursor *cursor) {
     if (cursor->block && cursor->pos == cursor->limit) {
         set_block(cursor, NULL);
@@ -227,12 +229,12 @@ void cl_release_if_done(cl_log *log, cl_cursor *cursor) {
     }
 }
 
-/* Send the cursor the frames after `seq`, behind the private ones that wait
- * already. With a member, what the cursor sends is that member's; without one,
- * it follows the log and has no rank. Returns CL_OK; CL_MISUSE if it was
+/* Send the cursor the frames after `seq`, following the private ones that are
+ * queued already. With a member, the cursor's input is that member's; without
+ * one, it follows the log and has no rank. Returns CL_OK; CL_MISUSE if it was
  * attached before, if the member has a cursor, or if there is no frame `seq`
- * yet; CL_GONE if the frames after `seq` are not all kept. O(private frames
- * that wait), and as cl_find. */
+ * yet; CL_GONE if the frames after `seq` are not all kept. O(queued private
+ * frames), plus the cost of cl_find. */
 int cl_attach(cl_log *log, cl_cursor *cursor, cl_member *member, uint64_t seq) {
     cl_block *block;
     uint64_t pos;
@@ -260,8 +262,8 @@ int cl_attach(cl_log *log, cl_cursor *cursor, cl_member *member, uint64_t seq) {
     return CL_OK;
 }
 
-/* Detach an attached cursor, whose part of the log ends at `limit` unless it
- * has ended before. */
+/* Detach an attached cursor. Its part of the log ends at `limit`, unless it is
+ * muted. */
 static void detach_at(cl_log *log, cl_cursor *cursor, uint64_t limit) {
     if (cursor->member) {
         cursor->member->cursor = NULL;
@@ -275,9 +277,9 @@ static void detach_at(cl_log *log, cl_cursor *cursor, uint64_t limit) {
         cursor->limit = limit;
 }
 
-/* Detach the cursor: it is still owed what is in the log now, and nothing
- * after. The member keeps its rank, and may be given another cursor. Returns
- * CL_OK, or CL_MISUSE for a cursor that is not attached. O(1). */
+/* Detach the cursor: it is still sent what is in the log now, and nothing
+ * after that. The member keeps its rank, and may be given another cursor.
+ * Returns CL_OK, or CL_MISUSE if the cursor is not attached. O(1). */
 int cl_detach(cl_log *log, cl_cursor *cursor) {
     if (cursor->stage != CL_ATTACHED)
         return CL_MISUSE;
@@ -286,8 +288,8 @@ int cl_detach(cl_log *log, cl_cursor *cursor) {
     return CL_OK;
 }
 
-/* Bytes of the line that is begun before data[at], from there on: 0 where a
- * line ends. */
+/* The number of bytes missing from the line that has begun before data[at]; 0
+ * if a line ends there. */
 static size_t rest_of_line(const char *data, size_t at, size_t len) {
     const char *lf;
 
@@ -297,7 +299,7 @@ static size_t rest_of_line(const char *data, size_t at, size_t len) {
     return (size_t)(lf - (data + at)) + 1;
 }
 
-/* Drop the private frames but for the one that is begun. */
+/* Drop all private frames except for the rest of one that was sent in part. */
 static void drop_frames_not_begun(cl_cursor *cursor) {
     cl_frame *begun = cursor->first;
     size_t rest = 0;
@@ -315,9 +317,10 @@ static void drop_frames_not_begun(cl_cursor *cursor) {
     cursor->private_bytes = rest;
 }
 
-/* Make `rest` bytes of the log from data on private, which are those that are
- * missing of a frame. The byte before them goes with them, as one that is sent
- * already: so the frame counts as begun. Returns CL_OK or CL_NOMEM. */
+/* Queue `rest` bytes of the log, from `data` on, as a private frame: the rest
+ * of a frame that was sent in part. The byte before them is included as
+ * already sent, so that the private frame counts as begun. Returns CL_OK or
+ * CL_NOMEM. */
 static int make_rest_private(cl_log *log, cl_cursor *cursor, const char *data,
                              size_t rest) {
     if (cl_private(log, cursor, data - 1, rest + 1) == CL_NOMEM)
@@ -327,9 +330,9 @@ static int make_rest_private(cl_log *log, cl_cursor *cursor, const char *data,
     return CL_OK;
 }
 
-/* Owe the cursor no more than the frame that it has begun to get, and detach
- * it if it is attached. The rest of that frame is made private, so that
- * nothing of the log is kept for it; if there is no memory for that, it is
+/* Detach the cursor if it is attached, and drop its output except for the rest
+ * of a frame that was sent in part. That rest is made private, so that nothing
+ * of the log is kept for it; if there is no memory for that, its block is
  * kept. O(frame, and private frames). Cannot fail. */
 void cl_cut(cl_log *log, cl_cursor *cursor) {
     const cl_block *block = cursor->block;
@@ -351,9 +354,9 @@ void cl_cut(cl_log *log, cl_cursor *cursor) {
     cl_release_if_done(log, cursor);
 }
 
-/* Send no more to a cursor whose connection is gone for writing; nothing of
- * the log is kept for it. It stays attached, and what it has sent counts.
- * O(private frames). Cannot fail. */
+/* Send nothing more to a cursor whose connection can no longer be written, and
+ * keep nothing of the log for it. It stays attached, and its input still
+ * counts. O(private frames). Cannot fail. */
 void cl_mute(cl_log *log, cl_cursor *cursor) {
     cursor->muted = 1;
     cursor->blocked = 0;
@@ -363,8 +366,7 @@ void cl_mute(cl_log *log, cl_cursor *cursor) {
     cl_trim(log);
 }
 
-/* Free a cursor, which is detached if it is attached. O(private frames).
- * Cannot fail. */
+/* Free a cursor, attached or not. O(private frames). Cannot fail. */
 void cl_close(cl_log *log, cl_cursor *cursor) {
     if (cursor->stage == CL_ATTACHED)
         detach_at(log, cursor, cursor->pos);

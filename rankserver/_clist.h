@@ -1,17 +1,16 @@
 /* The C core: a ranked list of members, and the shared log that is broadcast
  * to them.
  *
- * A *member* holds a rank. A *cursor* is one connection's place in the log:
- * its descriptor, what it has sent and what it is still owed. A cursor that
- * is attached to a member is sent the log, and what it sends is logged under
- * that member's rank; a member may do without a cursor for as long as it
- * likes.
+ * A *member* holds a rank. A *cursor* is one connection's place in the log,
+ * with its descriptor, its input and its pending output. A cursor that is
+ * attached to a member is sent the log, and its commands are logged under that
+ * member's rank. A member may be without a cursor for any time.
  *
- * What each function does, costs and guarantees stands above its definition:
- * lives and ranks in _clist.c, the log in _log.c, input in _input.c, output
- * in _output.c. The structures, with their invariants, are in _core.h. The
- * declarations for cffi are made from this file: it has one declaration per
- * statement and no macros.
+ * What each function does, costs and guarantees is described above its
+ * definition: members, cursors and ranks in _clist.c, the log in _log.c, input
+ * in _input.c, output in _output.c. The structures, with their invariants, are
+ * in _core.h. The declarations for cffi are made from this file, so it has one
+ * declaration per statement and no macros.
  *
  * No function blocks, and none keeps state outside the structures. Unless a
  * comment says otherwise, a failure leaves everything as it was. */
@@ -22,14 +21,14 @@
 #include <stdint.h>
 
 enum cl_status {
-    CL_OK = 0,      /* done; for a flush: nothing is left to send for now */
-    CL_LINE = 1,    /* input: stopped at a line that is for the caller */
+    CL_OK = 0,      /* done; flush: nothing is left to send for now */
+    CL_LINE = 1,    /* input: stopped at a line for the caller */
     CL_LONG = 2,    /* input: stopped at a line that is too long */
     CL_BLOCKED = 3, /* flush: the socket takes no more for now */
-    CL_BROKEN = 4,  /* flush: the connection is gone for writing */
-    CL_NOMEM = -1,  /* no memory */
-    CL_MISUSE = -2, /* not a call for this member, cursor or data */
-    CL_GONE = -3    /* the frames that were asked for are not kept any more */
+    CL_BROKEN = 4,  /* flush: the connection can no longer be written */
+    CL_NOMEM = -1,  /* there is no memory */
+    CL_MISUSE = -2, /* the call is wrong for this member, cursor or data */
+    CL_GONE = -3    /* the requested frames are no longer kept */
 };
 
 typedef struct cl_log cl_log;
@@ -42,7 +41,7 @@ typedef struct cl_span {
     size_t len;
 } cl_span;
 
-/* Life of a log, its members and its cursors. */
+/* Logs, their members and their cursors. */
 cl_log *cl_new(size_t block_size, size_t max_line, size_t input_size);
 void cl_free(cl_log *log);
 cl_member *cl_join(cl_log *log, uint64_t id, uint32_t rank_class);
@@ -66,7 +65,7 @@ void cl_ignore(cl_log *log, cl_cursor *cursor);
 size_t cl_longest_line(const cl_log *log, const cl_cursor *cursor);
 int cl_text_ok(const char *data, size_t len);
 
-/* Into the log. */
+/* Frames, for all and for one. */
 int cl_reserve(cl_log *log, size_t len);
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len);
 int cl_apply(cl_log *log, cl_member *member, const char *data, size_t len);
@@ -74,7 +73,7 @@ int64_t cl_private(cl_log *log, cl_cursor *cursor, const char *data,
                    size_t len);
 void cl_publish(cl_log *log, uint64_t position);
 
-/* Out to the sockets. */
+/* Output. */
 int cl_flush(cl_log *log, cl_cursor *cursor);
 size_t cl_flush_all(cl_log *log, int *fds, size_t room);
 size_t cl_peek(const cl_log *log, const cl_cursor *cursor, cl_span *spans,

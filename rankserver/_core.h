@@ -1,11 +1,11 @@
 /* What the sources of the C core share: the structures, their invariants, and
- * the helpers that are inlined because the loops over commands or cursors need
- * them. Private to the core; the public header is _clist.h.
+ * helpers, some inlined for the loops over commands and cursors. Private to the
+ * core; the public header is _clist.h.
  *
  *   members:    head                                  tail
  *               rank 0 <------> rank 1 <------> rank 2       in rank order
  *                 |                                |
- *               cursor       (none: away)       cursor
+ *               cursor         (no cursor)      cursor
  *                 |                                |
  *                 v                                v
  *   blocks:  [ block refs=1 ] ---------> [ block refs=3 ] ---> NULL
@@ -15,7 +15,7 @@
  *   followers:                             cursor    |         without a rank
  *                                                    |
  *   others:                       cursor          cursor
- *                                 not attached    detached, and owed the rest
+ *                                 not attached    detached, but not done
  *
  * A cursor is a place in the log, (block, pos). A block is freed when no cursor
  * points into it or into one before it.
@@ -27,20 +27,21 @@
  *
  * Ownership. A cl_log owns its blocks, its spare blocks, every member until it
  * leaves and every cursor until it is closed. A cl_cursor owns its private
- * frames and what is kept of its input. Descriptors belong to the caller; the
- * core only reads and writes them.
+ * frames and its kept input. Descriptors belong to the caller; the core only
+ * reads and writes them.
  *
- * Positions count bytes since the log began, so they never repeat. A frame
- * lies whole in one block, and each block knows the seq of its first frame.
+ * Positions count bytes since the log began, so they never repeat. Each frame
+ * lies in a single block, and each block knows the seq of its first frame.
  *
  *     0 ....... first->start ......... published ............ end
  *       freed                 sent as cursors can take it      not sent yet
  *
  * A cursor's part of the log ends at its `limit`. That is UINT64_MAX while the
- * cursor is attached, unless it is muted; then nothing more is sent to it.
- * Nothing at or after `published` is sent to anybody, neither log nor private
- * frames that are due behind it. Only a cursor that `retains` sees the log to
- * its end: it belongs to nobody, and keeps the log from its place on.
+ * cursor is attached. A muted cursor, even if attached, is sent nothing more,
+ * and its limit is where it is. No client is sent anything at or after
+ * `published`, neither the log nor private frames that are due behind it. Only
+ * a cursor that `retains` sees the log to its end: it belongs to no client, and
+ * keeps the log from its place on.
  *
  * Input. The log has one buffer, a cache for the input of its `reader`:
  *
@@ -48,15 +49,14 @@
  *   [     begun line ][ received by one read ......... ]
  *         ^ back   ^ at                    ^ to
  *
- * Before `at` is what was gone through. From `back` to `at` lies the line that
- * was handed over last, which cl_unread can bring back; the two are equal if
- * there is none. When another cursor needs the buffer, the rest of it, from
- * `back` on, is moved into memory of the reader's own, its `kept` input, which
- * is then `pending`. Input that is kept but not pending is a line that has
- * begun and whose end has not come. It is copied in front of the read that
- * brings the end.
+ * Input before `at` was processed. From `back` to `at` lies the line that was
+ * handed to the caller last, which cl_unread can put back; the two are equal if
+ * there is none. When another cursor needs the buffer, the input from `back` on
+ * is moved into memory of the reader's own. This is its `kept` input, which is
+ * then `pending`. Kept input that is not pending is an incomplete line. It is
+ * copied in front of the read that brings its end.
  *
- * Invariants, all walked by cl_check:
+ * Invariants, all checked by cl_check:
  *   1. links agree in both directions, in all three lists; members and their
  *      cursors point at each other; a cursor is in the list of its stage;
  *   2. each list has as many elements as it says;
@@ -66,26 +66,26 @@
  *      only the last may be empty; the first is referenced, or it is the last;
  *   5. a block's refs are the number of cursors that point into it;
  *   6. a cursor's pos lies inside its block and not after its limit; it has a
- *      block exactly as long as its limit is ahead, and while it is attached
- *      and not muted its limit is;
+ *      block if and only if its limit is ahead of its pos, which it always is
+ *      while the cursor is attached and not muted;
  *   7. private frames are in ascending order of due, none before pos, none
  *      after the cursor's end, and their bytes add up;
  *   8. only the first private frame may be sent in part, and only where the
  *      log before it is sent;
- *   9. what is left of the input lies inside the buffer; the reader's input is
- *      not pending; what is pending is kept; an ignored cursor has no input.
+ *   9. the rest of the input lies inside the buffer; the reader's input is not
+ *      pending; pending input is kept; an ignored cursor has no input.
  */
 #ifndef CORE_H
 #define CORE_H
 
 #include "_clist.h"
 
-/* Spare blocks that commands and JOINs leave for cl_reserve, so that a
- * departure can be logged without memory. */
+/* The number of spare blocks that commands and JOINs leave for cl_reserve, so
+ * that a departure can be logged without allocating. */
 #define CL_KEPT_BLOCKS 1
 
-/* Bytes of the longest stamp: "CMD ", a seq, " ", a rank, " " are at most
- * 4 + 20 + 1 + 20 + 1 bytes. A round number makes the copy a few moves. */
+/* Bytes of a stamp: "CMD ", a seq, " ", a rank, " " take at most 4 + 20 + 1 +
+ * 20 + 1 bytes. A round number makes the copy a few moves. */
 #define CL_STAMP_BYTES 48
 
 typedef struct cl_block {
@@ -100,7 +100,7 @@ typedef struct cl_block {
 /* Private frames that are due at the same place. */
 typedef struct cl_frame {
     struct cl_frame *next;
-    uint64_t due; /* sent when the log before this position is */
+    uint64_t due; /* sent after the log before this position */
     size_t len, room;
     size_t sent; /* of `len`; only the first piece is sent in part */
     char data[];
@@ -109,7 +109,7 @@ typedef struct cl_frame {
 /* Input that lies outside the buffer. */
 typedef struct cl_kept {
     size_t len, room;
-    size_t at; /* before it lies the line that cl_unread would bring back */
+    size_t at; /* after the line that cl_unread can put back */
     char data[];
 } cl_kept;
 
@@ -117,7 +117,7 @@ struct cl_member {
     cl_member *prev, *next;
     cl_cursor *cursor; /* NULL for none */
     uint64_t id;
-    uint32_t rank; /* right while the log's ranks are numbered */
+    uint32_t rank; /* valid if the log's ranks are `numbered` */
     uint32_t rank_class;
 };
 
@@ -130,16 +130,16 @@ struct cl_cursor {
     cl_block *block; /* NULL when nothing of the log is left to send */
     uint64_t pos, limit;
     cl_frame *first, *last;
-    size_t private_bytes;  /* that are not sent yet, in all frames */
-    uint64_t private_sent; /* that are sent, since the cursor was opened */
+    size_t private_bytes;  /* bytes of private frames to be sent */
+    uint64_t private_sent; /* bytes of private frames sent so far */
     cl_kept *kept;
     int fd;
     unsigned char stage;
     unsigned char blocked;
-    unsigned char muted;    /* the connection is gone for writing */
-    unsigned char external; /* the caller sends, by cl_peek and cl_advance */
+    unsigned char muted;    /* the connection can no longer be written */
+    unsigned char external; /* read and written by the caller */
     unsigned char retains;  /* it sees the log beyond `published` */
-    unsigned char pending;  /* what is kept was not gone through */
+    unsigned char pending;  /* the kept input is not processed */
     unsigned char ignored;
 };
 
@@ -160,12 +160,12 @@ struct cl_log {
     size_t spares;
     size_t block_size, max_line;
     uint64_t published;
-    uint64_t seq, flushed; /* of the last frame, and at the last flush of all */
-    int numbered;          /* every member's rank is right */
+    uint64_t seq, flushed; /* of the last frame; at the last flush of all */
+    int numbered;          /* every member's rank is valid */
     cl_cursor *reader;     /* whose input is in the buffer; NULL for none */
     size_t back, at, to;
     size_t input_size; /* of one read, at most */
-    char *input;       /* max_line bytes, and those of a read */
+    char *input;       /* max_line + input_size bytes */
 };
 
 /* --- shared between the sources ------------------------------------------ */
@@ -194,7 +194,7 @@ static inline uint64_t cursor_end(const cl_log *log, const cl_cursor *cursor) {
     return cursor->limit < end ? cursor->limit : end;
 }
 
-/* How far this cursor may be sent the log for now. */
+/* How far the log may be sent to this cursor for now. */
 static inline uint64_t sendable_end(const cl_log *log,
                                     const cl_cursor *cursor) {
     uint64_t end = cursor_end(log, cursor);
@@ -212,8 +212,8 @@ static inline void set_block(cl_cursor *cursor, cl_block *block) {
 }
 
 /* Return room for n bytes at the end of the log, n <= block_size, and leave
- * `keep` spare blocks; NULL without memory. The bytes count once `used` says
- * so. O(1). */
+ * `keep` blocks spare; NULL if there is no memory. The bytes are part of the
+ * log once `used` is increased. O(1). */
 static inline char *reserve(cl_log *log, size_t n, size_t keep) {
     cl_block *block = log->last;
 

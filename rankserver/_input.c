@@ -1,6 +1,6 @@
-/* What clients send: received, cut into lines, checked, and logged under the
- * rank of its member or handed to the caller. See _core.h for the picture of
- * the input. */
+/* Input from clients: it is received, cut into lines and checked. A line is
+ * logged under the rank of its member, or handed to the caller. See _core.h
+ * for the picture of the input. */
 #include "_core.h"
 #include "_text.h"
 
@@ -9,23 +9,24 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Bytes that are received and kept of a cursor before it is attached: it may
- * be anybody's, and a HELLO is short. */
+/* The most bytes of input that are kept for a cursor before it is attached:
+ * anybody can connect, and a HELLO is short. */
 #define CL_FRESH_BYTES (64 * 1024)
 
 /* --- commands ------------------------------------------------------------ */
 
-/* The bytes before a command's text, for the next frame of one sender. The
- * last digit of seq is apart, and set in the log: if it were counted up in
- * `text`, each copy of that would wait for the store before it. */
+/* The bytes in front of a command's text, for the next frame of one sender.
+ * The last digit of the seq is kept apart and written into the log by itself:
+ * if it were counted up in `text`, each copy of `text` would wait for that
+ * store. */
 typedef struct stamp {
     char text[CL_STAMP_BYTES];
     size_t len;
-    size_t last; /* where the last digit belongs */
+    size_t last; /* index of the last digit of the seq */
     char digit;
 } stamp;
 
-/* Write a number in decimal. Returns the place behind it. */
+/* Write a number in decimal. Returns the place after it. */
 static char *put_number(char *to, uint64_t number) {
     char digits[20];
     size_t n = sizeof digits;
@@ -37,8 +38,8 @@ static char *put_number(char *to, uint64_t number) {
     return to + (sizeof digits - n);
 }
 
-/* Begin with this seq. It is done by hand because it is done for each read,
- * and printf is a lot of code to fetch for a command that comes alone. */
+/* Set the stamp to a seq and a rank. This is done by hand because it happens
+ * for each read, and printf is a lot of code to fetch for a single command. */
 static void stamp_set(stamp *s, uint64_t seq, uint32_t rank) {
     char *to = put_number(s->text + 4, seq);
 
@@ -51,7 +52,7 @@ static void stamp_set(stamp *s, uint64_t seq, uint32_t rank) {
     s->len = (size_t)(to - s->text);
 }
 
-/* Count the seq in the stamp up by one; `seq` is what it becomes. */
+/* Increment the seq in the stamp; `seq` is the new value. */
 static inline void stamp_next(stamp *s, uint64_t seq, uint32_t rank) {
     char *digit = s->text + s->last - 1;
 
@@ -68,10 +69,11 @@ static inline void stamp_next(stamp *s, uint64_t seq, uint32_t rank) {
         ++*digit;
 }
 
-/* Append one command under the stamp. Returns 0 without memory. */
+/* Append one command with the stamp in front of it. Returns 0 if there is no
+ * memory. */
 static inline int put_command(cl_log *log, const stamp *s, const char *text,
                        size_t len) {
-    /* A whole stamp is copied, which the compiler does in a few moves. */
+    /* The whole array is copied, which compiles to a few moves. */
     char *to = reserve(log, CL_STAMP_BYTES + len + 1, CL_KEPT_BLOCKS);
 
     if (!to)
@@ -113,7 +115,7 @@ static void empty_buffer(cl_log *log) {
     log->back = log->at = log->to;
 }
 
-/* Move the input from input[from] on behind what is kept of the reader's, and
+/* Append the input from input[from] on to what is kept for the reader, and
  * empty the buffer. Returns CL_OK or CL_NOMEM. O(bytes), amortised. */
 static int keep_from(cl_log *log, size_t from) {
     cl_cursor *cursor = log->reader;
@@ -121,8 +123,8 @@ static int keep_from(cl_log *log, size_t from) {
     cl_kept *kept = cursor->kept;
 
     if (len > 0 && (!kept || need > kept->room)) {
-        /* Half as much again, so that a line in many pieces is not copied
-         * for each of them. */
+        /* Half as much again is allocated, so that a line that comes in many
+         * pieces is not copied for each of them. */
         kept = realloc(kept, sizeof *kept + need + need / 2);
         if (!kept)
             return CL_NOMEM;
@@ -139,9 +141,9 @@ static int keep_from(cl_log *log, size_t from) {
     return CL_OK;
 }
 
-/* Move what is left of the reader's input, with the line that may be brought
- * back, into memory of its own, and leave the buffer to others. Returns CL_OK
- * or CL_NOMEM. O(bytes). */
+/* Move the rest of the reader's input, with the line that may be put back,
+ * into memory of its own, so that others can use the buffer. Returns CL_OK or
+ * CL_NOMEM. O(bytes). */
 static int stash(cl_log *log) {
     cl_cursor *cursor = log->reader;
     size_t line = log->at - log->back;
@@ -156,8 +158,9 @@ static int stash(cl_log *log) {
     return CL_OK;
 }
 
-/* Make the buffer this cursor's. Returns CL_OK, or CL_NOMEM if what is left in
- * it cannot be kept. O(bytes that are moved). */
+/* Load the buffer with this cursor's input. Returns CL_OK, or CL_NOMEM if the
+ * input of another cursor that is in it cannot be kept. O(bytes that are
+ * moved). */
 static int own_buffer(cl_log *log, cl_cursor *cursor) {
     const cl_kept *kept = cursor->kept;
 
@@ -178,15 +181,15 @@ static int own_buffer(cl_log *log, cl_cursor *cursor) {
 
 /* --- receiving ----------------------------------------------------------- */
 
-/* Tell whether there is input of this cursor that was not gone through. */
+/* Tell whether there is input of this cursor that is not used up. */
 static int has_input(const cl_log *log, const cl_cursor *cursor) {
     if (log->reader == cursor)
         return log->back != log->to;
     return cursor->pending;
 }
 
-/* Make the bytes behind the first max_line the input. A line that has begun is
- * put in front of them if its end is there. */
+/* Make the bytes after the first max_line ones the input. An incomplete line
+ * that was kept is put in front of them if they contain its end. */
 static void set_input(cl_log *log, cl_cursor *cursor, size_t len) {
     log->back = log->at = log->max_line;
     log->to = log->at + len;
@@ -200,18 +203,18 @@ static void set_input(cl_log *log, cl_cursor *cursor, size_t len) {
     }
 }
 
-/* The bytes that a line of this cursor may have, LF included. O(1). */
+/* The most bytes that a line of this cursor may have, LF included. O(1). */
 size_t cl_longest_line(const cl_log *log, const cl_cursor *cursor) {
     if (cursor->stage != CL_FRESH || log->max_line < CL_FRESH_BYTES)
         return log->max_line;
     return CL_FRESH_BYTES;
 }
 
-/* Receive once, at most `size` bytes, for cl_line or cl_collect to go through.
- * Returns how many bytes that is, 0 at the end of the stream, or -errno. That
- * is -EAGAIN also while there is input of this cursor that was not gone
- * through, up to where cl_line returns CL_OK; and -ENOMEM if the input that
- * another one has left cannot be kept. O(bytes). */
+/* Receive once, at most `size` bytes, for cl_line or cl_collect. Returns how
+ * many bytes were received, 0 at the end of the stream, or -errno. It is
+ * -EAGAIN also while earlier input of this cursor is not used up, which means
+ * until cl_line has returned CL_OK. It is -ENOMEM if the input of another
+ * cursor cannot be kept. O(bytes). */
 int64_t cl_read(cl_log *log, cl_cursor *cursor, size_t size) {
     ssize_t n;
 
@@ -232,9 +235,9 @@ int64_t cl_read(cl_log *log, cl_cursor *cursor, size_t size) {
     return n;
 }
 
-/* Do as cl_read for bytes that the caller has received. Returns CL_OK;
- * CL_MISUSE while there is input that was not gone through, and for more than
- * one read's; or CL_NOMEM. */
+/* Do the same as cl_read with bytes that the caller has received. Returns
+ * CL_OK; CL_MISUSE if earlier input is not used up, or if there are more bytes
+ * than one read may return; or CL_NOMEM. */
 int cl_take(cl_log *log, cl_cursor *cursor, const char *data, size_t len) {
     if (has_input(log, cursor) || len > log->input_size)
         return CL_MISUSE;
@@ -247,10 +250,10 @@ int cl_take(cl_log *log, cl_cursor *cursor, const char *data, size_t len) {
 
 /* --- going through it ---------------------------------------------------- */
 
-/* Go through the input in the buffer, up to the first line that is for the
- * caller, and log the commands of `member`, unless it is NULL. Lines may have
- * less than `size` bytes before their LF. Returns as cl_line; log->at is
- * behind what is done. */
+/* Process the input in the buffer up to the first line for the caller, and log
+ * the commands of `member`, unless it is NULL. A line must have fewer than
+ * `size` bytes before its LF. Returns the same as cl_line; log->at is then
+ * after the input that was processed. */
 static int feed(cl_log *log, cl_member *member, size_t size, cl_span *line) {
     const char *p = log->input + log->at, *lf;
     text_scan scan = {log->input + log->to, p, p};
@@ -284,13 +287,13 @@ static int feed(cl_log *log, cl_member *member, size_t size, cl_span *line) {
     return CL_OK;
 }
 
-/* Go through the input of a cursor. With `logs`, the valid CMD lines of an
+/* Process the input of a cursor. With `logs`, the valid CMD lines of an
  * attached member are logged as frames of its rank. Empty lines are skipped.
  * Returns CL_LINE with the first other line, without its CR and LF, which is
- * valid until the next call; CL_OK at the end, where the beginning of a line
- * is kept for the next read; CL_LONG at a line that is too long, which it
- * stays until the cursor is ignored; CL_NOMEM, after which the same call may
- * be tried again. O(bytes). */
+ * valid until the next call; CL_OK at the end of the input, with an incomplete
+ * line kept for the next read; CL_LONG at a line that is too long, and in all
+ * later calls until the cursor is ignored; CL_NOMEM, after which the call may
+ * be repeated. O(bytes). */
 int cl_line(cl_log *log, cl_cursor *cursor, int logs, cl_span *line) {
     size_t size = cl_longest_line(log, cursor);
     int status;
@@ -301,7 +304,8 @@ int cl_line(cl_log *log, cl_cursor *cursor, int logs, cl_span *line) {
         if (own_buffer(log, cursor) != CL_OK)
             return CL_NOMEM;
     }
-    /* Where a line that has begun was not put in front, it goes on here. */
+    /* If a kept line was not put in front of the input, the input has no
+     * LF. */
     status = cursor->kept ? CL_OK
                           : feed(log, logs ? cursor->member : NULL, size, line);
     if (status == CL_LINE)
@@ -318,9 +322,10 @@ int cl_line(cl_log *log, cl_cursor *cursor, int logs, cl_span *line) {
     return CL_LONG;
 }
 
-/* Go through data[0..len) as long as its lines are valid commands, or empty,
- * and have less than `size` bytes before their LF. Returns the length up to
- * there, and in *commands that up to the end of the last command. O(len). */
+/* Check data[0..len) as long as its lines are valid commands, or empty, and
+ * have fewer than `size` bytes before their LF. Returns the length of these
+ * lines, and in *commands the length up to the end of the last command.
+ * O(len). */
 static size_t check_commands(const char *data, size_t len, size_t size,
                              size_t *commands) {
     const char *p = data, *lf;
@@ -342,19 +347,19 @@ static size_t check_commands(const char *data, size_t len, size_t size,
     return (size_t)(p - data);
 }
 
-/* Take the stretch of valid CMD lines at the front of the input of an attached
- * member without logging it; cl_apply can do that later. It may have empty
- * lines in it, and ends with an LF. Returns CL_OK with the stretch, which is
- * valid until the next call, and has the length 0 if the next line is another
- * or there is none; CL_NOMEM as cl_line. O(bytes). */
+/* Take the valid CMD lines at the front of an attached member's input without
+ * logging them, for cl_apply to log later. There may be empty lines among
+ * them. Returns CL_OK with the lines, ends included, which are valid until the
+ * next call; their length is 0 if the next line is another one, or if there is
+ * none. Returns CL_NOMEM like cl_line. O(bytes). */
 int cl_collect(cl_log *log, cl_cursor *cursor, cl_span *batch) {
     *batch = (cl_span){log->input, 0};
     if (!has_input(log, cursor))
         return CL_OK;
     if (own_buffer(log, cursor) != CL_OK)
         return CL_NOMEM;
-    log->back = log->at; /* the line that came last is taken */
-    /* A line that is kept has begun, and does not end here either. */
+    log->back = log->at; /* the last line can no longer be put back */
+    /* An incomplete line that is kept does not end in this input either. */
     if (!cursor->member || cursor->kept)
         return CL_OK;
     batch->data = log->input + log->at;
@@ -364,9 +369,9 @@ int cl_collect(cl_log *log, cl_cursor *cursor, cl_span *batch) {
     return CL_OK;
 }
 
-/* Let the line that cl_line returned last for this cursor be the next again,
- * whatever happened to other cursors in between. A line is taken by the next
- * cl_line or cl_collect. O(1). Cannot fail. */
+/* Put back the line that cl_line returned last for this cursor, whatever was
+ * called for other cursors since. After the next cl_line or cl_collect, the
+ * line can no longer be put back. O(1). Cannot fail. */
 void cl_unread(cl_log *log, cl_cursor *cursor) {
     if (log->reader == cursor)
         log->at = log->back;
@@ -374,15 +379,15 @@ void cl_unread(cl_log *log, cl_cursor *cursor) {
         cursor->kept->at = 0;
 }
 
-/* Keep what is left of the cursor's input in its own memory now, so that it is
- * this cursor that fails if there is none, and not the next that is read.
- * Returns CL_OK or CL_NOMEM. O(bytes). */
+/* Move the rest of the cursor's input into its own memory now, so that if
+ * there is none, this cursor fails and not the one that is read next. Returns
+ * CL_OK or CL_NOMEM. O(bytes). */
 int cl_keep(cl_log *log, cl_cursor *cursor) {
     return log->reader == cursor ? stash(log) : CL_OK;
 }
 
-/* Throw away what is left of the cursor's input and all that comes. O(1).
- * Cannot fail. */
+/* Discard the rest of the cursor's input, and all that it receives from now
+ * on. O(1). Cannot fail. */
 void cl_ignore(cl_log *log, cl_cursor *cursor) {
     if (log->reader == cursor) {
         empty_buffer(log);
@@ -394,8 +399,8 @@ void cl_ignore(cl_log *log, cl_cursor *cursor) {
 
 /* --- a batch ------------------------------------------------------------- */
 
-/* Count the blocks that the commands in a checked batch need beyond the last
- * one, when they are logged under a rank from the next seq on. */
+/* Count the blocks that the commands of a checked batch need beyond the last
+ * one, if they are logged under this rank now. */
 static size_t blocks_needed(const cl_log *log, uint32_t rank, const char *p,
                             const char *end) {
     size_t used = log->last->used, blocks = 0;
@@ -420,7 +425,7 @@ static size_t blocks_needed(const cl_log *log, uint32_t rank, const char *p,
     return blocks;
 }
 
-/* Log the commands of a checked batch, for which there is room. */
+/* Log the commands of a checked batch. The caller has made room. */
 static void log_commands(cl_log *log, uint32_t rank, const char *p,
                          const char *end) {
     stamp s;
@@ -438,10 +443,10 @@ static void log_commands(cl_log *log, uint32_t rank, const char *p,
     }
 }
 
-/* Log a batch of valid CMD lines, as cl_collect returns them, for a member,
- * which need not have a cursor. The log becomes byte for byte what it would be
- * if cl_line had logged them. Returns CL_OK; CL_MISUSE if a line is not a
- * valid command or the last one has no end; CL_NOMEM. O(len). */
+/* Log a batch of valid CMD lines, as cl_collect returns them, for a member
+ * with or without a cursor. The log becomes the same, byte for byte, as if
+ * cl_line had logged them. Returns CL_OK; CL_MISUSE if a line is not a valid
+ * command or the last one has no end; CL_NOMEM. O(len). */
 int cl_apply(cl_log *log, cl_member *member, const char *data, size_t len) {
     const char *end = data + len;
     size_t commands;

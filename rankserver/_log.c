@@ -1,21 +1,23 @@
-/* The shared log: blocks of frames, what is appended to them, and private
- * frames, which are due at a place in the log. See _core.h for the picture. */
+/* The shared log: its blocks, appending to it, and private frames, which are
+ * due at a place in the log. See _core.h for the picture. */
 #include "_core.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Blocks that are kept for reuse: their pages are mapped and warm. */
+/* The number of blocks that are kept for reuse: their pages are mapped and
+ * warm. */
 #define CL_SPARE_BLOCKS 8
 
-/* Private frames that wait behind another share pieces of this many bytes. */
+/* Private frames that are queued after others share pieces of this many
+ * bytes. */
 #define CL_FRAME_ROOM 4096
 
 /* --- blocks -------------------------------------------------------------- */
 
-/* Free the blocks at the front that nobody is going to read. O(1) for each.
- * Cannot fail. */
+/* Release the blocks at the front that no cursor needs any more. O(1) for
+ * each. Cannot fail. */
 void cl_trim(cl_log *log) {
     while (log->first != log->last && log->first->refs == 0) {
         cl_block *block = log->first;
@@ -31,8 +33,8 @@ void cl_trim(cl_log *log) {
     }
 }
 
-/* Take a spare block, or make one if at most `keep` are spare. Returns NULL
- * without memory. O(1). */
+/* Take a spare block, or allocate one if at most `keep` are spare. Returns
+ * NULL if there is no memory. O(1). */
 cl_block *cl_take_block(cl_log *log, size_t keep) {
     cl_block *block = log->spare;
 
@@ -58,8 +60,9 @@ static void free_spare(cl_log *log) {
     free(block);
 }
 
-/* Begin the next block, as `reserve` does where the last one has too little
- * room for n bytes. Returns its data, or NULL without memory. O(1). */
+/* Begin the next block. `reserve` does this when the last block has no room
+ * for n bytes. Returns the new block's data, or NULL if there is no memory.
+ * O(1). */
 char *cl_extend(cl_log *log, size_t n, size_t keep) {
     cl_block *block = n > log->block_size ? NULL : cl_take_block(log, keep);
 
@@ -73,7 +76,7 @@ char *cl_extend(cl_log *log, size_t n, size_t keep) {
     return block->data;
 }
 
-/* Make sure that `count` blocks can be taken without memory by commands, which
+/* Make sure that commands can take `count` blocks without allocating: they
  * leave CL_KEPT_BLOCKS spare. Returns CL_OK or CL_NOMEM. O(count). */
 int cl_make_spares(cl_log *log, size_t count) {
     size_t before = log->spares;
@@ -93,7 +96,8 @@ int cl_make_spares(cl_log *log, size_t count) {
     return CL_OK;
 }
 
-/* Bytes of the first `count` frames in the block, which has that many. */
+/* The length in bytes of the first `count` frames of a block, which must have
+ * that many. */
 static size_t frames_bytes(const cl_block *block, uint64_t count) {
     const char *p = block->data;
 
@@ -103,10 +107,10 @@ static size_t frames_bytes(const cl_block *block, uint64_t count) {
     return (size_t)(p - block->data);
 }
 
-/* Find the position right behind frame `seq`, and the block that the next
- * frame is in or will be in. Returns CL_OK; CL_GONE if the frames behind it
- * are not all kept; CL_MISUSE if there is no such frame yet. O(1) for the last
- * frame, else O(blocks, and bytes of one). */
+/* Find the position right after frame `seq`, and the block that the next frame
+ * is in or will be in. Returns CL_OK; CL_GONE if the frames after it are not
+ * all kept; CL_MISUSE if there is no such frame yet. O(1) for the last frame,
+ * else O(blocks, and bytes of one). */
 int cl_locate(const cl_log *log, uint64_t seq, cl_block **block,
               uint64_t *position) {
     cl_block *at = log->first;
@@ -129,15 +133,15 @@ int cl_locate(const cl_log *log, uint64_t seq, cl_block **block,
 
 /* --- frames for all ------------------------------------------------------ */
 
-/* Make sure that the next cl_append of at most `len` bytes of text finds room,
- * with the spare block that is left for this if there is no memory. Returns
+/* Make sure that the next cl_append of at most `len` bytes of text has room,
+ * if necessary by using the spare block that is set aside for this. Returns
  * CL_OK or CL_NOMEM. O(1). */
 int cl_reserve(cl_log *log, size_t len) {
     return reserve(log, len + CL_STAMP_BYTES, 0) ? CL_OK : CL_NOMEM;
 }
 
 /* Append "<verb> <seq> <text>\n". Returns the frame's seq, or CL_NOMEM. The
- * caller has checked that the frame keeps to the protocol: it is at most
+ * caller must make sure that the frame follows the protocol and has at most
  * max_line + 256 bytes. O(len). */
 int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
     char stamp[CL_STAMP_BYTES];
@@ -154,17 +158,18 @@ int64_t cl_append(cl_log *log, const char *verb, const char *text, size_t len) {
     return (int64_t)++log->seq;
 }
 
-/* Let the log be sent up to `position`, the end of a frame, and no further;
- * UINT64_MAX, as in a new log, lets everything be sent at once. What was sent
- * already stays sent. O(1). Cannot fail. */
+/* Let the log be sent up to `position`, the end of a frame, and no further.
+ * UINT64_MAX publishes each frame as soon as it is logged, as in a new log.
+ * What was sent already stays sent. O(1). Cannot fail. */
 void cl_publish(cl_log *log, uint64_t position) {
     log->published = position;
 }
 
 /* --- frames for one ------------------------------------------------------ */
 
-/* Add an empty piece of private memory for `len` bytes or more; NULL without
- * memory. A piece that is alone is mostly sent at once, and gets no more. */
+/* Add an empty piece of memory for private frames, with room for `len` bytes
+ * or more; NULL if there is no memory. A cursor's only piece gets no more room
+ * than that, because it is mostly sent at once. */
 static cl_frame *add_frame(cl_cursor *cursor, uint64_t due, size_t len) {
     size_t room = cursor->first && len < CL_FRAME_ROOM ? CL_FRAME_ROOM : len;
     cl_frame *frame = malloc(sizeof *frame + room);
@@ -183,9 +188,9 @@ static cl_frame *add_frame(cl_cursor *cursor, uint64_t due, size_t len) {
     return frame;
 }
 
-/* Queue one private frame, LF included, behind what is in the log now; none
- * for a cursor that is muted. Returns how many bytes of private frames wait
- * for the cursor now, CL_NOMEM, or CL_MISUSE for an empty frame. O(len). */
+/* Queue one private frame, LF included, to be sent after what is in the log
+ * now; nothing is queued for a muted cursor. Returns how many bytes of private
+ * frames are now queued, CL_NOMEM, or CL_MISUSE for an empty frame. O(len). */
 int64_t cl_private(cl_log *log, cl_cursor *cursor, const char *data,
                    size_t len) {
     uint64_t due = cursor_end(log, cursor);
@@ -220,19 +225,19 @@ void cl_drop_frames(cl_cursor *cursor) {
 
 /* --- questions ----------------------------------------------------------- */
 
-/* The seq of the last frame in the log, 0 if there is none yet. */
+/* The seq of the last frame in the log; 0 before the first. */
 uint64_t cl_seq(const cl_log *log) {
     return log->seq;
 }
 
-/* The position behind the last frame in the log. */
+/* The position after the last frame in the log. */
 uint64_t cl_end(const cl_log *log) {
     return log_end(log);
 }
 
-/* Find the position right behind frame `seq`, 0 being before the first one.
- * Returns CL_OK; CL_GONE if the frames behind it are not all kept; CL_MISUSE
- * if there is no such frame yet. O(1) for the last frame, else O(blocks, and
+/* Find the position right after frame `seq`; seq 0 means the start of the log.
+ * Returns CL_OK; CL_GONE if the frames after it are not all kept; CL_MISUSE if
+ * there is no such frame yet. O(1) for the last frame, else O(blocks, and
  * bytes of one). */
 int cl_find(const cl_log *log, uint64_t seq, uint64_t *position) {
     cl_block *block;
@@ -240,7 +245,7 @@ int cl_find(const cl_log *log, uint64_t seq, uint64_t *position) {
     return cl_locate(log, seq, &block, position);
 }
 
-/* How many frames were logged since all were flushed. */
+/* How many frames were logged since the last complete cl_flush_all. */
 uint64_t cl_unflushed(const cl_log *log) {
     return log->seq - log->flushed;
 }

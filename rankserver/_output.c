@@ -1,5 +1,5 @@
-/* What goes out: each cursor's stretch of the log, and its private frames at
- * their places between. See _core.h for the picture of a cursor's stream. */
+/* Output to clients: each cursor's part of the log, with its private frames at
+ * their places in it. See _core.h for the picture of a cursor's stream. */
 #define _GNU_SOURCE
 #include "_core.h"
 
@@ -9,25 +9,26 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-/* Bytes of the log per send: what the kernel copies while it is still in the
- * cache, and about as much as one turn of the server's loop adds at most. */
+/* Bytes of the log in one send: what the kernel copies while it is still in
+ * the cache, and about as much as one turn of the server's loop adds at
+ * most. */
 #define CL_SEND_BYTES (1024 * 1024)
 
-/* Spans per send. A single one, of the log, is the rule; private frames
+/* Spans in one send. Normally there is only one, of the log; private frames
  * between stretches of the log are the exception. */
 #define CL_SEND_SPANS 16
 
-/* Sends per call for one cursor, because the others wait meanwhile. */
+/* Sends in one call for one cursor, because the others wait meanwhile. */
 #define CL_FLUSH_SENDS 4
 
-/* A status of one send beside those of cl_status: there is more to send. */
+/* A status of send_once in addition to those of cl_status: there is more to
+ * send. */
 #define CL_MORE 100
 
-/* Write what is to be sent next into spans: private frames that are due, and
- * the log between them. Returns how many spans there are, at most `room`; 0
- * when nothing can be sent for now. At most CL_SEND_BYTES of the log. The
- * memory is valid until the next call that takes a cl_log * without const.
- * O(room). */
+/* Write into spans what to send next: private frames that are due, and at most
+ * CL_SEND_BYTES of the log between them. Returns how many spans there are, at
+ * most `room`; 0 if nothing can be sent for now. The memory is valid until the
+ * next call that takes a cl_log * without const. O(room). */
 size_t cl_peek(const cl_log *log, const cl_cursor *cursor, cl_span *spans,
                size_t room) {
     const cl_frame *frame = cursor->first;
@@ -61,7 +62,8 @@ size_t cl_peek(const cl_log *log, const cl_cursor *cursor, cl_span *spans,
     return n;
 }
 
-/* Count n bytes of the first private frame as sent; free it when it is out. */
+/* Count n bytes of the first piece of private frames as sent, and free the
+ * piece once all of it is. */
 static void advance_frame(cl_cursor *cursor, size_t n) {
     cl_frame *frame = cursor->first;
 
@@ -76,7 +78,8 @@ static void advance_frame(cl_cursor *cursor, size_t n) {
     }
 }
 
-/* Move the cursor n bytes on in the log, over as many blocks as that is. */
+/* Advance the cursor by n bytes of the log, across as many blocks as
+ * necessary. */
 static void advance_pos(cl_cursor *cursor, size_t n) {
     cursor->pos += n;
     while (cursor->pos > block_end(cursor->block) ||
@@ -84,7 +87,8 @@ static void advance_pos(cl_cursor *cursor, size_t n) {
         set_block(cursor, cursor->block->next);
 }
 
-/* Count `sent` bytes of what cl_peek showed as sent. O(spans). Cannot fail. */
+/* Count the first `sent` bytes of what cl_peek showed as sent. O(spans).
+ * Cannot fail. */
 void cl_advance(cl_log *log, cl_cursor *cursor, size_t sent) {
     while (sent > 0) {
         const cl_frame *frame = cursor->first;
@@ -114,8 +118,8 @@ static int nothing_due(const cl_log *log, const cl_cursor *cursor) {
     return !cursor->first || cursor->first->due != end;
 }
 
-/* Send the spans in one system call; a single one, which is the rule, by the
- * call that costs less. Returns as sendmsg(2). */
+/* Send the spans in one system call. A single span, the normal case, is sent
+ * by send, which costs less. Returns the same as sendmsg(2). */
 static ssize_t send_spans(int fd, const cl_span *spans, size_t n) {
     struct iovec iov[CL_SEND_SPANS];
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
@@ -129,8 +133,9 @@ static ssize_t send_spans(int fd, const cl_span *spans, size_t n) {
     return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Send once, at most CL_SEND_BYTES. Returns CL_OK when nothing is left,
- * CL_MORE when there is, CL_BLOCKED or CL_BROKEN as for cl_flush. */
+/* Send once, at most CL_SEND_BYTES of the log. Returns CL_OK if nothing is
+ * left to send, CL_MORE if something is, or CL_BLOCKED or CL_BROKEN like
+ * cl_flush. */
 static int send_once(cl_log *log, cl_cursor *cursor) {
     cl_span spans[CL_SEND_SPANS];
     size_t n = cl_peek(log, cursor, spans, CL_SEND_SPANS), total = 0;
@@ -155,10 +160,10 @@ static int send_once(cl_log *log, cl_cursor *cursor) {
     return nothing_due(log, cursor) ? CL_OK : CL_MORE;
 }
 
-/* Send to one cursor what it has to get, in a bounded number of system calls.
- * Returns CL_OK when nothing is left that is published, CL_BLOCKED when
- * something is (call again when the socket is writable), and CL_BROKEN when
- * the connection is gone for writing; it may still be readable. */
+/* Send one cursor its pending output, in a bounded number of system calls.
+ * Returns CL_OK if nothing is left that is published; CL_BLOCKED if something
+ * is, to be flushed when the socket is writable; CL_BROKEN if the connection
+ * can no longer be written, although it may still be readable. */
 int cl_flush(cl_log *log, cl_cursor *cursor) {
     if (cursor->muted)
         return CL_BROKEN;
@@ -176,18 +181,17 @@ int cl_flush(cl_log *log, cl_cursor *cursor) {
     return CL_BLOCKED;
 }
 
-/* Tell whether the cursor is at the end of the log; if it has a block, count
- * that in `refs`. */
+/* Tell whether the cursor is at the end of the log. If it has a block, add one
+ * to *refs. */
 static int is_at_end(const cl_log *log, const cl_cursor *cursor, size_t *refs) {
     *refs += cursor->block != NULL;
     return !cursor->block || cursor->pos == log_end(log);
 }
 
-/* If all cursors are at the end of the log, write the last block from its
- * start again: the memory that was just sent from is warm. The lists are
- * walked only where nobody can be behind in the block: a cursor that is
- * detached and still owed something refers to it as well, and one that is
- * muted does not. O(n). */
+/* If all cursors are at the end of the log, reuse the last block from its
+ * start: the memory that was just sent from is warm. The lists are walked only
+ * if nobody can be behind in the block. A detached cursor that is not done
+ * refers to the block as well, and a muted one does not. O(n). */
 static void rewind_last(cl_log *log) {
     cl_block *block = log->last;
     size_t refs = 0;
@@ -208,9 +212,9 @@ static void rewind_last(cl_log *log) {
     block->used = 0;
 }
 
-/* Send once to a cursor that can be sent to. If it is blocked from now on, or
- * broken, its descriptor is put at *fds, which is moved on. Returns whether
- * there is more to send to it. */
+/* Send once to a cursor that can be sent to. If it has become blocked or
+ * broken, write its descriptor to *fds and advance *fds. Returns whether there
+ * is more to send to it. */
 static inline int flush_once(cl_log *log, cl_cursor *cursor, int **fds) {
     int status;
 
@@ -224,13 +228,13 @@ static inline int flush_once(cl_log *log, cl_cursor *cursor, int **fds) {
     return status == CL_MORE;
 }
 
-/* Send to every attached cursor all that the log holds for it: to those of
- * members in rank order, then to those without, leaving out blocked and
- * external ones. All get one piece of the log before any gets the next: it is
- * copied while it is in the cache. Writes into fds the descriptor of each
- * cursor that is blocked from now on, and the complement (~fd) of one whose
- * connection is gone for writing. Returns how many; each cursor is named at
- * most once. Stops early when fds is full. */
+/* Send every attached cursor its pending output: members' cursors in rank
+ * order, then those without a member; blocked and external ones are left out.
+ * All are sent one piece of the log before any is sent the next, so that the
+ * piece is copied while it is in the cache. Writes into fds the descriptor of
+ * each cursor that has become blocked, and the complement (~fd) of each that
+ * can no longer be written. Returns how many; no cursor is written twice.
+ * Stops early if fds is full. */
 size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
     int *to = fds, *full = fds + room;
     int more = 1;
@@ -252,32 +256,32 @@ size_t cl_flush_all(cl_log *log, int *fds, size_t room) {
 
 /* --- questions ----------------------------------------------------------- */
 
-/* Bytes that wait to be sent to this cursor. O(1). */
+/* Bytes that are still to be sent to this cursor, published or not. O(1). */
 uint64_t cl_lag(const cl_log *log, const cl_cursor *cursor) {
     return cursor_end(log, cursor) - cursor->pos + cursor->private_bytes;
 }
 
-/* Bytes that this cursor was sent, and those of the log before the place where
- * it was attached. O(1). */
+/* Bytes that this cursor was sent, plus the position in the log where it was
+ * attached. O(1). */
 uint64_t cl_sent(const cl_cursor *cursor) {
     return cursor->pos + cursor->private_sent;
 }
 
-/* Bytes sent to this cursor that its system has not acknowledged, as far as
- * ours can tell: tcp(7), SIOCOUTQ; on a Unix socket what was not read, and
- * some more. A system call. */
+/* Sent bytes that the peer's system has not acknowledged, or 0 if our system
+ * cannot tell: tcp(7), SIOCOUTQ. On a Unix socket, what the peer has not read,
+ * and some more. A system call. */
 size_t cl_in_flight(const cl_cursor *cursor) {
     int bytes = 0;
 
     return ioctl(cursor->fd, TIOCOUTQ, &bytes) || bytes < 0 ? 0 : (size_t)bytes;
 }
 
-/* Bytes of private frames that wait to be sent to this cursor. O(1). */
+/* Bytes of private frames that are queued for this cursor. O(1). */
 uint64_t cl_queued(const cl_cursor *cursor) {
     return cursor->private_bytes;
 }
 
-/* Tell whether the last flush could not send all that was due. */
+/* Tell whether the last flush could not send everything that was due. */
 int cl_is_blocked(const cl_cursor *cursor) {
     return cursor->blocked;
 }
@@ -290,8 +294,8 @@ static int is_behind(const cl_log *log, const cl_cursor *cursor,
 }
 
 /* Write the descriptors of the cursors for which more than `size` bytes of the
- * log are kept: those of members by rank, then followers, then detached ones.
- * Returns how many, at most `room`. O(n), for all cursors. */
+ * log are kept: members' cursors by rank, then followers, then detached ones.
+ * Returns how many, at most `room`. O(cursors). */
 size_t cl_behind(const cl_log *log, uint64_t size, int *fds, size_t room) {
     const cl_cursor_list *lists[] = {&log->followers, &log->others};
     size_t n = 0;

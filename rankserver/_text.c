@@ -1,8 +1,8 @@
-/* The text rule, whose whole wording is in _text.h. */
+/* The check of the text rule, which _text.h states. */
 #include "_text.h"
 #include "_clist.h"
 
-/* Bytes that are checked ahead: they stay in the first cache. */
+/* Bytes that are checked ahead: they stay in the first-level cache. */
 #define TEXT_PIECE 4096
 
 /* Length of the valid UTF-8 sequence of a character above U+009F at p, or 0.
@@ -35,7 +35,7 @@ static size_t text_utf8_len(const unsigned char *p, size_t n) {
     return len;
 }
 
-/* Tell whether the bytes keep the text rule. O(len). */
+/* Tell whether the bytes follow the text rule. O(len). */
 int cl_text_ok(const char *data, size_t len) {
     const unsigned char *p = (const unsigned char *)data;
     size_t i = 0;
@@ -67,8 +67,8 @@ static int text_is_plain(const char *data, size_t len) {
     return !bad;
 }
 
-/* Do as text_line_ok for a line that was not found plain before: look ahead as
- * far as a piece, or at this line alone. */
+/* Do the work of text_line_ok for a line that is not in a stretch known to be
+ * plain: check a piece ahead, or this line alone. */
 int text_check_line(text_scan *scan, const char *p, size_t len) {
     const char *to = p + len;
 

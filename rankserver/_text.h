@@ -5,17 +5,17 @@
 
 #include <stddef.h>
 
-/* How far a stretch of input was checked. Most input is plain, and is checked
- * ahead in large pieces. */
+/* How far input was checked. Most input is plain, and is checked ahead in
+ * large pieces. */
 typedef struct text_scan {
     const char *end;
-    const char *plain_to; /* all before it is plain */
-    const char *rough_to; /* some before it is not: check each line */
+    const char *plain_to; /* everything before it is plain */
+    const char *rough_to; /* not all before it is plain: check each line */
 } text_scan;
 
 int text_check_line(text_scan *scan, const char *p, size_t len);
 
-/* Tell whether the line p[0..len) keeps the text rule. */
+/* Tell whether the line p[0..len) follows the text rule. */
 static inline int text_line_ok(text_scan *scan, const char *p, size_t len) {
     return p + len <= scan->plain_to || text_check_line(scan, p, len);
 }

@@ -1,4 +1,4 @@
-"""What the command lines of server and client share: usage errors in one line, and converters for numbers."""
+"""Command-line parsing for server and client: usage errors in one line, and converters for numbers."""
 
 from __future__ import annotations
 

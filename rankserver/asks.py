@@ -1,7 +1,8 @@
-"""Who may still answer what. Pure bookkeeping over the numbers of members.
+"""The open asks, and the members that may still answer each. Pure bookkeeping over member ids.
 
-Each member has a slot, a bit, while it holds a rank, so "who may answer" is one whole number per ASK: a
-thousand members cost 125 bytes, and a departure clears its bits in one pass over the open asks.
+While a member holds a rank, it has a slot, which is the number of a bit. The members that may answer an ASK
+are the bits of one int: a thousand members take 125 bytes, and members that leave are cleared from all open
+asks in one pass.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Final
 from rankserver.wire.exceptions import NoSuchAskError
 from rankserver.wire.slots import Slots, contains, set_of
 
-# How many asks are remembered. When there is one more, the oldest is forgotten. With 10,000 members an ask
-# takes 1.3 KB, so this bounds the table at some 80 MB.
+# The most asks that are open at a time; one more makes the table forget the oldest. With 10,000 members an
+# ask takes 1.3 KB, so this bounds the table at some 80 MB.
 MAX_ASKS: Final = 65_536
 
 
@@ -28,29 +29,29 @@ class _OpenAsk:
 
 
 class AskTable:
-    """The asks that are open, and the members that are here to answer them.
+    """The open asks, and the members that are present to answer them.
 
     Args:
-        limit: how many asks are remembered.
+        limit: the most asks that are open at a time.
     """
 
     def __init__(self, limit: int = MAX_ASKS) -> None:
         self.limit = limit
-        # By seq, and so oldest first.
+        # By seq, which means oldest first.
         self._asks: dict[int, _OpenAsk] = {}
         self._slots = Slots()
-        # The slot of each member. Not its bit: that would be a number of 1.3 KB for the ten-thousandth.
+        # The slot of each member rather than its bit, which takes 1.3 KB for the ten-thousandth member.
         self._slot_of: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._asks)
 
     def enter(self, member: int) -> None:
-        """Let a member answer what is asked from now on."""
+        """Add a member, which may answer the asks that are opened from now on."""
         self._slot_of[member] = self._slots.take()
 
     def leave(self, members: Sequence[int]) -> None:
-        """Remove members that left, and forget the asks that nobody is left to answer. O(asks)."""
+        """Remove members that left, and the asks that nobody can answer any more. O(asks)."""
         bits = set_of(map(self._slot_of.pop, members))
         gone = set(members)
         for seq, ask in list(self._asks.items()):
@@ -62,7 +63,7 @@ class AskTable:
         self._slots.release(bits)
 
     def open(self, seq: int, asker: int) -> None:
-        """Remember that ``asker`` asked with the frame ``seq``: each other member may answer it once."""
+        """Open the ask ``seq`` of the member ``asker``; every other member may answer it once."""
         waiting = self._slots.everybody & ~(1 << self._slot_of[asker])
         if waiting:
             self._asks[seq] = _OpenAsk(asker, waiting)
@@ -70,15 +71,15 @@ class AskTable:
                 del self._asks[next(iter(self._asks))]
 
     def asker(self, seq: int) -> int | None:
-        """Return who asked this, or None if it is not open or the asker has left. O(1)."""
+        """Return the asker of the ask ``seq``; None if it is not open, or the asker has left. O(1)."""
         ask = self._asks.get(seq)
         return ask.asker if ask else None
 
     def answer(self, seq: int, member: int) -> int | None:
-        """Note that ``member`` answers; return who asked, or None if that one has left.
+        """Record an answer of ``member`` to the ask ``seq``; return the asker, or None if it has left.
 
         Raises:
-            NoSuchAskError: it may not answer this, or has done so before.
+            NoSuchAskError: the ask is not open, or the member may not answer it or has done so before.
         """
         ask = self._asks.get(seq)
         bit = 1 << self._slot_of[member]
@@ -90,7 +91,7 @@ class AskTable:
         return ask.asker
 
     def waiting(self) -> dict[int, tuple[int | None, frozenset[int]]]:
-        """Return the open asks by seq: who asked, and who may still answer. O(asks x members)."""
+        """Return the open asks by seq: the asker, and the members that may answer. O(asks x members)."""
         slots = self._slot_of.items()
         return {
             seq: (ask.asker, frozenset(member for member, slot in slots if contains(ask.waiting, slot)))

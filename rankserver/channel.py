@@ -1,6 +1,6 @@
-"""One connection: its life, its transport, and what its input waits for.
+"""One connection: its state, its transport, and what its input waits for.
 
-Everything that affects the life of a connection lives in this file:
+Everything that affects the state of a connection is in this file:
 
     HANDSHAKE ──HELLO accepted──> JOINING ──JOIN logged──> JOINED
         │  └─token refused─> PENALIZED │                     │
@@ -9,16 +9,17 @@ Everything that affects the life of a connection lives in this file:
         │                        │     │                  LEAVING
         │                        │     │                     │ LEFT logged
         └────────────────────────┴─────┴───────> CLOSING <───┘
-                                                    │ it has taken what it is owed and closed, or has had its
-                                                    time v
+                                                    │
+                                                    │ all is sent and the peer has closed, or time is up
+                                                    v
                                                   CLOSED
 
-A channel departs once, with a ``Departure`` that says why; every way to go begins there. What it sends after
-that is thrown away. It loses its rank at the end of the turn, is sent what it is owed and its farewell, and
-is then closed.
+A channel departs exactly once, with a ``Departure`` that says why; every disconnection begins there. From
+then on its input is discarded. At the end of the turn its member loses its rank. The channel is then sent the
+rest of its output and its BYE, and is closed.
 
-A channel decides nothing about ranks. The C core reads and writes its socket, or ``tls`` does where that
-cannot.
+A channel decides nothing about ranks. The C core reads and writes its socket; for TLS connections, ``tls``
+does.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ from rankserver.wire import protocol
 
 
 class ChannelState(enum.Enum):
-    """Where a connection is in its life."""
+    """The states of a connection."""
 
-    HANDSHAKE = "its HELLO has not come"
-    PENALIZED = "its token was refused, and it will be told so after a delay"
+    HANDSHAKE = "its HELLO has not arrived"
+    PENALIZED = "its token was refused, and the refusal is sent after a delay"
     JOINING = "its HELLO was accepted, and it joins at the end of this turn"
     JOINED = "it is the channel of a member"
-    LEAVING = "it departs, and its member leaves at the end of this turn"
-    CLOSING = "it has no rank, and is sent what it is owed"
+    LEAVING = "it has departed, and its member leaves at the end of this turn"
+    CLOSING = "it has no rank, and is sent the rest of its output"
     CLOSED = "its socket is closed at the end of this turn"
 
 
-# Which states may follow each.
+# The states that may follow each state.
 TRANSITIONS: Final = {
     ChannelState.HANDSHAKE: {ChannelState.PENALIZED, ChannelState.JOINING, ChannelState.CLOSING},
     ChannelState.PENALIZED: {ChannelState.CLOSING},
@@ -63,13 +64,13 @@ GOING: Final = frozenset({ChannelState.LEAVING, ChannelState.CLOSING, ChannelSta
 
 
 class Departure(NamedTuple):
-    """Why a connection goes.
+    """Why a connection ends.
 
     Attributes:
-        code: that of its BYE (docs/protocol.md, "Codes"); empty if it goes without one.
-        text: for the BYE, and for the operator's log.
-        is_cut: it is sent no more than the frame that it has begun to get, because what it is owed is too
-            much, or has a hole where memory was lacking.
+        code: the code of its BYE (docs/protocol.md, "Codes"); empty if it is sent none.
+        text: the reason, for the BYE and the operator's log.
+        is_cut: drop its output except for the rest of a frame that was sent in part, because there is too
+            much output, or a frame is missing from it for lack of memory.
     """
 
     code: str
@@ -78,12 +79,12 @@ class Departure(NamedTuple):
 
     @property
     def farewell(self) -> bytes:
-        """The frame that says so to the client, or nothing."""
+        """The BYE for the client; empty if it is sent none."""
         return protocol.bye(self.code, self.text) if self.code else b""
 
     @property
     def reason(self) -> str:
-        """The reason for the operator, code and text."""
+        """Code and text, for the operator's log."""
         return f"{self.code} {self.text}".lstrip()
 
 
@@ -91,13 +92,13 @@ NO_MEMORY: Final = Departure("", "out of memory", is_cut=True)
 
 
 class Wait(enum.Enum):
-    """Why a channel's next line waits, if it is not for one other channel."""
+    """Why a channel's next line waits, unless it waits for one particular channel."""
 
     TURN = "it has had its share of this turn"
-    BACKLOG = "somebody is too far behind in the log"
+    BACKLOG = "a client is too far behind in the log"
 
 
-# What a line waits for: a reason, or the channel that must read first. None where nothing must.
+# What a line waits for: a reason, or the channel that must read first. None if it need not wait.
 Blocker: TypeAlias = "Wait | Channel | None"
 
 
@@ -111,17 +112,17 @@ class Channel:
         context: for TLS; None for a plain connection.
 
     Raises:
-        MemoryError: there is none; the caller closes the socket.
+        MemoryError: there is no memory; the caller must close the socket.
 
     Attributes:
         cursor: its place in the log, its input and its private frames.
-        member: whose channel it is, from the JOIN on; ``NOBODY`` before.
-        departure: why it goes, once it does.
-        waits_for: what its next line waits for. All that it sent stays where it is meanwhile.
-        at_eof: nothing more comes from the peer.
-        heard_at: when something last came from it.
-        pinged_at: how many bytes it will have been sent before its unanswered PING; 0 without one.
-        taken: how many bytes its system had taken when that was last looked at.
+        member: the member whose channel it is, from the JOIN on; ``NOBODY`` before.
+        departure: why it ends; None until that is decided.
+        waits_for: what its next line waits for. Its input is kept meanwhile, and not handled.
+        at_eof: the peer sends nothing more.
+        heard_at: when something was last received from it.
+        pinged_at: where its unanswered PING begins in the bytes that it is sent; 0 if there is none.
+        taken: how many bytes the peer's system had acknowledged at the last check.
         interest: the selector events that it is registered for.
     """
 
@@ -166,10 +167,10 @@ class Channel:
         return f"<Channel {self.peer} {self.state.name}>"
 
     def move(self, state: ChannelState) -> None:
-        """Go on to another state.
+        """Change to another state.
 
         Raises:
-            AssertionError: it may not follow; this is a bug of the caller.
+            AssertionError: ``state`` may not follow the current one; this is a bug in the caller.
         """
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"{self!r} cannot become {state.name}")
@@ -177,7 +178,7 @@ class Channel:
 
     @property
     def is_going(self) -> bool:
-        """Whether nothing that it sends counts any more."""
+        """Whether it has departed, and what it sends no longer counts."""
         return self.state in GOING
 
     @property
@@ -187,30 +188,30 @@ class Channel:
 
     @property
     def wants_read(self) -> bool:
-        """Whether to be told of bytes from the peer. A wait for the next turn is too short to say no."""
+        """Whether to watch for input. A wait for the next turn is too short to stop watching."""
         is_waiting = self.waits_for is not None and self.waits_for is not Wait.TURN
         return not (self.at_eof or is_waiting or self.state is ChannelState.JOINING)
 
     @property
     def wants_write(self) -> bool:
-        """Whether something waits until the socket takes more."""
+        """Whether output waits until the socket takes more."""
         return self.tls.is_blocked if self.tls else self.cursor.is_blocked()
 
     @property
     def bytes_taken(self) -> int:
-        """How many of the bytes that were sent to it the client's system has taken. A system call."""
+        """How many of the bytes sent to it the peer's system has acknowledged. A system call."""
         return self.cursor.sent() - self.cursor.in_flight()
 
     @property
     def bytes_owed(self) -> int:
-        """How many bytes it will have been sent when it has been sent all that waits for it now."""
+        """How many bytes it will have been sent once all its pending output is sent."""
         return self.cursor.sent() + self.cursor.lag()
 
     def shut_down(self) -> bool:
-        """Tell the peer that it was sent all; return whether it could be told: else flush, and try again."""
+        """Tell the peer that nothing more comes; if this returns False, flush and call it again."""
         if self.tls and not self.tls.shut_down():
             return False
         if not self.at_eof:
-            with contextlib.suppress(OSError):  # the connection is gone already
+            with contextlib.suppress(OSError):  # the connection is lost already
                 self.sock.shutdown(socket.SHUT_WR)
         return True

@@ -1,7 +1,7 @@
 """The command line of the server: arguments to ``Config``, signals, exit codes.
 
 Exit codes: 0 stopped by a signal; 1 failed, with one line on standard error; 2 usage; 130 interrupted twice.
-SIGHUP reads the tokens and certificates again, SIGUSR1 logs who is there.
+SIGHUP rereads the tokens and certificates, SIGUSR1 logs a report.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from rankserver.server import Server
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError, ListenError
 
-SPARE_DESCRIPTORS: Final = 512  # beside clients and strangers: those of one turn, who has left, and our own
-SIGNALS: Final = 64  # handled at a time
+# Descriptors beyond one for each client and stranger: for connections accepted in one turn, for clients that
+# have left and are not closed yet, and for the server's own files.
+SPARE_DESCRIPTORS: Final = 512
+# Signals that are read from the socket pair at once.
+SIGNALS: Final = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         return _serve(config, *secrets)
-    except (ListenError, OSError) as error:  # OSError: such as standard output that cannot be written
+    except (ListenError, OSError) as error:  # OSError: standard output cannot be written, for example
         print(f"{parser.prog}: {error}", file=sys.stderr)
     except MemoryError:
         print(f"{parser.prog}: out of memory", file=sys.stderr)
@@ -62,10 +65,10 @@ def _serve(config: Config, accepted: tokens.Tokens | None, context: ssl.SSLConte
 
 
 def _load(config: Config) -> tuple[tokens.Tokens | None, ssl.SSLContext | None]:
-    """Read the files that say who may join, and who we are.
+    """Read the token file and the certificate files, if any.
 
     Raises:
-        ConfigError: one cannot be used.
+        ConfigError: a file cannot be used.
     """
     accepted = tokens.load(config.token_file) if config.token_file else None
     if not (config.tls_cert and config.tls_key):
@@ -74,7 +77,7 @@ def _load(config: Config) -> tuple[tokens.Tokens | None, ssl.SSLContext | None]:
 
 
 def _reload(server: Server) -> None:
-    """Read those files again; if one cannot be used, all stays as it is."""
+    """Read the files of ``_load`` again; if one cannot be used, keep what is loaded."""
     try:
         server.reload(*_load(server.config))
     except ConfigError as error:
@@ -85,11 +88,11 @@ def _reload(server: Server) -> None:
 
 @contextmanager
 def _signals(server: Server) -> Iterator[None]:
-    """Let SIGINT and SIGTERM stop the server, and the second one of them end the program at once.
+    """Stop the server at the first SIGINT or SIGTERM, and end the program at once at the second.
 
-    The handlers do nothing themselves: a signal arrives in the loop as a byte in a socket, its number, so
-    that it never comes between two steps of a turn. Afterwards they are blocked: one that comes while the
-    interpreter ends must not turn a clean exit into another.
+    The handlers themselves do nothing: a signal reaches the loop as a byte on a socket, its number, and so
+    never interrupts a turn. On leaving the context the signals are blocked, because one that arrives while
+    the interpreter shuts down must not change the exit code.
     """
     enders = (signal.SIGINT, signal.SIGTERM)
     numbers = (*enders, signal.SIGHUP, signal.SIGUSR1)
@@ -166,10 +169,10 @@ def _check_tls(options: argparse.Namespace) -> None:
 
 
 def _check_exposure(options: argparse.Namespace) -> None:
-    """Check that an address that others can reach has tokens and TLS.
+    """Check that tokens and TLS are required on an address that other machines can reach.
 
     Raises:
-        ConfigError: it lacks one of them.
+        ConfigError: one of them is missing.
     """
     try:
         loopback = listeners.is_loopback(options.host)
@@ -303,7 +306,7 @@ def _add_log(add: Callable[..., object]) -> None:
 
 
 class _NewToken(argparse.Action):
-    """Prints a new token and exits, as ``--version`` does: no other argument is needed."""
+    """Prints a new token and exits; like ``--version``, it needs no other argument."""
 
     def __call__(
         self,

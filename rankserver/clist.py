@@ -1,8 +1,8 @@
-"""The typed face of the C core: the ranked members, the shared log, what goes into it and what goes out.
+"""The typed wrapper of the C core: ranked members, the shared log, and the cursors of connections.
 
-The only module that touches the core; what each call does, costs and guarantees stands above its function in
-the ``_*.c`` files. Codes become exceptions here, in one place. A closed log or cursor is a TypeError at its
-next use.
+This is the only module that calls the core. What each call does, costs and guarantees is described above its
+function in the ``_*.c`` files. Status codes become exceptions here, in one place. Using a log or a cursor
+after it was closed raises TypeError.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from rankserver._clist_cffi import ffi, lib
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
-# Bytes in a block of the log: as many as the core sends in one system call.
+# Bytes in a block of the log: what the core sends in one system call.
 BLOCK_BYTES: Final = 1024 * 1024
 
-# The most bytes that one read brings. As frames of 64 bytes they fit into one block.
+# The most bytes that one read returns. Logged as frames of 64 bytes, they fit into one block.
 READ_BYTES: Final = 800 * 1024
 
 # The most pieces that ``peek`` returns.
@@ -28,7 +28,7 @@ PEEK_SPANS: Final = 16
 # The published position that lets everything be sent at once.
 EVERYTHING: Final = 2**64 - 1
 
-# Cursors that there is room to name from the start; the room doubles when there are more.
+# Initial size of the array in which the core returns descriptors; it doubles when there are more cursors.
 FIRST_FDS: Final = 64
 
 
@@ -36,8 +36,10 @@ class Flushed(enum.IntEnum):
     """How a flush ended."""
 
     DONE = lib.CL_OK
-    BLOCKED = lib.CL_BLOCKED  # flush again when the socket is writable
-    BROKEN = lib.CL_BROKEN  # gone for writing; may still be readable
+    # Flush again when the socket is writable.
+    BLOCKED = lib.CL_BLOCKED
+    # The connection can no longer be written; it may still be readable.
+    BROKEN = lib.CL_BROKEN
 
 
 class Cursor:
@@ -55,13 +57,13 @@ class Cursor:
     # --- its place in the log ---
 
     def attach(self, member: int | None, seq: int | None = None) -> None:
-        """Send the cursor the frames after ``seq``, and let what it sends be the member's.
+        """Send the cursor the frames after ``seq``, and treat its input as the member's.
 
         O(1) for the end of the log, else O(bytes of a block).
 
         Args:
-            member: None lets it follow the log without a rank.
-            seq: None is the end of the log.
+            member: the member that it belongs to; None to follow the log without a rank.
+            seq: the frame that it continues after; None for the last one in the log.
 
         Raises:
             ValueError: the cursor was attached before, there is no such member, the member has a cursor, or
@@ -73,7 +75,7 @@ class Cursor:
         _check(lib.cl_attach(self._log._core, self._handle, handle, last))
 
     def detach(self) -> None:
-        """End the cursor's part of the log at the end of the log; it is still sent what it is owed. O(1).
+        """Send the cursor nothing that is logged from now on; what is logged so far is still sent. O(1).
 
         The member keeps its rank, and may be given another cursor.
 
@@ -83,11 +85,11 @@ class Cursor:
         _check(lib.cl_detach(self._log._core, self._handle))
 
     def cut(self) -> None:
-        """Owe the cursor no more than the frame that it has begun to get, and detach it if it is attached."""
+        """Detach the cursor, and drop its output except for the rest of a frame that was sent in part."""
         lib.cl_cut(self._log._core, self._handle)
 
     def mute(self) -> None:
-        """Send no more to the cursor, whose connection is gone for writing; what it has sent still counts."""
+        """Send nothing more to the cursor, whose connection cannot be written. Its input still counts."""
         lib.cl_mute(self._log._core, self._handle)
 
     def discard(self) -> None:
@@ -99,15 +101,15 @@ class Cursor:
     # --- what it sends ---
 
     def read(self, size: int) -> int:
-        """Receive once, at most ``size`` bytes, for ``next_line`` and ``collect`` to go through.
+        """Receive once, at most ``size`` bytes, for ``next_line`` and ``collect``.
 
         Returns:
-            How many bytes came, 0 at the end of the stream.
+            How many bytes were received; 0 at the end of the stream.
 
         Raises:
-            BlockingIOError: there is nothing to receive, or there is input that was not gone through:
-                ``next_line`` has not returned None since the last read.
-            OSError: the connection is lost; with ENOMEM, the input of another cursor could not be kept.
+            BlockingIOError: there is nothing to receive, or earlier input is not used up: ``next_line`` has
+                not returned None since the last read.
+            OSError: the connection is lost; with ENOMEM, there is no memory to keep another cursor's input.
         """
         count: int = lib.cl_read(self._log._core, self._handle, size)
         if count < 0:
@@ -115,27 +117,27 @@ class Cursor:
         return count
 
     def take(self, data: bytes | bytearray | memoryview) -> None:
-        """Do as ``read`` for bytes that the caller has received, at most ``read_bytes``.
+        """Do the same as ``read`` with bytes that the caller has received, at most ``read_bytes``.
 
         Raises:
-            ValueError: there are more than that, or input that was not gone through.
-            MemoryError: the input of another cursor could not be kept.
+            ValueError: there are more bytes than that, or earlier input is not used up.
+            MemoryError: there is no memory to keep another cursor's input.
         """
         _check(lib.cl_take(self._log._core, self._handle, ffi.from_buffer(data), len(data)))
 
     def next_line(self, *, logs: bool) -> bytes | None:
-        """Go through the cursor's input up to the next line for the caller. O(bytes).
+        """Process the cursor's input up to the next line for the caller. O(bytes).
 
         Args:
-            logs: log the valid CMD lines of an attached member; otherwise they are lines as any other.
+            logs: log the valid CMD lines of an attached member; if False, return them like other lines.
 
         Returns:
-            The first other line that is not empty, without its CR and LF; the next call goes on behind it.
-            None at the end: the beginning of a line is kept for the next read.
+            The first line that is neither logged nor empty, without its CR and LF; the next call continues
+            after it. None at the end of the input; an incomplete line is kept for the next read.
 
         Raises:
-            RemoteProtocolError: ``too-long``; all before that line is handled.
-            MemoryError: all before that line is handled; the same call may be tried again.
+            RemoteProtocolError: ``too-long``; everything before that line was processed.
+            MemoryError: everything before the current line was processed; the call may be repeated.
         """
         line = self._log._span
         status = lib.cl_line(self._log._core, self._handle, logs, line)
@@ -149,21 +151,21 @@ class Cursor:
         raise _error(status)
 
     def unread(self) -> None:
-        """Let the line that ``next_line`` returned last for this cursor be the next again. O(1).
+        """Put back the line that ``next_line`` returned last for this cursor. O(1).
 
-        It does not matter what happened to other cursors in between. The line is taken for good by this
-        cursor's next ``next_line`` or ``collect``.
+        Calls for other cursors in between make no difference. After this cursor's next ``next_line`` or
+        ``collect``, the line can no longer be put back.
         """
         lib.cl_unread(self._log._core, self._handle)
 
     def keep(self) -> None:
         """Move the rest of the cursor's input into its own memory. O(bytes).
 
-        That happens anyway when another cursor needs the buffer. Now it is this one that fails for lack
-        of memory.
+        It would move anyway when another cursor needs the buffer. If there is no memory, this cursor now
+        fails instead of the other one.
 
         Raises:
-            MemoryError: it is where it was.
+            MemoryError: nothing was moved.
         """
         _check(lib.cl_keep(self._log._core, self._handle))
 
@@ -171,8 +173,8 @@ class Cursor:
         """Take the valid CMD lines at the front of the cursor's input without logging them. O(bytes).
 
         Returns:
-            The lines with their ends, for ``apply``. Nothing if the next line is another, if there is none,
-            or if the cursor has no member; then ``next_line`` goes on.
+            The lines with their ends, for ``apply``. Empty if the next line is not a valid CMD, if there is
+            no complete line, or if the cursor has no member; then ``next_line`` continues.
 
         Raises:
             MemoryError: nothing was taken.
@@ -182,16 +184,16 @@ class Cursor:
         return bytes(ffi.buffer(batch.data, batch.len))
 
     def ignore(self) -> None:
-        """Throw away the cursor's input, and all that comes from now on. O(1)."""
+        """Discard the cursor's input, and all that it receives from now on. O(1)."""
         lib.cl_ignore(self._log._core, self._handle)
 
     # --- what it is sent ---
 
     def private(self, frame: bytes) -> int:
-        """Queue a frame for this cursor alone, LF included, behind what is logged so far.
+        """Queue a frame, LF included, for this cursor alone, to be sent after what is logged so far.
 
         Returns:
-            How many bytes of private frames wait to be sent to the cursor now.
+            How many bytes of private frames are now queued for the cursor.
 
         Raises:
             ValueError: the frame is empty.
@@ -202,11 +204,11 @@ class Cursor:
         return queued
 
     def flush(self) -> Flushed:
-        """Send to one cursor what waits for it, in a bounded number of system calls."""
+        """Send the cursor its pending output, in a bounded number of system calls."""
         return Flushed(lib.cl_flush(self._log._core, self._handle))
 
     def peek(self) -> list[memoryview]:
-        """Return what is to be sent next, for a transport that C cannot write to.
+        """Return the output to send next, for a transport that C cannot write to.
 
         The memory is valid until the next call of any method.
         """
@@ -215,7 +217,7 @@ class Cursor:
         return [memoryview(ffi.buffer(span.data, span.len)) for span in spans[0:count]]
 
     def advance(self, sent: int) -> None:
-        """Count ``sent`` bytes of what ``peek`` returned as sent."""
+        """Count the first ``sent`` bytes of what ``peek`` returned as sent."""
         lib.cl_advance(self._log._core, self._handle, sent)
 
     # --- questions ---
@@ -226,7 +228,7 @@ class Cursor:
         return lag
 
     def sent(self) -> int:
-        """Return how many bytes the cursor was sent, and those of the log before the place of its attachment.
+        """Return how many bytes the cursor was sent, plus the position in the log where it was attached.
 
         Raises:
             TypeError: the log is closed.
@@ -236,7 +238,7 @@ class Cursor:
         return sent
 
     def in_flight(self) -> int:
-        """Return how many bytes of those sent the client's system has not acknowledged, if ours can tell.
+        """Return how many sent bytes the peer's system has not acknowledged; 0 if our system cannot tell.
 
         Raises:
             TypeError: the log is closed.
@@ -246,24 +248,24 @@ class Cursor:
         return in_flight
 
     def queued(self) -> int:
-        """Return how many bytes of private frames wait to be sent to the cursor."""
+        """Return how many bytes of private frames are queued for the cursor."""
         self._log._check_open()
         queued: int = lib.cl_queued(self._handle)
         return queued
 
     def is_blocked(self) -> bool:
-        """Tell whether the last flush could not send all that was due."""
+        """Tell whether the last flush could not send everything that was due."""
         self._log._check_open()
         return bool(lib.cl_is_blocked(self._handle))
 
 
 class Log:
-    """The shared log, the ranked members and the cursors that it is sent to.
+    """The shared log, the ranked members, and the cursors of connections.
 
     Args:
-        max_line: the most bytes of a line from a client, LF included.
-        block_bytes: size of one block of the log.
-        read_bytes: the most bytes that one read brings.
+        max_line: bytes in the longest line from a client, LF included.
+        block_bytes: bytes in a block of the log.
+        read_bytes: the most bytes that one read returns.
     """
 
     def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES, read_bytes: int = READ_BYTES) -> None:
@@ -271,7 +273,8 @@ class Log:
         self._members: dict[int, Any] = {}
         self._cursors = 0
         self._span: Any = ffi.new("cl_span *")
-        self._fds: Any = ffi.new("int[]", FIRST_FDS)  # room for the descriptors of all cursors
+        # It has room for the descriptors of all cursors.
+        self._fds: Any = ffi.new("int[]", FIRST_FDS)
 
     def __enter__(self) -> Log:
         return self
@@ -291,24 +294,24 @@ class Log:
     # --- members ---
 
     def join(self, member: int, rank_class: int = 0) -> None:
-        """Make a member with the lowest rank in its class, and without a cursor.
+        """Add a member with the lowest rank in its class, and without a cursor.
 
-        O(members in classes that rank below, those with higher numbers).
+        O(members in lower-ranking classes, which have higher numbers).
 
         Args:
-            member: the caller's name for it, from 0 to 2**64 - 1.
+            member: the caller's id for it, from 0 to 2**64 - 1.
             rank_class: its class; lower numbers rank above higher ones.
 
         Raises:
             ValueError: it is a member already.
-            MemoryError: it has not joined.
+            MemoryError: it was not added.
         """
         if member in self._members:
             raise ValueError(f"{member} is a member already")
         self._members[member] = _made(lib.cl_join(self._core, member, rank_class))
 
     def leave(self, member: int) -> None:
-        """Take the member out of the ranks; its cursor is detached, if it has one. O(1).
+        """Remove the member from the ranks, and detach its cursor, if it has one. O(1).
 
         Raises:
             ValueError: it is no member.
@@ -356,25 +359,25 @@ class Log:
             external: the caller reads and writes, and uses ``take``, ``peek`` and ``advance``.
 
         Raises:
-            MemoryError: there is none.
+            MemoryError: there is no memory.
         """
         self._make_room()
         return self._counted(lib.cl_open(self._core, fd, external))
 
     def retain(self) -> Cursor:
-        """Return a new cursor of nobody's that keeps the log from its end on. O(1).
+        """Return a new cursor that belongs to no client and keeps the log from its current end on. O(1).
 
-        It is read with ``peek`` and ``advance``, sees what is not published yet, and is never among those
-        ``behind``.
+        It is read with ``peek`` and ``advance``. It sees frames that are not published yet, and ``behind``
+        never returns it.
 
         Raises:
-            MemoryError: there is none.
+            MemoryError: there is no memory.
         """
         self._make_room()
         return self._counted(lib.cl_retain(self._core))
 
     def _make_room(self) -> None:
-        """Make room for the descriptor of one cursor more."""
+        """Make room for the descriptor of one more cursor."""
         if self._cursors == len(self._fds):
             self._fds = ffi.new("int[]", 2 * self._cursors)
 
@@ -406,10 +409,11 @@ class Log:
     def apply(self, member: int, batch: bytes) -> None:
         """Log what ``collect`` returned, for a member with or without a cursor. O(bytes).
 
-        The log becomes what it would be if ``next_line`` had logged it.
+        The log becomes the same as if ``next_line`` had logged the lines.
 
         Raises:
-            ValueError: it is no member, or a line is no valid command or has no end; nothing was logged.
+            ValueError: there is no such member, or a line is not a valid command or has no end; nothing was
+                logged.
             MemoryError: nothing was logged.
         """
         _check(lib.cl_apply(self._core, self._member(member), batch, len(batch)))
@@ -417,18 +421,18 @@ class Log:
     def publish(self, position: int | None) -> None:
         """Let the log be sent up to ``position``, the end of a frame, and no further. O(1).
 
-        Private frames wait for their place to be published. None publishes everything at once, as in a
-        new log. What was sent already stays sent.
+        Private frames wait until their place is published. None publishes each frame as soon as it is
+        logged, as in a new log. What was sent already stays sent.
         """
         lib.cl_publish(self._core, EVERYTHING if position is None else position)
 
     # --- out to the sockets ---
 
     def flush_all(self) -> tuple[list[int], list[int]]:
-        """Send to every attached cursor that is not blocked all that waits for it, by rank.
+        """Send every attached cursor that is not blocked its pending output, by rank.
 
         Returns:
-            The descriptors that are blocked from now on, and those that are gone for writing.
+            The descriptors that have become blocked, and those that can no longer be written.
         """
         count = lib.cl_flush_all(self._core, self._fds, len(self._fds))
         if not count:
@@ -446,12 +450,12 @@ class Log:
 
     @property
     def end(self) -> int:
-        """The position behind the last frame."""
+        """The position after the last frame."""
         end: int = lib.cl_end(self._core)
         return end
 
     def find(self, seq: int) -> int:
-        """Return the position right behind frame ``seq``. O(1) for the last frame, else O(bytes of a block).
+        """Return the position right after frame ``seq``. O(1) for the last frame, else O(bytes of a block).
 
         Raises:
             ValueError: there is no such frame yet.
@@ -464,7 +468,7 @@ class Log:
 
     @property
     def unflushed(self) -> int:
-        """How many frames were logged since ``flush_all``."""
+        """How many frames were logged since the last ``flush_all``."""
         unflushed: int = lib.cl_unflushed(self._core)
         return unflushed
 
@@ -475,23 +479,23 @@ class Log:
         return held
 
     def _check_open(self) -> None:
-        """Refuse a closed log, where C does not see that it is, and would read a cursor that is freed."""
+        """Raise TypeError if the log is closed, for calls in which C would read a cursor that was freed."""
         if self._core is None:
             raise TypeError("the log is closed")
 
     def behind(self, size: int) -> list[int]:
         """Return the descriptors of the cursors for which more than ``size`` bytes of the log are kept.
 
-        Those of members come first, by rank, then those that follow the log, and last those that are detached
-        and still owed something. O(n), for all cursors.
+        Cursors of members come first, by rank, then those that follow the log without a rank, then detached
+        ones that still have a part of it to get. O(cursors).
         """
         return list(ffi.unpack(self._fds, lib.cl_behind(self._core, size, self._fds, len(self._fds))))
 
     def check(self) -> None:
-        """Walk every invariant of the core, for tests.
+        """Check every invariant of the core, for tests.
 
         Raises:
-            AssertionError: with the number of the broken one in ``_core.h``.
+            AssertionError: an invariant is broken; the message has its number in ``_core.h``.
         """
         broken = lib.cl_check(self._core)
         if broken:
@@ -499,7 +503,7 @@ class Log:
 
 
 def text_ok(data: bytes) -> bool:
-    """Tell whether the bytes keep the text rule (docs/protocol.md, "Lines")."""
+    """Tell whether the bytes follow the text rule (docs/protocol.md, "Lines")."""
     return bool(lib.cl_text_ok(data, len(data)))
 
 

@@ -1,6 +1,7 @@
-"""The door: how many strangers may be here, how many connections come from an address, whose tokens count.
+"""The door: limits on strangers and on connections from one address, and the check of tokens.
 
-Pure bookkeeping: it reads no socket and no clock, and closes nothing.
+Strangers are the connections that have not joined. This is pure bookkeeping: it reads no socket and no clock,
+and closes nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from rankserver.channel import Channel
 from rankserver.tokens import NO_TOKEN, Holder, Tokens
 from rankserver.wire import frames
 
-# Connections that have not joined may be open at a time, however few clients are accepted: enough for a small
-# fleet that comes back at once.
+# This many strangers may be open at a time even if the capacity is smaller: enough for a small fleet that
+# reconnects at once.
 MIN_STRANGERS: Final = 64
 
 
@@ -23,27 +24,26 @@ def max_strangers(capacity: int) -> int:
 
 
 class Door:
-    """The connections that have not joined, called strangers, and the addresses of all.
+    """The strangers, and how many connections come from each address.
 
     Args:
-        capacity: how many clients are accepted; the same number of strangers may be here, or
-            ``MIN_STRANGERS``.
-        max_per_address: connections that one address may have, 0 for any number. Unix sockets do not count.
-        tokens: who may join; None for everybody.
+        capacity: the most clients that are accepted. It limits the strangers as well; see ``max_strangers``.
+        max_per_address: the most connections from one address, 0 for no limit. Unix sockets do not count.
+        tokens: the accepted tokens; None if clients need none.
     """
 
     def __init__(self, capacity: int, max_per_address: int, tokens: Tokens | None) -> None:
         self.tokens = tokens
         self.max_strangers = max_strangers(capacity)
         self.max_per_address = max_per_address
-        # Those whose HELLO has not been accepted, oldest first.
+        # The strangers whose HELLO has not been accepted, oldest first.
         self._waiting: dict[Channel, None] = {}
-        # Those that were told to go and are not closed yet, oldest first.
+        # The strangers that were refused and are not closed yet, oldest first.
         self._refused: dict[Channel, None] = {}
         self._hosts: Counter[str] = Counter()
 
     def enter(self, channel: Channel) -> None:
-        """Note a connection that was accepted. O(1)."""
+        """Add a connection that was accepted. O(1)."""
         self._waiting[channel] = None
         self._hosts[channel.host] += 1
 
@@ -52,34 +52,34 @@ class Door:
         return bool(channel.host) and 0 < self.max_per_address < self._hosts[channel.host]
 
     def excess(self) -> Channel | None:
-        """Return the stranger that must go if there are too many, else None. O(1).
+        """Return the stranger to close if there are too many, else None. O(1).
 
-        Those that were refused and are still here go first, then the one that has waited longest: a client
-        that speaks at once is in before others push it out.
+        The oldest refused one comes first, then the one that has waited longest. So a client that says HELLO
+        at once joins before others can push it out.
         """
         if self.strangers <= self.max_strangers:
             return None
         return next(iter(self._refused or self._waiting))
 
     def forget(self, channel: Channel) -> None:
-        """Note that the connection is no stranger any more, or closed at the end of this turn. O(1)."""
+        """Stop counting a stranger, which has joined or is closed at the end of this turn. O(1)."""
         self._waiting.pop(channel, None)
         self._refused.pop(channel, None)
 
     def refuse(self, channel: Channel) -> None:
-        """Note that the connection, which has not joined, must go. O(1)."""
+        """Note that a stranger was refused. O(1)."""
         self._waiting.pop(channel, None)
         self._refused[channel] = None
 
     def leave(self, channel: Channel) -> None:
-        """Note that the connection is closed. O(1)."""
+        """Remove a connection that is closed. O(1)."""
         self.forget(channel)
         self._hosts[channel.host] -= 1
         if not self._hosts[channel.host]:
             del self._hosts[channel.host]
 
     def holder(self, hello: frames.Hello) -> Holder | str:
-        """Return whose token this HELLO has, or what is wrong with it. O(1)."""
+        """Return the holder of the HELLO's token, or the reason why the HELLO is refused. O(1)."""
         if self.tokens is None:
             return NO_TOKEN
         if hello.token is None:
@@ -88,5 +88,5 @@ class Door:
 
     @property
     def strangers(self) -> int:
-        """How many connections are open that have not joined."""
+        """How many strangers there are, refused ones included."""
         return len(self._waiting) + len(self._refused)

@@ -1,9 +1,9 @@
-"""Farewells: how a connection that departs is sent what it is owed, and when it is closed.
+"""Farewells: sending a departing connection the rest of its output, and closing it.
 
-It is sent the rest of its part of the log, its private frames and its BYE, and then the end of the stream in
-our direction. It is closed once the peer has closed, too; a peer that does not is given up when it has taken
-nothing for ``CLOSE_TIMEOUT``, and after ``MAX_CLOSE_TIMEOUT`` in any case, so that a stop of the server takes
-no longer than that.
+The rest is its part of the log, its private frames and its BYE; then our side of the connection is shut down.
+The connection is closed when the peer has closed its side too. A peer that does not is closed when it has
+taken nothing for ``CLOSE_TIMEOUT``, and after ``MAX_CLOSE_TIMEOUT`` in any case, so that stopping the server
+takes no longer than that.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final
 from rankserver.channel import Channel, ChannelState
 from rankserver.loop import Loop
 
-# Seconds without progress after which a departing peer is given up: what a slow network needs to deliver
-# something.
+# Seconds without progress after which a departing peer is closed: a slow network delivers something in this
+# time.
 CLOSE_TIMEOUT: Final = 2.0
-# Seconds in all for a departing peer that takes what it is owed, but slowly.
+# Seconds in all for a departing peer that takes its output, but slowly.
 MAX_CLOSE_TIMEOUT: Final = 10.0
 
 
 class Farewells:
-    """The connections that have no rank any more and are not closed yet.
+    """The connections that have departed, have no rank and are not closed yet.
 
     Args:
         loop: sends to them and closes them.
@@ -34,17 +34,16 @@ class Farewells:
         self._whole = loop.timers.timeout(MAX_CLOSE_TIMEOUT, loop.sender.finish)
 
     def begin(self, channel: Channel) -> None:
-        """Send a departing channel what it is owed and its farewell, and close it after that."""
+        """Send a departing channel the rest of its output and its BYE, then close it."""
         channel.move(ChannelState.CLOSING)
         if channel.departure is not None and channel.departure.farewell:
-            with contextlib.suppress(MemoryError):  # it goes without a farewell then
+            with contextlib.suppress(MemoryError):  # then it is sent no BYE
                 channel.cursor.private(channel.departure.farewell)
         self._whole.start(channel, self._loop.now)
         self._go_on(channel)
         self._loop.sender.touch(channel)
-        self._loop.sender.watch(
-            channel
-        )  # it may have waited: it is read again, so that it reads its farewell
+        # If its input had to wait, read it again: a client that is stuck in writing reads no BYE.
+        self._loop.sender.watch(channel)
 
     def forget(self, channel: Channel) -> None:
         """Note that the channel is closed."""
@@ -52,7 +51,7 @@ class Farewells:
         self._whole.stop(channel)
 
     def _on_no_progress(self, channel: Channel) -> None:
-        """Give up a peer that has taken nothing for a while, unless there was nothing to take."""
+        """Close a peer that has taken nothing since the last check, or has taken everything."""
         if channel.taken < channel.bytes_taken < channel.bytes_owed:
             self._go_on(channel)
         else:

@@ -1,14 +1,13 @@
-"""Heartbeats: finding out which members are gone without a word.
+"""Heartbeats: detecting members that have vanished without closing their connections.
 
-Theory of operation. A member from which nothing has come for a heartbeat is sent a PING, and if nothing comes
-for another one, it departs. What comes is noted by setting ``Channel.heard_at``, once for each read, and
-nothing else: each channel has one entry in a heap of deadlines, and an entry that comes up too early, because
-something was heard meanwhile, is put back for the rest of its time. So a read costs one assignment, and a
-heartbeat one heap operation.
+Theory of operation. A member that has been silent for one heartbeat is sent a PING; after another heartbeat
+of silence, it departs. Receiving only sets ``Channel.heard_at``, once per read. Each channel has one entry in
+a heap of deadlines. If an entry comes up too early, because something was received meanwhile, it is put back
+with the time that remains. So a read costs one assignment, and a heartbeat one heap operation.
 
-Two kinds of silence are no proof of death. While a channel's input waits for others, it is we who do not
-listen. And a member that reads on slowly may have megabytes of the log to take before it comes to the PING:
-as long as its system takes some of them in each heartbeat, it is alive.
+Two kinds of silence prove nothing. While a channel's input has to wait for others, the server does not read
+it. And a member that reads slowly may have megabytes of the log to take before it reaches the PING: as long
+as its system takes some of them in each heartbeat, it is alive.
 """
 
 from __future__ import annotations
@@ -22,19 +21,20 @@ from rankserver.channel import Channel, ChannelState, Departure
 from rankserver.timers import Timers
 from rankserver.wire import protocol
 
-# A heap with this many entries of channels that have left may have more of them than others, before it is
-# made anew.
+# The heap is rebuilt when more of its entries belong to channels that have departed than to others, but not
+# for fewer than this: rebuilding a small heap is not worth it.
 MIN_STALE = 64
 
 
 class Heartbeat:
-    """The members that are listened for.
+    """The members that are checked for silence.
 
     Args:
-        timers: expire this with the loop's other deadlines.
-        seconds: of silence before a PING, and as many again before a member is taken for dead; 0 for never.
+        timers: the loop's deadlines, to which this one's are added.
+        seconds: one heartbeat, in seconds: a silent member is sent a PING after one, and departs after two;
+            0 for never.
         send: sends a frame to a channel.
-        depart: lets a channel go.
+        depart: disconnects a channel.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Heartbeat:
         self._timers = timers
         self._send = send
         self._depart = depart
-        # By deadline, then in the order in which the entries were made: channels cannot be compared.
+        # Deadline, number of the entry, channel. The numbers break ties, because channels cannot be compared.
         self._heap: list[tuple[float, int, Channel]] = []
         self._numbers = itertools.count()
         self._stale = 0
         timers.add(self)
 
     def __len__(self) -> int:
-        """Return how many channels are listened for."""
+        """Return how many channels are checked."""
         return len(self._heap) - self._stale
 
     @property
@@ -64,7 +64,7 @@ class Heartbeat:
         return self._heap[0][0] if self._heap else math.inf
 
     def start(self, channel: Channel, now: float) -> None:
-        """Listen for a channel that has just joined, until it departs. O(log channels)."""
+        """Check a channel, which has just joined, until it departs. O(log channels)."""
         channel.heard_at = now
         if self.seconds:
             self._push(channel, now + self.seconds)
@@ -78,7 +78,7 @@ class Heartbeat:
             self._stale = 0
 
     def expire(self, now: float) -> None:
-        """Look at the channels whose entries have come up. O(log channels) for each."""
+        """Check the channels whose deadlines have passed. O(log channels) for each."""
         while self.deadline <= now:
             deadline, _, channel = heapq.heappop(self._heap)
             due = channel.heard_at + self.seconds
@@ -98,7 +98,7 @@ class Heartbeat:
                 self._judge(channel, now)
 
     def _judge(self, channel: Channel, now: float) -> None:
-        """Decide about a channel that has not been heard for two heartbeats."""
+        """Decide about a channel that has been silent for two heartbeats."""
         if channel.waits_for is not None:
             channel.pinged_at = 0
             self._push(channel, now + self.seconds)
@@ -108,8 +108,7 @@ class Heartbeat:
             channel.taken = taken
             self._push(channel, now + self.seconds)
         else:
-            # Its entry is gone, and is counted as one that is still there, which ``stop`` will count as
-            # stale.
+            # Put back an entry for this channel, because ``stop`` is about to count one as stale.
             self._push(channel, math.inf)
             text = f"nothing heard for {2 * self.seconds:g} seconds"
             self._depart(channel, Departure(protocol.TIMEOUT, text))

@@ -1,12 +1,12 @@
-"""What can be ordered: everything that changes members, ranks, open asks or the log, as values with a codec.
+"""Inputs: everything that changes members, ranks, open asks or the log, as values with a codec.
 
-An ``Order`` puts inputs into one sequence, and ``State.apply`` makes each of them count. Whatever an input
-depends on besides the state (given names, which joins share a frame) was decided before it was proposed and
+An ``Order`` puts inputs into one sequence, and ``State.apply`` applies each of them. Whatever an input
+depends on besides the state (assigned names, which joins share a frame) is decided before it is proposed, and
 is part of it.
 
 The codec is for orders that leave this process. An encoded input is one byte for its kind, then its fields:
-integers as unsigned LEB128, texts and batches as their length and their bytes. It holds no version number,
-because those who read it run the same program as those who write it.
+integers as unsigned LEB128, texts and batches as their length and their bytes. It has no version number,
+because its readers run the same program as its writers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MAX_CLASS: Final = 2**32 - 1
 
 
 class Newcomer(NamedTuple):
-    """Somebody who joins.
+    """A client that joins.
 
     Attributes:
-        member: the number that names this member for good; numbers are never used again.
-        name: the name that it asked for, or the one that it was given.
-        rank_class: its class; lower numbers rank above.
-        token: the name of the token that it showed; empty if it needed none.
+        member: the member's id; ids are never used again.
+        name: the name that it asked for, or the one that the server assigned.
+        rank_class: its class; lower numbers rank above higher ones.
+        token: the name of the token that it presented; empty if it needed none.
     """
 
     member: int
@@ -42,19 +42,19 @@ class Newcomer(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """These join, in this order within each class, and share one JOIN frame. Classes ascend."""
+    """Clients join in this order and share one JOIN frame. Their classes ascend."""
 
     newcomers: tuple[Newcomer, ...]
 
 
 class Left(NamedTuple):
-    """These members leave, and share one LEFT frame."""
+    """Members leave, and share one LEFT frame."""
 
     members: tuple[int, ...]
 
 
 class Lines(NamedTuple):
-    """A stretch of valid CMD lines of one member, each with its LF, as it was received."""
+    """Consecutive valid CMD lines of one member, each with its LF, as they were received."""
 
     member: int
     batch: bytes
@@ -80,7 +80,7 @@ Input = Joined | Left | Lines | Asked | Answered
 
 
 def encode(given: Input) -> bytes:
-    """Write an input as bytes, for ``decode``. O(bytes).
+    """Encode an input. O(bytes).
 
     Raises:
         ValueError: a number is negative or has more than 64 bits.
@@ -94,10 +94,10 @@ def encode(given: Input) -> bytes:
 
 
 def decode(data: bytes) -> Input:
-    """Read what ``encode`` wrote. O(bytes).
+    """Decode an input that ``encode`` has encoded. O(bytes).
 
     Raises:
-        InputError: the bytes are anything else.
+        InputError: the bytes are not exactly one such input.
     """
     if not data:
         raise InputError("an input has at least one byte")
@@ -113,7 +113,7 @@ def decode(data: bytes) -> Input:
 
 
 class _Bytes:
-    """Bytes that are read from front to back."""
+    """Reads bytes from front to back."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
@@ -217,7 +217,7 @@ def _read_newcomer(reader: _Bytes) -> Newcomer:
 
 
 def _read_count(reader: _Bytes) -> int:
-    """Read how many items follow; each has at least one byte, so that no count can claim much memory."""
+    """Read how many items follow. Each takes at least one byte, which bounds what a false count can claim."""
     count = _read_integer(reader)
     if count > reader.left:
         raise InputError(f"{count} items were announced and {reader.left} bytes are left")
@@ -231,8 +231,7 @@ _TEXT: Final[_Field] = (_write_text, _read_text)
 _MEMBERS: Final[_Field] = (_write_members, _read_members)
 _NEWCOMERS: Final[_Field] = (_write_newcomers, _read_newcomers)
 
-# The kinds of input, each with its fields in order: the only table that the codec has. A kind's byte is its
-# place.
+# The kinds of input, each with its fields in order. The byte of a kind is its index in this table.
 _TABLE: Final[dict[type[Any], tuple[_Field, ...]]] = {
     Joined: (_NEWCOMERS,),
     Left: (_MEMBERS,),

@@ -18,26 +18,26 @@ from typing import Any, Final
 from rankserver.logs import event
 from rankserver.wire.exceptions import ListenError
 
-# Connections that the kernel keeps until they are accepted: a whole fleet may reconnect at once.
+# Connections that the kernel queues until they are accepted: a whole fleet may reconnect at once.
 MAX_PENDING: Final = 4096
-# Connections accepted from one listener in one turn, so that the clients who are here are served in between.
+# Connections accepted from one listener in one turn, so that connected clients are served in between.
 MAX_ACCEPTS: Final = 128
-# Seconds in which a Unix socket must accept a connection, or say that nobody listens on it.
+# Seconds within which an existing Unix socket must accept or refuse a connection.
 PROBE_TIMEOUT: Final = 1.0
 # See _disable_pacing.
 LOOPBACK_CONGESTION: Final = b"reno"
-# The kernel gives up a connection, closed ones included, that has acknowledged nothing for this many
-# heartbeats. It must come after the server, which knows what the peer has said and waits for two.
+# The kernel drops a connection, closed ones included, whose peer has acknowledged nothing for this many
+# heartbeats. It must act later than the server, which waits for two and knows what the peer has sent.
 DEAD_HEARTBEATS: Final = 3
-# Seconds between two probes of a silent peer. A peer that is alive but does not read counts as dead, so the
-# time must not be short; and even without a heartbeat the dead must be found.
+# Bounds on the seconds between two probes of a silent peer. A peer that is alive but does not read counts as
+# dead, so the interval must not be short; and dead peers must be found even without a heartbeat.
 MIN_PROBE_INTERVAL: Final = 10
 MAX_PROBE_INTERVAL: Final = 600
 
-# What helps when the port is taken, on the command line and with make.
+# Which option helps when the port is in use, on the command line and with make.
 PORT_HINT: Final = "; choose another port with --port (make run: PORT=...)"
 
-# Errors of accept that concern only the connection, which is gone (accept(2)).
+# Errors of accept that concern only the connection, which no longer exists (accept(2)).
 _ALREADY_GONE: Final = (
     errno.ECONNABORTED,
     errno.EPROTO,
@@ -57,7 +57,7 @@ class Acceptor:
 
     Attributes:
         ready: the listeners that have a connection to accept in this turn.
-        paused: whether the listeners are unwatched, for lack of descriptors, say; call ``resume`` later.
+        paused: the listeners are not watched, for lack of descriptors, for example; call ``resume`` later.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -87,7 +87,7 @@ class Acceptor:
     def accept(self) -> Iterator[tuple[socket.socket, str, str]]:
         """Yield the connections that have arrived, non-blocking, each with its peer's name and host.
 
-        The host of a Unix peer is empty. A connection that is gone before it is accepted is skipped. Any
+        The host of a Unix peer is empty. A connection that ends before it is accepted is skipped. Any
         other error, such as running out of descriptors, pauses accepting: the listeners would stay ready, and
         the loop would spin.
         """
@@ -141,7 +141,7 @@ def is_loopback(host: str) -> bool:
 def open_tcp(host: str, port: int, heartbeat: float = 0) -> list[socket.socket]:
     """Listen on every address of ``host``, IPv4 and IPv6, all on the same port.
 
-    The kernel gives up connections to dead peers, see ``DEAD_HEARTBEATS``.
+    The kernel drops connections to dead peers; see ``DEAD_HEARTBEATS``.
 
     Raises:
         ListenError: names the address, and says why and which option helps.
@@ -184,7 +184,7 @@ def close_all(listeners: list[socket.socket]) -> None:
         path = listener.getsockname() if listener.family == socket.AF_UNIX else None
         listener.close()
         if path:
-            # If somebody else removed the file or took it over, it is theirs.
+            # If another server has removed the file or taken it over, leave it alone.
             with contextlib.suppress(OSError):
                 _remove_stale(path)
 
@@ -219,7 +219,7 @@ def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
             if _is_loopback_address(address[0]):
                 _disable_pacing(listener)
         if family == socket.AF_INET6:
-            # IPv4 has a socket of its own.
+            # IPv4 gets a socket of its own.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(MAX_PENDING)
@@ -231,7 +231,7 @@ def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
 
 
 def _detect_dead_peers(listener: socket.socket, heartbeat: float) -> None:
-    """Let the kernel give up connections whose peer vanished, including those that it is closing for us.
+    """Let the kernel drop connections whose peer has vanished, including those that it is closing.
 
     TCP_USER_TIMEOUT also applies to a peer that acknowledges but does not read, so it must not be short.
     """
@@ -256,7 +256,7 @@ def _disable_pacing(listener: socket.socket) -> None:
     that other machines can reach keeps the system's choice.
     """
     if hasattr(socket, "TCP_CONGESTION"):
-        # A system may not allow any but its own.
+        # The system may allow no other algorithm.
         with contextlib.suppress(OSError):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOOPBACK_CONGESTION)
 

@@ -1,7 +1,8 @@
 """The operator's log on standard error: one line per event, as text or as JSON.
 
-No value can end a line or move a cursor. Events that others can cause as often as they like are limited: the
-rest are only counted. Writing never blocks: lines that standard error does not take at once are counted too.
+No value can end a line or move a terminal's cursor. Events that others can cause at will are limited, and
+beyond the limit only counted. Writing never blocks: lines that standard error does not take at once are only
+counted, too.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class _StderrHandler(logging.Handler):
         self._left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        # This one counts as left out until it is written.
+        # The record counts as left out until it is written.
         self._left_out += 1
         with contextlib.suppress(OSError, MemoryError):
             if self._fd != STDERR or self._takes_some():
@@ -136,9 +137,9 @@ def _open_stderr() -> int:
     """Return a non-blocking descriptor of our own for standard error, or standard error itself.
 
     Setting standard error to non-blocking would affect everybody who shares it, such as the shell, so it is
-    opened again. Where that fails, as for a socket, ``poll`` is asked before each line. That is second best:
-    a terminal that nobody reads claims to be writable even when it has room for less than a line. A regular
-    file never blocks, and a second descriptor would overwrite it from its start.
+    opened again. Where that fails, as it does for a socket, ``poll`` is asked before each line. That is less
+    reliable: a terminal that nobody reads claims to be writable even when it has room for less than a line. A
+    regular file never blocks, and a second descriptor would overwrite it from its start.
     """
     try:
         if stat.S_ISREG(os.fstat(STDERR).st_mode):

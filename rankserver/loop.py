@@ -1,28 +1,28 @@
-"""The loop: one thread that waits for sockets and deadlines, and does what is due, a bounded turn at a time.
+"""The loop: one thread that waits for sockets and deadlines, and handles them in turns of bounded length.
 
 Theory of operation. A turn goes through these steps, in this order:
 
  1. wait for the selector, until the nearest deadline at most;
  2. read: first the channels that had to stop in the last turn, then those that are ready, then those whose
-    connection is broken and still has bytes for us; and send to those that are writable again;
+    connection broke while it still held input; and send to those that are writable again;
  3. expire deadlines, then accept connections;
  4. settle: the handler makes this turn's joins and leaves count;
  5. send what this turn has logged and queued;
  6. close the connections that are finished;
- 7. find out who has to wait for whom from now on, and let those go on that need not wait any more.
+ 7. decide which channels must wait for others from now on, and resume those that need not wait any more.
 
 Two rules keep this simple. Nothing is closed, freed or accepted while the events of a turn are being handled:
-a descriptor's number would be used again while its old event still waits. And everything is bounded per turn,
-in the units that it costs: bytes read, lines handled in Python, handshakes, frames queued for one channel.
-Whoever has more than its share goes on in the next turn, before the others.
+a descriptor could be reused while an event of the old connection is still pending. And all work is bounded
+per turn, in the units of its cost: bytes read, lines handled in Python, handshakes, frames queued for one
+channel. A channel that has more than its share continues in the next turn, before the others.
 
-The loop moves bytes and times turns. It knows neither frames nor ranks: what a line means, who is a member
-and when somebody must go is its handler's. Cutting, logging and sending is the C core's, behind ``channel``
-and ``clist``.
+The loop moves bytes and times turns, and knows neither frames nor ranks. Its handler decides what a line
+means, which channels belong to members, and when a channel is disconnected. The C core, behind ``channel``
+and ``clist``, cuts lines, logs and sends.
 
-Its clock stands still while the process is stopped (SIGSTOP, a suspended machine): a wait that took much
-longer than it was meant to, or a turn that did, is taken out of the time that deadlines see. Otherwise a stop
-would time out everybody.
+Its clock stands still while the process is stopped (SIGSTOP, a suspended machine): if a wait or a turn took
+much longer than it should, that time is taken out of the clock that deadlines see. Otherwise every client
+would time out after a stop.
 """
 
 from __future__ import annotations
@@ -42,39 +42,40 @@ from rankserver.sender import Sender
 from rankserver.timers import Timeout, Timers
 from rankserver.wire.exceptions import RemoteProtocolError
 
-# Bytes read in one turn, shared by the channels that are ready: half of what one read may bring. It is that
-# much because a turn costs a system call for each client, which a short turn would not be worth.
+# Bytes read in one turn, shared by the ready channels: half of what one read may return. It is this many
+# because a turn costs one system call per client, which a shorter turn would not be worth.
 MAX_TURN_BYTES: Final = READ_BYTES // 2
 # From this many clients on, a turn reads twice as much: sending to each costs more by then than reading does.
 MANY_CLIENTS: Final = 300
-# Bytes read of each channel in a turn, however many share it: less is not worth the system call.
+# Bytes read from each ready channel in a turn, however many there are: fewer are not worth the system call.
 MIN_READ_BYTES: Final = 4 * 1024
 # Lines handled in Python in one turn, shared by the channels that sent some. They take about 10 ms.
 MAX_LINES: Final = 1000
 # Lines that every channel may have handled in a turn, however many share it: most clients send fewer at once.
 MIN_LINES: Final = 8
-# Bytes read of a connection that broke, in all: no system's receive buffer holds more.
+# Bytes read in all from a connection that broke: no system's receive buffer holds more.
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
-# TLS handshakes that go on in one turn: a step of one takes 6 ms if the key has 4,096 bits.
+# TLS handshakes that are continued in one turn: a step takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
-# Seconds without accepting after an error such as too few descriptors: the listeners would be ready all the
-# time.
+# Seconds without accepting after an error such as too few descriptors: the listeners would stay ready, and
+# the loop would spin.
 ACCEPT_PAUSE: Final = 0.5
-# A wait that took this many seconds longer than it was meant to, or a turn that took this many, means that
-# the process was stopped. With a short heartbeat it is this share of that, since a PING sent before the stop
-# has no answer yet.
+# If a wait takes this many seconds longer than it should, or a turn takes this many seconds, the process was
+# stopped.
 MAX_LATENESS: Final = 1.0
+# With a short heartbeat, this share of it is used instead, because a PING that was sent before the stop has
+# not been answered.
 LATENESS_SHARE: Final = 0.5
-# Seconds in one select, which cannot take every number.
+# The longest timeout of one select, in seconds: it does not accept arbitrarily large ones.
 MAX_SELECT_SECONDS: Final = 3600.0
 
 
 class Handler(Protocol):
-    """What the loop calls. All of it may call back into the loop's ``sender`` and ``reader``.
+    """What the loop calls. Every method may use the loop's ``sender`` and ``reader``.
 
     Attributes:
-        is_unsettled: something waits for ``settle``, so that another turn must follow at once.
-        collects: stretches of commands are for ``on_batch``, instead of being logged as they are read.
+        is_unsettled: something waits for ``settle``, so another turn must follow at once.
+        collects: commands are passed to ``on_batch`` instead of being logged as they are read.
     """
 
     is_unsettled: bool
@@ -84,26 +85,26 @@ class Handler(Protocol):
         """Take over a connection that has arrived, or close it."""
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
-        """Do what a line asks for, and return None; or do nothing, and return what it must wait for.
+        """Handle a line and return None, or do nothing and return what the line must wait for.
 
         Raises:
-            MemoryError: nothing of it was done.
+            MemoryError: nothing was done.
         """
 
     def on_batch(self, channel: Channel, batch: bytes) -> None:
-        """Propose a stretch of commands. It is called only where the order collects them."""
+        """Propose a batch of commands. It is called only if the handler ``collects``."""
 
     def on_end(self, channel: Channel, reason: str) -> None:
-        """Note that nothing more comes from a channel."""
+        """Note that a channel receives nothing more."""
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Let a channel go."""
+        """Begin to disconnect a channel."""
 
     def settle(self) -> None:
         """Make the joins and leaves of this turn count."""
 
     def on_slow(self, channel: Channel) -> None:
-        """Let a channel go that made others wait for too long."""
+        """Disconnect a channel that made others wait for too long."""
 
     def on_closed(self, channel: Channel) -> None:
         """Note that a channel is closed."""
@@ -113,24 +114,24 @@ class Handler(Protocol):
 
 
 class Loop:
-    """The turns, and the time that they happen at.
+    """The event loop: its turns and its clock.
 
     Args:
         config: the settings of the server.
         selector: waits for sockets.
         clock: returns the time in seconds, and never goes back.
         log: the shared log.
-        handler: says what lines mean.
+        handler: is called with connections, lines and their ends.
 
     Attributes:
         now: the time of this turn, without the time in which the process was stopped.
         channels: all connections by descriptor, from accept to close.
         timers: the deadlines.
         acceptor: the sockets that are listened on.
-        pace: says who waits for whom.
+        pace: decides which channels wait for which.
         sender: sends.
         reader: reads.
-        is_stopping: nobody is accepted any more.
+        is_stopping: no connections are accepted any more.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class Loop:
             self.turn()
 
     def stop(self) -> None:
-        """Accept nobody any more, and let ``run`` return when all channels are closed."""
+        """Stop accepting, and let ``run`` return when all channels are closed."""
         self.is_stopping = True
         self._accept_pause.stop(None)
 
@@ -189,7 +190,7 @@ class Loop:
         self._selector.close()
 
     def on_readable(self, sock: socket.socket, callback: Callable[[], None]) -> None:
-        """Call ``callback`` in the loop when ``sock`` is readable: this is how signals get in."""
+        """Call ``callback`` in the loop when ``sock`` is readable: this is how signals arrive."""
         self._selector.register(sock, selectors.EVENT_READ, callback)
 
     def add(self, channel: Channel) -> None:
@@ -197,7 +198,7 @@ class Loop:
         self.channels[channel.sock.fileno()] = channel
 
     def turn(self) -> None:
-        """Take one turn; the module says what its steps are."""
+        """Take one turn; the module's docstring lists the steps."""
         ready = self._wait()
         reader, sender, pace = self.reader, self.sender, self.pace
         reader.begin(len(ready), self.now)
@@ -217,7 +218,7 @@ class Loop:
             self._release()
 
     def _dispatch(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
-        """Do what the events of a turn ask for."""
+        """Handle the events of a turn."""
         reader = self.reader
         strangers = []
         for key, events in ready:
@@ -236,10 +237,10 @@ class Loop:
             reader.shake_hands(strangers)
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for what is next, and see that time in which the process was stopped does not count.
+        """Wait for events, and take time in which the process was stopped out of the clock.
 
-        A turn itself counts for ``max_lateness`` at most, since the process may have been stopped in the
-        middle of one; but for that much, since time must go on however much there is to do.
+        A turn counts for at most ``max_lateness``, because the process may have been stopped during it. It
+        does count for that much, because time must advance however busy the loop is.
         """
         begin = self._clock()
         patience = self._patience(begin)
@@ -255,7 +256,7 @@ class Loop:
         return ready
 
     def _patience(self, begin: float) -> float | None:
-        """Return how many seconds a select that begins now may wait, None for ever."""
+        """Return how many seconds a select that begins now may wait; None for any time."""
         reader, sender = self.reader, self.sender
         if self._handler.is_unsettled or self._released_some:
             return 0
@@ -284,7 +285,7 @@ class Loop:
             channel.sock.close()
 
     def _release(self) -> None:
-        """Handle what had to wait and need not any more; the next turn sees whom that makes wait."""
+        """Resume the channels that need not wait any more; the next turn decides what must then wait."""
         released = self.pace.update(self.now)
         for channel in released:
             self.reader.handle(channel)
@@ -295,19 +296,19 @@ class Loop:
 
 
 class Reader:
-    """What comes in: it reads channels, and gives their lines to the handler, bounded per turn.
+    """Reads channels and passes their lines to the handler, in bounded amounts per turn.
 
     Args:
         log: the shared log, which cuts lines and logs commands.
-        handler: says what lines mean.
-        pace: says who waits.
-        sender: is told which TLS channels may have something to say.
+        handler: handles the lines.
+        pace: decides which channels wait.
+        sender: is told which TLS channels may have output.
 
     Attributes:
-        share: bytes that each ready channel may have read in this turn.
-        budget: bytes that a turn reads in all.
-        draining: the channels whose connection broke, each with the bytes that may still be read of it.
-        paused: the channels that had their share of a turn, in the order in which they go on.
+        share: the bytes to read from each ready channel in this turn.
+        budget: the bytes that a turn reads in all.
+        draining: the channels whose connection broke, each with the bytes that may still be read from it.
+        paused: the channels that have used up their share of a turn, in the order in which they continue.
         put_off: the channels whose TLS handshake had to wait, oldest first.
     """
 
@@ -328,12 +329,12 @@ class Reader:
 
     @property
     def can_drain(self) -> bool:
-        """Whether there is a broken channel to read on from now. O(broken channels)."""
+        """Whether a broken channel can be read now. O(broken channels)."""
         return any(channel.waits_for is None for channel in self.draining)
 
     def begin(self, ready: int, now: float) -> None:
-        """Divide a turn among the ready channels, and go on with those that had to stop in the last one."""
-        # While commands wait, what is read has to be kept; so no more is read than keeps the others going.
+        """Divide a turn among the ready channels, and resume those that had to stop in the last one."""
+        # While commands wait, input has to be kept, so only as much is read as lets other lines through.
         budget = 0 if self._pace.is_holding else self.budget
         self.share = max(budget // (ready or 1), MIN_READ_BYTES)
         self._line_share = max(MAX_LINES // (ready + len(self.paused) or 1), MIN_LINES)
@@ -347,7 +348,7 @@ class Reader:
         self._lines += lines
 
     def read(self, channel: Channel, size: int) -> int:
-        """Read once, and handle what came; return how many bytes it was, 0 if no more is to be had now."""
+        """Read once and handle the input; return how many bytes it was, 0 if no more can be read now."""
         try:
             tls = channel.tls
             count = tls.receive(size) if tls else channel.cursor.read(size)
@@ -358,18 +359,18 @@ class Reader:
             return 0
         finally:
             if channel.tls:
-                self._sender.touch(channel)  # the handshake may have something to say, or be over
+                self._sender.touch(channel)  # the handshake may have output, or be over
         if not count:
             self._handler.on_end(channel, "connection closed")
             return 0
         channel.heard_at = self._now
         self.handle(channel)
-        if channel.tls and channel.tls.ended:  # there is no event for it; what came before it counts
+        if channel.tls and channel.tls.ended:  # no event follows; the input before it counts
             self.draining.setdefault(channel, MAX_BROKEN_BYTES)
         return count
 
     def handle(self, channel: Channel) -> None:
-        """Handle what a channel has sent, up to its share of this turn; the rest stays where it is."""
+        """Handle a channel's input, up to its share of this turn; the rest is kept."""
         max_lines = min(MAX_LINES, self._lines + self._line_share)
         pace, cursor = self._pace, channel.cursor
         try:
@@ -393,7 +394,7 @@ class Reader:
             self._handler.depart(channel, NO_MEMORY)
 
     def drain(self) -> None:
-        """Go on reading what clients had sent before their connection broke; they are gone after that."""
+        """Continue to read what clients sent before their connection broke; after that they depart."""
         for channel in self._sender.take_broken():
             self.draining.setdefault(channel, MAX_BROKEN_BYTES)
         for channel, left in list(self.draining.items()):
@@ -407,7 +408,7 @@ class Reader:
                 self._handler.on_end(channel, "connection lost")
 
     def shake_hands(self, strangers: list[Channel]) -> None:
-        """Read some of those that speak TLS and have not joined, those first whose turn was longest ago."""
+        """Read a few of these TLS channels, which have not said HELLO: those that waited longest."""
         order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))
         for channel in strangers[:MAX_HANDSHAKES]:
@@ -419,7 +420,7 @@ class Reader:
         self.draining.pop(channel, None)
 
     def _wait(self, channel: Channel, blocker: Blocker) -> None:
-        """Let the line that is being handled wait, and with it all that was sent behind it."""
+        """Put back the line that is being handled. It waits, and so does everything sent after it."""
         channel.cursor.unread()
         if blocker is Wait.TURN:
             channel.waits_for = blocker
@@ -429,7 +430,7 @@ class Reader:
             self._sender.watch(channel)
 
     def _resume_paused(self) -> None:
-        """Go on with those that had to stop, until this turn has done enough."""
+        """Continue with paused channels, until this turn has handled ``MAX_LINES`` lines."""
         paused, self.paused = self.paused, []
         for place, channel in enumerate(paused):
             if self._lines >= MAX_LINES:

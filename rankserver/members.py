@@ -1,4 +1,4 @@
-"""Members: those who hold a rank. A member is not a connection; it has a channel, or none."""
+"""Members: the clients that hold a rank. A member is not a connection; it has a channel, or none."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Member:
     """One member.
 
     Attributes:
-        id: the number that names it for good.
-        name: as others see it.
-        rank_class: lower numbers rank above.
-        token: the name of the token that it showed, empty for none.
+        id: its number, which is never used again.
+        name: its name, as others see it.
+        rank_class: its class; lower numbers rank above higher ones.
+        token: the name of the token that it presented; empty for none.
         channel: its connection to this server, or None. The state never looks at it.
     """
 
@@ -39,10 +39,10 @@ NOBODY: Final = Member(Newcomer(0, ""))
 
 
 class Roster:
-    """The members by number and by rank. The core keeps the ranks; this adds who holds them.
+    """The members by id and by rank. The core keeps the ranks; this class adds the members that hold them.
 
     Args:
-        log: whose ranked list it is.
+        log: the log whose core keeps the ranks.
     """
 
     def __init__(self, log: Log) -> None:
@@ -59,11 +59,11 @@ class Roster:
         return (self.by_id[number] for number in self._log.members())
 
     def rank(self, member: Member) -> int:
-        """Return the member's rank. O(n) after somebody left, else O(1)."""
+        """Return the member's rank. O(n) after a change in the middle of the list, else O(1)."""
         return self._log.rank(member.id)
 
     def places(self, newcomers: Sequence[Newcomer]) -> list[int]:
-        """Return the ranks that these will hold when they have joined, ascending; their classes must ascend.
+        """Return the ranks that newcomers will hold, ascending; their classes must ascend.
 
         O(classes and newcomers).
         """
@@ -77,10 +77,10 @@ class Roster:
         return ranks
 
     def add(self, newcomers: Sequence[Newcomer]) -> list[Member]:
-        """Give each the lowest rank in its class.
+        """Add members, each with the lowest rank in its class, and return them.
 
         Raises:
-            MemoryError: nobody was added.
+            MemoryError: no member was added.
         """
         added: list[Member] = []
         try:
@@ -96,7 +96,7 @@ class Roster:
         return added
 
     def remove(self, members: list[Member]) -> None:
-        """Take these out of the ranks; the lowest first, so that none of them is numbered anew."""
+        """Remove members, given by rank; the lowest goes first, so that the others keep their ranks."""
         for member in reversed(members):
             self._log.leave(member.id)
             del self.by_id[member.id]

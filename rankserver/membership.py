@@ -1,10 +1,10 @@
-"""Membership: which joins and leaves are proposed together, and what a channel gets when they count.
+"""Membership: which joins and leaves are proposed together, and what channels are sent once they count.
 
 All joins of a turn share one JOIN frame and all leaves one LEFT frame, as far as a frame has room for their
 ranks. That is decided here, before they are proposed, together with the numbers and names of newcomers.
 
-Memory is kept for one LEFT, which neither a command nor a JOIN may take. If a LEFT cannot be logged all the
-same, it is retried soon; its members keep their ranks until then.
+Memory for one LEFT is set aside; neither commands nor JOINs may use it. If a LEFT cannot be logged even so,
+it is retried soon, and its members keep their ranks until then.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ from rankserver.timers import Timeout
 from rankserver.tokens import Holder
 from rankserver.wire import frames, protocol
 
-# Bytes of a rank in a list of ranks, with its comma, at most: ranks have no more than seven digits.
+# The most bytes of one rank in a list of ranks, with its comma: ranks have at most seven digits.
 MAX_RANK_BYTES: Final = 8
 # Seconds until a LEFT that could not be logged for lack of memory is retried.
 RETRY_WAIT: Final = 0.05
-# Seconds that a JOIN may wait for company before all are told of it, since telling them costs a system call
-# for each client: at least this long, ...
+# The least number of seconds that a JOIN may wait for other frames before it is sent: sending it costs a
+# system call for each client.
 MIN_JOIN_WAIT: Final = 0.05
-# ... and this much for each client where that is longer. Telling one takes some 5 µs, so that it takes at
-# most about a quarter of the time however many there are.
+# With many clients, a JOIN may wait this many seconds for each of them. Sending it to one takes some 5 µs, so
+# however many there are, sending JOINs takes at most about a quarter of the time.
 JOIN_WAIT_PER_CLIENT: Final = 20e-6
-# Members in a new roster that cost as much to write as one other line that is handled in Python.
+# Writing a roster counts as one line for each of this many members, because it costs about as much.
 MEMBERS_PER_LINE: Final = 8
-# Bytes of randomness in the name of a session: too many to guess.
+# Random bytes in the name of a session: too many to guess.
 SESSION_BYTES: Final = 16
 
 
 class Parts(Protocol):
-    """What hears of those who come and go."""
+    """The parts of the server that membership uses."""
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """Listens for members."""
+        """Checks members for silence."""
 
     @property
     def farewells(self) -> Farewells:
-        """Sends those that have left what they are owed."""
+        """Sends departing channels the rest of their output."""
 
     @property
     def telemetry(self) -> Telemetry:
-        """Counts them."""
+        """Counts and logs members."""
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Let a channel go that cannot join."""
+        """Disconnect a channel that cannot join."""
 
     def unsettle(self) -> None:
-        """Settle again: leaves wait for memory."""
+        """Settle again, to retry leaves."""
 
 
 class Applicant(NamedTuple):
@@ -81,9 +81,9 @@ class Membership:
     Args:
         config: the settings of the server.
         loop: reads from and sends to channels.
-        state: who is a member.
+        state: the members and the log.
         order: decides when joins and leaves count.
-        parts: what else hears of those who come and go.
+        parts: the other parts of the server.
     """
 
     def __init__(self, config: Config, loop: Loop, state: State, order: Order, parts: Parts) -> None:
@@ -93,12 +93,12 @@ class Membership:
         self._order = order
         self._parts = parts
         self._applicants: dict[Channel, Applicant] = {}
-        # Those whose join was proposed and does not count yet, by the number that the member will have.
+        # Those whose join was proposed and does not count yet, by the id that the member will have.
         self._proposed: dict[int, Applicant] = {}
-        # The channels that were welcomed, and may have sent something behind their HELLO.
+        # The channels that were just welcomed, and may have sent something after their HELLO.
         self._welcomed: list[Channel] = []
         self._leaving: list[Member] = []
-        # The answer to WHO, and the number of changes as of which it is right.
+        # The number of changes for which the answer to WHO was written, and that answer.
         self._roster: tuple[int, list[bytes]] = (-1, [])
         self._numbers = itertools.count(1)
         self._retry: Timeout[None] = loop.timers.timeout(RETRY_WAIT, lambda _: parts.unsettle())
@@ -109,12 +109,12 @@ class Membership:
         self._applicants[channel] = Applicant(channel, name, holder)
 
     def withdraw(self, channel: Channel) -> str:
-        """Note that a channel departs before it has joined; return the name that it asked for, if any."""
+        """Forget a channel that departs before it has joined; return the name that it asked for, or ""."""
         applicant = self._applicants.pop(channel, None)
         return applicant.name or "" if applicant else ""
 
     def leave(self, member: Member) -> None:
-        """Let a member leave at the end of this turn; one that is cut is sent nothing more from now on."""
+        """Let a member leave at the end of this turn. If its channel is cut, drop its output now."""
         channel = member.channel
         if channel is not None and channel.departure is not None and channel.departure.is_cut:
             channel.cursor.cut()
@@ -131,7 +131,7 @@ class Membership:
         self._propose_joins()
 
     def resume(self) -> None:
-        """Handle what those that were welcomed have sent behind their HELLO."""
+        """Handle what the channels that were just welcomed have sent after their HELLO."""
         welcomed, self._welcomed = self._welcomed, []
         for channel in welcomed:
             self._loop.reader.handle(channel)
@@ -141,7 +141,7 @@ class Membership:
             self._loop.sender.watch(applicant.channel)
 
     def roster(self) -> list[bytes]:
-        """Return the answer to WHO. O(members) after a change of these, else O(1)."""
+        """Return the answer to WHO. O(members) after a JOIN or LEFT, else O(1)."""
         state = self._state
         if self._roster[0] != state.changes:
             self._loop.reader.charge(state.log.count // MEMBERS_PER_LINE)
@@ -179,7 +179,7 @@ class Membership:
         self._budget()
 
     def left(self, members: Sequence[Member]) -> None:
-        """Say farewell to the channels of members that have left."""
+        """Begin the farewells of members that have left."""
         for member in members:
             if member.channel is not None:
                 self._loop.sender.detach(member.channel)
@@ -187,12 +187,12 @@ class Membership:
         self._budget()
 
     def _budget(self) -> None:
-        """Let turns read as much as suits the number of members."""
+        """Set how much a turn reads, which depends on the number of members."""
         is_many = self._state.log.count >= MANY_CLIENTS
         self._loop.reader.budget = READ_BYTES if is_many else MAX_TURN_BYTES
 
     def _propose_leaves(self) -> None:
-        """Propose that members leave, the lowest ranks first: then no frame renumbers those of the next."""
+        """Propose that members leave, lowest ranks first, so that no LEFT changes the ranks in the next."""
         leaving, self._leaving = self._leaving, []
         leaving.sort(key=self._state.roster.rank, reverse=True)
         while leaving:
@@ -207,7 +207,7 @@ class Membership:
             del leaving[: len(some)]
 
     def _propose_joins(self) -> None:
-        """Propose that those join for whom there is a place."""
+        """Propose that applicants join as far as there are places, and refuse the others."""
         applicants = list(self._applicants.values())
         free = self._config.capacity - self._state.log.count - len(self._proposed)
         full = Departure(protocol.FULL, f"all {self._config.capacity} places are taken")

@@ -1,18 +1,18 @@
-"""Pace: who has to wait for whom, so that nobody's memory grows and nothing is dropped.
+"""Pace: which clients must wait for which, so that memory stays bounded and nothing is dropped.
 
-Theory of operation. A client that sends faster than others read must be slowed down, and the only honest way
-is to stop reading from it: TCP then slows the sender itself. Two things can pile up:
+Theory of operation. A client that sends faster than others read must be slowed down, and the only way that
+loses nothing is to stop reading from it: TCP then slows the sender itself. Two things can pile up:
 
-- the *log*, while the slowest client is more than ``max_backlog`` bytes behind. Whatever would add a command
-  waits then (``Wait.BACKLOG``); answers, heartbeats, joins and leaves go on, since they are what lets people
-  catch up.
-- the *private frames* of one client, while more than ``MAX_PRIVATE_BYTES`` of them wait for it. A line that
-  would add one waits for that client, and with it whatever its sender sent behind it. A client that sends
-  lines and does not read the replies waits for itself.
+- the *log*, while the slowest client is more than ``max_backlog`` bytes behind. A line that would add a
+  command then waits (``Wait.BACKLOG``). Answers, heartbeats, joins and leaves continue, because they let
+  clients catch up.
+- the *private frames* of one client, while more than ``MAX_PRIVATE_BYTES`` of them are queued. A line that
+  would add one waits for that client, and so does everything that its sender sent after it. A client that
+  sends lines and does not read the replies waits for itself.
 
-Lines wait before anything is proposed; what was proposed never waits. Both conditions are looked at again at
-the end of each turn, from what is kept and not from what happened. A client for which others wait for
-``slow`` seconds on end must go: the owner of that timeout says how.
+Lines wait before anything is proposed; an input that was proposed never waits. Both conditions are evaluated
+at the end of each turn, from what is queued then and not from what happened. A client that makes others wait
+for ``slow`` seconds without a break is disconnected; the owner of that timeout decides how.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from rankserver.channel import Blocker, Channel, Wait
 from rankserver.clist import Log
 from rankserver.timers import Timeout
 
-# Private frames that wait for one client before lines that would add to them wait. A mebibyte holds the
-# answers of ten thousand clients to one ASK, and is little beside what the systems between buffer.
+# Bytes of private frames that are queued for one client before lines that would add to them wait. A mebibyte
+# holds the answers of ten thousand clients to one ASK, and is little beside what the systems between buffer.
 MAX_PRIVATE_BYTES: Final = 1024 * 1024
 
 
 class Pace:
-    """The channels whose next line waits for others, and those that they wait for.
+    """The channels whose next line waits for other channels, and the channels that they wait for.
 
     Args:
         log: the shared log.
         channels: all channels, by descriptor.
         max_backlog: bytes of the log that may be kept for a client before commands wait.
-        slow: how long a client may make others wait.
+        slow: the timeout of channels that make others wait.
 
     Attributes:
         is_holding: commands wait.
-        congested: the channels for which too many private frames wait; to be changed by methods only.
-        waiting: the channels whose next line waits, in the order in which they began to; likewise. What each
-            waits for is its ``waits_for``.
+        congested: the channels with too many private frames queued. Only methods change it.
+        waiting: the channels whose next line waits, in the order in which they began to wait. Only methods
+            change it. ``Channel.waits_for`` says what each waits for.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Pace:
         return channel in self.congested
 
     def mark_congested(self, channel: Channel) -> None:
-        """Note that more than ``MAX_PRIVATE_BYTES`` wait for the channel of a member. O(1)."""
+        """Note that more than ``MAX_PRIVATE_BYTES`` are queued for the channel of a member. O(1)."""
         self.congested[channel] = None
 
     def wait(self, channel: Channel, blocker: Blocker) -> None:
@@ -70,17 +70,17 @@ class Pace:
         self.waiting[channel] = None
 
     def forget(self, channel: Channel) -> None:
-        """Note that a channel goes: it neither waits nor makes anybody wait. O(1)."""
+        """Forget a channel that departs: it neither waits nor makes others wait. O(1)."""
         channel.waits_for = None
         self.waiting.pop(channel, None)
         self.congested.pop(channel, None)
         self._slow.stop(channel)
 
     def update(self, now: float) -> list[Channel]:
-        """Find out who has to wait from now on. O(1) if nobody has to or had to, else O(clients).
+        """Decide which channels must wait from now on. O(1) if none must or had to, else O(clients).
 
         Returns:
-            The channels that wait no more, in the order in which they began to.
+            The channels that need not wait any more, in the order in which they began to wait.
         """
         is_late = self._log.held > self.max_backlog
         if not (is_late or self.is_holding or self.congested or self.waiting):
@@ -101,7 +101,7 @@ class Pace:
         return self.is_holding if blocker is Wait.BACKLOG else blocker in self.congested
 
     def _measure(self, late: set[Channel], now: float) -> None:
-        """Run the clock of those that make others wait, and stop that of all who have caught up."""
+        """Start the timeouts of channels that make others wait, and stop those of channels that caught up."""
         for channel in self._slow:
             if channel not in late:
                 self._slow.stop(channel)

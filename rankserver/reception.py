@@ -1,8 +1,8 @@
 """Reception: connections from accept to an accepted HELLO, or to their refusal.
 
-They are strangers until then. A stranger has ``--handshake-timeout`` to say HELLO. One with a bad token is
-answered only after a while, so that guessing is slow, and nobody else waits meanwhile. When there are too
-many strangers, the door says who must go.
+Until then they are called strangers. A stranger must say HELLO within ``--handshake-timeout``. A bad token is
+answered only after a delay, so that guessing is slow; no other client waits meanwhile. When there are too
+many strangers, the door says which of them to close.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKEN_PENALTY: Final = 1.0
 
 
 class Host(Protocol):
-    """What reception is a part of."""
+    """The server, as far as reception uses it."""
 
     @property
     def loop(self) -> Loop:
@@ -39,10 +39,10 @@ class Host(Protocol):
 
     @property
     def telemetry(self) -> Telemetry:
-        """Counts them."""
+        """Counts and logs them."""
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Let a channel go."""
+        """Begin to disconnect a channel."""
 
     def unsettle(self) -> None:
         """Settle at the end of this turn."""
@@ -55,7 +55,7 @@ class Reception:
         config: the settings of the server.
         log: the shared log.
         host: the server.
-        tokens: who may join; None for everybody.
+        tokens: the accepted tokens; None if clients need none.
         context: the TLS context for TCP connections; None for plain ones.
     """
 
@@ -105,7 +105,7 @@ class Reception:
             self._host.depart(channel, Departure(protocol.FULL, text))
             return
         if not channel.tls:
-            # Most clients say HELLO at once: it is here already, and a turn is saved.
+            # Most clients say HELLO at once: it has arrived already, and reading it now saves a turn.
             loop.reader.read(channel, MIN_READ_BYTES)
         loop.sender.watch(channel)
 
@@ -132,18 +132,19 @@ class Reception:
         self.door.refuse(channel)
 
     def close_excess(self) -> None:
-        """Close the connections of strangers until there are not too many any more."""
+        """Close strangers while there are too many."""
         sender = self._host.loop.sender
         text = "too many connections wait, and this one for the longest"
         while (stranger := self.door.excess()) is not None:
             self._host.depart(stranger, Departure(protocol.TIMEOUT, text))
             self.door.forget(stranger)
             sender.flush(stranger)
-            if not stranger.wants_write:  # else it has got a part of its BYE, and may have time for the rest
+            # If its BYE was sent only in part, it is given time to take the rest.
+            if not stranger.wants_write:
                 sender.finish(stranger)
 
     def _penalize(self, channel: Channel, text: str) -> None:
-        """Answer a bad token only after a while."""
+        """Answer a bad token, but only after a delay."""
         channel.move(ChannelState.PENALIZED)
         channel.departure = Departure(protocol.AUTH, text)
         channel.cursor.ignore()

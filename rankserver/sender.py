@@ -1,8 +1,8 @@
-"""Sending: what the log holds for channels, and frames for one channel alone.
+"""Sending: the log to all channels, and private frames to single ones.
 
 A turn ends with one flush. The core sends the log to all members whose sockets it can write to; channels with
 private frames and TLS channels follow one by one. What a socket does not take waits until the selector says
-that it is writable; nothing else is registered for that.
+that the socket is writable; only such sockets are registered for writing.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from rankserver.clist import Flushed, Log
 from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 
-# Private frames queued for one channel before they are sent in the middle of a turn, so that it has work
-# meanwhile.
+# Private frames queued for one channel before they are sent in the middle of a turn, so that the client can
+# handle them while the turn goes on.
 MAX_UNSENT: Final = 100
 
 
 class Departs(Protocol):
-    """Lets channels go."""
+    """Disconnects channels."""
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Let a channel go."""
+        """Begin to disconnect a channel."""
 
 
 class Sender:
-    """What goes out: it sends what the log holds for channels, and queues private frames.
+    """Sends the log to channels, and queues private frames.
 
     Args:
         selector: is told which channels wait to be written to.
         channels: all channels, by descriptor.
         log: the shared log.
-        pace: is told for whom too much waits.
+        pace: is told which channels have too much queued.
         timers: the deadlines of the loop.
-        departs: lets channels go for which there is no memory.
+        departs: disconnects channels for which there is no memory.
 
     Attributes:
         finished: the channels to close at the end of this turn.
@@ -61,19 +61,19 @@ class Sender:
         self._log = log
         self._pace = pace
         self._departs = departs
-        # Frames of the log that may wait for company, of those that were not sent yet, and for how long.
+        # How many of the unsent frames of the log may wait for other frames, and the time that they may wait.
         self._lazy_frames = 0
         self._company: Timeout[None] = timers.timeout(1, self._on_no_company)
-        # The channels to flush at the end of the turn, each with the private frames queued since it was
-        # flushed.
+        # The channels to flush at the end of the turn, each with the number of private frames that were
+        # queued since it was last flushed.
         self._unsent: dict[Channel, int] = {}
-        # The channels of members that the core itself does not send to.
+        # The channels of members that the core cannot write to, because they use TLS.
         self._external: dict[Channel, None] = {}
 
     def send(self, channel: Channel, frame: bytes) -> None:
-        """Queue a private frame, to be sent at the end of the turn, or before if there are many.
+        """Queue a private frame, to be sent at the end of the turn, or earlier if many are queued.
 
-        A channel that goes gets none: one for which there was no memory may be missing before it.
+        A channel that has departed is sent none: an earlier frame may be missing for lack of memory.
         """
         if channel.departure is not None:
             return
@@ -94,9 +94,9 @@ class Sender:
         self._unsent.setdefault(channel, 0)
 
     def put_off(self, frames: int, seconds: float, now: float) -> None:
-        """Let this many frames that were just logged wait until others come, but for so long at most.
+        """Let this many frames that were just logged wait for other frames, for at most ``seconds``.
 
-        Telling all clients costs a system call for each, whatever it is that they are told.
+        Sending to all clients costs a system call for each, however little is sent.
         """
         self._lazy_frames += frames
         self._company.seconds = seconds
@@ -108,7 +108,7 @@ class Sender:
             self._external[channel] = None
 
     def detach(self, channel: Channel) -> None:
-        """Send the channel no more than it is owed now."""
+        """Send the channel nothing that is logged from now on."""
         self._external.pop(channel, None)
 
     def flush_all(self) -> None:
@@ -127,7 +127,7 @@ class Sender:
         self._after_flush(channel, channel.tls.flush() if channel.tls else channel.cursor.flush())
 
     def watch(self, channel: Channel) -> None:
-        """Register for what the channel waits for; a system call only where that has changed."""
+        """Register the channel for the events that it waits for. A system call only if these have changed."""
         interest = selectors.EVENT_READ * channel.wants_read | selectors.EVENT_WRITE * channel.wants_write
         if interest == channel.interest:
             return
@@ -140,7 +140,7 @@ class Sender:
         channel.interest = interest
 
     def finish(self, channel: Channel) -> None:
-        """Close the connection at the end of the turn, whatever it is still owed."""
+        """Close the connection at the end of the turn, even if it has unsent output."""
         if channel.state is not ChannelState.CLOSED:
             channel.move(ChannelState.CLOSED)
             self.finished.append(channel)
@@ -179,7 +179,7 @@ class Sender:
 
     def _after_flush(self, channel: Channel, status: Flushed) -> None:
         if status is Flushed.BROKEN:
-            channel.cursor.mute()  # nobody has to wait for one that reads no more
+            channel.cursor.mute()  # it reads no more, so nobody must wait for it
             if not channel.is_going:
                 self.broken[channel] = None
         if channel.state is ChannelState.CLOSING:

@@ -1,7 +1,7 @@
-"""The server: it turns what members send into inputs, and what becomes of them into frames.
+"""The server: turns the lines of members into inputs, and the results of inputs into frames.
 
-This module decides what each line of a member does, and how a connection departs. The turns are ``loop``'s,
-what counts is ``state``'s, strangers are ``reception``'s, and joins and leaves are ``membership``'s.
+This module decides what each line of a member does, and how a connection departs. ``loop`` takes the turns,
+``state`` applies inputs, ``reception`` handles strangers, and ``membership`` handles joins and leaves.
 """
 
 from __future__ import annotations
@@ -36,24 +36,25 @@ from rankserver.wire.exceptions import RemoteProtocolError
 class Server:
     """A ranked command server. ``listen``, then ``run``; ``close`` frees what is left.
 
-    ``stop`` may be called from within a turn only, such as from a callback of ``loop.on_readable``: the
-    server is not safe for threads.
+    Call ``stop`` only from within a turn, such as from a callback of ``loop.on_readable``: the server is not
+    thread-safe.
 
     Args:
         config: its settings.
-        tokens: who may join; None for everybody.
+        tokens: the accepted tokens; None if clients need none.
         context: the TLS context for TCP connections; None for plain ones.
-        selector: what waits for sockets; the system's best if none is given.
-        clock: the time in seconds, which never goes back.
-        order: makes the order of inputs from what applies them; a single server's if none is given.
+        selector: waits for sockets; the system's best if none is given.
+        clock: returns the time in seconds, which never goes back.
+        order: returns the order of inputs, given the function that applies them; by default that of a single
+            server.
 
     Attributes:
-        loop: its turns.
-        state: what counts.
-        heartbeat: finds out which members are gone without a word.
-        farewells: sends those that go what they are owed.
-        membership: who joins and leaves at the end of a turn.
-        telemetry: what its operator is told.
+        loop: the event loop.
+        state: the members, ranks, open asks and the log.
+        heartbeat: detects members that have vanished.
+        farewells: sends departing channels the rest of their output.
+        membership: lets members join and leave at the end of a turn.
+        telemetry: counts and logs for the operator.
         is_unsettled, collects: see ``loop.Handler``.
     """
 
@@ -101,11 +102,11 @@ class Server:
         return self.loop.acceptor.listen(config.host, config.port, config.unix, config.heartbeat)
 
     def run(self) -> None:
-        """Serve until ``stop`` was called and everybody has been told, or given up; see ``farewell``."""
+        """Serve until ``stop`` was called and all connections are closed; see ``farewell``."""
         self.loop.run()
 
     def stop(self) -> None:
-        """Accept nobody any more, and tell everybody ``BYE shutdown`` behind what is logged so far."""
+        """Stop accepting, and send every client ``BYE shutdown`` after what is logged so far."""
         if self.loop.is_stopping:
             return
         event(logging.INFO, "stopping", clients=self.state.log.count)
@@ -123,14 +124,14 @@ class Server:
         """Use other tokens and another certificate from now on; members stay.
 
         Args:
-            tokens: who may join. Whether any are needed cannot change: clients were told.
-            context: the TLS context for connections that come from now on; likewise.
+            tokens: the accepted tokens. Whether clients need one must not change, because they were told.
+            context: the TLS context for new connections. Whether TLS is used must not change either.
         """
         self._reception.reload(tokens, context)
         event(logging.INFO, "reloaded", tokens=len(tokens) if tokens else 0, tls=context is not None)
 
     def report(self) -> None:
-        """Log how things are, for the operator: a line with the counters, then one for each member."""
+        """Log a report for the operator: a line with the counters, then a line for each member."""
         log, pace = self.state.log, self.loop.pace
         self.telemetry.report(
             clients=log.count,
@@ -155,7 +156,7 @@ class Server:
         self._reception.receive(sock, peer)
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
-        """Do what a line asks for, and return None; or do nothing, and return what it must wait for."""
+        """Handle a line and return None, or do nothing and return what the line must wait for."""
         if channel in self.loop.pace.congested:
             return channel
         if self.collects:  # what it sent before counts first
@@ -174,20 +175,20 @@ class Server:
         return self._handlers[type(frame)](channel, frame)
 
     def on_batch(self, channel: Channel, batch: bytes) -> None:
-        """Propose a stretch of a member's commands."""
+        """Propose a batch of a member's commands."""
         self._order.propose(Lines(channel.member.id, batch))
 
     def on_end(self, channel: Channel, reason: str) -> None:
-        """Note that nothing more comes from a channel."""
+        """Note that a channel receives nothing more."""
         channel.at_eof = True
         if channel.is_going:
             self.loop.sender.watch(channel)
-            self.loop.sender.touch(channel)  # it is closed once it was sent what it is owed
+            self.loop.sender.touch(channel)  # it is closed once all its output is sent
         else:
             self.depart(channel, Departure("", reason))
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Let a channel go: ignore what it sends from now on, and let its member leave after this turn."""
+        """Disconnect a channel: ignore its input, and let its member leave at the end of this turn."""
         if channel.is_going:
             return
         channel.departure = departure
@@ -208,7 +209,7 @@ class Server:
             self.farewells.begin(channel)
 
     def settle(self) -> None:
-        """Make the joins and leaves of this turn count, and see that strangers are not too many."""
+        """Make the joins and leaves of this turn count, and close strangers if there are too many."""
         if self.collects:
             self._apply_ready()
             self.membership.resume()
@@ -232,8 +233,8 @@ class Server:
         self.farewells.forget(channel)
 
     def on_slow(self, channel: Channel) -> None:
-        """Let a channel go that made others wait for too long."""
-        if channel.state is ChannelState.CLOSING:  # it goes anyway, and others wait for what it is still owed
+        """Disconnect a channel that made others wait for too long."""
+        if channel.state is ChannelState.CLOSING:  # it has departed, and others wait for its unsent output
             self.loop.sender.finish(channel)
             return
         text = f"read too slowly for {self.config.slow_timeout:g} seconds"
@@ -254,7 +255,7 @@ class Server:
         self.membership.joined(members, ranks)
 
     def left(self, members: Sequence[Member]) -> None:
-        """Say farewell to members that have left."""
+        """Begin the farewells of members that have left."""
         self.membership.left(members)
 
     def tell(self, member: Member, frame: bytes) -> None:

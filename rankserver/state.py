@@ -1,19 +1,19 @@
-"""The state: who holds which rank, who may answer what, and the log. ``apply`` is its only way in.
+"""The state: members with their ranks, open asks, and the log. Only ``apply`` changes it.
 
 Theory of operation. Everything that clients see follows from the log, and the log follows from the inputs:
 two states that apply the same inputs in the same sequence hold the same members, ranks, open asks and bytes.
 That is what makes a restart, a replica and an audit possible. To keep it true:
 
 - nothing here looks at a socket, a clock, a random number, a channel or how much memory is left; what depends
-  on any of these was decided before the input was proposed, and is part of it;
+  on any of these is decided before the input is proposed, and is part of it;
 - applying never waits;
 - an input counts as a whole or not at all. It fails only for lack of memory, and then nothing has changed.
   The order of a single server then treats it as never proposed; a server that shares its order must stop,
   since others have applied the input.
 
-What a state has to say to one client alone, or about who came and went, it tells an ``Observer`` at the place
-in the log where it is true. The C core may log the commands of a member as it reads them when the order is
-immediate: that is the same code, and gives the same bytes, as applying ``Lines``.
+An ``Observer`` is told of joins, leaves and frames for one client alone, at the place in the log where they
+are true. When the order is immediate, the C core may log a member's commands as it reads them: this runs the
+same code, and logs the same bytes, as applying ``Lines``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Observer(Protocol):
         """These have left, and their LEFT is the last frame of the log."""
 
     def tell(self, member: Member, frame: bytes) -> None:
-        """Send a member a frame that is for it alone, behind what is in the log now."""
+        """Send a member a frame that is for it alone, after what is in the log now."""
 
 
 class State:
@@ -51,7 +51,7 @@ class State:
         observer: is told what follows besides the log.
 
     Attributes:
-        changes: how many JOIN and LEFT frames there are; what depends on ranks alone is good until it grows.
+        changes: the number of JOIN and LEFT frames; what depends on ranks alone stays valid until it grows.
     """
 
     def __init__(self, log: Log, max_line: int, observer: Observer) -> None:
@@ -70,7 +70,7 @@ class State:
         }
 
     def apply(self, given: Input) -> None:
-        """Make an input count. An input of a member that has left counts for nothing.
+        """Apply an input. An input of a member that has left is ignored.
 
         Raises:
             MemoryError: nothing has changed.
@@ -100,8 +100,8 @@ class State:
             return
         leaving.sort(key=self.roster.rank)
         ranks = protocol.rank_lists(map(self.roster.rank, leaving), self._max_line)[0]
-        # What can fail comes first: whoever proposes this has reserved memory for the frame, but not every
-        # order can.
+        # What can fail comes first: the proposer has reserved memory for the frame, but that may have been
+        # another process.
         self.log.reserve(len(ranks))
         self.roster.remove(leaving)
         self.log.append(b"LEFT", ranks)

@@ -1,6 +1,6 @@
-"""What the server tells its operator: counters, and lines of the log about who came, went and why.
+"""What the server tells its operator: counters, and log lines about joins, departures and their reasons.
 
-Whatever others can cause as often as they like is limited, and then counted; see ``logs``.
+Events that others can cause at will are limited, and beyond the limit only counted; see ``logs``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rankserver.logs import MAX_MEMBER_LINES, MAX_STRANGER_LINES, Limited, event
 from rankserver.members import Member
 from rankserver.timers import Timers
 
-# Seconds for which events are counted until as many may be logged again.
+# Seconds after which the limits on logged events start over.
 RENEWAL: Final = 1.0
 
 
@@ -25,10 +25,10 @@ class Telemetry:
         timers: the deadlines of the loop.
 
     Attributes:
-        accepted: connections.
-        joined: those of them that became members.
-        refused: those that were told BYE before they joined, by its code.
-        dropped: those that were told BYE as members, by its code.
+        accepted: how many connections were accepted.
+        joined: how many of them became members.
+        refused: how many were sent a BYE before they joined, by its code.
+        dropped: how many were sent a BYE as members, by its code.
     """
 
     def __init__(self, timers: Timers) -> None:
@@ -50,7 +50,7 @@ class Telemetry:
         self._note(self._stranger_events, now, logging.ERROR, "cannot accept", peer=peer, reason=reason)
 
     def on_refused(self, channel: Channel, name: str, departure: Departure, now: float) -> None:
-        """Count a connection that goes before it has joined."""
+        """Count a connection that departs before it has joined."""
         level, what = (logging.INFO, "refused") if departure.code else (logging.DEBUG, "closed")
         fields = {"name": name, "peer": channel.peer, "reason": departure.reason}
         self._note(self._stranger_events, now, level, what, **fields)
@@ -73,7 +73,7 @@ class Telemetry:
         self._note(self._member_events, now, logging.WARNING, "was not running", seconds=round(seconds, 1))
 
     def report(self, **fields: object) -> None:
-        """Log the counters, and these fields."""
+        """Log the counters and ``fields``."""
         event(
             logging.INFO,
             "report",
@@ -88,7 +88,7 @@ class Telemetry:
         )
 
     def report_member(self, member: Member, rank: int, **fields: object) -> None:
-        """Log how one member is."""
+        """Log a member and ``fields``."""
         peer = member.channel.peer if member.channel else ""
         who = {"name": member.name, "peer": peer, "rank": rank, "class": member.rank_class}
         event(logging.INFO, "client", **who, **_token(member), **fields)
@@ -99,11 +99,11 @@ class Telemetry:
             events.renew()
 
     def _note(self, whose: Limited, now: float, level: int, message: str, **fields: object) -> None:
-        """Log an event that others can cause as often as they like."""
+        """Log an event that others can cause at will."""
         whose.event(level, message, **fields)
         self._renewal.start_once(whose, now)
 
 
 def _token(member: Member) -> dict[str, object]:
-    """Return whose token a member showed, since it gives itself any name."""
+    """Return the name of a member's token, because a member may choose any name for itself."""
     return {"token": member.token} if member.token else {}

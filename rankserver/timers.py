@@ -1,8 +1,8 @@
 """Timeouts: a queue for each length of time, so that starting, stopping and expiring one is O(1).
 
-A queue is in the order in which its items expire, because all of them wait equally long. Nothing here reads a
-clock: the loop passes in the time of its turn. That clock stands still while the process is stopped, so that
-time in which nothing could be done counts for no timeout.
+The items of a queue are in the order in which they expire, because all of them wait equally long. Nothing
+here reads a clock: the loop passes in the time of its turn. That clock stands still while the process is
+stopped, so time in which nothing could be done counts towards no timeout.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Timers:
         self.nearest = min(self.nearest, deadline)
 
     def expire(self, now: float) -> None:
-        """Do what is due. O(sources) and what they do."""
+        """Expire everything that is due. O(sources), and what they do."""
         for source in self._sources:
             source.expire(now)
         self.nearest = min((source.deadline for source in self._sources), default=math.inf)

@@ -1,8 +1,13 @@
-"""TLS for connections: what the C core cannot read and write, decrypted and encrypted here.
+"""TLS for connections: receives and decrypts, encrypts and sends, in place of the C core.
 
-The TLS layer works on memory and never touches a socket, so that whether it wants to read or to write is no
-concern of the loop's: bytes go in as they come, and go out when the socket takes them. Source: Python's ssl
-module, "Memory BIO Support"; RFC 8446.
+Theory of operation. The TLS layer works on memory and never touches a socket, so the loop need not know
+whether it wants to read or to write: bytes go in as they come, and go out when the socket takes them.
+
+The TLS layer's own messages take far longer per byte than data, so how much is received at once depends on
+what a peer has sent: ``FIRST_BYTES`` at first, more with each byte of data that was decrypted, and
+``FIRST_BYTES`` again while a peer sends mostly messages for the TLS layer alone.
+
+Source: Python's ssl module, "Memory BIO Support"; RFC 8446.
 """
 
 from __future__ import annotations
@@ -18,17 +23,23 @@ from rankserver.clist import Cursor, Flushed
 from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
-RECEIVE_BYTES: Final = (
-    256 * 1024
-)  # in one call, at most: with a record that was begun, one read of the core's
-FIRST_BYTES: Final = 4 * 1024  # in one call, of a peer of whom little was worth it: the TLS layer's own ...
-WORTH: Final = 4  # ... messages take far longer for each byte than what is for us, which makes up for so many
-IDLE_BYTES: Final = 2 * RECORD_BYTES  # received for nothing that is no part of a record any more
-SEND_BYTES: Final = 4 * RECORD_BYTES  # encrypted before the socket has taken all of it
-SENDS: Final = 16  # in one flush: the others wait meanwhile
-OWED_BYTES: Final = (
-    64 * 1024
-)  # that the TLS layer has to say itself to a peer that does not read; none needs a tenth
+# The most bytes received in one call. With the beginning of a record that was received before, they fit one
+# read of the core.
+RECEIVE_BYTES: Final = 256 * 1024
+# Bytes received in one call from a peer that has sent little data, or mostly messages for the TLS layer
+# alone.
+FIRST_BYTES: Final = 4 * 1024
+# Received bytes that one byte of decrypted data makes up for.
+WORTH: Final = 4
+# Received bytes that need not be made up for: incomplete records account for no more than this.
+IDLE_BYTES: Final = 2 * RECORD_BYTES
+# Bytes that are encrypted before the socket has taken all of them.
+SEND_BYTES: Final = 4 * RECORD_BYTES
+# Sends in one flush, because the other clients wait meanwhile.
+SENDS: Final = 16
+# Bytes of the TLS layer's own messages that may wait for a peer that does not read. No peer needs a tenth of
+# it.
+OWED_BYTES: Final = 64 * 1024
 
 
 def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
@@ -37,7 +48,7 @@ def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
     Args:
         cert: file with our certificate, and those between it and the authority's.
         key: file with our private key.
-        client_ca: file with the authorities of which one must have signed the client's certificate, if any.
+        client_ca: file with the authorities that may sign clients' certificates; None if clients need none.
 
     Raises:
         ConfigError: a file cannot be used.
@@ -45,7 +56,8 @@ def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    made.num_tickets = 0  # nobody resumes a session: who comes again shows its certificate again
+    # No session can be resumed: a client that reconnects must present its certificate again.
+    made.num_tickets = 0
     try:
         _check_regular(cert, key)
     except (OSError, ValueError) as error:
@@ -68,8 +80,8 @@ class TlsTransport:
     """The TLS side of one connection.
 
     Attributes:
-        is_blocked: the socket did not take all that is encrypted.
-        ended: nothing more comes: the peer said so, or closed the connection.
+        is_blocked: the socket did not take everything that is encrypted.
+        ended: the peer sends nothing more: it said so, or closed the connection.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, cursor: Cursor) -> None:
@@ -80,23 +92,28 @@ class TlsTransport:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._is_open = False  # the handshake is done
-        self._is_shut = False  # we have said that nothing more comes from us
-        self._encrypted = b""  # taken from _outgoing, and not by the socket
-        self._decrypted = 0  # bytes in all
-        self._idle = 0  # bytes received that nothing which was decrypted has made up for
+        # Whether the handshake is done.
+        self._is_open = False
+        # Whether we have said that nothing more comes from us.
+        self._is_shut = False
+        # Output that was taken from _outgoing, and that the socket has not taken yet.
+        self._encrypted = b""
+        # How many bytes were decrypted in all.
+        self._decrypted = 0
+        # How many received bytes no decrypted data has made up for yet.
+        self._idle = 0
 
     def receive(self, size: int) -> int:
-        """Receive once, at most ``size`` bytes, and give all that can be decrypted to the log's cursor.
+        """Receive once, at most ``size`` bytes, and give everything that can be decrypted to the cursor.
 
-        Flush after it, whatever comes of it: the handshake may have something to say. With the last bytes,
-        ``ended`` is true already, and the socket need not become readable again.
+        The caller must flush afterwards in any case, because the handshake may have output. ``ended`` may
+        become true together with the last bytes; the socket need not become readable again after that.
 
         Returns:
-            How many bytes came, be they for us or for the TLS layer; 0 at the end of the stream.
+            How many bytes were received, with those for the TLS layer itself; 0 at the end of the stream.
 
         Raises:
-            OSError: the connection is lost, there is no memory, or the peer does not speak TLS as we do.
+            OSError: the connection is lost, there is no memory, or the peer's TLS is not acceptable.
             BlockingIOError: there is nothing to receive.
         """
         if self.ended:
@@ -115,12 +132,12 @@ class TlsTransport:
         return len(received)
 
     def flush(self) -> Flushed:
-        """Send what waits for the client, a bounded number of times; as ``Log.flush``."""
+        """Send pending output, in a bounded number of system calls; like ``Cursor.flush``."""
         for _ in range(SENDS):
             if not self._send():
                 return Flushed.BLOCKED if self.is_blocked else Flushed.BROKEN
             if not self._is_open:
-                return Flushed.DONE  # the rest follows the handshake
+                return Flushed.DONE  # data is sent after the handshake
             try:
                 if not self._encrypt():
                     return Flushed.DONE
@@ -130,30 +147,30 @@ class TlsTransport:
         return Flushed.BLOCKED
 
     def shut_down(self) -> bool:
-        """Tell the peer that nothing more comes (close_notify). Again does no harm.
+        """Tell the peer that nothing more comes (close_notify). Calling this again is allowed.
 
         Returns:
-            Whether it need not be tried again: it is False while the socket does not take it.
+            Whether the socket has taken it; if False, the caller must try again.
         """
         if self._is_open and not self._is_shut:
             self._is_shut = True
             try:
                 self._tls.unwrap()
             except ssl.SSLError:
-                pass  # it wants to read the peer's, which need not come
+                pass  # it waits for the peer's close_notify, which need not come
             except MemoryError:
                 return True
         self._send()
         return not self.is_blocked
 
     def _window(self) -> int:
-        """Return how much to receive at once: as much as it has been worth so far, in a way."""
+        """Return how many bytes to receive at once; see the module's docstring."""
         if self._idle > IDLE_BYTES:
             return FIRST_BYTES
         return min(FIRST_BYTES + self._decrypted, RECEIVE_BYTES)
 
     def _decrypt(self, received: bytes) -> bytes:
-        """Return all that can be decrypted: nothing is left for later but a part of a record."""
+        """Return everything that can be decrypted: only an incomplete record is left for later."""
         parts: list[bytes] = []
         try:
             for start in range(0, len(received), RECORD_BYTES):
@@ -164,7 +181,7 @@ class TlsTransport:
         except ssl.SSLError as error:
             if not parts:
                 raise OSError(errno.EPROTO, f"TLS: {describe_error(error)}") from None
-            self.ended = True  # but what was before it counts
+            self.ended = True  # what came before the error counts
         return b"".join(parts)
 
     def _read_all(self, parts: list[bytes]) -> None:
@@ -176,10 +193,10 @@ class TlsTransport:
                 parts.append(part)
             self.ended = True
         except ssl.SSLWantReadError:
-            pass  # it has all that came
+            pass  # it has used everything that was received
 
     def _encrypt(self) -> bool:
-        """Encrypt what is to be sent next; return whether there is any."""
+        """Encrypt what the cursor must be sent next; return whether there is anything."""
         data = bytearray()
         for span in self._cursor.peek():
             data += span[: SEND_BYTES - len(data)]
@@ -196,7 +213,7 @@ class TlsTransport:
         return bool(data)
 
     def _send(self) -> bool:
-        """Send what is encrypted; return whether the socket has taken all of it."""
+        """Send encrypted output; return whether the socket has taken all of it."""
         self.is_blocked = False
         try:
             while data := self._encrypted or self._outgoing.read():
@@ -211,7 +228,7 @@ class TlsTransport:
 
 
 def _check_regular(*paths: str) -> None:
-    """Refuse a FIFO and the like: OpenSSL would wait for who writes to it, and all clients with it."""
+    """Refuse a FIFO, for example: OpenSSL would wait for a writer, and all clients with it."""
     for path in paths:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError(f"{path} is not a regular file")

@@ -1,4 +1,4 @@
-"""What server and client share of TLS: loading a certificate, and errors in words for a person."""
+"""The TLS code that server and client share: loading a certificate, and describing errors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from rankserver.wire.exceptions import ConfigError
 
 # The most that one TLS record holds (RFC 8446, section 5.1).
 RECORD_BYTES: Final = 16 * 1024
-# OpenSSL's reasons for a key that is not the certificate's: one of the same type, or of another type.
+# OpenSSL's reasons if a key does not belong to the certificate, for keys of the same type and of other types.
 MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 def load_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> None:
-    """Let ``context`` prove who we are.
+    """Load our certificate and its key into ``context``.
 
     Args:
-        context: of the server or the client.
+        context: the server's or the client's.
         cert: file with our certificate, and those between it and the authority's.
         key: file with its private key; None if that is in ``cert`` too.
 
@@ -32,7 +32,7 @@ def load_certificate(context: ssl.SSLContext, cert: str, key: str | None) -> Non
 
 
 def describe_error(error: Exception) -> str:
-    """Return what OpenSSL or the system says, in words for a person."""
+    """Describe an error of OpenSSL or of the system in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and (reason := getattr(error, "reason", None)):

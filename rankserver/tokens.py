@@ -21,9 +21,9 @@ from rankserver.wire.exceptions import ConfigError
 MAX_CLASS: Final = 0xFFFF_FFFF
 # Random bytes in a new token: too many to be guessed, or found from the token's SHA-256.
 TOKEN_BYTES: Final = 32
-# Bytes of the key for look-ups, and of the digests that it makes: as many as SHA-256 has.
+# Bytes in the key for look-ups, and in the digests made with it: the same number as in a SHA-256.
 KEY_BYTES: Final = 32
-# The holder's name of a bare token.
+# The holder name of a bare token.
 BARE: Final = "-"
 
 # A name has no colon here: whatever follows one must be a class. If it could be part of the name, a mistyped
@@ -33,7 +33,7 @@ _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class Holder(NamedTuple):
-    """Whom a token belongs to, and the class that it grants."""
+    """The holder of a token, and the class that the token grants."""
 
     name: str
     rank_class: int
@@ -47,8 +47,8 @@ class Tokens:
     """The tokens that are accepted.
 
     Tokens are looked up by a digest under a random key that never leaves this object. The time of a look-up
-    therefore tells nothing that helps to guess a token: without the key, nobody can choose what is compared,
-    or infer from one attempt what the next one compares.
+    therefore reveals nothing that helps to guess a token: without the key, nobody can choose what is
+    compared, or infer from one attempt what the next one compares.
 
     Args:
         digests: the SHA-256 of each token, with its holder.
@@ -79,7 +79,7 @@ def load(path: str) -> Tokens:
     try:
         with open(path, encoding="utf-8-sig", opener=_open) as file:
             mode = os.fstat(file.fileno()).st_mode
-            # Whoever writes to a FIFO, say, may take any time, or never finish.
+            # The writer of a FIFO, for example, may take any time, or never finish.
             if not stat.S_ISREG(mode):
                 raise ConfigError(f"the token file {path} is not a regular file")
             lines = file.read().splitlines()
@@ -123,7 +123,7 @@ def _open(path: str, flags: int) -> int:
 def _parse(line: str, where: str) -> tuple[bytes, Holder]:
     """Parse one line. It may be a token, so an error message never repeats it."""
     words = line.split()
-    # A SHA-256 is no secret: taken for a bare token, it would let in whoever has seen it.
+    # A SHA-256 is no secret. Taken for a bare token, it would let everybody in who has seen it.
     if _DIGEST.fullmatch(line):
         raise ConfigError(
             f"{where} is 64 hexadecimal digits alone: write name[:class] before a SHA-256; "

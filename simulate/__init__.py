@@ -1,8 +1,8 @@
-"""The real server in a simulated world: clock, selector, sockets, and a kernel that fails by chance.
+"""The real server in a simulated world: a clock, a selector, sockets, and a kernel that fails at random.
 
-A seed is a run, and always the same one. ``core`` builds the C core on ``kernel.c``, and ``kernel`` is what
-the loop sees of that. ``scenario`` is what a seed decides before a run, and ``client`` is who connects.
-``truth`` is what clients and ``invariants`` are compared with, and ``replica`` is a second state that is fed
-with the inputs alone. ``run`` puts all together and says what happens when; ``mutants`` breaks the server on
-purpose. ``make simulate`` runs everything.
+A seed determines a run completely. ``core`` builds the C core on ``kernel.c``, and ``kernel`` is what the
+loop sees of it. ``scenario`` is what a seed decides before a run, and ``client`` simulates the clients.
+``truth`` is the log as it was written, with which clients are compared, and ``invariants`` are what must
+hold. ``replica`` is a second state that is fed only the inputs. ``run`` puts everything together and decides
+what happens when; ``mutants`` breaks the server on purpose. ``make simulate`` runs everything.
 """

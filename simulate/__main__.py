@@ -11,17 +11,18 @@ from simulate import mutants
 from simulate.kernel import ffi, lib
 from simulate.run import STEPS, simulate, trace
 
+# Lines of the trace that are printed when a seed fails.
 SHOWN_LINES = 60
 
 
 def main() -> int:
-    """Do what the command line says; return the exit code, 1 if a seed failed or a mutant survived."""
+    """Run what the command line says; return the exit code, 1 if a seed failed or a mutant survived."""
     parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1000, help="how many to run (%(default)s)")
-    parser.add_argument("--first", type=int, default=0, help="the first of them (%(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="that clients do in each (%(default)s)")
-    parser.add_argument("--replay", type=int, metavar="SEED", help="print all that happens under this seed")
-    parser.add_argument("--mutants", nargs="*", metavar="NAME", help="break the server, all ways or these")
+    parser.add_argument("--seeds", type=int, default=1000, help="number of seeds to run (%(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of clients in each run (%(default)s)")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="run one seed and print what happens")
+    parser.add_argument("--mutants", nargs="*", metavar="NAME", help="run all mutants, or those named")
     arguments = parser.parse_args()
     if arguments.replay is not None:
         sys.stdout.writelines(line + "\n" for line in trace(arguments.replay, arguments.steps))
@@ -37,7 +38,7 @@ def _run(seeds: range, steps: int) -> int:
     for seed in seeds:
         try:
             result = simulate(seed, steps)
-        except Exception:  # noqa: BLE001 - whatever it is, it is what is looked for
+        except Exception:  # noqa: BLE001 - any exception is a finding
             _report(seed, steps)
             return 1
         turns += result.turns

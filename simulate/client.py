@@ -1,7 +1,7 @@
-"""A simulated client: it speaks the protocol in pieces and at its own pace, and believes nothing it is told.
+"""A simulated client: it speaks the protocol in pieces, at its own pace, and trusts nothing that it gets.
 
-It compares each frame that it gets with the truth, each answer with what it asked, and what it derives by
-``rankserver.wire.ranking`` with who really commands whom.
+It compares each frame that it gets with the truth, each answer with what it asked, and the ranks that it
+derives with ``rankserver.wire.ranking`` with the real ones.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rankserver.wire import protocol, ranking
 from simulate.kernel import drain, lib
 from simulate.truth import Change, Sent, Truth, Violation
 
-# Bytes that the kernel takes for the server before the server has received them.
+# Bytes that the kernel accepts from a client before the server has received them.
 INPUT_ROOM: Final = 4096
-# The first three letters of the verbs in the log; the frames with other verbs are private.
+# The first three letters of the verbs in the log. Frames with other verbs are private.
 LOG_VERBS: Final = (b"CMD", b"ASK", b"JOI", b"LEF")
 # Lines that a client may not send.
 GARBAGE: Final = (
@@ -45,9 +45,9 @@ GARBAGE: Final = (
 class Manner(enum.Enum):
     """How a client behaves.
 
-    A prompt one reads at once all that comes, a slow one a little now and then, and one that never reads
-    nothing. A mute one answers no PING. A silent one connects and sends nothing, a strange one sends
-    something else than HELLO, and a rogue joins and then breaks the protocol.
+    A PROMPT client reads everything at once, a SLOW one reads a little now and then, and a NEVER one reads
+    nothing. A MUTE one answers no PING. A SILENT one connects and sends nothing, a STRANGE one sends
+    something other than HELLO, and a ROGUE joins and then breaks the protocol.
     """
 
     PROMPT = "prompt"
@@ -60,7 +60,7 @@ class Manner(enum.Enum):
 
 
 class Command(NamedTuple):
-    """A command that was composed; ``end`` is where its line ends in all that the client sends."""
+    """A command that was composed; ``end`` is where its line ends in the bytes that the client sends."""
 
     text: bytes
     wants_answer: bool
@@ -71,23 +71,23 @@ class SimClient:
     """One connection and the client at its other end.
 
     Attributes:
-        rank, count: its rank and the number of clients as it derives them; -1 before its WELCOME.
-        seq, first_seq: the seq of the last frame that it got, and the one in its WELCOME.
-        roster: who holds which rank at ``seq``, in truth.
-        reason, code: why the server let it go, in the server's words; None and empty while it has not.
-        left_seq: the seq of the LEFT that took its rank; 0 before.
+        rank, count: its rank and the number of clients, as it derives them; -1 before its WELCOME.
+        seq, first_seq: the seq of the last frame that it got, and the seq in its WELCOME.
+        roster: the true roster at ``seq``, by rank.
+        reason, code: why the server disconnected it, as in the ``Departure``; None and empty before that.
+        left_seq: the seq of its LEFT; 0 before.
         bye: the code of the BYE that it got.
-        has_ended: it got the end of the stream, or it closed.
-        has_left: it said BYE, or closed its side or its socket.
-        heard: when it last sent something, in time in which the server was running.
+        has_ended: it got the end of the stream, or has closed its socket.
+        has_left: it said BYE, or closed its side of the connection or its socket.
+        heard: when it last sent something, in seconds in which the server was running.
         may_be_cut: what it gets may end anywhere, because it was reset or did not read.
-        composed, fed: the bytes of all lines that it has composed, and those that the kernel has taken.
-        commands: those that it has composed and that are not logged.
-        asked: its asks by seq: who may answer, and whether their answers came.
-        answered: the asks that it has answered, with the place where the line of its first answer ends.
+        composed, fed: the bytes of all lines that it has composed, and those that the kernel has accepted.
+        commands: the commands that it has composed and that are not logged yet.
+        asked: its asks by seq, each with the clients that may answer, and whether their answers came.
+        answered: the asks that it has answered, each with the place where the line of its first answer ends.
         open_asks: the asks that it may answer.
-        expected: the private frames that are due to it, in order.
-        asks_are_forgotten: the server may have forgotten an ask, so that answers may fail.
+        expected: the private frames that it must get, in order.
+        asks_are_forgotten: the server may have forgotten an ask, so answers may fail.
     """
 
     def __init__(self, number: int, manner: Manner, rank_class: int, truth: Truth, room: int) -> None:
@@ -126,12 +126,12 @@ class SimClient:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Return what ranks are ordered by: its class, and when the end of its HELLO was received."""
+        """Return the key that orders ranks: its class, and when the end of its HELLO was received."""
         return self.rank_class, int(self.conn.mark_tick)
 
     @property
     def is_lax(self) -> bool:
-        """Whether nobody looks at whether it gets the replies that are due to it."""
+        """Whether the replies that it gets are not checked."""
         return self.manner is Manner.ROGUE
 
     # --- out ---
@@ -142,13 +142,13 @@ class SimClient:
         self.composed += len(line) + 1
 
     def hello(self, fields: dict[str, Any]) -> None:
-        """Compose HELLO, and mark its end, whose arrival decides about the rank."""
+        """Compose HELLO, and mark its end, whose arrival decides the rank."""
         self.name = fields.get("name", "")
         self.say(b"HELLO " + json.dumps(fields).encode() if fields else b"HELLO")
         self.conn.mark = self.composed
 
     def command(self, filler: int, *, wants_answer: bool) -> None:
-        """Compose a command whose text says whose it is."""
+        """Compose a command whose text names this client."""
         text = b"%d.%d %s" % (self.number, self.composed, b"x" * filler)
         self.say((b"ASK " if wants_answer else b"CMD ") + text)
         self.commands.append(Command(text, wants_answer, self.composed))
@@ -179,12 +179,12 @@ class SimClient:
         self.expected.append((b"ERR", protocol.BAD_FRAME.encode()))
 
     def leave(self) -> None:
-        """Compose BYE, behind which nothing counts."""
+        """Compose BYE, after which nothing counts."""
         self.say(b"BYE")
         self.has_left = True
 
     def push(self, most: int, now: float) -> int:
-        """Send at most ``most`` bytes; return how many of them the kernel took."""
+        """Send at most ``most`` bytes; return how many of them the kernel accepted."""
         conn = self.conn
         if not self.outbox or conn.fin or conn.reset or conn.closed:
             return 0
@@ -196,47 +196,47 @@ class SimClient:
         return count
 
     def close_side(self) -> None:
-        """Send no more, whatever is composed and not sent."""
+        """Send no more, even if composed lines are unsent."""
         self.conn.fin = 1
         self.has_left = True
 
     def close(self) -> None:
-        """Close the socket: whatever comes from now on is answered with a reset."""
+        """Close the socket: from now on the kernel answers everything with a reset."""
         self.conn.fin = self.conn.deaf = 1
         if self.conn.out.len > self.conn.out.at:
-            self.conn.reset = 1  # what it had not read is lost, and the server is told
+            self.conn.reset = 1  # unread output is lost, and the server is told so
         self.has_left = self.has_ended = self.may_be_cut = True
 
     def reset(self, *, lose_input: bool) -> None:
-        """Vanish."""
+        """Reset the connection."""
         if lose_input:
             lib.sim_forget_input(self.conn)
             self.fed = self.conn.received
         self.close()
         self.conn.reset = 1
 
-    # --- the truth about it ---
+    # --- what the truth says about it ---
 
     def leaves(self, seq: int) -> None:
-        """Note that the LEFT with this seq takes its rank."""
+        """Note that this client is in the LEFT with this seq."""
         if self.reason is None:
-            raise Violation(f"LEFT {seq} of {self}, which the server has not let go")
+            raise Violation(f"LEFT {seq} of {self}, which the server has not disconnected")
         self.left_seq = seq
 
     def is_logged(self, seq: int, text: bytes, *, wants_answer: bool) -> None:
-        """Note that a command of its rank is in the log: it must be its next one."""
+        """Note that a command of its rank was logged, which must be its next one."""
         if not self.commands:
             raise Violation(f"frame {seq} has {text!r} of {self}, which sent no more commands")
         command = self.commands.popleft()
         if command.text != text or command.wants_answer is not wants_answer:
             raise Violation(f"frame {seq} has {text!r} of {self}, whose next command is {command}")
         if command.end > self.conn.received:
-            raise Violation(f"frame {seq} has {text!r} of {self}, of which the end has not come")
+            raise Violation(f"frame {seq} has {text!r} of {self}, whose end was not received")
 
     # --- in ---
 
     def read(self, most: int) -> int:
-        """Read at most ``most`` bytes, and the end of the stream behind them."""
+        """Read at most ``most`` bytes, or the end of the stream if there are none."""
         if self.has_ended:
             return 0
         data = drain(self.conn, most)
@@ -252,14 +252,14 @@ class SimClient:
             raise Violation(f"the stream of {self} ends inside a frame: {self.partial!r}")
         self.conn.fin = 1
         if self.conn.closed and not self.conn.shut:
-            return  # closed without shutting down: it did not wait for us
+            return  # the server closed without a shutdown: it did not wait for this client
         if self.may_be_cut or self.code in ("slow", "memory"):
             return
         if self.left_seq and self.seq != self.left_seq - 1:
             raise Violation(f"{self} left with frame {self.left_seq}, and got up to {self.seq}")
 
     def receive(self, data: bytes) -> None:
-        """Take what came."""
+        """Handle received bytes."""
         lines = (self.partial + data).split(b"\n")
         self.partial = lines.pop()
         truth = self.truth
@@ -313,7 +313,7 @@ class SimClient:
 
     def _private(self, line: bytes) -> None:
         if self.bye:
-            raise Violation(f"{self} gets {line!r} behind BYE")
+            raise Violation(f"{self} gets {line!r} after BYE")
         verb, _, rest = line.partition(b" ")
         if verb == b"WELCOME":
             self._welcome(json.loads(rest))
@@ -324,7 +324,7 @@ class SimClient:
         elif verb == b"BYE":
             self.bye = rest.partition(b" ")[0].decode()
             if self.bye != self.code:
-                raise Violation(f"{self} gets {line!r}, and was let go for {self.reason}")
+                raise Violation(f"{self} gets {line!r}, and was disconnected for {self.reason}")
         elif verb == b"PING":
             if self.manner is not Manner.MUTE and not self.has_left:
                 self.say(b"PONG")
@@ -348,7 +348,7 @@ class SimClient:
             return
         if not self.expected or self.expected[0] != (verb, value):
             due = self.expected[0] if self.expected else "nothing"
-            raise Violation(f"{self} gets {verb!r} {value!r}, {due} is due")
+            raise Violation(f"{self} gets {verb!r} {value!r}, and {due} is due")
         self.expected.popleft()
 
     def _welcome(self, fields: dict[str, Any]) -> None:
@@ -361,7 +361,7 @@ class SimClient:
             raise Violation(f"{self} of class {self.rank_class} is welcomed to {fields['class']}")
         meaning = self.truth.meaning[self.seq]
         if not isinstance(meaning, Change):
-            raise Violation(f"{self} is welcomed behind frame {self.seq}, which is no JOIN")
+            raise Violation(f"{self} is welcomed after frame {self.seq}, which is no JOIN")
         self.roster = meaning.roster
         self.check_derived()
 
@@ -383,7 +383,7 @@ class SimClient:
 
     def _roster(self, fields: dict[str, Any]) -> None:
         if fields["from"] != len(self.part_of_roster):
-            raise Violation(f"{self} gets {fields} behind {self.part_of_roster}")
+            raise Violation(f"{self} gets {fields} after {self.part_of_roster}")
         self.part_of_roster += [[one["rank"], one["name"], one["class"]] for one in fields["clients"]]
         if len(self.part_of_roster) < fields["total"]:
             return
@@ -395,7 +395,7 @@ class SimClient:
 
 
 def client_of(channel: Channel) -> SimClient:
-    """Return who is at the other end of one of the server's connections."""
+    """Return the client at the other end of one of the server's connections."""
     sock: Any = channel.sock
     client: SimClient = sock.client
     return client

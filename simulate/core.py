@@ -1,4 +1,4 @@
-"""Builds the C core on the simulated kernel, once for each state of its sources."""
+"""Builds the C core on the simulated kernel, once for each version of the sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUILD_VARIABLE: Final = "SIMULATE_BUILD"
 BUILD: Final = Path(os.environ.get(BUILD_VARIABLE) or ROOT / "build" / "simulate")
 MODULE: Final = "_clist_simulated"
 
-# Constants of the core with values so small that a few hundred steps reach the ends of blocks, pieces and
+# Constants of the core with small values, so that a few hundred steps reach the ends of blocks, pieces and
 # lists of spans.
 CONSTANTS: Final = {
     "CL_SEND_BYTES": "700",
@@ -31,13 +31,13 @@ CONSTANTS: Final = {
     "CL_FRESH_BYTES": "600",
 }
 
-# The functions that free parts of the log or write over them: what is there is read before, see sim_read_log.
+# The functions that free or overwrite parts of the log. The log is read before; see sim_read_log.
 FREEING: Final = ("void cl_trim(cl_log *log) {\n", "static void rewind_last(cl_log *log) {\n")
 READ_BEFORE: Final = "    sim_keep_log(log);\n"
 
 
 def load() -> ModuleType:
-    """Return the module with ``ffi`` and ``lib``, built if this state of the sources was not built before."""
+    """Return the module with ``ffi`` and ``lib``; build it unless these sources were built before."""
     sources = {path.name: path.read_text() for path in sorted((ROOT / "rankserver").glob("_*.[ch]"))}
     sources = _adapted(sources)
     for name in ("kernel.c", "kernel.h"):
@@ -47,7 +47,7 @@ def load() -> ModuleType:
     state = hashlib.sha256(repr((sources, declared, sys.version)).encode()).hexdigest()[:16]
     place = BUILD / state
     place.mkdir(parents=True, exist_ok=True)
-    with (place / "lock").open("w") as lock:  # others may be about to build the same
+    with (place / "lock").open("w") as lock:  # other processes may be building the same
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = next(place.glob(f"{MODULE}*.so"), None)
         if built is None:

@@ -1,8 +1,7 @@
 """What must hold in a run: between any two turns, when a connection departs, at rest, and at the end.
 
-The invariants look inside the server and at what has become of the clients. What a client can tell from the
-frames that it gets is checked in ``client``, what is logged in ``truth``, and how descriptors are used in
-``kernel``.
+These invariants compare the inside of the server with the clients. ``client`` checks what a client can tell
+from the frames that it gets, ``truth`` what is logged, and ``kernel`` how descriptors are used.
 """
 
 from __future__ import annotations
@@ -24,39 +23,39 @@ from simulate.truth import Violation
 if TYPE_CHECKING:
     from simulate.run import Run
 
-# Seconds that the server may not have noticed as lost.
+# Seconds in which the process was stopped without the server noticing it.
 WAIT_SLACK: Final = 1.1
-# Seconds in which what a client sent may not have been read: readiness may be told a few turns late.
+# Seconds in which a client's input may not have been read: readiness may be reported a few turns late.
 JUST_NOW: Final = 0.01
-# Bytes of private frames that one line or the loop may add for a client: a roster and some frames.
+# Bytes of private frames that one line, or the loop, may add for a client: a roster and some frames.
 PRIVATE_SLACK: Final = 1200
-# Heartbeats before which no member may be taken for dead: two, less a stop that the server has not noticed.
+# Heartbeats of silence before which no member may be taken for dead: two, less a stop that went unnoticed.
 MIN_SILENT_HEARTBEATS: Final = 1.5
-# Heartbeats after which a member that says nothing must be gone, with the time until its silence is noticed.
+# Heartbeats of silence after which no member may be left: two, and the time until the silence is noticed.
 MAX_SILENT_HEARTBEATS: Final = 3
-# Turns between two thorough checks, which cost more than those of each turn.
+# Turns between two thorough checks, which cost more than those after each turn.
 THOROUGH_TURNS: Final = 4
-# The states in which the channel of a member is.
+# The states that the channel of a member can be in.
 MEMBER_STATES: Final = (ChannelState.JOINED, ChannelState.LEAVING)
 
 
 class Invariants:
-    """The invariants of one run, and what they remember from turn to turn."""
+    """The invariants of one run, with what they remember from turn to turn."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.server = run.server
         self.truth = run.truth
         self.scenario = run.scenario
-        # Since when a JOIN waits for company.
+        # Since when a JOIN has waited for other frames.
         self._lazy_since: float | None = None
-        # How many commands were logged after the last turn, if commands had to wait then.
+        # How many commands were logged by the end of the last turn, if commands had to wait then.
         self._held_at: int | None = None
-        # The clients for which others wait, and since when.
+        # The clients that make others wait, and since when.
         self._behind_since: dict[SimClient, float] = {}
 
     def check_turn(self) -> None:
-        """Check what must hold between any two turns, when the truth knows all that was logged."""
+        """Check what must hold between any two turns. The truth must know everything that was logged."""
         truth, log = self.truth, self.server.state.log
         if wrong := lib.sim_misuse():
             raise Violation(ffi.string(wrong).decode())
@@ -83,7 +82,7 @@ class Invariants:
         for fd, channel in loop.channels.items():
             client = client_of(channel)
             if channel.sock.fileno() != fd:
-                raise Violation(f"{client} is kept, and descriptor {fd} closed")
+                raise Violation(f"{client} is kept, and descriptor {fd} is closed")
             if channel.interest != (registered[fd].events if fd in registered else 0):
                 raise Violation(f"{client} is registered for other than {channel.interest}")
             if channel.state is ChannelState.JOINED and channel.waits_for is None:
@@ -104,22 +103,22 @@ class Invariants:
         loop = self.server.loop
         is_broken = channel in loop.reader.draining or channel in loop.sender.broken
         if not channel.interest & selectors.EVENT_READ and not channel.at_eof and not is_broken:
-            raise Violation(f"nothing that {client_of(channel)} sends is heard")
+            raise Violation(f"the input of {client_of(channel)} is not watched")
 
     def _check_waits(self, channel: Channel) -> None:
-        """Check that a channel that waits is among those that will go on."""
+        """Check that a channel that waits is among those that will be resumed."""
         loop, blocker = self.server.loop, channel.waits_for
         is_paused = channel in loop.reader.paused and blocker is Wait.TURN
         is_waiting = channel in loop.pace.waiting
         if is_waiting != (blocker is not None and blocker is not Wait.TURN):
-            raise Violation(f"{client_of(channel)} waits for {blocker}, and pace knows other of it")
+            raise Violation(f"{client_of(channel)} waits for {blocker}, and pace has something else")
         if blocker is Wait.TURN and not is_paused:
             raise Violation(f"{client_of(channel)} waits for its turn, which does not come")
         if channel in loop.pace.congested and channel.state is not ChannelState.JOINED:
-            raise Violation(f"others wait for {client_of(channel)}, which goes")
+            raise Violation(f"others wait for {client_of(channel)}, which has departed")
 
     def _check_private(self, channel: Channel) -> None:
-        """Check that little more is queued for a member alone than makes others wait for it."""
+        """Check that the private frames of a member hardly exceed what makes others wait for it."""
         queued = channel.cursor.queued()
         if (
             queued > rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK
@@ -128,21 +127,21 @@ class Invariants:
             raise Violation(f"{queued} bytes of private frames wait for {client_of(channel)}")
 
     def _check_cut(self, channel: Channel) -> None:
-        """Check that a member that left and was cut is owed one frame that is begun, and its BYE."""
+        """Check that a member that left and was cut has one begun frame and its BYE to get, at most."""
         client, is_closing = client_of(channel), channel.state is ChannelState.CLOSING
         if client.code not in ("slow", "memory") or not is_closing or channel.member is NOBODY:
             return
         owed = b"".join(channel.cursor.peek()).count(b"\n")
         if owed > 1 + (client.code == "slow"):
-            raise Violation(f"{client} must be cut, and is owed {owed} frames")
+            raise Violation(f"{client} must be cut, and has {owed} frames to get")
 
     def _check_all_sent(self, channel: Channel) -> None:
-        """Check that nothing waits for a client that would take it; only a JOIN may, for a short time."""
+        """Check that no output is held back from a client that would take it."""
         if lag := channel.cursor.lag():
             raise Violation(f"{lag} bytes for {client_of(channel)} wait for nothing")
 
     def _check_waiting(self) -> None:
-        """Check that nobody waits for a JOIN or for a slow client for longer than the server says."""
+        """Check that neither a JOIN nor a slow client makes others wait for longer than the bounds."""
         loop, now = self.server.loop, self.run.running
         if not loop.sender._lazy_frames:
             self._lazy_since = None
@@ -165,7 +164,7 @@ class Invariants:
                 raise Violation(f"all wait for {client}, since {now - since:g} seconds")
 
     def _check_heartbeat(self) -> None:
-        """Check that each member is listened for once, and that stale entries are counted right."""
+        """Check that the heartbeat has one entry for each member, and counts stale ones correctly."""
         heartbeat = self.server.heartbeat
         if not heartbeat.seconds:
             return
@@ -183,13 +182,13 @@ class Invariants:
             raise Violation(f"{log.held} bytes of the log are held, more than {most}")
 
     def _growth(self) -> int:
-        """Return how many bytes one turn may log: each that is read or was kept, several times."""
+        """Return how many bytes one turn may log: each byte that is read or was kept, several times."""
         many = self.scenario.config.capacity
         one = min(self.scenario.read_bytes, 4000) + 2 * self.scenario.config.max_line
         return 5 * many * one + 4000
 
     def check_departure(self, channel: Channel, departure: Departure) -> None:
-        """Check that the server may let a connection go for the reason that it gives."""
+        """Check that the server may disconnect a client for the reason that it gives."""
         client, code = client_of(channel), departure.code
         if not code:
             self._check_ended(client, departure)
@@ -211,10 +210,10 @@ class Invariants:
             if not self.scenario.memory_faults or self.run.calm_since is not None:
                 raise Violation(f"{client} departs for lack of memory, and there was enough")
         elif not (client.has_left or client.conn.reset):
-            raise Violation(f"{client} is here, and departs: {departure.reason}")
+            raise Violation(f"{client} is still connected, and departs: {departure.reason}")
 
     def check_rest(self) -> None:
-        """Check what holds once faults are over and nothing moves: all is sent, and nothing is lost."""
+        """Check what must hold once faults are over and nothing moves: all is sent, and nothing is lost."""
         seq = len(self.truth.frames) - 1
         if self.run.listener.waiting:
             raise Violation(f"{len(self.run.listener.waiting)} connections are not accepted")
@@ -222,7 +221,9 @@ class Invariants:
             if client.seq != seq or client.partial:
                 raise Violation(f"{client} is at {client.seq} of {seq}, with {client.partial!r}")
             if client.outbox or client.conn.received != client.fed:
-                raise Violation(f"{client} was not heard: {client.fed - client.conn.received} bytes")
+                raise Violation(
+                    f"{client} has sent {client.fed - client.conn.received} bytes that were not received"
+                )
             if client.expected and not client.is_lax:
                 raise Violation(f"{client} did not get {client.expected[0]}")
             silent, heartbeat = self.run.running - client.heard, self.scenario.config.heartbeat
@@ -250,15 +251,15 @@ class Invariants:
                 raise Violation(f"{client} did not get the answer of {other} to {seq}")
 
     def _check_timers(self) -> None:
-        """Check that no timeout is left of a channel that is closed."""
+        """Check that no timeout of a closed channel is left."""
         loop = self.server.loop
         for source in loop.timers._sources:
             for item in source if isinstance(source, Timeout) else ():
                 if isinstance(item, Channel) and loop.channels.get(item.sock.fileno()) is not item:
-                    raise Violation(f"a timeout of {client_of(item)} goes on, which is gone")
+                    raise Violation(f"a timeout of {client_of(item)}, which is closed, is running")
 
     def check_end(self) -> None:
-        """Let all read to the end, close the server, and check that nothing is left."""
+        """Let all clients read to the end, close the server, and check that nothing is left."""
         server = self.server
         if channels := server.loop.channels:
             raise Violation(f"{len(channels)} connections are left in the end")
@@ -277,6 +278,6 @@ class Invariants:
             raise Violation(f"{registered} are registered in the end")
         server.close()
         if not self.run.listener.is_closed:
-            raise Violation("it still listens")
+            raise Violation("the server still listens")
         if lib.sim_live():
             raise Violation(f"{lib.sim_live()} allocations are left in the end")

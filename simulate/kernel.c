@@ -1,6 +1,6 @@
-/* The C core on a simulated kernel: its system calls and allocations come
- * here, and go wrong by chance under a seed. The core's own source is
- * compiled as it is, but for the constants that core.py makes smaller. */
+/* The C core on a simulated kernel: its system calls and allocations end up
+ * here, and fail at random under a seed. The core's own source is compiled
+ * unchanged, except for the constants that core.py makes smaller. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdarg.h>
@@ -21,9 +21,9 @@
 /* --- chance and the trace ------------------------------------------------ */
 
 static uint64_t sim_state, sim_hash;
-static unsigned sim_io, sim_memory; /* per mille */
-static int sim_spared;              /* no allocation fails for now */
-static const char *sim_wrong;       /* what the core did that none may do */
+static unsigned sim_io, sim_memory; /* failures per mille */
+static int sim_spared;              /* allocations do not fail for now */
+static const char *sim_wrong;       /* the last misuse of a system call */
 static char *sim_text;              /* the readable trace; NULL for none */
 static size_t sim_text_len, sim_text_room;
 
@@ -39,7 +39,7 @@ static int sim_chance(unsigned per_mille) {
     return per_mille && (sim_random() >> 11) % 1000 < per_mille;
 }
 
-/* Add to the hash of the trace (FNV-1a, a word at a time). */
+/* Add a word to the hash of the trace (FNV-1a on words). */
 static void sim_mix(uint64_t word) {
     sim_hash = (sim_hash ^ word) * UINT64_C(0x100000001B3);
 }
@@ -76,7 +76,7 @@ static void sim_say(const char *format, ...) {
 /* --- allocation ---------------------------------------------------------- */
 
 static long sim_live_count;
-static const char *sim_sites[SIM_SITES]; /* functions that got no memory */
+static const char *sim_sites[SIM_SITES]; /* functions whose allocations failed */
 
 static int sim_fails(const char *site) {
     size_t i = 0;
@@ -120,8 +120,8 @@ static void sim_free(void *memory) {
 
 static sim_conn *sim_fds[SIM_FDS];
 static uint64_t sim_ticks;
-/* The log that is watched, NULL for none, how far it was read, and what of that
- * Python has not read. */
+/* The log that is watched, NULL for none; how far it was read; and the part of
+ * that which Python has not read. */
 static const cl_log *sim_watched;
 static uint64_t sim_log_at;
 static sim_queue sim_log;
@@ -194,7 +194,7 @@ static ssize_t sim_recv(int fd, char *to, size_t most, int flags) {
     return (ssize_t)n;
 }
 
-/* Put some of it into the connection's buffer. */
+/* Put some of the data into the connection's buffer. */
 static ssize_t sim_put(int fd, const struct iovec *iov, size_t spans) {
     sim_conn *conn = sim_find(fd, "send");
     static const int errors[] = {EAGAIN, EINTR, ENOBUFS, EAGAIN};
@@ -229,7 +229,7 @@ static ssize_t sim_put(int fd, const struct iovec *iov, size_t spans) {
         sim_append(&conn->out, iov[i].iov_base, n);
         left -= n;
     }
-    if (conn->deaf) /* the client has closed: what comes is answered so */
+    if (conn->deaf) /* the client has closed: its kernel answers with a reset */
         conn->reset = 1;
     return (ssize_t)total;
 }
@@ -248,7 +248,7 @@ static ssize_t sim_sendmsg(int fd, const struct msghdr *msg, int flags) {
     return sim_put(fd, msg->msg_iov, msg->msg_iovlen);
 }
 
-/* TIOCOUTQ alone: what the client has not read. */
+/* Only TIOCOUTQ: what the client has not read. */
 static int sim_ioctl(int fd, unsigned long request, int *bytes) {
     sim_conn *conn = sim_find(fd, "ioctl");
 
@@ -426,7 +426,7 @@ static void sim_keep_log(const cl_log *log);
 #include "_text.c"
 #include "_check.c"
 
-/* Read what was added to the log, if it is the one that is watched. */
+/* Copy what was added to the log, if it is the one that is watched. */
 static void sim_keep_log(const cl_log *log) {
     if (log != sim_watched)
         return;

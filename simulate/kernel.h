@@ -1,5 +1,5 @@
-/* The simulated kernel, as Python and the core see it: see kernel.c. Read by
- * the compiler and, below the mark, by cffi. */
+/* The simulated kernel, as Python and the core see it; see kernel.c. The
+ * compiler reads all of it, cffi the part between the marks. */
 #ifndef SIM_KERNEL_H
 #define SIM_KERNEL_H
 #include <stddef.h>
@@ -15,16 +15,17 @@ typedef struct sim_queue {
 /* One connection, from a client's connect on. */
 typedef struct sim_conn {
     sim_queue in, out; /* to the server, and from it */
-    size_t room;       /* bytes that wait for the client at most */
-    uint64_t received; /* bytes that the server has got */
-    uint64_t mark, mark_tick; /* when it had got so many, in calls of recv */
+    size_t room;        /* the most bytes in `out` */
+    uint64_t received;  /* bytes that the server has received */
+    uint64_t mark;      /* a place in the bytes from the client */
+    uint64_t mark_tick; /* the call of recv that received the mark; 0 before */
     int fd;
     unsigned char fin;    /* the client sends no more */
-    unsigned char deaf;   /* ... and reads no more: it has closed */
-    unsigned char reset;  /* and is gone */
+    unsigned char deaf;   /* the client has closed, and reads no more */
+    unsigned char reset;  /* the connection was reset */
     unsigned char shut;   /* the server sends no more */
-    unsigned char closed; /* ... and has closed */
-    unsigned char unread; /* ... with input that it did not receive */
+    unsigned char closed; /* the server has closed */
+    unsigned char unread; /* the server closed with input in `in` */
 } sim_conn;
 
 void sim_begin(uint64_t seed, int traced);
@@ -47,9 +48,9 @@ int sim_ready(int fd);
 size_t sim_feed(sim_conn *conn, const char *data, size_t len, size_t room);
 size_t sim_drain(sim_conn *conn, char *to, size_t most);
 void sim_forget_input(sim_conn *conn);
-/* Watch an empty log: sim_read_log returns all that is appended to it. */
+/* Watch an empty log: sim_read_log returns what is appended to it. */
 void sim_watch(const cl_log *log);
-/* What was logged since the last call, in memory that is valid until the next. */
+/* What was logged since the last call; the memory is valid until the next. */
 size_t sim_read_log(const char **data);
 /* --- end --- */
 #endif

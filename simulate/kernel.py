@@ -18,7 +18,7 @@ MODULE: Final = core.load()
 ffi: Final[Any] = MODULE.ffi
 lib: Final[Any] = MODULE.lib
 
-# The descriptors that are not those of connections.
+# Descriptors that do not belong to connections.
 LISTENER: Final = 1
 SIGNALS: Final = 2
 PEER: Final = ("192.0.2.1", 4000)
@@ -28,13 +28,13 @@ _drained: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
 
 
 def drain(conn: Any, most: int = _DRAIN_BYTES) -> bytes:
-    """Take what waits for the client, at most ``most`` bytes."""
+    """Return output for the client, at most ``most`` bytes, and remove it from the kernel."""
     count = lib.sim_drain(conn, _drained, min(most, _DRAIN_BYTES))
     return bytes(ffi.buffer(_drained, count)) if count else b""
 
 
 class SimSocket:
-    """An accepted connection, as much of ``socket.socket`` as the server uses."""
+    """An accepted connection: as much of ``socket.socket`` as the server uses."""
 
     family = socket.AF_INET
 
@@ -52,10 +52,10 @@ class SimSocket:
             raise Violation("a connection was set to block")
 
     def setsockopt(self, *_option: object) -> None:
-        """Take any option."""
+        """Accept any option."""
 
     def shutdown(self, how: int) -> None:
-        """Close our direction."""
+        """Shut down the server's direction."""
         if how != socket.SHUT_WR:
             raise Violation(f"shutdown({how})")
         if lib.sim_shutdown(self._fd):
@@ -69,12 +69,12 @@ class SimSocket:
 
 
 class SimListener:
-    """A listening socket, whose connections the world makes.
+    """A listening socket; the simulation makes its connections.
 
     Attributes:
         waiting: the clients whose connections were not accepted yet.
-        faults: per mille of the accepts that fail.
-        is_closed: nobody listens any more.
+        faults: how many accepts in a thousand fail.
+        is_closed: the server has closed it.
     """
 
     family = socket.AF_INET
@@ -93,7 +93,7 @@ class SimListener:
         """Accept one connection.
 
         Raises:
-            OSError: there is none, or by chance.
+            OSError: there is none, or the accept fails at random.
         """
         if self.faults and self._rng.random() * 1000 < self.faults:
             error = self._rng.choice(_ACCEPT_ERRORS)
@@ -110,14 +110,14 @@ class SimListener:
         return ("192.0.2.1", 1)
 
     def close(self) -> None:
-        """Refuse the connections that wait."""
+        """Refuse the connections that were not accepted."""
         self.is_closed = True
         while self.waiting:
             _refuse(self.waiting.popleft())
 
 
 class Signals:
-    """What a signal wakes the loop with."""
+    """The socket that signals arrive on."""
 
     def fileno(self) -> int:
         """Return a descriptor of its own."""
@@ -126,7 +126,7 @@ class Signals:
 
 @dataclass
 class Key:
-    """What ``selectors.SelectorKey`` has of use to the loop; ``events`` is what it is registered for."""
+    """The part of ``selectors.SelectorKey`` that is used; ``events`` is what the socket is registered for."""
 
     fileobj: Any
     fd: int
@@ -135,7 +135,7 @@ class Key:
 
 
 class SimSelector:
-    """A selector in which the world goes on while the loop waits.
+    """A selector; the simulation continues while the loop waits in it.
 
     Args:
         wait: called by ``select`` with its timeout; returns what is ready.
@@ -169,7 +169,7 @@ class SimSelector:
         return self.keys
 
     def close(self) -> None:
-        """Forget all."""
+        """Forget all sockets."""
         self.keys.clear()
 
     def _pop(self, fd: int) -> Key:

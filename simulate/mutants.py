@@ -1,7 +1,7 @@
-"""Servers that are broken on purpose: the simulation must catch each, or it shows nothing.
+"""Servers that are broken on purpose: a simulation that does not catch them proves nothing.
 
-Each mutant is one text of a source put in place of another, in a copy of the project, where the seeds are
-run until one fails. A mutant whose text is not there any more is stale, and that is an error as well.
+Each mutant replaces a piece of the source text in a copy of the project, where seeds are run until one fails.
+A mutant is stale if its text no longer occurs exactly once, and that is an error as well.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from simulate.core import BUILD, BUILD_VARIABLE, ROOT
 
 # Seeds within which a mutant must be caught.
 SEEDS: Final = 1000
-# Seconds of CPU that they may take: a mutant may hang. It is CPU, because the machine may be busy.
+# Seconds of CPU time that these may take, because a mutant may hang. It is CPU time because the machine may be
+# busy.
 CPU_SECONDS: Final = 90
-# Mutants that are tried at a time.
+# Mutants that are tried at the same time.
 WORKERS: Final = 2
 
 
 class Mutant(NamedTuple):
-    """One way to break the server: in this file of it, ``new`` for ``old``."""
+    """One way to break the server: ``old`` is replaced by ``new`` in one of its files."""
 
     name: str
     file: str
@@ -372,7 +373,7 @@ def caught(mutant: Mutant, seeds: int = SEEDS) -> str | None:
     """Return what catches a mutant, such as ``seed 3``; None if it survives all seeds.
 
     Raises:
-        LookupError: the text that it changes is not there once.
+        LookupError: the text that it replaces does not occur exactly once.
     """
     with tempfile.TemporaryDirectory(prefix="mutant-") as place:
         root = Path(place)
@@ -403,7 +404,7 @@ def caught(mutant: Mutant, seeds: int = SEEDS) -> str | None:
 
 
 def main(names: Sequence[str]) -> int:
-    """Try all mutants or those named; return how many survived, at most 1."""
+    """Try all mutants, or those named; return the exit code, 1 if any survived."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     survivors = 0
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -1,9 +1,9 @@
-"""A second state that is fed with the inputs alone, and must end up the same as the server's.
+"""A second state that is fed only the inputs, and must end up the same as the server's.
 
-In some of the runs the server has a ``Collecting`` order. Each input is encoded when it is proposed, and when
-it is handed out it is decoded and applied to the ``Replica`` as well, which has a log of its own and neither
+In some runs the server has a ``Collecting`` order. It encodes each input when it is proposed. When the input
+is handed out, it is decoded and also applied to the ``Replica``, which has a log of its own and neither
 channels nor a clock. What the replica's observer is told, and the bytes of its log, are then compared with
-what the server was told and has logged.
+those of the server.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Told(NamedTuple):
 
 
 def told(log: Log, what: str, members: Sequence[Member], details: Any) -> Told:
-    """Return what an observer is told now."""
+    """Return a record of what an observer is told now."""
     return Told(log.seq, what, tuple(member.id for member in members), details)
 
 
 class Reader:
-    """Reads what is appended to a log, with a cursor that belongs to nobody."""
+    """Reads what is appended to a log, with a cursor that belongs to no client."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -58,7 +58,7 @@ class Reader:
 
 
 class Replica:
-    """A state to which the inputs of the server's are applied, and the comparison of the two.
+    """A state to which the inputs of the server are applied, and the comparison of the two states.
 
     Args:
         scenario: the sizes and settings of the server.
@@ -77,7 +77,7 @@ class Replica:
         self._reader = Reader(self._log)
 
     def follow(self, state: State) -> None:
-        """Compare with this state, of which nothing has happened yet."""
+        """Compare with this state, to which nothing was applied yet."""
         self._server = state
         self._server_reader = Reader(state.log)
 
@@ -106,7 +106,7 @@ class Replica:
     # --- the comparison ---
 
     def check_turn(self, turn: int) -> None:
-        """Compare what the last turn has brought, and in some turns everything.
+        """Compare what happened in the last turn, and in some turns everything.
 
         Raises:
             Violation: the states differ.
@@ -131,10 +131,10 @@ class Replica:
 
 
 class Collecting:
-    """An order that collects: its inputs count when they are handed out, each as read back from its bytes.
+    """An order that collects: inputs count when they are handed out, each decoded from its encoding.
 
-    Allocations succeed while an input is applied: a server that shares its order and fails to apply an input
-    must stop, and here it is to go on.
+    Allocations succeed while an input is applied. A server that shares its order must stop if it fails to
+    apply an input, but here it must continue.
 
     Args:
         replica: each input is applied to it before it is handed out.

@@ -1,9 +1,9 @@
 """One run: the real server under one seed, and everything that happens to it.
 
-The loop calls ``select`` once in each turn, and the world lives in there: the ``invariants`` of what the turn
-has left are checked, clients act, the clock moves on, and the loop is told what is ready. A run has three
-parts: one with faults; then calm, in which everybody reads and nothing fails, until nothing moves any more;
-and the stop. What is decided before a run begins is in ``scenario``.
+The loop calls ``select`` once in each turn, and the simulation runs inside that call: it checks the
+``invariants`` after the turn, lets clients act, advances the clock, and tells the loop what is ready. A run
+has three parts: one with faults; then a calm, in which every client reads and nothing fails, until nothing
+moves any more; and the stop. ``scenario`` has what is decided before a run begins.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from simulate.replica import Collecting, Replica, told
 from simulate.scenario import draw, world
 from simulate.truth import Truth, Violation
 
-# What clients do in the first part of a run, in steps.
+# Steps that clients take in the first part of a run.
 STEPS: Final = 300
-# Seconds of calm until a run has come to rest: longer than any timeout that lets a client go.
+# Seconds of calm until a run has come to rest: longer than any timeout that disconnects a client.
 CALM_SECONDS: Final = 9.0
-# Turns in which the server must come to rest, and in which it must end.
+# The most turns until the server comes to rest after faults, and until it has stopped.
 MAX_CALM_TURNS: Final = 3000
 MAX_END_TURNS: Final = 500
 # Seconds that a turn takes.
 TICK: Final = 1e-4
-# Seconds in which nobody does anything.
+# Seconds between two steps of clients, from which one is drawn.
 PACES: Final = (0.001, 0.01, 0.03, 0.06, 0.5, 3.0)
-# What clients are drawn from.
+# The manners that those of clients are drawn from.
 MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
 
 _where: Final[Any] = ffi.new("char **")
@@ -48,38 +48,38 @@ class _Quiet(Exception):  # noqa: N818 - it is no error
 
 
 class SimServer(Server):
-    """The real server, which tells what it decides."""
+    """The real server, which reports its decisions to the run."""
 
     def __init__(self, run: Run, *arguments: Any, **options: Any) -> None:
         self.run_of = run
         super().__init__(*arguments, **options)
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Let a channel go, and have it judged."""
+        """Disconnect a channel, after the run has checked whether the server may."""
         if not channel.is_going:
             self.run_of.is_let_go(channel, departure)
         super().depart(channel, departure)
 
     def joined(self, members: Sequence[Member], ranks: Sequence[int]) -> None:
-        """Note who has joined."""
+        """Note which members have joined."""
         self.run_of.note_told("joined", members, ranks)
         super().joined(members, ranks)
         channels = [cast("Channel", member.channel) for member in members]
         self.run_of.truth.joining.append([client_of(channel) for channel in channels])
 
     def left(self, members: Sequence[Member]) -> None:
-        """Note who has left."""
+        """Note which members have left."""
         self.run_of.note_told("left", members)
         super().left(members)
 
     def tell(self, member: Member, frame: bytes) -> None:
-        """Note what a member is told."""
+        """Note a frame for one member alone."""
         self.run_of.note_told("private", [member], frame)
         super().tell(member, frame)
 
 
 class Result(NamedTuple):
-    """What happened in a run; ``trace`` is a hash of all of it."""
+    """What happened in a run; ``trace`` is a hash of everything that happened."""
 
     seed: int
     trace: int
@@ -93,13 +93,13 @@ class Run:
 
     Args:
         seed: decides what happens.
-        steps: what clients do in the first part.
+        steps: how many steps clients take in the first part.
         traced: keep what happens as text in ``lines``.
 
     Attributes:
-        running: the time in which the server was not stopped.
-        calm_since: when calm began; None before.
-        is_over: the server was told to stop, and nobody must come to rest any more.
+        running: the time so far in which the process was not stopped, in seconds.
+        calm_since: when the calm began; None before.
+        is_over: the last part has begun, in which the server stops.
         live: the clients that may still do something.
     """
 
@@ -152,7 +152,7 @@ class Run:
             Exception: the server has failed.
         """
         loop, scenario = self.server.loop, self.scenario
-        # Without the tokens, whose text has an address in it.
+        # The tokens are left out, because their text contains an address.
         self.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
         self.listener.faults = scenario.accept_faults
@@ -198,12 +198,12 @@ class Run:
             self.replica.check_turn(self.turns)
 
     def _stop(self) -> None:
-        """Stop the server, in its turn, as a signal does."""
+        """Stop the server from within a turn, as a signal does."""
         if self.wants_stop:
             self.say("stop")
             self.server.stop()
 
-    # --- what the loop waits in ---------------------------------------------------------------
+    # --- inside select ------------------------------------------------------------------------
 
     def _select(self, timeout: float | None) -> list[tuple[Key, int]]:
         self._turn_is_over()
@@ -239,8 +239,8 @@ class Run:
     def _stop_process(self, patience: float, begin: float) -> None:
         """Let time pass in which the process is stopped.
 
-        All of the time since this select began counts as that: the server cannot know how much of it it would
-        have waited.
+        All of the time since this select began counts as stopped, because the server cannot know for how much
+        of it it would have waited.
         """
         seconds = patience + self.rng.choice((2.0, 40.0, 4000.0))
         self.say(f"the process is stopped for {seconds} seconds")
@@ -262,7 +262,7 @@ class Run:
         return ready
 
     def _told(self, ready: list[tuple[Key, int]]) -> list[tuple[Key, int]]:
-        """Return what the loop is told: in any order, some of it later, and some for nothing."""
+        """Return what the loop is told: in any order, some of it later, and some of it without reason."""
         rng = self.rng
         if self.scenario.io_faults and self.calm_since is None:
             if len(ready) > 1 and rng.random() < 0.3:
@@ -281,11 +281,11 @@ class Run:
 
     @property
     def running(self) -> float:
-        """The time that the server has had."""
+        """The time in which the process was not stopped, in seconds."""
         return self.now - self.stopped
 
     def _read_all(self) -> None:
-        """Let the clients read that do so at once."""
+        """Let those clients read that read at once; in the calm, all."""
         calm = self.calm_since is not None
         for client in self.live:
             if calm:
@@ -405,7 +405,7 @@ class Run:
             self.truth.grow(ffi.buffer(_where[0], count)[:])
 
     def is_let_go(self, channel: Channel, departure: Departure) -> None:
-        """Note why the server lets a connection go, and have it judged."""
+        """Note why the server disconnects a client, and check whether it may."""
         client = client_of(channel)
         client.reason = departure.text
         client.code = departure.code
@@ -418,14 +418,14 @@ class Run:
         self.invariants.check_departure(channel, departure)
 
     def note_told(self, what: str, members: Sequence[Member], details: Any = None) -> None:
-        """Note what the server is told by its state, if there is a replica to compare it with."""
+        """Note what the state tells the server, if there is a replica to compare that with."""
         if self.replica is not None:
             self.replica.server_told.append(told(self.server.state.log, what, members, details))
 
     # --- the trace ----------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
-        """Add a line to the readable trace, behind those of the kernel."""
+        """Add a line to the readable trace, after those of the kernel."""
         lib.sim_note(hash_of(text))
         if self.traced:
             self.lines += self.kernel_lines()
@@ -468,7 +468,7 @@ def trace(seed: int, steps: int = STEPS) -> list[str]:
         run = Run(seed, steps, traced=True)
         try:
             run.say(str(run.run()))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             run.say(f"{type(error).__name__}: {error}")
         finally:
             run.close()

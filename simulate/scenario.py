@@ -1,6 +1,6 @@
-"""What a seed decides about a run before it begins: settings, numbers of clients and of faults, small bounds.
+"""What a seed decides before a run begins: settings, numbers of clients and of faults, and small bounds.
 
-What happens then is drawn in ``run``, as it happens.
+Everything else is drawn in ``run``, as it happens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODULES: Final = (
     rankserver.sender,
     rankserver.server,
 )
-# Bounds of the server, with values so small that a run reaches them; 0 leaves the server's own.
+# Bounds of the server, with values that are small enough for a run to reach them; 0 keeps the server's own.
 BOUNDS: Final = {
     "MAX_TURN_BYTES": (0, 300, 2000),
     "MIN_READ_BYTES": (0, 40, 400),
@@ -50,24 +50,24 @@ BOUNDS: Final = {
     "MANY_CLIENTS": (0, 2),
     "MIN_STALE": (0, 1),
 }
-# Share of the runs in which the order collects inputs, and a replica is fed with them.
+# Share of the runs in which the order collects inputs, and a replica is fed them.
 COLLECTING: Final = 0.3
 
 
 class Scenario(NamedTuple):
-    """What a seed says about a run before it begins.
+    """What a seed decides before a run begins.
 
     Attributes:
         config, tokens: the settings of the server.
         classes: how many classes clients have; 0 if no tokens are needed.
-        most_clients: how many clients are connected at a time.
-        block_bytes, read_bytes: sizes for the core: of a block of the log, and of one read.
+        most_clients: the most clients that are connected at a time.
+        block_bytes, read_bytes: bytes in a block of the log, and in one read.
         io_faults, memory_faults, accept_faults: how many system calls, allocations and accepts in a thousand
             fail.
         stop_at: the step at which the server is told to stop; -1 for none.
-        max_asks: how many asks the server remembers.
-        hurry: the share of the waits in which nothing happens for a moment only.
-        collects: the server has an order that collects inputs instead of the immediate one.
+        max_asks: the most asks that are open at a time.
+        hurry: the share of the waits between steps of clients that last only a millisecond.
+        collects: the server has a collecting order instead of the immediate one.
     """
 
     config: Config
@@ -117,7 +117,7 @@ def draw(rng: random.Random, steps: int) -> Scenario:
 
 @contextlib.contextmanager
 def world(seed: int, steps: int) -> Iterator[None]:
-    """Give the server the simulated core, small bounds, and no randomness but the seed's."""
+    """Give the server the simulated core, small bounds, and randomness from the seed alone."""
     scenario = draw(random.Random(seed), steps)
     rng = random.Random(~seed)
     saved: list[tuple[Any, str, Any]] = []

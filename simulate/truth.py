@@ -1,7 +1,7 @@
-"""What is true in a run: the log as it was written, and who held which rank at each place of it.
+"""The truth about a run: the log as it was written, and the roster at each place in it.
 
-It is read from the core's memory before anything of the log can be freed, and each frame is compared with
-what its sender sent. What clients receive is then compared with it.
+The log is read from the core's memory before any of it can be freed, and each frame is compared with what its
+sender sent. What clients receive is then compared with the truth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Violation(AssertionError):  # noqa: N818 - it names what happened
 
 
 class Change(NamedTuple):
-    """What a JOIN or LEFT did; ``roster`` is who held which rank behind it."""
+    """What a JOIN or LEFT did; ``roster`` has the clients by rank after it."""
 
     joins: bool
     ranks: list[int]
@@ -41,9 +41,9 @@ class Truth:
 
     Attributes:
         frames: the frames by seq; there is none with seq 0.
-        meaning: what each of them says.
-        roster: the clients by rank behind the last frame.
-        joining: who joins with each of the next JOINs, in the order of its ranks, as the server says.
+        meaning: what each frame says.
+        roster: the clients by rank after the last frame.
+        joining: the clients in each of the next JOINs, in the order of its ranks, as the server says.
         commands: how many commands were logged.
     """
 

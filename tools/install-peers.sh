@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the peers that are missing. Usage: tools/install-peers.sh PYTHON, that of the virtual environment.
-# What cannot be installed is no error: the command to type is printed, and compare.py names the peer as skipped.
+# Install the peers that are missing. Usage: tools/install-peers.sh PYTHON (of the virtual environment)
+# A peer that cannot be installed is no error: the command to type is printed, and compare.py reports it as skipped.
 set -u
 python=$1
 cd "$(dirname "$0")/.." || exit
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.." || exit
 "$python" -m pip install --quiet --disable-pip-version-check --editable '.[bench]' ||
     echo "to compare with all peers, type: $python -m pip install -e '.[bench]'" >&2
 
-# Prints the Debian packages of the peers that are not there, as the registry names them.
+# Prints the Debian packages of the peers that are not installed, as named in peers.py.
 missing() {
     PYTHONPATH=benchmarks "$python" -c '
 from peers import PEERS
@@ -16,9 +16,9 @@ commands = [peer.install.split() for peer in PEERS if peer.version() is None]
 print(*(words[-1] for words in commands if words[0] == "apt-get"))'
 }
 
-# A Debian package starts its server at once, and at every boot. Nobody asked for that here: a policy that
-# forbids to start these, and nothing else, is in force while we install, if the machine has none of its own
-# (see invoke-rc.d(8)), and what was installed is disabled.
+# A Debian package starts its server at once, and at every boot, which is not wanted here. So these services are
+# disabled after the installation. During it, a policy forbids starting these services and no others, unless the
+# machine has a policy of its own; see invoke-rc.d(8).
 install='
 trap "exit 129" HUP
 trap "exit 130" INT
@@ -47,7 +47,7 @@ if [ "$(id -u)" = 0 ]; then
 else
     root="sudo -n"
 fi
-# The names are words of the registry, without blanks or patterns.
+# The names are words from peers.py, without blanks or patterns, so they need no quotes.
 if command -v apt-get >/dev/null && $root true 2>/dev/null; then
     echo "installing with ${root:+sudo and }apt-get, and disabling as services: $packages" >&2
     $root sh -c "$install" install-peers $packages

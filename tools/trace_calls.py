@@ -1,4 +1,4 @@
-"""Trace a running server and list the Python calls that one command, or one ASK with one answer, costs it.
+"""Trace a running server, and list the Python calls that a command, and an ASK with one answer, cost it.
 
 It starts ``python -m rankserver`` from a source tree, joins as one sender and ten receivers, and lets
 ``traced_server.py`` record what the server calls from the moment a frame is ready to be read until it waits
@@ -30,10 +30,11 @@ RECEIVERS: Final = 10
 
 OPTIONS: Final = ("--port", "0", "--log-level", "warning")
 
-# How long a frame may take to arrive before the server counts as stuck, in seconds.
+# Seconds that a frame may take to arrive before the server counts as stuck.
 MAX_WAIT: Final = 20.0
 
-Call = tuple[str, str]  # file and function
+# File and function.
+Call = tuple[str, str]
 
 
 class Peer:
@@ -96,7 +97,7 @@ class TracedServer:
     def trace(self, peer: Peer, action: Callable[[], None]) -> list[Call]:
         """Return the calls that the server makes for ``action``, which waits for the last frame it causes.
 
-        The server looks for orders when it wakes up, hence the ``PING`` of ``peer`` after each.
+        The server looks for orders only when it wakes up; hence the ``PING`` of ``peer`` after each order.
         """
         self._control.sendall(b"+")
         peer.synchronize()

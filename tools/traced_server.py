@@ -1,7 +1,7 @@
 """Run ``python -m rankserver`` from the current folder, and record its Python calls when told to.
 
 ``trace_calls.py`` starts it: ``traced_server.py CONTROL ARGUMENTS…``, where CONTROL is the descriptor of a
-socket. A ``+`` that has arrived when the server wakes up starts the recording with its next wait; a ``-``
+socket. When the server wakes up and finds a ``+`` there, the recording starts with its next wait. A ``-``
 ends it, and the calls of all complete turns between the two are sent back as a line of JSON.
 
 A turn begins when the server calls ``select`` and ends when it calls it again: nothing else is assumed of it.
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from types import FrameType
 
-MAX_ORDERS: Final = 16  # bytes read at once
+# Bytes read at once from the control socket.
+MAX_ORDERS: Final = 16
 
 
 class Recorder:

@@ -116,7 +116,7 @@ class CommandFrame(NamedTuple):
 
 
 class AnswerFrame(NamedTuple):
-    """``RES <seq> <rank> <name> <status> [json]``: a client's answer to my ASK ``seq``."""
+    """``RES <seq> <rank> <name> <status> [json]``: a client's answer to this client's ASK ``seq``."""
 
     seq: int
     rank: int

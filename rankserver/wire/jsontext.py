@@ -13,12 +13,12 @@ from typing import Any, Final, NoReturn
 # How deep objects and arrays may be nested. Answers have a depth of one or two.
 MAX_NESTING: Final = 64
 
-# A string, once its escapes are removed. One that does not end takes the rest of the text: looking for the
-# next quote from every one of them would take time in the square of the length.
+# A string, in text whose escapes were removed. A string that does not end takes the rest of the text:
+# searching for the next quote from each of them would take quadratic time.
 _STRING: Final = re.compile(r'"[^"]*(?:"|\Z)')
 _ESCAPE: Final = re.compile(r"\\.")
 _BRACKET: Final = re.compile(r"[][{}]")
-# What the encoder leaves as it is, but the text rule or UTF-8 forbids.
+# Characters that the encoder does not escape, although the text rule or UTF-8 forbids them.
 _MUST_ESCAPE: Final = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
 
 
@@ -61,6 +61,6 @@ def _reject_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-# Made once: json.dumps and json.loads would make them for each call.
+# Made once: json.dumps and json.loads would make new ones for each call.
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _DECODER: Final = json.JSONDecoder(parse_constant=_reject_constant)

@@ -1,4 +1,4 @@
-"""Cuts a stream of bytes into lines, for whoever reads lines from a peer, a program or a person."""
+"""Cuts a stream of bytes into lines, whether they come from a peer, a program or a person."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rankserver.wire.protocol import TOO_LONG
 
 
 class LineBuffer:
-    """Cut a stream of bytes into lines, in whatever pieces it arrives.
+    """Cuts a stream of bytes into lines, in whatever pieces it arrives.
 
     Each byte is copied a constant number of times, however small the pieces are.
     """

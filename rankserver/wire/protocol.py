@@ -1,6 +1,6 @@
 """Version 1 of the wire protocol as pure functions: frames to bytes and back, and the text rule.
 
-Server and client share it. It knows no sockets or clocks, and not what a frame does: ``ranking`` knows what
+Server and client share it. It knows neither sockets nor clocks, nor what a frame does: ``ranking`` knows what
 happens to ranks, and ``lines`` cuts a stream into lines.
 
 A line is a verb and, after a space, the rest. The tables ``CLIENT_VERBS`` and ``SERVER_VERBS`` at the end
@@ -34,7 +34,7 @@ SERVER_SLACK: Final = 256
 MAX_NUMBER_DIGITS: Final = 19
 # Far more clients than one process can serve. A range of ranks is expanded in memory, so it must be bounded.
 MAX_CLIENTS: Final = 1_000_000
-# Characters that an error message repeats of a bad value.
+# The most characters of a bad value that an error message repeats.
 MAX_SHOWN: Final = 64
 
 # Codes on BYE.
@@ -365,7 +365,7 @@ def answer(rank: int, name: str, seq: int, status: str, detail: str) -> bytes:
 
 
 def roster(members: Sequence[frames.RosterEntry], max_line: int) -> Iterator[bytes]:
-    """Build the ``ROSTER`` frames for all clients, who are given by rank. O(len(members))."""
+    """Build the ``ROSTER`` frames for all clients, given in rank order. O(len(members))."""
     total = len(members)
     room = max_line - len(_json_frame("ROSTER", {"total": total, "from": total, "clients": []}))
     start = used = 0

@@ -1,8 +1,8 @@
-"""Sets of members as bits of an int, for whoever keeps a set of members for each of thousands of ASKs.
+"""Sets of members as the bits of an int, for code that keeps such a set for each of thousands of ASKs.
 
 Each member has a *slot* while it is present: a small number that is free again once the member has left. A
-set of members is an int with the bits of their slots, so that a thousand members take 125 bytes, and taking
-those who left out of a set is one AND. Free slots are taken first, so a set never needs more bits than the
+set of members is an int with the bits of their slots, so a thousand members take 125 bytes, and removing
+those that left from a set is one AND. Free slots are taken first, so a set never needs more bits than the
 largest number of members that were present at once.
 
 A freed slot must be cleared from all sets that are kept before it is taken again: the next member would
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 
 class Slots:
-    """Assigns slots to members, and knows the set of all that are present.
+    """Assigns slots to members, and keeps the set of all members that are present.
 
     Args:
         count: how many members are present from the start; they have the slots 0 to ``count`` - 1.

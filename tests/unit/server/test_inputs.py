@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rankserver.inputs import (
+    MAX_CLASS,
     MAX_INTEGER,
     Answered,
     Asked,
@@ -25,13 +26,25 @@ from rankserver.wire.exceptions import InputError
 
 # Every length of an encoded integer occurs, and so do the numbers on both sides of each.
 NUMBER: Final = st.integers(0, 64).flatmap(lambda bits: st.integers(max(2**bits - 2, 0), 2**bits - 1))
-NEWCOMER: Final = st.builds(Newcomer, NUMBER, st.text(), NUMBER, st.text())
+# What a line may hold: no control character but TAB.
+TEXT: Final = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)) | st.just("\t"))
+NAME: Final = st.from_regex(r"[A-Za-z0-9._:@-]{1,64}", fullmatch=True)
+NEWCOMER: Final = st.builds(Newcomer, NUMBER, NAME, st.integers(0, MAX_CLASS), TEXT)
+
+
+def by_class(newcomers: list[Newcomer]) -> tuple[Newcomer, ...]:
+    return tuple(sorted(newcomers, key=lambda newcomer: newcomer.rank_class))
+
+
 BY_KIND: Final[dict[type, st.SearchStrategy[Input]]] = {
-    Joined: st.builds(Joined, st.lists(NEWCOMER, max_size=4).map(tuple)),
-    Left: st.builds(Left, st.lists(NUMBER, max_size=200).map(tuple)),
+    Joined: st.builds(
+        Joined,
+        st.lists(NEWCOMER, min_size=1, max_size=4, unique_by=lambda each: each.member).map(by_class),
+    ),
+    Left: st.builds(Left, st.lists(NUMBER, min_size=1, max_size=200, unique=True).map(tuple)),
     Lines: st.builds(Lines, NUMBER, st.binary(max_size=300)),
-    Asked: st.builds(Asked, NUMBER, st.text()),
-    Answered: st.builds(Answered, NUMBER, NUMBER, st.text(), st.text()),
+    Asked: st.builds(Asked, NUMBER, TEXT),
+    Answered: st.builds(Answered, NUMBER, NUMBER, TEXT, TEXT),
 }
 INPUT: Final = st.one_of(*BY_KIND.values())
 
@@ -147,3 +160,24 @@ def test_a_number_that_has_no_code_is_not_encoded(number: int) -> None:
     for value in (Left((number,)), Lines(number, b""), Joined((Newcomer(1, "a", number),))):
         with pytest.raises(ValueError, match="unsigned number of 64 bits"):
             encode(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Joined(()),
+        Left(()),
+        Left((1, 1)),
+        Joined((Newcomer(1, "a"), Newcomer(1, "b"))),
+        Joined((Newcomer(1, "a", 1), Newcomer(2, "b", 0))),
+        Joined((Newcomer(1, ""),)),
+        Joined((Newcomer(1, "a b"),)),
+        Joined((Newcomer(1, "a", MAX_CLASS + 1),)),
+        Asked(1, "two\nlines"),
+        Answered(1, 2, "ok\r", ""),
+    ],
+    ids=str,
+)
+def test_what_no_server_proposes_is_refused(value: Input) -> None:
+    with pytest.raises(InputError):
+        decode(encode(value))
