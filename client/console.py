@@ -20,7 +20,7 @@ from client.words import DisplayEvent, Line, Renderer, Unsent
 from rankserver.client import events
 from rankserver.client.aio import Client
 from rankserver.client.display import visible
-from rankserver.client.runner import cancelled
+from rankserver.client.runner import cancel_and_wait
 from rankserver.client.stream import EventStream
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import DisconnectedError, ProtocolError
@@ -105,7 +105,7 @@ class Console:
         finally:
             # Before the frontend ends, as it shows nothing after that.
             for task in (sending, joining, receiving):
-                await cancelled(task)
+                await cancel_and_wait(task)
 
     async def _stay_joined(self) -> Exit:
         async with self._client:
