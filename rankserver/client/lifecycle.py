@@ -8,7 +8,7 @@
      |            |               |                 |
      +------------+---------------+-----------------+----> CLOSED
 
-FAILED and CLOSED are final: the connection is lost for good, or the program has closed it. Everything that
+FAILED and CLOSED are final: the connection is lost for good, or the client was closed. Everything that
 changes the state is in this module, so that no other part needs a flag of its own.
 """
 
