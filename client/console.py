@@ -25,7 +25,7 @@ from rankserver.wire import protocol
 from rankserver.wire.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
-# A synonym for people, so that they need not look up which of the two it is.
+# A synonym of ``exit`` that only works at the prompt: people need not remember which of the two it is.
 QUIT_COMMAND: Final = b"quit"
 WHO_COMMANDS: Final = (b"?", b":who")
 HELP_COMMAND: Final = b":help"

@@ -178,7 +178,7 @@ def outcome(given: events.Answer) -> str:
 
 
 def render_roster(members: tuple[frames.RosterEntry, ...], own_rank: int | None) -> list[Line]:
-    """Return who is here as a table, by rank, with our own place marked."""
+    """Return the roster as a table, by rank, with our own row marked."""
     has_classes = any(member.rank_class for member in members)
     cells = [("rank", "class", "name")]
     cells += [(str(member.rank), str(member.rank_class), visible(member.name)) for member in members]

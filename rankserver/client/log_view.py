@@ -108,7 +108,7 @@ class LogView:
         return self._asks.expire(seq)
 
     def disconnect(self) -> list[events.Event]:
-        """End all open ASKs and report commands as lost, because no more frames will come."""
+        """End all open ASKs, and report unlogged commands as lost, because no more frames will come."""
         return [*self._asks.disconnect(), *(events.Lost(*submission) for submission in self.submitted)]
 
     def _command(self, frame: frames.CommandFrame) -> list[events.Event]:

@@ -262,7 +262,7 @@ class Runner:
         self.execution.add(event)
 
     def _done(self, event: AskDone) -> None:
-        """End an ask, except one that only the end of the connection ended: that will fail soon."""
+        """End an ask, unless it ended only because the connection did: then it will soon fail instead."""
         if self._connection is None or event.seq not in self._connection.session.cut_off:
             self._requests.receive(event)
 

@@ -143,7 +143,7 @@ class Session:
         return self.log.expire(seq)
 
     def who(self, handle: object = None) -> None:
-        """Ask who is there: ``RosterReceived``, which carries ``handle``, follows.
+        """Ask for the roster: ``RosterReceived``, which carries ``handle``, follows.
 
         Raises:
             LocalProtocolError: the state is not JOINED.
