@@ -56,7 +56,7 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
         address: ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the default port is 5050. None
             takes the environment variable ``RANKSERVER``, or 127.0.0.1:5050 if that is not set.
         name: our name; None lets the server choose one.
-        token: our permission to join a server that requires a token.
+        token: the token, for a server that requires one.
         tls: the TLS context, such as ``rankserver.client.tls.context()``; None connects without TLS.
         reconnect: whether to keep trying to connect, both at first and after the connection is lost.
         executor: executes commands from the moment we join; ``Client.executes`` can set it later.

@@ -237,7 +237,7 @@ async def join(
     Args:
         where: the server's address.
         name: our name; None lets the server choose one.
-        token: our permission to join a server that requires a token.
+        token: the token, for a server that requires one.
         tls: the TLS context; None connects without TLS. A Unix socket never uses it.
 
     Raises:

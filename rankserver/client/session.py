@@ -96,7 +96,7 @@ class Session:
 
         Args:
             name: our name.
-            token: our permission to join a server that requires a token.
+            token: the token, for a server that requires one.
 
         Raises:
             LocalProtocolError: the protocol does not allow this name, or the session has joined or is over.
