@@ -1,9 +1,10 @@
 """The command line of the client: arguments, signals, exit codes.
 
-Exit codes: 0 we left, or everybody who may execute what was asked did so; 1 failure; 2 usage; 3 cannot
-connect; 4 the server refused or ended the connection; 5 nobody may execute a command; 6 some clients failed,
-denied it, timed out or left, or a command was not sent or has no end yet; 130 interrupted. 1 to 4 come with
-one line that says why: on standard error, or, if we were connected, as the last line of what happened.
+Exit codes: 0 we left, and all clients that may execute our commands did; 1 standard input or output failed;
+2 bad usage; 3 cannot connect; 4 the server refused or ended the connection; 5 no client may execute a
+command; 6 some clients failed, denied a command, timed out or left, or a command was not sent or is not
+finished; 130 interrupted. With 1 to 4, one line says why: on standard error or, if we were connected, as the
+last line of what happened.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ from rankserver.client.worker import MAX_JOBS, Executor
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
-# The values of TERM that promise no cursor movement.
+# The values of TERM for terminals whose cursor cannot be moved.
 DUMB_TERMINALS: Final = ("", "dumb", "unknown")
 EXECUTORS: Final = ("simulate", "program", "shell", "handler")
 # The options that make no sense with --exec simulate.
 PROCESS_OPTIONS: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir")
-# Seconds for which a write to a pipe that nobody reads may delay our leaving.
+# How long a write to a pipe that nobody reads may delay our leaving, in seconds.
 WRITE_TIMEOUT: Final = 1.0
-# Seconds that a simulated command takes.
+# How long a simulated command takes by default, in seconds.
 SIMULATED_DELAY: Final = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the client until it is left; return the exit code."""
+    """Run the client until it leaves; return the exit code."""
     _open_missing_streams()
     parser = _parser()
     options = parser.parse_args(_unambiguous(sys.argv[1:] if argv is None else argv))
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ended(options: argparse.Namespace, client: Client) -> tuple[Exit, str]:
-    """Run to the end; return the exit code, and what must still be said about it, if anything."""
+    """Run to the end; return the exit code, and the reason for it if that was not shown yet."""
     try:
         return asyncio.run(_run(options, client)), ""
     except KeyboardInterrupt:  # before _run installed its handler
@@ -101,7 +102,7 @@ def _write_exit(line: str, code: Exit) -> Exit:
 
 
 async def _run(options: argparse.Namespace, client: Client) -> Exit:
-    """Converse until something ends it; SIGINT and SIGTERM do so by leaving."""
+    """Run the console until something ends it; SIGINT and SIGTERM make it leave."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - we are in one
@@ -113,7 +114,7 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
         loop.call_soon_threadsafe(task.cancel)
         signal.setitimer(signal.ITIMER_REAL, WRITE_TIMEOUT, WRITE_TIMEOUT)
 
-    # Not with the loop's handlers: these wait for a write, which may wait for a reader for ever.
+    # Not with the loop's signal handlers: these run only after a write, which may wait for a reader for ever.
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGALRM, lambda *_: frontend.give_up())
@@ -179,7 +180,10 @@ def _executor(options: argparse.Namespace) -> Executor:
 
 
 def _token(options: argparse.Namespace) -> str | None:
-    """Return the token from its file, if there is one: command lines can be read by other users."""
+    """Return the token from its file, if there is one.
+
+    There is no option for the token itself, because other users can read command lines.
+    """
     if not options.token_file:
         return None
     try:
@@ -237,9 +241,9 @@ def _parser() -> arguments.Parser:
     parser = ClientParser(
         prog="rankserver-client",
         usage="%(prog)s [options] [HOST[:PORT] | unix:PATH]",
-        description="Command the clients that rank lower, and execute what those that rank higher command. "
-        "On a terminal, type commands at the prompt; otherwise they are read from standard input, one per "
-        "line, or given with -c. exit, or the end of the input, leaves.",
+        description="Send commands to clients of lower rank, and execute the commands of clients of higher "
+        "rank. On a terminal, type commands at the prompt; otherwise they are read from standard input, one "
+        "per line, or given with -c. To leave, type exit or end the input.",
     )
     parser.add_argument(
         "address",
@@ -266,12 +270,12 @@ def _parser() -> arguments.Parser:
         metavar="FILE",
         help="file with the certificate authorities to trust (default: those of the system)",
     )
-    add("--tls-cert", metavar="FILE", help="certificate to present to the server, if it wants one")
+    add("--tls-cert", metavar="FILE", help="certificate to present to the server, if it requires one")
     add("--tls-key", metavar="FILE", help="private key of that certificate (default: in the same file)")
     add(
         "--reconnect",
         action="store_true",
-        help="connect again, with a new rank, when the connection fails",
+        help="keep trying to connect; after a lost connection, join again with a new rank",
     )
     _add_asking(parser.add_argument_group("asking").add_argument)
     _add_executing(parser.add_argument_group("executing"))
@@ -292,7 +296,7 @@ def _add_asking(add: Callable[..., object]) -> None:
         metavar="N",
         type=arguments.whole(0),
         default=0,
-        help="wait until N other clients are connected",
+        help="before sending commands, wait until N other clients are connected",
     )
     add(
         "--answer-timeout",
@@ -304,7 +308,7 @@ def _add_asking(add: Callable[..., object]) -> None:
         "-b",
         "--group",
         action="store_true",
-        help="show equal answers once, with the names of all who gave them",
+        help="show equal answers once, with the names of all clients that gave them",
     )
     add(
         "--diff",
@@ -322,11 +326,13 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
         metavar="KIND",
         type=_kind,
         default="simulate",
-        help="what to do with commands of higher ranks: simulate (default); program, run without a shell; "
-        "shell; or handler PATH, a program that gets each of them on its standard input",
+        help="how to execute commands of higher ranks: simulate (default); program, without a shell; shell; "
+        "or handler PATH, a program that gets each command on its standard input",
     )
     allowed = executing.add_mutually_exclusive_group()
-    allowed.add_argument("--allow", metavar="FILE", help="run only what matches a line of FILE, word by word")
+    allowed.add_argument(
+        "--allow", metavar="FILE", help="run only commands that match a line of FILE, word by word"
+    )
     allowed.add_argument(
         "--allow-all", action="store_const", const=True, help="run every command of a higher rank"
     )
@@ -356,13 +362,13 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
         type=arguments.seconds(0),
         help="seconds that a simulated command takes (default: 1)",
     )
-    add("--stay", action="store_true", help="stay and execute after the end of the input")
+    add("--stay", action="store_true", help="after the end of the input, stay and execute commands")
 
 
 def _unambiguous(argv: Sequence[str]) -> list[str]:
-    """Join arguments that belong together, but that argparse would take apart.
+    """Join arguments that belong together but that argparse would separate.
 
-    These are a command that begins with a dash, and the path after ``--exec handler``.
+    These are ``-c`` with a command that begins with a dash, and ``--exec handler`` with its path.
     """
     joined: list[str] = []
     rest = deque(argv)
@@ -390,7 +396,7 @@ def _name(text: str) -> str:
 
 
 def _open_missing_streams() -> None:
-    """Open /dev/null in place of closed standard streams, before a socket gets their descriptors.
+    """Open /dev/null in place of closed standard streams, before sockets can get their descriptors.
 
     Also make sure that any text can be written, whatever the encoding.
     """

@@ -1,7 +1,6 @@
 """The conversation between a frontend and a server: commands in, events out, and how it ends.
 
-What is said is the same on all frontends: a *renderer*, such as ``words.render_text``, turns each event into
-lines.
+All frontends show the same lines: a *renderer*, such as ``words.render_text``, makes them from each event.
 """
 
 from __future__ import annotations
@@ -20,29 +19,30 @@ from client.words import DisplayEvent, Line, Renderer, Unsent
 from rankserver.client import events
 from rankserver.client.aio import Client
 from rankserver.client.display import visible
-from rankserver.client.runner import cancelled
+from rankserver.client.runner import cancel_and_wait
 from rankserver.client.stream import EventStream
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
-# A person's other word for it, so that nobody has to look it up.
+# A synonym of ``exit`` that only works at the prompt: people need not remember which of the two it is.
 QUIT_COMMAND: Final = b"quit"
 WHO_COMMANDS: Final = (b"?", b":who")
 HELP_COMMAND: Final = b":help"
-# Commands without an end before input waits: each costs memory, here and at the server.
+# Input waits while this many commands are unfinished: each takes memory, here and at the server.
 MAX_OPEN: Final = 65_536
 
 
 class ConsoleOptions(NamedTuple):
-    """What a conversation is for.
+    """The options of a conversation.
 
     Attributes:
-        commands: what to ask; None for what is typed at the frontend.
-        wait_for: how many others must be there before the first command.
+        commands: the commands to send; None to read them from the frontend.
+        wait_for: the number of other clients that must be connected before the first command is sent.
         answer_timeout: seconds to wait for the answers to a command; None for as long as it takes.
-        stays: whether to go on executing when there is nothing more to ask.
-        is_interactive: whether a person types, who may ask for help and does not look at exit codes.
+        stays: whether to go on executing after the last of our own commands.
+        is_interactive: whether a person types commands. Only then is there help, and the exit code does not
+            depend on the commands.
     """
 
     commands: Sequence[bytes] | None = None
@@ -53,7 +53,7 @@ class ConsoleOptions(NamedTuple):
 
 
 class Console:
-    """Carries what a person types to the server, and what happens there to the person."""
+    """Sends what a person types to the server, and shows the person what happens there."""
 
     def __init__(self, client: Client, frontend: Frontend, render: Renderer, options: ConsoleOptions) -> None:
         self._client = client
@@ -75,9 +75,9 @@ class Console:
         return max(self._progress.code, Exit.NOT_ALL) if is_unfinished else self._progress.code
 
     async def run(self) -> Exit:
-        """Converse until the person leaves, everything is answered, or the server ends it.
+        """Run until the person leaves, everything is answered, or the server ends the connection.
 
-        Everything unfinished by then is reported, also when this is cancelled.
+        Everything unfinished by then is reported, even if this call is cancelled.
 
         Raises:
             ConnectError: no server answers.
@@ -94,7 +94,7 @@ class Console:
         return code
 
     async def _first_end(self) -> Exit:
-        """Return the exit code of what ends first; if two things do at once, that of the connection."""
+        """Return the exit code of the first task to end; if several end at once, the connection's counts."""
         receiving = asyncio.create_task(self._receive(aiter(self._client)))
         joining = asyncio.create_task(self._stay_joined())
         sending = asyncio.create_task(self._send())
@@ -103,20 +103,20 @@ class Console:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             return next(end.result() for end in ends if end.done())
         finally:
-            # Before the frontend ends, as it shows nothing after that.
+            # Before the frontend is closed, because it shows nothing after that.
             for task in (sending, joining, receiving):
-                await cancelled(task)
+                await cancel_and_wait(task)
 
     async def _stay_joined(self) -> Exit:
         async with self._client:
             return await asyncio.Event().wait() and Exit.OK
 
     def _tell_unfinished(self) -> None:
-        """Say how far everything is that has no end: silence must not look like success."""
+        """Report the progress of every unfinished command: silence must not look like success."""
         self._show(*self._progress.unfinished)
         self._show(*(Unsent(line.decode(errors="replace")) for line in self._unsent))
 
-    # --- what happens ---
+    # --- events ---
 
     async def _receive(self, stream: EventStream) -> Exit:
         try:
@@ -148,7 +148,7 @@ class Console:
         )
         self._frontend.refresh(status)
 
-    # --- what is asked ---
+    # --- commands ---
 
     async def _send(self) -> Exit:
         if not await self._wait_for_others():
@@ -162,10 +162,10 @@ class Console:
         return self.code
 
     async def _wait_for_others(self) -> bool:
-        """Wait until enough others are here, and say so if they are not; a person does not wait.
+        """Wait until enough other clients are connected, and say that we wait. A person need not wait.
 
         Returns:
-            False if there can never be that many.
+            False if the server can never have that many clients.
         """
         if self._options.is_interactive:
             return True
@@ -183,7 +183,7 @@ class Console:
         return True
 
     async def _converse(self) -> bool:
-        """Do what is typed until there is no more; return whether the person typed that they leave."""
+        """Act on each typed line until the end of the input; return whether a line asked to leave."""
         is_person = self._options.is_interactive
         max_line = self._client.max_line if self._client.is_connected else protocol.DEFAULT_MAX_LINE
         async with contextlib.aclosing(self._frontend.lines(max_line)) as lines:
@@ -200,9 +200,9 @@ class Console:
         return False
 
     def _leaves(self, line: bytes) -> bool:
-        """Tell whether the line means leaving.
+        """Tell whether the line asks to leave.
 
-        A person can type a space before it to send it as a command.
+        If a person types a space before it, it is sent as a command instead.
         """
         if self._options.is_interactive:
             return line.rstrip() in (EXIT_COMMAND, QUIT_COMMAND)
@@ -236,12 +236,12 @@ class Console:
                 self._cannot_send(line, f"not connected ({error.text})")
                 continue
             self._progress.add(ask)
-            if timeout is not None:  # a server that hangs logs nothing: look again when the time is over
+            if timeout is not None:  # a server that hangs logs nothing: check again after the timeout
                 asyncio.get_running_loop().call_later(timeout, self._changed.set)
             await self._client.drain()
 
     def _cannot_send(self, line: bytes, why: str) -> None:
-        """Complain, and show it as an event as well: a program reads events, but no complaints."""
+        """Complain, and show an event as well: programs read events, but not complaints."""
         unsent = Unsent(line.decode(errors="replace"), why)
         self._frontend.complain(words.cannot_send(unsent))
         self._show(unsent)
@@ -250,7 +250,8 @@ class Console:
     def _may_ask(self) -> bool:
         """Tell whether the next command may be sent.
 
-        Not too many may be open, and commands that no person types wait until the connection is back.
+        The number of open commands is bounded. While there is no connection, commands wait for it, unless a
+        person types them.
         """
         is_up = self._options.is_interactive or self._client.is_connected
         return is_up and len(self._progress) < MAX_OPEN

@@ -1,6 +1,6 @@
-"""What executing a command means here: nothing, a program, a shell command, or a handler of the user's.
+"""The ways to execute a command: only simulated, as a program, in a shell, or by a handler of the user's.
 
-``make`` returns the executor of a kind, and ``rankserver.client.worker`` gives it the commands.
+``make`` returns an executor of a given kind, and ``rankserver.client.worker`` gives it the commands.
 ``supervisor`` takes care of processes, and ``policy`` decides what may be executed.
 """
 
@@ -21,7 +21,8 @@ from rankserver.client.worker import Executor
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError
 
-# Bytes of output that are kept by default: an answer is one line, which may have 64 KiB on most servers.
+# The number of bytes of output that are kept by default: an answer is one line, which may have 64 KiB on most
+# servers.
 OUTPUT_LIMIT: Final = 32_768
 # The exit codes of shells for a program that does not exist, and for one that cannot be executed.
 NOT_FOUND: Final = 127
@@ -31,17 +32,17 @@ ENVIRONMENT: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGU
 
 
 class SimulatedExecutor:
-    """Executes nothing, successfully.
+    """Executes nothing, and reports success.
 
     Args:
-        delay: seconds that it takes.
+        delay: how long each command takes, in seconds.
     """
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
 
     async def execute(self, _command: Execute) -> Outcome:
-        """Wait for as long as executing takes, and say in the answer that it was only simulated."""
+        """Wait for the delay, and say in the answer that the command was only simulated."""
         await asyncio.sleep(self._delay)
         return Outcome("ok", {"reason": "simulated"})
 
@@ -49,16 +50,17 @@ class SimulatedExecutor:
         """Do nothing: nothing is kept."""
 
 
-# --- real ones --------------------------------------------------------------------------------
+# --- executors that start processes -----------------------------------------------------------
 
 
 class ExecutorOptions(NamedTuple):
     """What may be executed, and within which limits.
 
     Attributes:
-        policy: what may be executed. With None, a handler gets every command, and nothing else is executed.
+        policy: what may be executed. With None, a handler gets every command, and the other executors execute
+            nothing.
         timeout: seconds after which a command is ended; None for never.
-        output_limit: bytes of output that are kept of each command; the rest is discarded.
+        output_limit: the number of bytes of output that are kept of each command; the rest is discarded.
         workdir: the directory in which commands run; None for the current one.
     """
 
@@ -71,10 +73,10 @@ class ExecutorOptions(NamedTuple):
 def make(
     kind: str, options: ExecutorOptions, *, delay: float = 0.0, handler: str | Path | None = None
 ) -> Executor:
-    """Make the executor of a kind: ``simulate``, ``program``, ``shell`` or ``handler``.
+    """Return an executor of a given kind.
 
     Args:
-        kind: one of these.
+        kind: ``simulate``, ``program``, ``shell`` or ``handler``.
         options: for all but ``simulate``.
         delay: for ``simulate``: seconds that a command takes.
         handler: for ``handler``: the program.
@@ -94,13 +96,13 @@ def make(
 
 
 class NotAllowedError(Exception):
-    """The policy does not allow it."""
+    """The policy does not allow a command."""
 
 
 class ProcessExecutor(abc.ABC):
     """Base of the executors that start processes: a supervisor runs each command, and ends all of it.
 
-    There are as many supervisors as commands were ever executed at once; idle ones wait for the next command.
+    A supervisor is started when a command finds none idle, and is then kept for later commands.
 
     Raises:
         ConfigError: the working directory in ``options`` is not a directory.
@@ -114,7 +116,7 @@ class ProcessExecutor(abc.ABC):
             raise ConfigError(f"the working directory {str(options.workdir)!r} is not a directory")
         self._environment = _environment()
         self._idle: list[SupervisorHandle] = []
-        # Held while a command is started: they start in the order in which they were given.
+        # Held while a command is started, so that commands start in the order in which they were added.
         self._starting = asyncio.Lock()
 
     def rejects(self, command: Execute) -> Outcome | None:
@@ -128,7 +130,7 @@ class ProcessExecutor(abc.ABC):
         return None
 
     async def execute(self, command: Execute) -> Outcome:
-        """Execute ``command`` and return what became of it. When cancelled, end it first."""
+        """Execute ``command`` and return its outcome. When cancelled, end the command first."""
         rejected = self.rejects(command)
         if rejected is not None:
             return rejected
@@ -156,7 +158,7 @@ class ProcessExecutor(abc.ABC):
         """
 
     def _input(self, _text: str) -> str | None:
-        """Return what the process reads; None for nothing."""
+        """Return the standard input of the process; None for an empty one."""
         return None
 
     def _request(self, command: Execute, argv: list[str]) -> dict[str, Any]:
@@ -194,10 +196,14 @@ class ProcessExecutor(abc.ABC):
         return reply
 
     async def _in_time(self, step: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        """Return what a step of a supervisor returns, unless it takes longer than any step should.
+        """Return the result of ``step``, unless it takes longer than a step of a supervisor should.
 
-        A command can stop its supervisor, as it can any process of its user. ``wait_for`` would not do:
-        before Python 3.12 it loses a cancellation that comes together with the result.
+        The bound is needed because a command can stop its supervisor, like any process of its user.
+        ``wait_for`` would not do: before Python 3.12, it loses a cancellation that comes together with the
+        result.
+
+        Raises:
+            asyncio.TimeoutError: the step takes too long.
         """
         limit = (
             None if self._options.timeout is None else self._options.timeout + supervisor_handle.END_TIMEOUT
@@ -233,7 +239,7 @@ class ProcessExecutor(abc.ABC):
 
 
 class ProgramExecutor(ProcessExecutor):
-    """Splits a command into words as a shell does, and executes them as a program with its arguments."""
+    """Splits a command into words as a shell does, and runs it as a program with arguments."""
 
     def _argv(self, text: str) -> list[str]:
         argv = _split(text)
@@ -243,7 +249,7 @@ class ProgramExecutor(ProcessExecutor):
 
 
 class ShellExecutor(ProcessExecutor):
-    """Gives every command to /bin/sh, or none: no list of patterns can bound what a shell does."""
+    """Gives all commands to /bin/sh, or none: no list of patterns can bound what a shell does."""
 
     def _argv(self, text: str) -> list[str]:
         _check(text)
@@ -253,7 +259,7 @@ class ShellExecutor(ProcessExecutor):
 
 
 class HandlerExecutor(ProcessExecutor):
-    """Gives each command, as a line on standard input, to a program of the user's that decides what it means.
+    """Gives each command, as a line on standard input, to the user's program, which decides what it means.
 
     Args:
         path: the program.
@@ -310,7 +316,7 @@ def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcom
 
 
 def _environment() -> dict[str, str]:
-    """Return the part of our environment that commands inherit: nothing that concerns only us."""
+    """Return the part of our environment that commands inherit, without anything private to us."""
     ours = {_text(name): _text(value) for name, value in os.environb.items()}
     return {name: value for name, value in ours.items() if name in ENVIRONMENT or name.startswith("LC_")}
 

@@ -1,4 +1,4 @@
-"""The exit codes of the program; docs/design.md, "Command line"."""
+"""The exit codes of the program; see docs/scripts.md, "Exit codes"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rankserver.client import events
 
 
 class Exit(enum.IntEnum):
-    """Exit codes. Of several commands, the one with the highest counts."""
+    """Exit codes. With several commands, the highest code counts."""
 
     OK = 0
     FAILED = 1
@@ -21,7 +21,7 @@ class Exit(enum.IntEnum):
 
 
 def exit_code(done: events.AskDone) -> Exit:
-    """Return the exit code for what became of one command."""
+    """Return the exit code for the outcome of one command."""
     if done.nobody:
         return Exit.NOBODY
     return Exit.OK if done.ok else Exit.NOT_ALL

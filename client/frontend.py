@@ -1,4 +1,4 @@
-"""Where a person's lines come from and go to.
+"""The interface of a frontend, which reads a person's lines and shows what happens.
 
 ``plain`` has the frontend for pipes and files, and ``terminal`` the one for a person at a keyboard.
 """
@@ -12,15 +12,15 @@ from client.words import Line
 
 
 class Status(NamedTuple):
-    """How things stand, for a status line.
+    """The contents of a status line.
 
     Attributes:
-        address: of the server.
+        address: the server's address.
         rank: our rank; None while not connected.
         clients: the number of clients.
-        asks: how many commands are open.
-        answered: how many answers to these have come.
-        targets: how many answers to these there will be.
+        asks: the number of open commands.
+        answered: the number of answers that these have so far.
+        targets: the number of answers that these will have.
     """
 
     address: str
@@ -32,7 +32,7 @@ class Status(NamedTuple):
 
     @property
     def progress(self) -> str:
-        """How far the open commands are, in words; nothing if there are none."""
+        """The progress of the open commands in words; an empty string if there are none."""
         return f"{self.answered} of {self.targets} answers" if self.asks else ""
 
 
@@ -40,10 +40,10 @@ class Frontend(Protocol):
     """Shows lines and yields lines. Use it inside its own ``async with``; only ``show`` works before that."""
 
     async def __aenter__(self) -> Frontend:
-        """Begin."""
+        """Start the frontend."""
 
     async def __aexit__(self, *exc: object) -> None:
-        """Restore everything as it was before."""
+        """Restore the terminal as it was before."""
 
     def show(self, lines: Sequence[Line]) -> None:
         """Show what happened."""
@@ -52,13 +52,13 @@ class Frontend(Protocol):
         """Say that something the person asked for cannot be done."""
 
     def refresh(self, status: Status) -> None:
-        """Show how things stand now."""
+        """Show the current status."""
 
     def give_up(self) -> None:
-        """Stop a write that waits for a reader; for a signal handler."""
+        """Abort a write that waits for a reader; for a signal handler."""
 
     def lines(self, max_line: int) -> AsyncGenerator[bytes, None]:
-        """Yield what the person types, line by line, without line ends, until they are done.
+        """Yield what the person types, line by line, without line ends, until the input ends.
 
-        Of a line with more than ``max_line`` bytes, only the beginning may come, if that is too long as well.
+        A line of more than ``max_line`` bytes may be cut, but not to ``max_line`` bytes or fewer.
         """

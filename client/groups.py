@@ -12,11 +12,11 @@ from rankserver.client import events
 from rankserver.client.display import visible
 from rankserver.wire import protocol
 
-# Lines of an output that is compared: the time that this takes grows with their square.
+# The maximum number of lines in an output that is compared: the time grows with the square of this number.
 MAX_DIFF_LINES: Final = 2_000
-# Bytes of a list of ranks: enough to have them all in one list.
+# The maximum size of a list of ranks, in bytes: enough to have all ranks in one list.
 MAX_LIST_BYTES: Final = 1 << 30
-# What is before a name's last number, the number, and what is after it.
+# The part of a name before its last number, the number, and the part after it.
 _NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)")
 
 
@@ -25,17 +25,17 @@ class GroupRenderer:
 
     Args:
         render: renders everything but answers.
-        diff: whether to show of each output only how it differs from the most common one.
+        diff: whether to show only how each output differs from the most common one.
     """
 
     def __init__(self, render: Renderer, *, diff: bool) -> None:
         self._render = render
         self._diff = diff
-        # By seq, of the commands that are open.
+        # The answers to each open command, by seq.
         self._answers: dict[int, list[events.Answer]] = {}
 
     def __call__(self, happened: DisplayEvent) -> list[Line]:
-        """Return the lines for what happened; the end of a command gives all its answers."""
+        """Return the lines for what happened; at the end of a command, these include all its answers."""
         if isinstance(happened, events.Answer):
             self._answers.setdefault(happened.seq, []).append(happened)
             return []
@@ -46,15 +46,15 @@ class GroupRenderer:
 
 
 def render_groups(answers: Iterable[events.Answer], *, diff: bool = False) -> list[Line]:
-    """Return ``answers``, all to the same command, grouped by what they say, the most common first.
+    """Return the lines for all answers to one command, grouped by what they say, the most common first.
 
-    Each line of an output follows a bar, so that none can be taken for the heading of a group or a summary.
+    Each line of output follows a bar, so that it cannot be taken for the heading of a group or a summary.
     """
     groups: dict[tuple[str, str], list[events.Answer]] = {}
     for given in sorted(answers):
         groups.setdefault((_said(given), content(given)), []).append(given)
     lines: list[Line] = []
-    common: list[str] = []  # the most common output that there is
+    common: list[str] = []  # the most common output that is not empty
     for same in sorted(groups.values(), key=len, reverse=True):
         said, text = _said(same[0]), output(same[0])
         if diff and text and text == common:
@@ -66,7 +66,7 @@ def render_groups(answers: Iterable[events.Answer], *, diff: bool = False) -> li
 
 
 def _said(given: events.Answer) -> str:
-    """Return what became of a command, or nothing if its output says enough."""
+    """Return the outcome in words, or an empty string if the output says enough."""
     is_plain_output = given.status == "ok" and content(given) and not given.truncated
     return "" if is_plain_output else outcome(given)
 
@@ -87,8 +87,8 @@ def _heading(same: list[events.Answer], said: str) -> str:
 
 
 def fold(names: Iterable[str]) -> str:
-    """Return names with commas between them; those that differ only in their last number become a range."""
-    # The numbers by what is before and after them.
+    """Join names with commas; names that differ only in their last number become a range."""
+    # The last numbers of names, by the parts before and after them.
     shapes: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         match = _NUMBERED.fullmatch(name)

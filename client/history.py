@@ -1,4 +1,4 @@
-"""Earlier commands: the file that keeps them for the next time, and the completions from them."""
+"""Earlier commands: the file that keeps them between sessions, and completions from them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_COMPLETIONS: Final = 50
 
 
 def matches(begin: str, history: History) -> list[str]:
-    """Return what begins with ``begin``, each once: earlier commands, the latest first, then our own.
+    """Return completions of ``begin``, without duplicates: earlier commands, the latest first, then our own.
 
-    Without a beginning there is nothing: a menu of everything ever typed helps nobody.
+    For a blank ``begin`` there are none: a menu of everything ever typed helps nobody.
     """
     if not begin.strip():
         return []
@@ -51,10 +51,10 @@ def load() -> History:
 
 
 class PrivateHistory(FileHistory):
-    """A history file for its owner alone. If it cannot be written, nothing but the history is lost."""
+    """A history file that only its owner can read. If it cannot be written, only the history is lost."""
 
     def store_string(self, string: str) -> None:
-        """Append to the file, which is created again if somebody has removed it. The disk may be full."""
+        """Append to the file, creating it if it was removed; ignore errors, such as a full disk."""
         with contextlib.suppress(OSError), open(_open(self.filename), "ab") as file:
             file.write(f"\n+{string}\n".encode(errors="replace"))
 

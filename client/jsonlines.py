@@ -1,4 +1,4 @@
-"""What a program reads: each event as one JSON object on a line. docs/scripts.md lists them."""
+"""Events for programs: each is one JSON object on a line. docs/scripts.md lists them."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from client.frontend import Status
 from client.words import RESULTS, Line
 from rankserver.wire.exceptions import StreamError
 
-# Bytes of input that are read at once: they take a few milliseconds, and then events have their turn.
+# The number of bytes read at once: they take a few milliseconds, and then events have their turn.
 READ_SIZE: Final = 16_384
-# Moves to the start of the row and empties it.
+# Moves the cursor to the start of the row and clears it.
 CLEAR: Final = "\r\x1b[K"
 
 
@@ -23,9 +23,9 @@ class PlainFrontend:
     """Takes lines from a descriptor of any kind, and writes lines to streams.
 
     Args:
-        stdin: descriptor to read from. It is not made non-blocking, as others may share it, and not read by a
-            thread, which would hang at exit.
-        out: for results, the lines for which a command is given.
+        stdin: descriptor to read from. It is not made non-blocking, because others may share it, and not read
+            by a thread, which would hang at exit.
+        out: for results, such as answers.
         err: for complaints and progress.
         chatter: for everything else that happens; ``out`` or ``err``.
         shows_progress: whether ``err`` is a terminal on which nobody types.
@@ -39,9 +39,9 @@ class PlainFrontend:
         self._err = err
         self._chatter = chatter
         self._shows_progress = shows_progress
-        # What is in the last row of ``err``, if that is not a whole line.
+        # The text in the last row of ``err``, which has no line end.
         self._progress = ""
-        # The stream to which a write is under way.
+        # The stream of the write that is under way, if any.
         self._writing: TextIO | None = None
 
     async def __aenter__(self) -> PlainFrontend:
@@ -52,7 +52,7 @@ class PlainFrontend:
         self._draw("")
 
     def show(self, lines: Sequence[Line]) -> None:
-        """Write lines in order: both streams may go to the same file, so each is flushed before the other.
+        """Write lines in order. Each stream is flushed before the other is used: both may be the same file.
 
         Raises:
             StreamError: they cannot be written, for example because nobody reads the pipe any more.
@@ -71,7 +71,7 @@ class PlainFrontend:
                 self._writing = None
 
     def give_up(self) -> None:
-        """Stop a write that is under way, as nobody may ever read; for a signal handler.
+        """Abort a write that is under way, because nobody may ever read it; for a signal handler.
 
         Raises:
             StreamError: a write was under way. Anything written to that stream from now on is discarded.
@@ -79,7 +79,7 @@ class PlainFrontend:
         if self._writing is not None:
             with open(os.devnull, "wb") as nothing:
                 os.dup2(nothing.fileno(), self._writing.fileno())
-            raise StreamError("what was to be written is not read")
+            raise StreamError("nobody reads the output")
 
     def _stream(self, line: Line) -> TextIO:
         return self._out if line.kind in RESULTS else self._chatter
@@ -92,7 +92,7 @@ class PlainFrontend:
             self._err.flush()
 
     def refresh(self, status: Status) -> None:
-        """Show how many answers have come, if a person looks."""
+        """Show how many answers have come, if this can be seen on a terminal."""
         if self._shows_progress:
             self._draw(status.progress)
 
@@ -100,7 +100,7 @@ class PlainFrontend:
         """Yield the lines of the input until its end; a last line without LF counts.
 
         Args:
-            max_line: bytes; of a longer line, only its first ``max_line`` + 1 bytes come.
+            max_line: in bytes; a longer line is cut to its first ``max_line`` + 1 bytes.
 
         Raises:
             StreamError: the input cannot be read.
@@ -134,7 +134,7 @@ class LineCutter:
     ``wire.lines.LineBuffer`` is for a peer that must keep to a limit, and gives up on one that does not.
 
     Args:
-        limit: bytes; of a longer line, ``limit`` + 1 bytes are kept, which shows that it was longer.
+        limit: in bytes; a longer line is cut to ``limit`` + 1 bytes, which shows that it was longer.
     """
 
     def __init__(self, limit: int) -> None:
@@ -144,7 +144,7 @@ class LineCutter:
     def feed(self, data: bytes) -> list[bytes]:
         """Add ``data`` and return the lines that are complete, without CR and LF."""
         *lines, pending = (self._pending + data).split(b"\n")
-        self._pending = pending[: self.limit + 2]  # one more, as a CR at the end is not part of the line
+        self._pending = pending[: self.limit + 2]  # one more, because a CR at the end is not part of the line
         return [self._cut(line) for line in lines]
 
     def end(self) -> list[bytes]:
@@ -161,8 +161,8 @@ async def _readable(descriptor: int) -> None:
     ready = asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
-    except PermissionError:  # what epoll says of a regular file or /dev/null, which never block
-        await asyncio.sleep(0)  # give others a turn
+    except PermissionError:  # from epoll, for regular files and /dev/null, which never block
+        await asyncio.sleep(0)  # let other tasks run
         return
     try:
         await ready.wait()

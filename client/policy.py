@@ -1,8 +1,8 @@
 """Which commands may be executed here: those that match a pattern of an *allow file*, all, or none.
 
 An allow file has one pattern on each line; empty lines and lines that begin with ``#`` are ignored. A pattern
-is split into words as a shell does it. Each word is a pattern of ``fnmatch`` for the command's word at the
-same place, and a last word ``...`` allows any further words:
+is split into words as a shell would split it. Each word is an ``fnmatch`` pattern for the command's word at
+the same place, and a last word ``...`` allows any further words:
 
     uptime
     systemctl status *
@@ -28,7 +28,7 @@ class Policy:
 
     Args:
         patterns: each a list of words; a command is allowed if one of them matches.
-        allows_all: allow everything, whatever the patterns.
+        allows_all: whether to allow everything, whatever the patterns.
     """
 
     def __init__(self, patterns: Iterable[Sequence[str]] = (), *, allows_all: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""How far the commands of a conversation are, as far as their events have been shown."""
+"""The progress of the commands of a conversation, according to the events shown so far."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rankserver.client.ask import Ask
 
 
 class OpenCommand(NamedTuple):
-    """A command in the log, with the number of its answers so far and the number that there will be."""
+    """A command in the log: how many answers it has so far, and how many it will have."""
 
     answered: int
     targets: int
 
 
 class Progress:
-    """The commands without an end, and the exit code that the others make.
+    """The unfinished commands, and the exit code that follows from the finished ones.
 
     Attributes:
         code: the highest exit code so far.
@@ -27,42 +27,42 @@ class Progress:
 
     def __init__(self) -> None:
         self.code = Exit.OK
-        # By handle, in the order in which they were sent.
+        # The commands that are not in the log yet, by handle, in the order in which they were sent.
         self._unlogged: dict[object, Ask] = {}
-        # By seq.
+        # The unfinished commands in the log, by seq.
         self._open: dict[int, OpenCommand] = {}
 
     def __len__(self) -> int:
-        """Return how many commands have no end yet."""
+        """Return the number of unfinished commands."""
         return len(self._unlogged) + len(self._open)
 
     @property
     def open(self) -> int:
-        """How many commands are in the log and have no end yet."""
+        """The number of unfinished commands in the log."""
         return len(self._open)
 
     @property
     def answered(self) -> int:
-        """How many answers the open commands have."""
+        """The number of answers that the open commands have so far."""
         return sum(command.answered for command in self._open.values())
 
     @property
     def targets(self) -> int:
-        """How many answers the open commands will have."""
+        """The number of answers that the open commands will have."""
         return sum(command.targets for command in self._open.values())
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to wait for.
 
-        A command that timed out before it was logged is not waited for. If the last one did, all did.
+        A command that timed out before it was logged is not waited for. If the last one did, so did the rest.
         """
         last = next(reversed(self._unlogged.values()), None)
         return not self._open and (last is None or last.has_failed)
 
     @property
     def unfinished(self) -> list[Unfinished | Unlogged]:
-        """What there is to say about the commands without an end."""
+        """What to show about the unfinished commands."""
         in_log = [Unfinished(seq, *command) for seq, command in self._open.items()]
         return in_log + [Unlogged(ask.text) for ask in self._unlogged.values()]
 
@@ -71,7 +71,7 @@ class Progress:
         self._unlogged[ask] = ask
 
     def worsen(self, code: Exit) -> None:
-        """Let the exit code be at least this one."""
+        """Raise the exit code to ``code``, unless it is higher already."""
         self.code = max(self.code, code)
 
     def note(self, event: events.Event) -> None:

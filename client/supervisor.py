@@ -1,13 +1,13 @@
 """A small process that executes one command after another, and leaves nothing of any of them behind.
 
-``supervisor_handle`` starts it as a program, by its path, and speaks with it over a socket that is its
-standard input. A request is a line of JSON that says what to execute; one reply follows when its process is
-there, and another one when it has ended. Strings are UTF-8 with surrogateescape, so that any bytes pass. When
-the socket ends, because the client closed it or has died, the command is ended, and then this process.
+``supervisor_handle`` starts it as a program, by its path, and talks to it over a socket, its standard input.
+A request is a line of JSON that says what to execute. One reply follows when the command's process exists,
+and another one when the command has ended. Strings are UTF-8 with surrogateescape, so that any bytes pass.
+When the socket ends, because the client closed it or died, the command is ended, and then this process.
 
 Every descendant of a command can be found, because this process is their *subreaper* (prctl(2)): a process
-that loses its parent becomes our child. This module imports nothing of the package and little else, as the
-first command that a client executes waits for its start, and each command starts as a fork of it.
+that loses its parent becomes our child. This module imports nothing of the package and little else, because
+the first command that a client executes waits for this process to start, and each command is a fork of it.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ from typing import Any, Final, NoReturn
 
 # The descriptor of the socket to the client.
 CLIENT: Final = 0
-# Seconds that a command has to end after it was told to. A person may be waiting for it.
+# How long a command may take to end after SIGTERM, in seconds. A person may be waiting for it.
 GRACE: Final = 2.0
-# Seconds that processes have which a command left behind: they should have ended with it.
+# The same for processes that a command left behind, in seconds: they should have ended with the command.
 LEFTOVER_GRACE: Final = 0.5
-# Seconds to go on killing. A process that is left by then belongs to another user, or hangs in the kernel.
+# How long to repeat SIGKILL, in seconds. A process that is left by then belongs to another user, or hangs in
+# the kernel.
 KILL_TIMEOUT: Final = 3.0
-# Seconds to wait in one select, which does not take numbers of any size.
+# The longest wait in one select, in seconds: select does not accept numbers of any size.
 MAX_WAIT: Final = 3600.0
-# Bytes in one read: the capacity of a pipe.
+# The number of bytes in one read: the default capacity of a pipe.
 READ_SIZE: Final = 65_536
-# Reads after a command has ended: 1 MiB, the most that it can let a pipe hold (pipe(7)).
+# The maximum number of reads after a command has ended. Together they get 1 MiB, the largest capacity that a
+# command can give the pipe (pipe(7)).
 MAX_LAST_READS: Final = 16
-# What exec(2) says of a program that does not exist.
+# The errors of exec(2) for a program that does not exist.
 NOT_HERE: Final = (errno.ENOENT, errno.ENOTDIR)
 DEFAULT_PATH: Final = b"/usr/bin:/bin"
 
@@ -65,12 +67,12 @@ class Command:
             output).
 
     Raises:
-        NotStartedError: it cannot be started; nothing ran.
+        NotStartedError: the command cannot be started; nothing ran.
 
     Attributes:
-        code: its exit code as shells report it, once its own process has ended.
+        code: its exit code as shells report it; None until its own process has ended.
         milliseconds: how long it ran.
-        pipe: descriptor of its output, until nobody holds the other end.
+        pipe: descriptor of its output; None once the output has ended.
     """
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -96,7 +98,7 @@ class Command:
             raise
 
     def ended(self, status: int) -> None:
-        """Note that the command's own process has ended, with ``status`` as of wait(2)."""
+        """Note that the command's own process has ended, with the ``status`` that wait(2) reports."""
         code = os.waitstatus_to_exitcode(status)
         self.code = code if code >= 0 else 128 - code
         self.milliseconds = round((time.monotonic() - self._begun) * 1000)
@@ -117,20 +119,21 @@ class Command:
         return bool(data)
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading the output. May be called again."""
         if self.pipe is not None:
             os.close(self.pipe)
             self.pipe = None
 
     def result(self) -> dict[str, object]:
-        """Return what became of it."""
+        """Return the outcome, as part of a reply."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(self._kept, final=not self._truncated)  # not half a character at the cut
+        # If the output was truncated, a character that was cut in half is left out.
+        text = decoder.decode(self._kept, final=not self._truncated)
         return {"code": self.code, "out": text, "ms": self.milliseconds, "truncated": self._truncated}
 
 
 class Supervisor:
-    """Serves one client until that is gone, or a signal tells us to end."""
+    """Serves one client until it is gone, or a signal tells us to end."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -171,7 +174,7 @@ class Supervisor:
         """End all descendants of ``command``, gently at first; return those that cannot be ended."""
         if not self._reap(command):
             return []
-        # A stopped process gets the first signal only after the second.
+        # A stopped process handles SIGTERM only after SIGCONT.
         _tell(descendants(), signal.SIGTERM, signal.SIGCONT)
         grace = GRACE if command.code is None else LEFTOVER_GRACE
         if self._until(lambda: not self._reap(command), grace, command):
@@ -181,10 +184,10 @@ class Supervisor:
         return sorted(descendants())
 
     def _have_killed(self, command: Command) -> bool:
-        """Kill what is left of ``command``; tell whether nothing was.
+        """Kill what is left of ``command``; return True if nothing was left.
 
-        A process that escapes by forking becomes our child when its parent dies; that wakes us for the next
-        round.
+        A process that escapes by forking becomes our child when its parent dies, and the parent's death wakes
+        us for the next round.
         """
         is_left = self._reap(command)
         if is_left:
@@ -196,7 +199,7 @@ class Supervisor:
         return command.code is not None
 
     def _reap(self, command: Command) -> bool:
-        """Take note of all processes that have ended; tell whether any is left."""
+        """Reap all processes that have ended; return whether any are left."""
         try:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -218,7 +221,7 @@ class Supervisor:
         return True
 
     def _turn(self, timeout: float, command: Command | None) -> None:
-        """Wait until something happens, and take what came. Ended processes are left to ``_reap``."""
+        """Wait until something happens, and read what arrived. Ended processes are left to ``_reap``."""
         pipe = command.pipe if command else None
         watched = [self._woken, *([] if self._is_over else [CLIENT]), *([] if pipe is None else [pipe])]
         ready, _, _ = select.select(watched, [], [], timeout)
@@ -248,8 +251,8 @@ class Supervisor:
     def _wake_on_signals(self) -> int:
         """Return a descriptor that becomes readable when a signal comes.
 
-        Signals that were ignored get a handler that does nothing: exec(2) resets only signals with a handler,
-        and a command must find all signals as they are by default.
+        Ignored signals get a handler that does nothing: a command must start with the default action for all
+        signals, but exec(2) resets only signals with a handler.
         """
         woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -272,7 +275,7 @@ def _start(request: dict[str, Any], output: int) -> int:
     """Start what ``request`` asks for, with its output to the descriptor ``output``; return its process id.
 
     Raises:
-        NotStartedError: it cannot be; nothing ran.
+        NotStartedError: the command cannot be started; nothing ran.
         OSError: we have no descriptor, process or memory for it.
     """
     image = ProcessImage(request)
@@ -295,7 +298,7 @@ def _start(request: dict[str, Any], output: int) -> int:
 
 
 class ProcessImage:
-    """What a process will become, prepared before the fork: a forked process copies each page it touches."""
+    """What a process will become, prepared before the fork: a forked process copies each page it modifies."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self._argv = [_bytes(word) for word in request["argv"]]
@@ -306,14 +309,14 @@ class ProcessImage:
         self._paths = [name] if b"/" in name else [os.path.join(place, name) for place in directories]
 
     def become(self, supervisor: int, given: int, output: int, failure: int) -> NoReturn:
-        """Turn this process, just forked, into it; if that fails, write so to ``failure`` and exit."""
+        """Turn this forked process into the command; if that fails, write why to ``failure`` and exit."""
         step = b"process"
         try:
             os.setsid()  # first: a group of its own, which only its descendants can be in
             _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
             if os.getppid() != supervisor:
                 os._exit(127)  # the supervisor died before we asked to die with it
-            os.write(CLIENT, b'{"pid":%d}\n' % os.getpid())  # before it can kill the supervisor
+            os.write(CLIENT, b'{"pid":%d}\n' % os.getpid())  # before the command can kill the supervisor
             for descriptor, standard in ((given, 0), (output, 1), (output, 2)):
                 os.dup2(descriptor, standard)
             step = b"cwd"
@@ -326,7 +329,7 @@ class ProcessImage:
             os._exit(127)
 
     def _execute(self) -> NoReturn:
-        """Search the path as execvp(3) does: a file that we may not execute does not end the search."""
+        """Search PATH as execvp(3) does: a file that we may not execute does not end the search."""
         number = errno.ENOENT
         for path in self._paths:
             try:
@@ -339,7 +342,7 @@ class ProcessImage:
 
 
 def _input(text: str | None) -> int:
-    """Return a descriptor from which ``text`` can be read. It is all there, so nobody waits for us."""
+    """Return a descriptor that holds all of ``text``, so that its reader never waits; None is empty."""
     if text is None:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     given = os.memfd_create("input", os.MFD_CLOEXEC)
@@ -358,8 +361,8 @@ def _bytes(text: str) -> bytes:
 def descendants() -> dict[int, int]:
     """Return the process ids of all our descendants, each with its process group. O(all processes).
 
-    Without /proc there are none. The same goes for the /proc of another process namespace, where the ids are
-    those of strangers.
+    Without /proc, the result is empty, and also with the /proc of another process namespace, whose ids belong
+    to other processes.
     """
     with contextlib.suppress(OSError):
         if os.readlink("/proc/self") == str(os.getpid()):

@@ -17,9 +17,10 @@ from typing import Any, Final
 from client import supervisor
 from rankserver.wire.lines import LineBuffer
 
-# Seconds that a supervisor has to end its command and itself, until it is killed: what it needs itself, and
-# some more on a busy machine.
+# How long a supervisor may take to end its command and itself before it is killed, in seconds: its own
+# timeouts, and a margin for a busy machine.
 END_TIMEOUT: Final = supervisor.GRACE + supervisor.KILL_TIMEOUT + 2.0
+# The number of bytes received at once. A longer reply takes several calls.
 READ_SIZE: Final = 65_536
 
 
@@ -31,14 +32,14 @@ class SupervisorHandle:
     """Starts a supervisor, and gives it one command after another.
 
     Raises:
-        SupervisorError: it cannot be started.
+        SupervisorError: the supervisor cannot be started.
     """
 
     def __init__(self) -> None:
         self._lines = LineBuffer(sys.maxsize)
         self._replies: deque[dict[str, Any]] = deque()
         self._receiving: asyncio.Task[bytes] | None = None
-        # The process group of the command that it is executing.
+        # The process group of the command that the supervisor is executing.
         self._group: int | None = None
         try:
             self._sock, theirs = socket.socketpair()
@@ -63,21 +64,21 @@ class SupervisorHandle:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be given a command."""
+        """Whether the supervisor is running."""
         return self._process.poll() is None
 
     async def begin(self, request: Mapping[str, object]) -> dict[str, Any]:
-        """Ask for a command; return ``pid`` once its process is there, or what prevented that.
+        """Request a command; return a reply with its ``pid`` once it is started, or with what prevented that.
 
         Raises:
             SupervisorError: the supervisor ended.
         """
-        with contextlib.suppress(OSError):  # it is gone, which reading will show
+        with contextlib.suppress(OSError):  # the supervisor is gone, which reading will show
             await asyncio.get_running_loop().sock_sendall(self._sock, json.dumps(request).encode() + b"\n")
         return await self._reply()
 
     async def result(self) -> dict[str, Any]:
-        """Return what became of the command that was started.
+        """Return the outcome of the command that was started.
 
         Raises:
             SupervisorError: the supervisor ended.
@@ -85,7 +86,7 @@ class SupervisorHandle:
         return await self._reply()
 
     async def _reply(self) -> dict[str, Any]:
-        """Return its next reply.
+        """Return the supervisor's next reply.
 
         Raises:
             SupervisorError: the supervisor ended.
@@ -96,8 +97,8 @@ class SupervisorHandle:
         return self._replies.popleft()
 
     async def end(self) -> None:
-        """End its command, and then itself. If we are interrupted, it does both on its own."""
-        with contextlib.suppress(OSError):  # it is gone already
+        """Let the supervisor end its command and itself. It does so even if this call is cancelled."""
+        with contextlib.suppress(OSError):  # the supervisor is gone already
             self._sock.shutdown(socket.SHUT_WR)
         try:
             await asyncio.wait_for(self._until_end(), END_TIMEOUT)
@@ -106,9 +107,9 @@ class SupervisorHandle:
         self.forget()
 
     def forget(self) -> None:
-        """Release what is kept for it, once it has ended.
+        """Release the resources of a supervisor that has ended.
 
-        If it did not end by itself, it has not ended its command either, so that is killed from here.
+        If it did not exit normally, it has not ended its command either, so we kill the command here.
         """
         if self._receiving is not None:
             self._receiving.cancel()
@@ -122,7 +123,7 @@ class SupervisorHandle:
             pass
 
     async def _receive(self) -> bytes:
-        """Receive once. If this is cancelled, what arrives meanwhile is there for the next call."""
+        """Receive once. If this is cancelled, what arrives meanwhile is kept for the next call."""
         if self._receiving is None:
             self._receiving = asyncio.create_task(self._recv())
         data = await asyncio.shield(self._receiving)
@@ -132,7 +133,7 @@ class SupervisorHandle:
     async def _recv(self) -> bytes:
         try:
             data = await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
-        except ConnectionResetError:  # it left something unread: also an end
+        except ConnectionResetError:  # the supervisor ended with something unread
             return b""
         for line in self._lines.feed(data):
             reply = json.loads(line)

@@ -1,12 +1,12 @@
 """The frontend for a person at a keyboard: a live prompt, with everything that happens printed above it.
 
 One prompt runs from the first line to the last, so the terminal stays in one mode and no key is lost between
-two lines. Lines wait until the prompt is drawn the next time, at most ``max_render_postpone_time`` of
-prompt_toolkit, and go to the terminal with it in one write: a burst of lines is drawn once, and nobody ever
-sees half of it.
+two lines. Lines to print wait until the prompt is next drawn (at most ``max_render_postpone_time`` of
+prompt_toolkit), and go to the terminal with it in one write. So a burst of lines is drawn once, and never
+shown in part.
 
-A module of its own because loading prompt_toolkit takes longer than everything else. ``history`` keeps what
-was typed.
+It is a separate module because loading prompt_toolkit takes longer than everything else. ``history`` keeps
+what was typed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from client.frontend import Status
 from client.words import Line
 from rankserver.client.display import visible
 
-# By kind of line. The terminal's own colours suit its background.
+# The colour of each kind of line, from the terminal's own colours, which suit its background.
 COLOURS: Final = {
     "rank": "ansiyellow",
     "sent": "ansicyan",
@@ -57,7 +57,7 @@ COLOURS: Final = {
 }
 STYLE: Final = Style.from_dict(COLOURS | {"bottom": "reverse", "auto-suggestion": "ansibrightblack"})
 RESET: Final = "\x1b[0m"
-# Rows for the menu of completions.
+# The height of the menu of completions, in rows.
 MENU_ROWS: Final = 6
 # A terminal with fewer rows has no bottom line.
 MIN_ROWS: Final = 3
@@ -68,7 +68,7 @@ class TerminalFrontend:
 
     def __init__(self) -> None:
         self._status = Status("", None, 0, 0, 0, 0)
-        # Lines; None at the end.
+        # The typed lines, and None at the end.
         self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._unprinted: list[str] = []
         self._output = _output()
@@ -116,7 +116,7 @@ class TerminalFrontend:
         self.show([Line("error", visible(text))])
 
     def refresh(self, status: Status) -> None:
-        """Draw the prompt and the bottom line again, as things stand now."""
+        """Redraw the prompt and the bottom line with the current status."""
         self._status = status
         self._prompt.app.invalidate()
 
@@ -152,7 +152,7 @@ class TerminalFrontend:
             if event.current_buffer.text:
                 event.current_buffer.reset()
             else:
-                signal.raise_signal(signal.SIGINT)  # as the key does elsewhere
+                signal.raise_signal(signal.SIGINT)  # as Ctrl-C does elsewhere
 
         @bindings.add("c-d", filter=typing)
         def _delete_or_leave(event: KeyPressEvent) -> None:
@@ -200,13 +200,13 @@ class TerminalFrontend:
             self._print()
 
     def _print(self) -> None:
-        """Print what waits, at the cursor."""
+        """Print the waiting lines at the cursor."""
         self._output.write_raw("".join(self._unprinted))
         self._unprinted.clear()
         self._output.flush()
 
     def _before_render(self, app: Application[None]) -> None:
-        """Print what waits, before the prompt is drawn again below it."""
+        """Print the waiting lines, before the prompt is drawn again below them."""
         self._output.is_held = True
         size = self._output.get_size()
         self._prompt.reserve_space_for_menu = min(MENU_ROWS, max(0, size.rows - MIN_ROWS))
@@ -222,7 +222,7 @@ class TerminalFrontend:
 
     @staticmethod
     def _is_too_high(app: Application[None], size: Size) -> bool:
-        """Tell whether rows above the bottom line are empty: by itself, the prompt never gives one back."""
+        """Tell whether rows above the bottom line are empty: the prompt never shrinks by itself."""
         screen = app.renderer.last_rendered_screen
         if screen is None:
             return False
@@ -241,7 +241,7 @@ class HeldOutput(Vt100_Output):
 
 
 def _output() -> HeldOutput:
-    """Return an output to standard output."""
+    """Return a ``HeldOutput`` to standard output."""
     term, depth = os.environ.get("TERM"), ColorDepth.from_env()
     output = cast(HeldOutput, HeldOutput.from_pty(sys.stdout, term=term, default_color_depth=depth))
     # A prompt at the bottom needs no cursor position reports, and not every terminal answers them.
@@ -252,7 +252,7 @@ def _output() -> HeldOutput:
 def complete(buffer: Buffer) -> None:
     """Complete a line from earlier ones: first as far as they agree, and then with each of them in turn.
 
-    A completer would not do: it works in a task of its own, and Enter may come before that is done.
+    A completer would not do: it runs in its own task, and Enter may be pressed before that is done.
     """
     if buffer.complete_state is not None:
         buffer.complete_next()

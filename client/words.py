@@ -1,4 +1,4 @@
-"""What a person reads: each event in words. docs/design.md lists them."""
+"""Events for people: each in words. docs/design.md, "What a person sees", explains them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankserver.wire.exceptions import DisconnectedError
 # Statuses in words; the others are words already.
 STATUS_WORDS: Final = {"ok": "executed", "fail": "failed", "timeout": "timed out"}
 HELP: Final = (
-    "a line        is a command: all who rank lower execute it",
+    "a line        is a command: all clients of lower rank execute it",
     "? or :who     who is here, by rank",
     ":help         this",
     "exit or quit  leave, as Ctrl-D does",
@@ -37,7 +37,7 @@ class Unfinished(NamedTuple):
 
 
 class Unlogged(NamedTuple):
-    """We leave before our command was seen in the log: it may be there, or not."""
+    """We leave before we have seen our command in the log, so it may be there or not."""
 
     text: str
 
@@ -54,16 +54,16 @@ class Unsent(NamedTuple):
 
 DisplayEvent = events.Event | Unfinished | Unlogged | Unsent
 Renderer = Callable[[DisplayEvent], list[Line]]
-# The kinds of lines for which a command is given: they go to standard output.
+# The kinds of lines that are results: they go to standard output.
 RESULTS: Final = frozenset({"out", "answer", "done", "json"})
 
 
 def render_text(happened: DisplayEvent, *, address: str) -> list[Line]:
-    """Return what happened in words; nothing if it is not worth a line. What others sent is made visible.
+    """Return what happened in words, or no lines if it is not worth one. Control characters become visible.
 
     Args:
         happened: what happened.
-        address: of the server.
+        address: the server's address.
     """
     if isinstance(happened, events.Answer):
         return render_answer(happened)
@@ -110,7 +110,7 @@ def _describe_retrying(event: events.Retrying) -> Line:
 
 
 def _describe_unsent(event: Unsent) -> Line | None:
-    """Return nothing if there is a reason: then the person has had a complaint."""
+    """Return None if there is a reason: then the person has already seen a complaint."""
     return None if event.reason else Line("error", f"not sent: {event.text}")
 
 
@@ -134,7 +134,7 @@ _DESCRIPTIONS: Final[Mapping[type[DisplayEvent], Callable[[Any], Line | None]]] 
 
 
 def summary(done: events.AskDone) -> str:
-    """Return the counts of a command in words; each target is in one of them."""
+    """Return the counts of a command in words; each target is counted once."""
     counts = done.counts
     words = (
         (", refused by", counts.refused),
@@ -148,7 +148,7 @@ def summary(done: events.AskDone) -> str:
 
 
 def render_answer(given: events.Answer) -> list[Line]:
-    """Return one answer: each line of output after `` | ``, and what became of the command after ``:``."""
+    """Return the lines for one answer: each line of output after `` | ``, and the outcome after ``:``."""
     who = f"#{given.seq} rank {given.rank} {visible(given.name)}".rstrip()
     lines = [Line("out", f"{who} | {line}") for line in output(given)]
     if not lines or given.status != "ok" or given.truncated:
@@ -168,7 +168,7 @@ def content(given: events.Answer) -> str:
 
 
 def outcome(given: events.Answer) -> str:
-    """Return what became of a command at one client."""
+    """Return the outcome of a command at one client, in words."""
     words = STATUS_WORDS.get(given.status, given.status)
     if given.status == "fail" and given.code is not None:
         words += f" with exit code {given.code}"
@@ -178,7 +178,7 @@ def outcome(given: events.Answer) -> str:
 
 
 def render_roster(members: tuple[frames.RosterEntry, ...], own_rank: int | None) -> list[Line]:
-    """Return who is here as a table, by rank, with our own place marked."""
+    """Return the roster as a table, by rank, with our own row marked."""
     has_classes = any(member.rank_class for member in members)
     cells = [("rank", "class", "name")]
     cells += [(str(member.rank), str(member.rank_class), visible(member.name)) for member in members]

@@ -5,9 +5,9 @@ Start the operator first, as the first to join ranks highest, and then an agent 
     python examples/fleet.py 3 'uname -a'
     python -m client --name web-1 --exec program --allow examples/fleet.allow --reconnect --stay </dev/null
 
-The operator waits for three agents and prints each answer as it comes. At the end it prints equal answers
-together, and who did not execute the command, and why. Exit codes: 0 all executed it; 1 the connection
-failed; 5 nobody may execute it; 6 not all did. docs/fleet.md says more.
+The operator waits for three agents and prints each answer as it arrives. At the end it prints equal answers
+together, and which agents did not execute the command, and why. Exit codes: 0 all executed it; 1 the
+connection failed; 5 nobody may execute it; 6 not all did. docs/fleet.md says more.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ WORDS = {"ok": "executed", "fail": "failed", "timeout": "timed out"}
 
 
 async def enough(client: Client, agents: int) -> None:
-    """Wait until at least this many others are connected."""
+    """Wait until at least ``agents`` other clients are connected."""
     async for _ in client:
         if client.clients > agents:
             return
 
 
 def outcome(answer: Answer) -> str:
-    """Return in one line what became of the command at one machine."""
+    """Return the outcome of the command at one machine, in one line."""
     code = f" with exit code {answer.code}" if answer.code else ""
     reason = f" ({visible(answer.reason)})" if answer.reason else ""
     return f"{WORDS.get(answer.status, answer.status)}{code}{reason}"
 
 
 def report(ask: Ask) -> None:
-    """Print equal answers together, the most common first, and how often there was each outcome."""
+    """Print equal answers together, the most common first, and the number of each outcome."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for answer in ask.by_rank.values():
         groups[outcome(answer), answer.out].append(answer.name or f"rank {answer.rank}")

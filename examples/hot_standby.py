@@ -1,11 +1,11 @@
-"""Keep a hot standby: one of all running copies of this program works, and the next in rank is its successor.
+"""Keep a hot standby: one of the running copies of this program works, and the next in rank is its successor.
 
     python -m rankserver 100 --heartbeat 1
     python examples/hot_standby.py work.log        # as many copies as you like, on any machines
 
 The work is to append lines ``FENCE NUMBER NAME`` to a shared file, each with the next number. FENCE is a
-fencing token, which never falls. A copy that finds a higher one in the file than its own has lost its place,
-even if it does not know that yet, and writes nothing. docs/hot-standby.md says what that guarantees.
+fencing token, which never decreases. A copy that finds a higher FENCE than its own in the file no longer
+leads, even if it does not know that yet, and writes nothing. docs/hot-standby.md says what that guarantees.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import BinaryIO
 from rankserver.client import Client, DisconnectedError, connect
 from rankserver.client.events import Connected, Disconnected, RankChanged
 
-# Seconds for the server to confirm that we are still connected.
-PATIENCE = 1.0
-# Seconds until we try again to lock the file.
-RETRY = 0.01
-# Bytes at the end of the file that hold the last line, as a name has at most 64 characters.
-TAIL = 256
+# How long the server may take to confirm that we are still connected, in seconds.
+CONFIRM_TIMEOUT = 1.0
+# The pause before we try again to lock the file, in seconds.
+LOCK_RETRY = 0.01
+# The number of bytes at the end of the file that contain its last line: a name has at most 64 characters.
+TAIL_BYTES = 256
 
 
 class FencedError(Exception):
-    """Somebody else works, although the server says that we lead."""
+    """Another copy works, although the server says that we lead."""
 
 
 @contextlib.asynccontextmanager
@@ -45,16 +45,16 @@ async def locked(path: Path) -> AsyncIterator[BinaryIO]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(LOCK_RETRY)
         yield file
 
 
 def last_line(file: BinaryIO) -> tuple[int, int]:
     """Return the fence and the number of the last line; 0 and 0 if there is none.
 
-    A line without LF does not count, and is cut off: its writer, who held the lock as we do now, was killed.
+    A line without LF does not count, and is cut off: its writer was killed while it held the lock.
     """
-    start = file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+    start = file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
     lines = file.read()
     lines = lines[: lines.rfind(b"\n") + 1]
     file.truncate(start + len(lines))
@@ -63,18 +63,18 @@ def last_line(file: BinaryIO) -> tuple[int, int]:
 
 
 async def still_leads(client: Client) -> None:
-    """Return if the server still knows us. If it does not, we are cancelled here, or this fails."""
-    await asyncio.wait_for(client.who(), PATIENCE)
+    """Return if the server still knows us. Otherwise we are cancelled here, or this raises an exception."""
+    await asyncio.wait_for(client.who(), CONFIRM_TIMEOUT)
 
 
 async def work(client: Client, path: Path, seq: int, every: float) -> None:
-    """Work until somebody else does; ``seq`` is the number of the log frame that made us lead."""
+    """Work until another copy does; ``seq`` is the number of the log frame that made us lead."""
     fence = 0
     while True:
         async with locked(path) as file:
             last, number = last_line(file)
             if not fence:
-                # We hold the lock while we ask, and whoever leads after us needs it before they can write.
+                # We hold the lock while we ask, and any later leader needs it before it can write.
                 await still_leads(client)
                 fence = max(seq, last + 1)  # a restarted server counts from 1 again
             if last > fence:
@@ -84,7 +84,7 @@ async def work(client: Client, path: Path, seq: int, every: float) -> None:
         await asyncio.sleep(every)
     print(f"fenced: {last} is in the file, {fence} is ours", flush=True)
     await still_leads(client)
-    raise FencedError(f"{path} holds the fence {last}, of somebody that our server does not know")
+    raise FencedError(f"{path} has the fence {last}, from a copy that our server does not know")
 
 
 async def stand_by(address: str, name: str, path: Path, every: float) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 
 STDIN = 0
-# Bytes of the longest line that a terminal delivers.
+# The length of the longest line that a terminal delivers, in bytes.
 MAX_LINE = 4096
 
 
@@ -14,7 +14,7 @@ async def line() -> str:
     """Return the next line that is typed. Cancelling loses nothing.
 
     Raises:
-        EOFError: there will be no more.
+        EOFError: the input has ended.
     """
     loop = asyncio.get_running_loop()
     typed = asyncio.Event()

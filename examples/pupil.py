@@ -2,7 +2,7 @@
 
     python examples/pupil.py --name ada
 
-The teacher is always rank 0, and nobody else: commands of other pupils are denied. See teacher.py.
+Only rank 0 teaches: commands of other clients are denied. See teacher.py.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Teach a class: show pages and ask quiz questions, see the answers as they come, and the points at the end.
+"""Teach a class: show pages and ask quiz questions; see answers as they arrive, and the points at the end.
 
     python examples/teacher.py examples/lesson.txt --name teacher      # the first to join
     python examples/teacher.py examples/lesson.txt --name assistant    # the second, and successor
     python examples/pupil.py --name ada                                # and each pupil
 
 Rank 0 teaches, and Enter goes on to the next step. A step is sent as a command, a JSON object on a line.
-After each step the teacher tells everybody how far the class is, so that the assistant can go on from there.
+After each step the teacher tells all others how far the class is, so that the assistant can go on from there.
 docs/classroom.md says more.
 """
 
@@ -23,8 +23,9 @@ import keyboard
 from rankserver.client import Answer, Client, Execute, Outcome, RankserverError, connect
 from rankserver.client.events import Connected, RankChanged
 
-# Seconds that we wait longer than a pupil's program does. One that has not answered by then hangs.
-LATE = 2.0
+# How much longer we wait for an answer than a pupil's program waits for the pupil, in seconds. A program that
+# has not answered by then hangs.
+MARGIN = 2.0
 STEP = re.compile(r"page\s+[^|\s][^|]*|quiz\s+[^|\s][^|]*\|\s*[^|\s][^|]*")
 
 
@@ -80,8 +81,10 @@ class Lesson:
         await self.client.close()
 
     async def step(self, kind: str, text: str, solution: str = "") -> None:
-        """Let everybody do one step, and show what becomes of it."""
-        ask = self.client.ask(json.dumps({kind: text, "seconds": self.seconds}), timeout=self.seconds + LATE)
+        """Let all pupils do one step, and show their answers."""
+        ask = self.client.ask(
+            json.dumps({kind: text, "seconds": self.seconds}), timeout=self.seconds + MARGIN
+        )
         async for answer in ask:
             self.show(answer, solution)
         counts = ask.counts

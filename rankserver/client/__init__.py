@@ -1,6 +1,6 @@
-"""The client library: what programs use to join, to command and to execute.
+"""The client library: join a server, send commands to other clients, and execute theirs.
 
-Start with ``connect``; ``rankserver.client.sync`` offers the same without asyncio. See docs/api.md.
+Start with ``connect``; ``rankserver.client.sync`` has the same interface without asyncio. See docs/api.md.
 """
 
 from rankserver.client.aio import Client, connect

@@ -11,8 +11,8 @@
         for answer in answers:
             print(answer.rank, answer.name, answer.status, answer.out)
 
-A task of its own receives all the time, so that asks complete, commands are executed and the server's PINGs
-are answered whatever the program waits for. ``docs/api.md`` explains it with examples.
+A background task receives all the time. So asks complete, commands are executed and the server's PINGs are
+answered, whatever the program is waiting for. ``docs/api.md`` explains it with examples.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
     executor: Executor | None = None,
     jobs: int = 1,
 ) -> Client:
-    """Return a client: its ``async with`` joins the server at ``address``, and leaves it at the end.
+    """Return a client of the server at ``address``: its ``async with`` joins, and leaves at the end.
 
     Args:
-        address: ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the default port is 5050. Without
-            an address, the environment's ``RANKSERVER`` is used, else 127.0.0.1:5050.
-        name: our name; if there is none, the server chooses one.
-        token: shows a server that wants one that we may join.
-        tls: how to recognize the server, such as ``rankserver.client.tls.context()``; None for no TLS.
-        reconnect: whether to keep trying to connect, at first and whenever the connection is lost.
-        executor: executes commands from the moment that we join; ``Client.executes`` sets it later.
-        jobs: how many commands are executed at once; they are started in the order of the log.
+        address: ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the default port is 5050. None
+            takes the environment variable ``RANKSERVER``, or 127.0.0.1:5050 if that is not set.
+        name: our name; None lets the server choose one.
+        token: the token, for a server that requires one.
+        tls: the TLS context, such as ``rankserver.client.tls.context()``; None connects without TLS.
+        reconnect: whether to keep trying to connect, both at first and after the connection is lost.
+        executor: executes commands from the moment we join; ``Client.executes`` can set it later.
+        jobs: the maximum number of commands executed at once; they start in the order of the log.
 
     Raises:
         ConfigError: ``address`` cannot be parsed, or ``jobs`` is not from 1 to 1,000.
@@ -75,11 +75,11 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
 
 
 class Client:
-    """One client; ``connect`` makes it. Not for use from several threads.
+    """One client, made by ``connect``. It is not thread-safe.
 
     Once the connection is lost, everything that needs it raises ``DisconnectedError``: ``cmd``, ``ask`` and
-    ``who``, whatever waits for an answer, iterating, ``rank`` and ``clients``. With ``reconnect`` this lasts
-    only until the connection is back, and iterating goes on.
+    ``who``, calls that wait for an answer, iterations, ``rank`` and ``clients``. With ``reconnect``, this
+    lasts only until the connection is back, and iterations continue.
 
     Attributes:
         address: where the server is.
@@ -89,11 +89,11 @@ class Client:
         self.address = address
         self._runner = runner
 
-    # --- what it is ---
+    # --- state ---
 
     @property
     def is_connected(self) -> bool:
-        """Whether we have joined and the connection, as far as we know, holds."""
+        """Whether we have joined and, as far as we know, are still connected."""
         return self._runner.is_connected
 
     @property
@@ -103,12 +103,12 @@ class Client:
 
     @property
     def rank(self) -> int:
-        """Our rank, 0 the highest, as of what has been received; events may still wait to be read."""
+        """Our rank (0 is the highest) after everything received so far; iterations may lag behind it."""
         return self._runner.joined().session.log.rank
 
     @property
     def clients(self) -> int:
-        """The number of clients, us included, as of what has been received."""
+        """The number of clients, including us, after everything received so far."""
         return self._runner.joined().session.log.clients
 
     @property
@@ -118,23 +118,23 @@ class Client:
 
     @property
     def max_line(self) -> int:
-        """The longest line that the server takes, in bytes with verb and LF."""
+        """The longest line that the server accepts, in bytes, including verb and LF."""
         return self._runner.joined().session.info.max_line
 
     @property
     def capacity(self) -> int:
-        """How many clients the server takes, us included."""
+        """The number of clients that the server has room for, including us."""
         return self._runner.joined().session.info.capacity
 
     # --- commanding ---
 
     async def cmd(self, text: str) -> int:
-        """Broadcast a command that nobody answers; return its number once it is in the log.
+        """Broadcast a command that nobody answers, and return its number once it is in the log.
 
-        To send many without waiting for each, gather the calls: they are sent in the order of the calls.
+        To send many commands without waiting for each, use ``asyncio.gather``: it keeps their order.
 
         Raises:
-            LocalProtocolError: ``text`` may not be sent; nothing was.
+            LocalProtocolError: the protocol does not allow ``text``; nothing was sent.
             DisconnectedError: there is no connection, or it was lost before the command was seen in the log.
         """
         connection = self._runner.joined()
@@ -144,18 +144,19 @@ class Client:
         return await logged
 
     def ask(self, text: str, *, timeout: float | None = None) -> Ask:
-        """Broadcast a command and ask all others what becomes of it.
+        """Broadcast a command, and ask every other client for its outcome.
 
-        The call itself sends it: ``await client.ask(...)`` waits for all answers, and ``async for answer in
-        client.ask(...)`` gives each as it comes.
+        The call itself sends the command. ``await`` the result to wait for all answers, or use ``async for``
+        to get each answer as it arrives.
 
         Args:
             text: the command.
             timeout: seconds after which clients that have not answered count as ``timeout``; None waits for
-                all. If the command is not even in the log by then, awaiting it raises ``TimeoutError``.
+                all. If the command is not even in the log by then, awaiting the ``Ask`` raises
+                ``TimeoutError``.
 
         Raises:
-            LocalProtocolError: ``text`` may not be sent; nothing was.
+            LocalProtocolError: the protocol does not allow ``text``; nothing was sent.
             DisconnectedError: there is no connection.
         """
         connection = self._runner.joined()
@@ -169,7 +170,7 @@ class Client:
         return ask
 
     async def drain(self) -> None:
-        """Wait until the server has taken most of what must be sent, if much is sent without awaiting it."""
+        """Wait while more than 64 KiB are still to be sent; for programs that send many asks at once."""
         if self._runner.connection is not None:
             await self._runner.connection.drain()
 
@@ -177,7 +178,7 @@ class Client:
         """Return the roster: all clients in the order of their ranks, each with ``rank`` and ``name``.
 
         Raises:
-            DisconnectedError: there is no connection, or it was lost before the answer.
+            DisconnectedError: there is no connection, or it was lost before the answer came.
         """
         connection = self._runner.joined()
         roster: asyncio.Future[tuple[frames.RosterEntry, ...]] = asyncio.get_running_loop().create_future()
@@ -185,14 +186,14 @@ class Client:
         connection.wake()
         return await roster
 
-    # --- being commanded, and leading ---
+    # --- executing and leading ---
 
     def executes(self, function: F) -> F:
         """Execute commands of higher ranks by calling ``function(command)``; a decorator.
 
-        What it returns is the answer: text is the output, None is no output, an ``Outcome`` is taken as it
-        is, and an exception is a failure with its name and text. A coroutine function is awaited; any other
-        runs in a thread, so that nothing waits for it. Commands that came before this call were answered
+        The function's result is the answer: text is the output, None means no output, an ``Outcome`` is sent
+        as it is, and an exception is a failure with its name and text. A coroutine function is awaited; any
+        other function runs in a thread, so it may block. Commands that arrive before this call are answered
         ``denied``: call it before ``async with`` to miss none.
         """
         self.execute_with(FunctionExecutor(function))
@@ -205,30 +206,30 @@ class Client:
     def on_lead(self, function: L) -> L:
         """Call ``function(seq)`` whenever we become rank 0, and at once if we are; a decorator.
 
-        ``seq`` is the number of the log frame that made us lead. It rises with each new leader for as long as
-        the server runs, so whatever guards a shared resource can refuse all but the highest. A coroutine
-        function is cancelled when we stop leading. Any other function runs in a thread, which nothing can
-        cancel: it must look at ``rank`` from time to time. If a function fails, the client leaves, so that
-        the next in rank can take over. When it is called, commands of the previous leader may still wait to
-        be executed.
+        ``seq`` is the number of the log frame that made us lead. While the server runs, each new leader gets
+        a higher number, so a shared resource can be protected by refusing all numbers but the highest. A
+        coroutine function is cancelled when we stop leading. Any other function runs in a thread, which
+        nothing can cancel: it must look at ``rank`` from time to time. If a function fails, the client
+        leaves, so that the next in rank can take over. Commands of the previous leader may still be waiting
+        for execution when the function is called.
         """
         self._runner.leadership.add(function)
         return function
 
-    # --- what happens ---
+    # --- events ---
 
     def __aiter__(self) -> EventStream:
-        """Begin to receive events: ``Connected`` with what is so now, and then all that happens.
+        """Start an iteration over events: ``Connected`` with the current state, then all that happens.
 
-        The iteration ends when the client is closed. When the connection is lost it raises
-        ``DisconnectedError``, or with ``reconnect`` gives ``Disconnected``, ``Retrying`` and ``Connected``.
-        One that begins before we join has everything from then on; reading it before that raises
-        ``DisconnectedError``. What happens while nobody iterates is not kept. What waits to be read has no
-        bound, because receiving never waits for a reader.
+        The iteration ends when the client is closed. When the connection is lost, it raises
+        ``DisconnectedError``; with ``reconnect``, it yields ``Disconnected``, ``Retrying`` and ``Connected``
+        instead. If it starts before we join, it has everything from ``Connected`` on, but reading it before
+        we join raises ``DisconnectedError``. Events from before the iteration started are not kept. The
+        number of unread events has no bound, because receiving never waits for a reader.
         """
         return self._runner.subscribe()
 
-    # --- its life ---
+    # --- joining and leaving ---
 
     async def __aenter__(self) -> Client:
         """Join.
@@ -236,8 +237,8 @@ class Client:
         Raises:
             LocalProtocolError: the protocol does not allow the name.
             ConnectError: no server answers, or not in time.
-            DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
-            RuntimeError: it was joined before, and not closed.
+            DisconnectedError: the server refused us, it is not a rankserver, or the client was closed.
+            RuntimeError: the client joined before and was not closed.
         """
         await self._runner.start()
         return self
@@ -246,9 +247,9 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Leave: the server gets everything sent before, and what is being executed is ended.
+        """Leave: the server still gets everything sent before, and commands being executed are cancelled.
 
-        May be called again. Cancelling it ends only the waiting. Code that closing itself ends, such as the
-        executor, can call it too, and does not wait.
+        May be called again. Cancelling this call only stops the waiting. Code that closing cancels, such as
+        the executor, may call it too: for it, the call returns without waiting.
         """
         await self._runner.close()

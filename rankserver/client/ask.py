@@ -1,4 +1,4 @@
-"""One command to all others, and what became of it at each of them."""
+"""A command to all other clients, and its outcome at each of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rankserver.client.events import OUTCOMES, Answer, AskDone, Counts
 class Ask:
     """What ``Client.ask`` returns: a command that was sent, and its answers.
 
-    ``await`` it to get all answers; iterate with ``async for`` to get each as it comes. Both raise
-    ``DisconnectedError`` if the connection is lost before it is done, and ``LocalProtocolError`` if the
-    server rejects the command. A plain ``for`` gives the answers that have come. Cancelling the waiting does
-    not take the command back.
+    ``await`` it to wait for all answers; iterate with ``async for`` to get each answer as it arrives. Both
+    raise ``DisconnectedError`` if the connection is lost before the ask is done, and ``LocalProtocolError``
+    if the server rejects the command. A plain ``for`` iterates over the answers so far. Cancelling the
+    waiting does not take the command back.
 
-    Each client that was there when the command was logged gives exactly one answer, so ``len`` of a complete
-    one is their number. Answers have the rank that the client held *when the command was logged*.
+    Each of the others that were there when the command was logged gives exactly one answer; once the ask is
+    done, ``len`` is their number. An answer has the rank that its client held *when the command was logged*.
     """
 
     def __init__(self, text: str, expire: Callable[[Ask], None], timeout: float | None) -> None:
@@ -25,11 +25,11 @@ class Ask:
         self._seq: int | None = None
         self._answers: list[Answer] = []
         self._end: AskDone | Exception | None = None
-        # Done at the next step, if anybody waits for it.
+        # Set if anybody waits; resolved at the next step: the command is logged, an answer comes, or the end.
         self._waiting: asyncio.Future[None] | None = None
         self._timer = timeout is not None and asyncio.get_running_loop().call_later(timeout, expire, self)
 
-    # --- for the one who asked ---
+    # --- for the caller of ``Client.ask`` ---
 
     def __await__(self) -> Generator[object, None, Ask]:
         return self._complete().__await__()
@@ -73,17 +73,17 @@ class Ask:
 
     @property
     def has_failed(self) -> bool:
-        """Whether awaiting it raises: the connection was lost, or the command was not logged in time."""
+        """Whether awaiting it raises: the connection was lost, or the command rejected or not logged."""
         return isinstance(self._end, Exception)
 
     @property
     def by_rank(self) -> dict[int, Answer]:
-        """The answers that have come, by the rank that the client held when the command was logged."""
+        """The answers so far, by the rank that the client held when the command was logged."""
         return {answer.rank: answer for answer in sorted(self._answers, key=lambda answer: answer.rank)}
 
     @property
     def by_name(self) -> dict[str, list[Answer]]:
-        """The answers that have come, by name: names need not be unique."""
+        """The answers so far, by name; each name has a list, because names need not be unique."""
         names: dict[str, list[Answer]] = {}
         for answer in self.by_rank.values():
             names.setdefault(answer.name, []).append(answer)
@@ -91,18 +91,18 @@ class Ask:
 
     @property
     def counts(self) -> Counts:
-        """How many of the answers that have come have each outcome."""
+        """The number of answers so far with each outcome."""
         outcomes = [answer.status for answer in self._answers]
         return Counts(*map(outcomes.count, OUTCOMES))
 
     @property
     def ok(self) -> bool:
-        """Whether it is done, somebody was there who may execute it, and all of them did."""
+        """Whether the ask is done, at least one client may execute it, and all that may did."""
         return isinstance(self._end, AskDone) and self._end.ok
 
     @property
     def nobody(self) -> bool:
-        """Whether it is done, and nobody was there who may execute it."""
+        """Whether the ask is done, and no client may execute it."""
         return isinstance(self._end, AskDone) and self._end.nobody
 
     async def _complete(self) -> Ask:
@@ -120,7 +120,7 @@ class Ask:
             self._waiting = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._waiting)  # others may wait for it too
 
-    # --- for the client that it belongs to ---
+    # --- for the client ---
 
     def log(self, seq: int) -> None:
         """Note that the command is in the log."""

@@ -1,8 +1,8 @@
 """One connection to a server: a socket, and the session whose bytes it moves.
 
-``runner`` drives it, and makes another one when it is lost. It uses the socket itself rather than asyncio's
-streams: as soon as a write fails, those drop what has arrived but was not read yet, so that a server's
-``BYE`` would be lost just when it matters.
+``runner`` drives it, and makes a new one when it is lost. It uses the socket directly rather than asyncio's
+streams: when a write fails, those discard what has arrived but was not read yet, so the server's ``BYE``
+would be lost just when it matters.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from rankserver.client.tls import TlsStream, reason
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError
 
 DEFAULT_PORT: Final = 5050
-# Seconds from the start until the server's WELCOME.
+# The bound on connecting and joining, up to the server's WELCOME, in seconds.
 CONNECT_TIMEOUT: Final = 10.0
-# Seconds for the server to take our last bytes and close the connection. A person waits for it.
+# How long the server may take to receive our last bytes and close the connection, in seconds. A person may be
+# waiting for it.
 LEAVE_TIMEOUT: Final = 2.0
-# Bytes received in one turn: they make about a thousand events, which take a few milliseconds.
+# The number of bytes received in one turn: about a thousand events, which take a few milliseconds.
 READ_SIZE: Final = 65_536
-# With more bytes than this to send, ``drain`` waits until the server has taken some.
+# ``drain`` waits while more bytes than this are still to be sent.
 MAX_UNSENT: Final = 65_536
 
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^][]+)\]|(?P<host>[^][:]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -38,7 +39,7 @@ _BARE_V6 = re.compile(r"[^][]*:[^][]*:[^][]*")
 
 
 class Address(NamedTuple):
-    """Where a server listens: a host and a port, or the path of a Unix socket and None."""
+    """The address of a server: a host and a port, or the path of a Unix socket and None."""
 
     host: str
     port: int | None
@@ -53,7 +54,7 @@ def parse_address(text: str) -> Address:
     """Parse ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; the default port is 5050.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: ``text`` is none of these.
     """
     if text.startswith("unix:") and text != "unix:":
         return Address(text.removeprefix("unix:"), None)
@@ -67,7 +68,7 @@ def parse_address(text: str) -> Address:
 
 
 class Connection:
-    """A session that has joined, on a socket of its own; ``join`` makes it.
+    """A session that has joined, on its own socket; made by ``join``.
 
     Attributes:
         session: the protocol. Call ``wake`` after anything that may have given it something to send.
@@ -81,19 +82,19 @@ class Connection:
         self.happened = happened
         self._sock = sock
         self._stream = stream
-        # Set when there is something to send.
+        # Set when the session has something to send.
         self._wake = asyncio.Event()
         self._wake.set()
-        # Set when something was sent, or nothing will be sent any more.
+        # Set when the session has less to send than before, or nothing will be sent any more.
         self._room = asyncio.Event()
-        # Whether the server or we have ended it.
+        # Whether the server or we have ended the connection.
         self._has_ended = self._is_end(happened)
-        # Whether anything was heard since this was last set to False.
+        # Whether anything was received since the heartbeat check last cleared this.
         self._has_heard = True
-        # The reason to report if it ends without a BYE.
+        # The reason to report if the connection ends without a BYE.
         self._end = "connection lost"
         self._writer = asyncio.create_task(self._write())
-        self._listener = asyncio.create_task(self._listen_for_life())
+        self._heartbeat_check = asyncio.create_task(self._check_heartbeat())
 
     async def receive(self) -> list[Event]:
         """Wait for bytes, or for the end of the stream, and return what they mean.
@@ -108,34 +109,35 @@ class Connection:
         return happened
 
     def wake(self) -> None:
-        """Send what the session has to send, soon."""
+        """Make sure that what the session has to send is sent soon."""
         if self.session.unsent:
             self._wake.set()
 
     async def drain(self) -> None:
-        """Wait until there is room for more to send, or the connection has failed."""
+        """Wait until at most ``MAX_UNSENT`` bytes are still to be sent, or the connection has failed."""
         while self.session.unsent > MAX_UNSENT and not self._writer.done():
             self._room.clear()
             await self._room.wait()
 
     async def close(self) -> None:
-        """Leave: the server gets everything sent before. Nobody may be receiving. May be called again.
+        """Leave: the server still gets everything sent before. May be called again.
 
-        It takes at most ``LEAVE_TIMEOUT`` seconds; whatever the server has not taken by then is lost.
+        No ``receive`` may be under way. Closing takes at most ``LEAVE_TIMEOUT`` seconds; whatever the server
+        has not received by then is lost.
         """
-        self._listener.cancel()
+        self._heartbeat_check.cancel()
         has_ended, self._has_ended = self._has_ended, True
         self.session.leave()
         self._wake.set()
         try:
             if not has_ended:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._part(), LEAVE_TIMEOUT)
+                    await asyncio.wait_for(self._finish(), LEAVE_TIMEOUT)
         finally:
             self._writer.cancel()
             try:
-                # Otherwise one of them would use the descriptor after it is closed.
-                await asyncio.wait({self._writer, self._listener})
+                # Otherwise one of them could use the descriptor after it is closed.
+                await asyncio.wait({self._writer, self._heartbeat_check})
             finally:
                 self._sock.close()
 
@@ -144,7 +146,7 @@ class Connection:
         return bool(happened) and isinstance(happened[-1], Disconnected)
 
     async def _write(self) -> None:
-        """Send what the session has to send, until it is over. If that fails, the reader notices the end."""
+        """Send what the session has to send until it is over. If that fails, the reader notices the end."""
         try:
             with contextlib.suppress(OSError):
                 while self.session.state is not SessionState.OVER or self.session.unsent:
@@ -157,10 +159,10 @@ class Connection:
         finally:
             self._room.set()
 
-    async def _listen_for_life(self) -> None:
-        """End the connection if nothing is heard for two heartbeats, although we sent a PING after one.
+    async def _check_heartbeat(self) -> None:
+        """End the connection if nothing arrives for two heartbeats, although we sent a PING after one.
 
-        The server, or the network on the way to it, has then gone without a word.
+        The server, or the network between us, has then failed silently.
         """
         while heartbeat := self.session.heartbeat:
             self._has_heard = False
@@ -172,12 +174,12 @@ class Connection:
             await asyncio.sleep(heartbeat)
             if not self._has_heard:
                 self._end = f"nothing heard for {2 * heartbeat:g} seconds"
-                with contextlib.suppress(OSError):  # it has ended in between
-                    self._sock.shutdown(socket.SHUT_RDWR)  # the reader finds the end
+                with contextlib.suppress(OSError):  # the connection has already ended
+                    self._sock.shutdown(socket.SHUT_RDWR)  # the reader sees the end of the stream
                 return
 
-    async def _part(self) -> None:
-        """Send the rest and read to the end at the same time: the server may not take more before we read.
+    async def _finish(self) -> None:
+        """Send the rest while reading to the end: the server may not accept more until we read.
 
         Closing with unread bytes would reset the connection, and the server might lose our last lines.
         """
@@ -188,11 +190,11 @@ class Connection:
             pass
 
     async def _read(self) -> bytes:
-        """Return what arrives next, nothing at the end of the stream."""
-        await asyncio.sleep(0)  # give others a turn: receiving does not wait if there is something
+        """Return what arrives next; empty bytes at the end of the stream."""
+        await asyncio.sleep(0)  # let other tasks run: receiving returns at once while there is data
         try:
             return await self._stream.receive(READ_SIZE)
-        except OSError:  # such as a reset: an end like any other, as everything before it was read
+        except OSError:  # such as a reset: an end like any other, since everything before it was read
             return b""
 
 
@@ -200,13 +202,13 @@ class ByteStream(Protocol):
     """Moves a connection's bytes: ``SocketStream`` here, or ``tls.TlsStream``."""
 
     async def receive(self, size: int) -> bytes:
-        """Return what comes next, at most about ``size`` bytes; nothing at the end."""
+        """Return what comes next, at most about ``size`` bytes; empty bytes at the end."""
 
     async def send_all(self, data: bytes) -> None:
         """Send ``data``."""
 
     async def shut_down(self) -> None:
-        """Tell the server that nothing more comes, if the stream has a way to say it."""
+        """Tell the server that nothing more will come, if the stream can express that."""
 
 
 class SocketStream:
@@ -216,7 +218,7 @@ class SocketStream:
         self._sock = sock
 
     async def receive(self, size: int) -> bytes:
-        """Return what comes next, at most ``size`` bytes; nothing at the end."""
+        """Return what comes next, at most ``size`` bytes; empty bytes at the end."""
         return await asyncio.get_running_loop().sock_recv(self._sock, size)
 
     async def send_all(self, data: bytes) -> None:
@@ -234,14 +236,14 @@ async def join(
 
     Args:
         where: the server's address.
-        name: our name; if there is none, the server chooses one.
-        token: shows a server that wants one that we may join.
-        tls: how to recognize the server; None for no TLS. A Unix socket never uses it.
+        name: our name; None lets the server choose one.
+        token: the token, for a server that requires one.
+        tls: the TLS context; None connects without TLS. A Unix socket never uses it.
 
     Raises:
         LocalProtocolError: the protocol does not allow ``name``.
         ConnectError: no server answers within ``CONNECT_TIMEOUT``.
-        DisconnectedError: the server refused us, or it is no rankserver.
+        DisconnectedError: the server refused us, or it is not a rankserver.
     """
     session = Session()
     session.hello(name=name, token=token)
@@ -255,7 +257,7 @@ async def _join(where: Address, session: Session, tls: ssl.SSLContext | None) ->
     sock = await _open(where)
     try:
         stream = await _secured(sock, where, tls)
-        with contextlib.suppress(OSError):  # closed already; what it said before can still be read
+        with contextlib.suppress(OSError):  # the server has closed; what it sent can still be read
             await stream.send_all(session.data_to_send())
         happened: list[Event] = []
         while not happened:
@@ -289,7 +291,7 @@ async def _open(where: Address) -> socket.socket:
     try:
         if where.port is None:
             return await _connect_socket(socket.AF_UNIX, where.host)
-        # Not in the loop's own threads: the program's end would wait for a lookup that takes long.
+        # Not in the loop's default executor: at its end, the program would wait for a slow lookup.
         lookup = partial(socket.getaddrinfo, where.host, where.port, type=socket.SOCK_STREAM)
         found = await in_thread(lookup, name="getaddrinfo")
         for family, _, _, _, socket_address in found[:-1]:
@@ -314,17 +316,18 @@ async def _connect_socket(family: socket.AddressFamily, address: Any) -> socket.
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return the system's words for the error, which asyncio replaces with its own."""
+    """Return the system's message for the error, because asyncio replaces it with its own."""
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error)
 
 
 async def _first(stream: ByteStream, session: Session) -> list[Event]:
-    """Wait for bytes before we have joined, or for the end of the stream, and return what they mean.
+    """Wait for bytes while we are joining, or for the end of the stream, and return what they mean.
 
     Raises:
-        ssl.SSLError: the server does not accept us. With TLS 1.3 it says so only now.
+        ssl.SSLError: the server does not accept our certificate. With TLS 1.3, it says so only after the
+            handshake.
     """
     try:
         data = await stream.receive(READ_SIZE)

@@ -1,10 +1,10 @@
-"""What a client reports: one immutable value for each thing that happened, in the order of the log.
+"""The events of a client: one immutable value for each thing that happens, in the order of the log.
 
-``session`` and ``aio`` make them; whoever iterates over a client reads them. Texts and names are as others
-sent them: whoever shows them must make control characters visible (``display.visible``).
+Iterating over a client yields them. Texts and names are exactly as others sent them: before you show them,
+make control characters visible (``display.visible``).
 
-Events about something that this client sent have a ``handle``, which is not part of their value: the object
-that the session was given with it. For the asyncio ``Client.ask`` it is the ``Ask`` that was returned.
+Events about something that this client sent have a ``handle``: the object that was passed to the session with
+it. For ``aio.Client.ask``, that is the returned ``Ask``. It is not part of the event's value.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from typing import Any, Final, NamedTuple
 
 from rankserver.wire import frames, protocol
 
-# The outcome of a client that left before it answered; the others are the statuses of the protocol.
+# The outcome of a client that left before it answered. All other outcomes are statuses of the protocol.
 GONE: Final = "gone"
 # All outcomes, in the order of the fields of ``Counts``.
 OUTCOMES: Final = (*protocol.STATUSES, GONE)
 
 
 def _handle() -> Any:
-    """Return a field for what is no part of an event's value."""
+    """Return a dataclass field that is not part of an event's value."""
     return field(default=None, compare=False, repr=False)
 
 
 class Connected(NamedTuple):
-    """The server let us in; the first event, and the first after each ``Disconnected``.
+    """We have joined. At first and after each ``Disconnected``, only ``Retrying`` can come before it.
 
     Attributes:
         name: our name.
         rank: our rank.
-        clients: the number of clients, us included.
+        clients: the number of clients, including us.
         seq: the number of the last log frame before we joined.
-        rank_class: our class; clients of lower classes rank above. Within a class, first come, first served.
+        rank_class: our class. Clients of lower classes rank above us; within a class, rank is first come,
+            first served.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Sent:
         text: the command.
         wants_answer: whether it is an ASK.
         targets: how many other clients were there. An ASK gets one ``Answer`` from each of them.
-        handle: see the module.
+        handle: see the module docstring.
     """
 
     seq: int
@@ -64,13 +65,13 @@ class Sent:
 
 
 class Execute(NamedTuple):
-    """A higher rank commands.
+    """A client of higher rank sent a command.
 
     Attributes:
         seq: the command's number in the log.
         rank: the sender's rank.
         text: the command.
-        wants_answer: whether the sender is told what becomes of it.
+        wants_answer: whether the sender wants to know the outcome.
         own_rank: our rank when it was logged.
         own_name: our name.
     """
@@ -84,7 +85,7 @@ class Execute(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A lower rank tried to command. If it wanted an answer, the session has given it."""
+    """A client of lower rank sent a command. If it wants an answer, the session has sent it."""
 
     seq: int
     rank: int
@@ -92,11 +93,11 @@ class Refused(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a command here.
+    """The outcome of a command at this client.
 
     Attributes:
         status: one of ``protocol.STATUSES``.
-        detail: fields for whoever asked: those of protocol.md (``code``, ``out``, ``ms``, ``truncated``) and
+        detail: fields for the sender: those of protocol.md (``code``, ``out``, ``ms``, ``truncated``) and
             ``reason``, one line for a person.
     """
 
@@ -111,7 +112,7 @@ class Started(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """We have finished this command, and whoever asked is told."""
+    """We have finished this command, and have answered if the sender wants an answer."""
 
     command: Execute
     outcome: Outcome
@@ -133,17 +134,17 @@ class ClientsChanged(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of our ASK ``seq`` at one of the clients that were there when it was logged.
+    """The outcome of our ASK ``seq`` at one of the clients that were there when it was logged.
 
     Attributes:
         seq: the number of the ASK.
-        rank: the rank that the client held when the ASK was logged. Within one ASK this identifies a client,
-            while ranks change.
-        name: its name; empty if it left before we learned it.
+        rank: the rank that the client held when the ASK was logged. It identifies the client within this ASK,
+            even if ranks change later.
+        name: the client's name; empty if it left before we learned it.
         status: one of ``OUTCOMES``.
-        code: exit code, if there is one.
-        out: its output.
-        ms: how long it took, in milliseconds, if it says so.
+        code: the exit code, if the client sent one.
+        out: the output.
+        ms: how long the command took, in milliseconds, if the client sent that.
         truncated: whether there was more output than ``out``.
         reason: one line for a person that says why, or empty.
     """
@@ -160,7 +161,7 @@ class Answer(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """At how many clients an ASK had each outcome; the sum is all that were there when it was logged."""
+    """The number of clients with each outcome of an ASK; the sum is the number of its targets."""
 
     ok: int = 0
     failed: int = 0
@@ -176,8 +177,8 @@ class AskDone(NamedTuple):
     Attributes:
         seq: the number of the ASK.
         text: the command.
-        may_execute: how many clients ranked below us when it was logged.
-        counts: how many answers have each outcome.
+        may_execute: how many clients ranked below us when it was logged, and so may execute it.
+        counts: the number of answers with each outcome.
     """
 
     seq: int
@@ -187,12 +188,12 @@ class AskDone(NamedTuple):
 
     @property
     def nobody(self) -> bool:
-        """Whether nobody was there who may execute it: all ranked above us, or we were alone."""
+        """Whether no client may execute it: all others ranked above us, or we were alone."""
         return self.may_execute == 0
 
     @property
     def ok(self) -> bool:
-        """Whether somebody was there who may execute it, and all of them did."""
+        """Whether at least one client may execute it, and all that may did."""
         return 0 < self.may_execute == self.counts.ok
 
 
@@ -211,8 +212,8 @@ class Rejected:
     Attributes:
         code: the code of its ERR.
         text: one line for a person.
-        command: the command that had no effect; None if it was something else.
-        handle: see the module.
+        command: the rejected command; None if the server rejected something else.
+        handle: see the module docstring.
     """
 
     code: str
@@ -223,14 +224,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection ended before our command was seen in the log: it may be there, or not."""
+    """The connection ended before we saw our command in the log, so it may be there or not."""
 
     command: str
     handle: object = _handle()
 
 
 class Disconnected(NamedTuple):
-    """The connection ended, and we did not leave. ``code`` is that of BYE; empty if there was none."""
+    """The connection ended, but we did not leave. ``code`` is that of BYE; empty if there was none."""
 
     code: str
     text: str
@@ -239,7 +240,7 @@ class Disconnected(NamedTuple):
 class Retrying(NamedTuple):
     """We will try to connect again in ``delay`` seconds.
 
-    ``text`` says why the last try failed; it is empty before the first one.
+    ``text`` says why the last try failed; it is empty if the connection was lost and there was no try yet.
     """
 
     text: str

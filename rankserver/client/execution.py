@@ -1,4 +1,4 @@
-"""Executing the commands of higher ranks while there is a connection, and answering those that want it."""
+"""Executing the commands of higher ranks while connected, and sending the answers that their senders want."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rankserver.client.session import SessionState
 from rankserver.client.worker import Executor, Worker
 from rankserver.wire.exceptions import LocalProtocolError
 
-# Characters of the reason for an outcome that cannot be sent. The lines of any server have room for it.
+# The maximum length, in characters, of the reason that replaces an outcome that cannot be sent. The lines of
+# any server have room for it.
 MAX_BAD_OUTCOME_CHARS: Final = 100
 EXECUTES_NOTHING: Final = Outcome("denied", {"reason": "this client executes nothing"})
 
@@ -21,9 +22,9 @@ class Execution:
 
     Args:
         executor: executes them; without one, every ASK is answered ``denied``.
-        jobs: how many commands are executed at once.
-        publish: called with what happened.
-        failed: called if executing cannot go on.
+        jobs: the maximum number of commands executed at once.
+        publish: called with events: ``Started`` and ``Finished``.
+        failed: called with the exception if executing cannot go on.
     """
 
     def __init__(
@@ -49,20 +50,20 @@ class Execution:
             self._start_worker(executor)
 
     def start(self, connection: Connection) -> None:
-        """Execute what comes from ``connection`` from now on."""
+        """Execute the commands that arrive on ``connection``."""
         self._connection = connection
         if self._executor is not None:
             self._start_worker(self._executor)
 
     def add(self, command: Execute) -> None:
-        """Execute a command, after those that wait already."""
+        """Queue a command for execution; without an executor, answer ``denied``."""
         if self._worker is not None:
             self._worker.add(command)
         else:
             self._answer(command, EXECUTES_NOTHING)
 
     async def stop(self) -> None:
-        """End what is being executed, and wait for it. Commands that wait are forgotten."""
+        """Cancel what is being executed, wait until it has ended, and discard the commands that wait."""
         if self._worker is not None:
             await self._worker.close()
             self._worker = None
@@ -74,7 +75,7 @@ class Execution:
             await self._executor.close()
 
     def is_inside(self) -> bool:
-        """Tell whether the executor is the caller: it must not wait for ``stop``."""
+        """Tell whether the caller runs in the executor, and so must not wait for ``stop``."""
         return self._worker is not None and self._worker.is_inside()
 
     def _start_worker(self, executor: Executor) -> None:
@@ -89,7 +90,7 @@ class Execution:
         self._publish([step])
 
     def _answer(self, command: Execute, outcome: Outcome) -> None:
-        """Tell whoever asked; once the connection is over, nobody can be told."""
+        """Send the outcome if the sender wants it and the connection still exists."""
         if not command.wants_answer or self._connection is None or not self._is_joined():
             return
         session = self._connection.session

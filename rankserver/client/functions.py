@@ -1,4 +1,4 @@
-"""Executing a command by calling a Python function, and calling functions of any kind."""
+"""Calling Python functions, coroutine functions or not, and executing commands by calling them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 async def call(function: Callable[..., object], *arguments: object) -> object:
-    """Return ``function(*arguments)``; a coroutine function is awaited, any other runs in a thread.
+    """Return the result of ``function(*arguments)``: await a coroutine function, run any other in a thread.
 
-    Cancelling this cancels a coroutine. A thread goes on: only the end of the program ends it, which does not
-    wait for it.
+    Cancelling this cancels a coroutine. A thread cannot be cancelled and goes on; the program does not wait
+    for it when it ends.
     """
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
@@ -31,10 +31,10 @@ async def call(function: Callable[..., object], *arguments: object) -> object:
 
 
 async def in_thread(function: Callable[[], T], *, name: str) -> T:
-    """Return ``function()``, called in a new thread of this name.
+    """Return the result of ``function()``, called in a new thread with this name.
 
-    asyncio's own executor would not do: it has few threads, so functions that run long would hold up all
-    others, and the ends of ``asyncio.run`` and of the program wait for its threads.
+    asyncio's own executor would not do: it has few threads, so long-running functions would hold up all
+    others, and both ``asyncio.run`` and the program wait for its threads before they end.
     """
     future: Future[T] = Future()
     context = contextvars.copy_context()
@@ -53,10 +53,10 @@ async def in_thread(function: Callable[[], T], *, name: str) -> T:
 
 
 def described(how: Callable[[object], str], value: object) -> str:
-    """Return ``how(value)``, ``str`` or ``repr``, which are code of others and may raise anything."""
+    """Return ``how(value)``, where ``how`` is ``str`` or ``repr``; the value may make it raise anything."""
     try:
         return how(value)
-    except BaseException:  # noqa: BLE001 - whoever waits must be told something
+    except BaseException:  # noqa: BLE001 - the caller needs some text
         return f"<unprintable {type(value).__name__}>"
 
 
@@ -74,4 +74,4 @@ class FunctionExecutor:
         return Outcome("ok", None if value is None else {"out": str(value)})
 
     async def close(self) -> None:
-        """Nothing is kept between two commands."""
+        """Do nothing: nothing is kept between two commands."""

@@ -1,4 +1,4 @@
-"""Doing the work of rank 0 for as long as we hold it."""
+"""Calling the functions of ``on_lead`` while we are rank 0."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Leadership:
             self._call(function, self._seq)
 
     def begin(self, seq: int) -> None:
-        """Note that the log frame ``seq`` made us rank 0, if we were not already."""
+        """Note that the log frame ``seq`` made us rank 0; does nothing if we led already."""
         if self._seq is None:
             self._seq = seq
             for function in self._functions:
                 self._call(function, seq)
 
     def end(self) -> None:
-        """Note that we are not rank 0 any more, and cancel the calls that can be cancelled."""
+        """Note that we are no longer rank 0, and cancel the calls that can be cancelled."""
         self._seq = None
         ending = self._leading - {asyncio.current_task()}  # a leading function may close the client itself
         self._leading = set()
@@ -56,7 +56,7 @@ class Leadership:
             await asyncio.wait(self._ending)
 
     def is_inside(self) -> bool:
-        """Tell whether a call that is ending is the caller: it must not wait for ``close``."""
+        """Tell whether the caller runs in a call that is ending, and so must not wait for ``close``."""
         return asyncio.current_task() in self._ending
 
     def _call(self, function: Callable[[int], object], seq: int) -> None:
@@ -69,7 +69,7 @@ class Leadership:
         self._leading.discard(task)
         self._ending.discard(task)
         error = None if task.cancelled() else task.exception()
-        # Where the connection has ended, that is why the function fails.
+        # If we no longer lead, the function may have failed because the connection has ended.
         is_expected = not is_leading and isinstance(error, DisconnectedError)
         if error is not None and not is_expected:
             context = {"message": "a function of on_lead failed", "exception": error, "task": task}

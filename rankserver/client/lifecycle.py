@@ -8,7 +8,7 @@
      |            |               |                 |
      +------------+---------------+-----------------+----> CLOSED
 
-FAILED and CLOSED are final: the connection is lost for good, or the program wants no more. Everything that
+FAILED and CLOSED are final: the connection is lost for good, or the client was closed. Everything that
 changes the state is in this module, so that no other part needs a flag of its own.
 """
 
@@ -24,7 +24,7 @@ CLOSED_TEXT: Final = "the client is closed"
 
 
 class ClientState(enum.Enum):
-    """Where in its life a client is."""
+    """The states of a client."""
 
     NEW = "new"
     JOINING = "joining"
@@ -54,12 +54,12 @@ class Lifecycle:
 
     @property
     def state(self) -> ClientState:
-        """Where in its life the client is."""
+        """The current state."""
         return self._state
 
     @property
     def is_over(self) -> bool:
-        """Whether there will be no connection any more."""
+        """Whether the state is final: there will never be a connection again."""
         return not TRANSITIONS[self._state]
 
     @property
@@ -76,15 +76,15 @@ class Lifecycle:
         self._move(ClientState.CONNECTED)
 
     def reconnect(self, reason: DisconnectedError) -> None:
-        """Note that the connection is lost, and that another one will be tried."""
+        """Note that the connection is lost, and that we will try to reconnect."""
         self._move(ClientState.RECONNECTING, reason)
 
     def fail(self, reason: DisconnectedError) -> None:
-        """Note that there will be no connection any more."""
+        """Note that the connection is lost for good."""
         self._move(ClientState.FAILED, reason)
 
     def close(self) -> None:
-        """Note that the program wants no connection any more."""
+        """Note that the program has closed the client."""
         self._move(ClientState.CLOSED, DisconnectedError("", CLOSED_TEXT))
 
     def _move(self, state: ClientState, reason: DisconnectedError | None = None) -> None:

@@ -1,7 +1,6 @@
-"""What follows from the log for one client: its rank, who is there, and what became of its own commands.
+"""What one client derives from the log: its rank, the members, and the outcome of its own commands.
 
-Every client derives this from the same frames, and decides nothing that they do not decide. Source:
-docs/protocol.md, "Log frames".
+Every client derives this from the same frames, and from nothing else. Source: docs/protocol.md, "Log frames".
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from rankserver.wire import frames, protocol, ranking
 from rankserver.wire.exceptions import RemoteProtocolError
 
 LogFrame = frames.CommandFrame | frames.JoinFrame | frames.LeftFrame
-# Stands for the WELCOME that has not come yet.
+# Used until the WELCOME arrives.
 NOT_WELCOME: Final = frames.WelcomeFrame(-1, 0, 0, "", "", 0.0)
 
 
@@ -36,7 +35,7 @@ class LogView:
         rank_class: our class.
         seq: the number of the last log frame.
         submitted: our commands that are not in the log yet, oldest first. The server handles our lines in
-            order: our next command in the log, or the next one that is rejected, is the first of them.
+            order, so the first of these is the next to be logged or rejected.
     """
 
     def __init__(self, welcome: frames.WelcomeFrame = NOT_WELCOME) -> None:
@@ -54,12 +53,12 @@ class LogView:
 
     @property
     def clients(self) -> int:
-        """The number of clients, us included; 0 before WELCOME."""
+        """The number of clients, including us; 0 before WELCOME."""
         return len(self._members)
 
     @property
     def place(self) -> events.Connected:
-        """How things stand now, as if we had just joined."""
+        """The current state, as the event that we would get if we had just joined."""
         return events.Connected(self.name, self.rank, self.clients, self.seq, self.rank_class)
 
     @property
@@ -69,11 +68,11 @@ class LogView:
 
     @property
     def lacks_names(self) -> bool:
-        """Whether somebody is there whose name we do not know."""
+        """Whether there is a member whose name we do not know."""
         return not self._members.are_all_named
 
     def receive(self, frame: LogFrame) -> list[events.Event]:
-        """Move on by one frame, and return what it means.
+        """Take the next log frame, and return what it means.
 
         Raises:
             RemoteProtocolError: ``bad-frame``, if it cannot follow the frames before it.
@@ -84,7 +83,7 @@ class LogView:
         return self._RECEIVERS[type(frame)](self, frame)
 
     def answer(self, frame: frames.AnswerFrame) -> list[events.Event]:
-        """Take an answer to one of our ASKs, and the name of whoever gave it.
+        """Take an answer to one of our ASKs, and the name of its sender.
 
         Raises:
             RemoteProtocolError: ``bad-frame``, if nobody has this rank.
@@ -109,7 +108,7 @@ class LogView:
         return self._asks.expire(seq)
 
     def disconnect(self) -> list[events.Event]:
-        """Account for everything of ours that is open, as no more frames will come."""
+        """End all open ASKs, and report unlogged commands as lost, because no more frames will come."""
         return [*self._asks.disconnect(), *(events.Lost(*submission) for submission in self.submitted)]
 
     def _command(self, frame: frames.CommandFrame) -> list[events.Event]:
@@ -130,7 +129,7 @@ class LogView:
         return [sent, *(self._asks.open(frame.seq, frame.text) if frame.wants_answer else ())]
 
     def _join(self, frame: frames.JoinFrame) -> list[events.Event]:
-        """Add newcomers. They saw none of our open ASKs, so none of these waits for them."""
+        """Add newcomers. No open ASK waits for them, because each was logged before they joined."""
         count = self.clients + len(frame.ranks)
         if frame.ranks[-1] >= count:
             raise broken(f"JOIN gives rank {frame.ranks[-1]} among {count} clients")
@@ -139,7 +138,7 @@ class LogView:
         return [self._moved(rank)]
 
     def _leave(self, frame: frames.LeftFrame) -> list[events.Event]:
-        """Remove those who left, also from the open ASKs. O(open asks)."""
+        """Remove members that left, also from the open ASKs. O(open asks)."""
         if frame.ranks[-1] >= self.clients or self.rank in frame.ranks:
             raise broken(f"LEFT of rank {frame.ranks[-1]} seen by rank {self.rank} of {self.clients}")
         rank = self.rank

@@ -1,8 +1,8 @@
-"""Who is there, as one client knows it from the log: the members by rank, and their names.
+"""The members as one client knows them from the log: by rank, with their names.
 
 Ranks shift with every JOIN and LEFT, so each member also has a slot (see ``wire.slots``) that stays the same
-for as long as it is there. Sets of members are sets of slots. The log has no names: they are learned from
-answers and rosters.
+until it leaves. Sets of members are sets of slots. The log contains no names; they are learned from answers
+and rosters.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from rankserver.wire.slots import Slots, set_of, slots_of
 
 
 class Members:
-    """All members by rank, us included.
+    """All members by rank, including us.
 
     Attributes:
         rank: our own rank.
 
     Args:
         rank: our own rank.
-        count: how many members there are.
+        count: the number of members.
         name: our own name.
     """
 
@@ -37,7 +37,7 @@ class Members:
 
     @property
     def others(self) -> int:
-        """The set of all members but us."""
+        """The set of all members except us."""
         return self._slots.all_but(self._by_rank[self.rank])
 
     @property
@@ -47,7 +47,7 @@ class Members:
 
     @property
     def ranks(self) -> list[int]:
-        """The rank of each member, by slot. It is never changed: all asks between two changes share it."""
+        """The rank of each member, by slot. The list is never modified: ASKs share it until ranks change."""
         if self._ranks is None:
             self._ranks = [-1] * self._slots.bound
             for rank, slot in enumerate(self._by_rank):
@@ -59,7 +59,7 @@ class Members:
         return self._by_rank[rank]
 
     def name(self, slot: int) -> str:
-        """Return a member's name, or nothing if it is not known."""
+        """Return a member's name, or an empty string if it is unknown."""
         return self._names.get(slot, "")
 
     def learn(self, slot: int, name: str) -> None:
@@ -71,25 +71,25 @@ class Members:
         self._names = dict(zip(self._by_rank, names, strict=True))
 
     def join(self, ranks: Sequence[int]) -> None:
-        """Add newcomers; ``ranks`` are numbered as after the JOIN. O(len(ranks) * len(self))."""
+        """Add newcomers; ``ranks`` are their ranks after the JOIN. O(len(ranks) * len(self))."""
         self.rank, _ = ranking.joined(self.rank, len(self), ranks)
         for rank in ranks:
             self._by_rank.insert(rank, self._slots.take())
         self._ranks = None
 
     def leave(self, ranks: Sequence[int]) -> int:
-        """Remove those who left; ``ranks`` are numbered as before the LEFT. O(len(ranks) * len(self)).
+        """Remove members that left; ``ranks`` are their ranks before the LEFT. O(len(ranks) * len(self)).
 
         Returns:
-            The set of those who left. Their slots stay taken until ``release``: call it once no set that
-            is kept has them any more.
+            The set of members that left. Their slots stay taken until ``release``: call it once no other set
+            contains them.
         """
         self.rank, _ = ranking.left(self.rank, len(self), ranks)
         self._ranks = None
         return set_of([self._by_rank.pop(rank) for rank in reversed(ranks)])
 
     def release(self, gone: int) -> None:
-        """Let newcomers have the slots of those who left, and forget their names."""
+        """Free the slots of members that left, for newcomers, and forget their names."""
         self._slots.release(gone)
         for slot in slots_of(gone):
             self._names.pop(slot, None)

@@ -1,8 +1,8 @@
-"""Our ASKs that are in the log and that somebody may still answer.
+"""Our ASKs that are in the log and not yet answered by all.
 
-Who can answer an ASK follows from the log: everybody who was there when it was logged, except those who have
-answered or left since. Each of them gives exactly one ``Answer``, under the rank that it held when the ASK
-was logged. When nobody is left to answer, ``AskDone`` follows.
+Who can still answer an ASK follows from the log: all others that were there when it was logged, except those
+that have answered or left since. Each target gives exactly one ``Answer``, under the rank that it held when
+the ASK was logged. When no answer is outstanding, ``AskDone`` follows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rankserver.client.members import Members
 from rankserver.wire import frames
 from rankserver.wire.slots import contains, slots_of
 
-# The fields of an answer's JSON that become fields of ``Answer``, and their types. Any others are ignored.
+# The fields of an answer's JSON that become fields of ``Answer``, and their types. Other fields are ignored.
 DETAIL_TYPES: Final = {"code": int, "out": str, "ms": int, "truncated": bool, "reason": str}
 
 
@@ -28,7 +28,7 @@ class OpenAsk:
         may_execute: how many members ranked below us when it was logged.
         waiting: the set of members that may still answer.
         ranks: the members' ranks by slot when it was logged.
-        counts: how many members each outcome has had so far.
+        counts: the number of members with each outcome so far.
     """
 
     text: str
@@ -39,10 +39,10 @@ class OpenAsk:
 
 
 class OpenAsks:
-    """All open ASKs by seq. What happens to them is returned as events.
+    """All open ASKs by seq. The methods return what happens to them as events.
 
     Args:
-        members: who is there, and what their names are.
+        members: all members and their names.
     """
 
     def __init__(self, members: Members) -> None:
@@ -51,7 +51,7 @@ class OpenAsks:
 
     @property
     def seqs(self) -> frozenset[int]:
-        """The seqs of all that are open."""
+        """The seqs of all open ASKs."""
         return frozenset(self._asks)
 
     def open(self, seq: int, text: str) -> list[events.Event]:
@@ -64,7 +64,7 @@ class OpenAsks:
     def answer(self, frame: frames.AnswerFrame) -> list[events.Event]:
         """Take an answer, unless its sender has answered before.
 
-        A server need not remember who has answered, so the first answer of each member counts.
+        A server need not remember who has answered, so only the first answer of each member counts.
         """
         slot = self._members.slot(frame.rank)
         ask = self._asks.get(frame.seq)
@@ -90,7 +90,7 @@ class OpenAsks:
         ]
 
     def disconnect(self) -> list[events.Event]:
-        """Stop waiting for any answers, as nobody can be heard any more."""
+        """Stop waiting for all answers, because no more can arrive."""
         return [
             event
             for seq, ask in list(self._asks.items())
@@ -100,7 +100,7 @@ class OpenAsks:
     def _conclude(
         self, seq: int, ask: OpenAsk, members: int, outcome: str, reason: str = ""
     ) -> list[events.Event]:
-        """Report this outcome for each of a set of members that the ASK waits for, in the order of ranks."""
+        """Report ``outcome`` for each of ``members``, which the ASK waits for, in the order of ranks."""
         if not members:
             return []
         answers: list[events.Event] = [
@@ -115,7 +115,7 @@ class OpenAsks:
         return self._settle(seq, ask)
 
     def _settle(self, seq: int, ask: OpenAsk) -> list[events.Event]:
-        """Report the ASK as done if nobody is left who could answer it."""
+        """Report the ASK as done if no answer is outstanding."""
         if ask.waiting:
             return []
         del self._asks[seq]

@@ -1,4 +1,4 @@
-"""Joining a server, again and again if that is wanted, with pauses that grow."""
+"""Joining a server and, if wanted, trying again after growing pauses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rankserver.client.events import Event, Retrying
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConnectError, DisconnectedError
 
-# The longest pause before the first new try, in seconds: a restarted server is back by then. It doubles with
-# each further try.
+# The longest pause before the first retry, in seconds: a restarted server is back by then. The bound doubles
+# with each further retry.
 FIRST_DELAY: Final = 0.5
-# The longest pause, in seconds: thousands of clients that wait for a server cost it little, and nobody waits
-# much longer than the server was away.
+# The longest pause before any retry, in seconds: even thousands of clients that retry cost a server little,
+# and they are back soon after it is.
 MAX_DELAY: Final = 30.0
-# The codes of BYE that another try would only meet again.
+# The codes of BYE after which another try would fail in the same way.
 FINAL_CODES: Final = (protocol.PROTO, protocol.AUTH)
 
 
@@ -26,8 +26,8 @@ class Connector:
     """Joins a server.
 
     Args:
-        join: one try.
-        reconnects: whether a failed try is followed by others.
+        join: makes one try to join.
+        reconnects: whether to try again after a failure.
         publish: called with a ``Retrying`` before each further try.
     """
 
@@ -43,20 +43,20 @@ class Connector:
         self._reconnects = reconnects
 
     def retries_after(self, error: ConnectError | DisconnectedError) -> bool:
-        """Tell whether another try follows this end of a connection or of a try."""
+        """Tell whether to try again after ``error``, which ended a connection or a try."""
         is_final = isinstance(error, DisconnectedError) and error.code in FINAL_CODES
         return self._reconnects and not is_final
 
     async def connect(self, *, is_first: bool) -> Connection:
-        """Join; try again for as long as another try may help.
+        """Join, trying again for as long as that may help.
 
         Args:
-            is_first: whether to begin at once, and not after a pause.
+            is_first: whether to begin at once instead of after a pause.
 
         Raises:
             LocalProtocolError: the protocol does not allow our name.
-            ConnectError: no server answers, and no further try is wanted.
-            DisconnectedError: the server refused us for good, or no further try is wanted.
+            ConnectError: no server answers, and we do not try again.
+            DisconnectedError: the server refused us, and trying again is not wanted or would not help.
         """
         if not is_first:
             await self._pause("", FIRST_DELAY)
@@ -71,7 +71,10 @@ class Connector:
             delay = min(2 * delay, MAX_DELAY)
 
     async def _pause(self, reason: str, delay: float) -> None:
-        """Wait, for a random time: clients that lost the same server should not come back all at once."""
+        """Wait for a random part of ``delay``, at least half of it.
+
+        Clients that lost the same server must not come back all at once.
+        """
         pause = random.uniform(delay / 2, delay)  # noqa: S311 - not secret
         self._publish([Retrying(reason, pause)])
         await asyncio.sleep(pause)

@@ -1,7 +1,7 @@
-"""What the program waits for: its commands to be logged, its asks to be answered, and its rosters.
+"""The open requests of the program: commands to be logged, asks to be answered, and rosters.
 
-Events carry the handles that the session was given, so each one says whom it is for: an ``Ask``, or a future
-of ``cmd`` or ``who``.
+Each event carries the handle that the session was given: an ``Ask``, or the future of a ``cmd`` or ``who``.
+So it tells which request it is for.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from rankserver.wire.exceptions import DisconnectedError, LocalProtocolError
 
 
 class Requests:
-    """Settles what the program waits for.
+    """Settles the requests of the program.
 
     Args:
-        expire: called soon after an ask was logged whose time was over before.
+        expire: called with an ask that timed out before it was logged, soon after it is logged.
     """
 
     def __init__(self, expire: Callable[[Ask], None]) -> None:
@@ -27,20 +27,20 @@ class Requests:
         self._asks: dict[int, Ask] = {}
 
     def is_open(self, ask: Ask) -> bool:
-        """Tell whether the ask is in the log and still waits for answers."""
+        """Tell whether ``ask`` is in the log and still waits for answers."""
         return ask.seq is not None and self._asks.get(ask.seq) is ask
 
     def receive(self, event: Event) -> None:
-        """Give an event to whoever waits for it."""
+        """Settle the request that ``event`` is for, if there is one."""
         if settle := self._SETTLERS.get(type(event)):
             settle(self, event)
 
     def fail(self, unanswered: Iterable[object], error: Callable[[], DisconnectedError]) -> None:
-        """Let everything fail that waits.
+        """Fail all open requests.
 
         Args:
-            unanswered: handles of what the session has no answer to.
-            error: makes an error for each of them.
+            unanswered: the handles of the requests that are open in the session.
+            error: returns a new error for each request.
         """
         for waiting in (*unanswered, *self._asks.values()):
             _fail(waiting, error())
@@ -58,7 +58,7 @@ class Requests:
 
     def _answer(self, event: Answer) -> None:
         ask = self._asks.get(event.seq)
-        if ask is not None:  # an Ask without answers is empty, and so false
+        if ask is not None:  # an Ask without answers is empty, and therefore falsy
             ask.add(event)
 
     def _done(self, event: AskDone) -> None:
@@ -82,7 +82,7 @@ class Requests:
 
 
 def _resolve(waiting: object, value: object) -> None:
-    """Give ``value`` to a future, unless whoever waited was cancelled."""
+    """Set the result of a future, unless it was cancelled."""
     if isinstance(waiting, asyncio.Future) and not waiting.done():
         waiting.set_result(value)
 

@@ -1,4 +1,4 @@
-"""Answers as the server takes them: an ``Outcome`` becomes a RES that fits in a line."""
+"""Encoding an ``Outcome`` as a RES that the server accepts and that fits in a line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TRUNCATED: Final = ',"truncated":true'
 
 
 def encode(seq: int, outcome: Outcome, max_line: int) -> bytes:
-    """Build the RES to the ASK ``seq``. If ``out`` makes it too long, its end is cut off.
+    """Build the RES that answers the ASK ``seq``. If it is too long, the end of ``out`` is cut off.
 
-    The server must never have a reason to reject it: its ERR would look like one for our next command.
+    The server must never have a reason to reject it: its ERR would be taken for one about our next command.
 
     Raises:
         LocalProtocolError: the outcome has no known status or is not JSON, or the frame has more than
@@ -38,14 +38,14 @@ def _encode(seq: int, outcome: Outcome) -> bytes:
         return protocol.result(seq, outcome.status)
     try:
         frame = protocol.result(seq, outcome.status, dict(outcome.detail))
-        protocol.parse_client_line(frame.removesuffix(b"\n"))  # rejects NaN, which is JSON to Python alone
+        protocol.parse_client_line(frame.removesuffix(b"\n"))  # rejects NaN, which only Python allows in JSON
     except (TypeError, ValueError, RecursionError, RemoteProtocolError) as error:
         raise LocalProtocolError(protocol.BAD_FRAME, f"the detail is no JSON object: {error}") from None
     return frame
 
 
 def _shortened(outcome: Outcome, excess: int) -> Outcome:
-    """Cut off the end of ``out`` so that the outcome's JSON has ``excess`` bytes less. O(n log n)."""
+    """Cut off the end of ``out`` so that the outcome's JSON is ``excess`` bytes shorter. O(n log n)."""
     detail = outcome.detail or {}
     out = detail.get("out")
     if not isinstance(out, str):

@@ -10,24 +10,28 @@ from rankserver.wire import frames
 
 
 class RosterRequest(NamedTuple):
-    """One WHO. ``handle`` is what the caller gave with it, and of no use if nobody called for it."""
+    """One WHO. ``handle`` is what the caller of ``who`` passed; if nobody called, ``is_wanted`` is False."""
 
     is_wanted: bool
     handle: object
 
 
 class Rosters:
-    """Puts the ROSTER frames of one answer together."""
+    """Assembles the ROSTER frames of each answer.
+
+    Attributes:
+        requests: the WHOs without a complete roster, oldest first.
+    """
 
     def __init__(self) -> None:
         self.requests: deque[RosterRequest] = deque()
         self._members: list[frames.RosterEntry] = []
 
     def receive(self, frame: frames.RosterFrame) -> tuple[frames.RosterEntry, ...] | None:
-        """Take one frame; return the roster if that makes it complete.
+        """Take one frame, and return the roster if it is now complete.
 
         Raises:
-            RemoteProtocolError: ``bad-frame``, if it does not go on where the last one ended.
+            RemoteProtocolError: ``bad-frame``, if it does not continue where the last one ended.
         """
         if frame.start != len(self._members):
             raise broken(f"ROSTER from {frame.start} on where {len(self._members)} was due")

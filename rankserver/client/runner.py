@@ -1,8 +1,8 @@
-"""What runs a client: a task that joins, receives, hands on what happens, and joins again.
+"""The inside of a client: a task that joins, receives, passes events on, and joins again.
 
-``Client`` is the interface of it. Each part has its own module: the state and what may follow it
-(``lifecycle``), joining (``reconnect``), who waits for what (``requests``), executing (``execution``),
-leading (``leadership``) and who reads events (``stream``).
+``aio.Client`` is its public interface. Each part has its own module: the state and what may follow it
+(``lifecycle``), joining (``reconnect``), open requests (``requests``), executing (``execution``), leading
+(``leadership``) and the streams of events (``stream``).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Runner:
         leadership: calls functions while we are rank 0.
 
     Args:
-        join: one try to join.
-        reconnects: whether to join again when the connection is lost, or cannot be made.
+        join: makes one try to join.
+        reconnects: whether to try again when the connection is lost or cannot be made.
         executor: executes commands from the start.
-        jobs: how many commands are executed at once.
+        jobs: the maximum number of commands executed at once.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Runner:
 
     @property
     def is_connected(self) -> bool:
-        """Whether we have joined and the connection, as far as we know, holds."""
+        """Whether we have joined and, as far as we know, are still connected."""
         connection = self._connection
         is_joined = connection is not None and connection.session.state is SessionState.JOINED
         return is_joined and not self._life.is_over
 
     @property
     def has_started(self) -> bool:
-        """Whether it was told to join."""
+        """Whether ``start`` or ``close`` was called."""
         return self._life.state is not ClientState.NEW
 
     def joined(self) -> Connection:
@@ -96,7 +96,7 @@ class Runner:
         return connection
 
     def subscribe(self) -> EventStream:
-        """Return a stream of what is so now and all that happens from now on."""
+        """Return a stream of events: the current state, then all that happens from now on."""
         stream = EventStream()
         if self._life.is_over or not self.has_started:
             stream.end(self._end())
@@ -106,22 +106,22 @@ class Runner:
         return stream
 
     def expire(self, ask: Ask) -> None:
-        """End the time for answers to ``ask``."""
+        """Stop waiting for answers to ``ask``: its timeout is over."""
         if ask.seq is None:
             ask.end(TimeoutError(f"the server did not log in time: {ask.text}"))
         elif self._connection is not None and self._requests.is_open(ask):
             self._handle(self._connection.session.expire(ask.seq))
 
-    # --- its life ---
+    # --- joining and leaving ---
 
     async def start(self) -> None:
-        """Join, and go on receiving in a task.
+        """Join, then keep receiving in a task.
 
         Raises:
             LocalProtocolError: the protocol does not allow our name.
             ConnectError: no server answers.
-            DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
-            RuntimeError: it was started before, and not closed.
+            DisconnectedError: the server refused us, it is not a rankserver, or the client was closed.
+            RuntimeError: the client was started before and not closed.
         """
         if self._closing is not None:
             raise self._life.error
@@ -144,7 +144,8 @@ class Runner:
     async def close(self) -> None:
         """Leave, and wait until everything has ended. May be called again.
 
-        Cancelling it ends only the waiting. Code that is ended by it, such as the executor, does not wait.
+        Cancelling this call only stops the waiting. For code that closing cancels, such as the executor, the
+        call returns without waiting.
         """
         if not self._life.is_over:
             self._life.close()
@@ -155,7 +156,7 @@ class Runner:
             await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        await cancelled(self._running)
+        await cancel_and_wait(self._running)
         try:
             await self._stop_calling()
             await self.execution.close()
@@ -165,7 +166,7 @@ class Runner:
                 self._connection = None
 
     async def _run(self) -> None:
-        """Receive until the end, over as many connections as it takes."""
+        """Receive until the end, on one connection after another."""
         try:
             while self._connection is not None and not self._life.is_over:
                 await self._receive(self._connection)
@@ -201,49 +202,49 @@ class Runner:
             await connection.close()
 
     async def _stop_calling(self) -> None:
-        """End what leads and what is being executed, and wait for it."""
+        """Cancel the functions of ``on_lead`` and what is being executed, and wait until all have ended."""
         self.leadership.end()
         await self.execution.stop()
         await self.leadership.close()
 
-    # --- ends ---
+    # --- ending ---
 
     def _fail(self, error: DisconnectedError) -> None:
-        """Note that there will be no connection any more; only the first end counts."""
+        """Note that the connection is lost for good, unless the client is over already."""
         if not self._life.is_over:
             self._life.fail(error)
             self._finish()
 
     def _finish(self) -> None:
-        """Tell everybody that it is over."""
+        """Stop leading, fail all open requests and end all iterations."""
         self.leadership.end()
         self._fail_open()
         self._streams.end(self._end)
 
     def _end(self) -> DisconnectedError | None:
-        """Return what iterations end with: an error, unless the program wants the end."""
+        """Return the error that iterations end with; None if the program closed the client."""
         return None if self._life.state is ClientState.CLOSED else self._life.error
 
     def _fail_open(self) -> None:
-        """Let everything open fail: nobody will hear any more what became of it."""
+        """Fail all open requests: their outcome can no longer become known."""
         unanswered = [] if self._connection is None else self._connection.session.unanswered
         self._requests.fail(unanswered, lambda: self._life.error)
 
     def _leave(self, what: str, error: BaseException) -> None:
-        """Leave because ``what`` failed.
+        """Leave because of ``error``; ``what`` says what failed.
 
-        Nobody should wait for the answers of a client that can give none any more, and a client that cannot
-        do the work of rank 0 must not hold up its successor.
+        Nobody should wait for a client that can no longer answer, and a client that cannot do the work of
+        rank 0 must not hold up its successor.
         """
         self._fail(DisconnectedError("", f"{what}: {described(repr, error)}"))
         if self._connection is not None:
             self._connection.session.leave()
             self._connection.wake()
 
-    # --- what happens ---
+    # --- events ---
 
     def _handle(self, events: Sequence[Event]) -> None:
-        """Hand events to those who iterate, and do what they ask of us."""
+        """Publish events to all iterations, and act on each of them."""
         self._streams.publish([event for event in events if not isinstance(event, Disconnected)])
         for event in events:
             if act := self._ACTIONS.get(type(event)):
@@ -261,7 +262,7 @@ class Runner:
         self.execution.add(event)
 
     def _done(self, event: AskDone) -> None:
-        """End an ask, unless only the end of the connection ended it: then it will fail soon."""
+        """End an ask, unless it ended only because the connection did: then it will soon fail instead."""
         if self._connection is None or event.seq not in self._connection.session.cut_off:
             self._requests.receive(event)
 
@@ -282,8 +283,8 @@ class Runner:
     }
 
 
-async def cancelled(task: asyncio.Task[Any] | None) -> None:
-    """Cancel a task and wait until it has ended, in whatever way it does."""
+async def cancel_and_wait(task: asyncio.Task[Any] | None) -> None:
+    """Cancel a task, and wait until it has ended in whatever way."""
     if task is not None:
         task.cancel()
         await asyncio.wait({task})

@@ -1,6 +1,6 @@
-"""One client's side of the protocol, pure: bytes in, events and bytes to send out.
+"""The client's side of the protocol, without I/O: bytes in, events and bytes to send out.
 
-It knows no socket and no clock; ``connection`` moves the bytes. The life of a session::
+It knows no socket and no clock; ``connection`` moves the bytes. The states of a session::
 
     GREETING --INFO--> JOINING --WELCOME--> JOINED
         |                 |                   |
@@ -10,8 +10,10 @@ It knows no socket and no clock; ``connection`` moves the bytes. The life of a s
 ``leave`` always. What arrives once the session is over is ignored.
 
 ``log_view`` derives everything that follows from the log, such as our rank and who can still answer an ASK.
-The log has no names. So a WHO goes before an ASK while a name is unknown, and another one when the ASK is
-logged, if somebody has joined in between: whoever leaves without an answer can then be named.
+
+The log contains no names, but a client that leaves without answering an ASK should be reported by name. So if
+any name is unknown, we send a WHO before an ASK, and another one when the ASK is logged if somebody has
+joined in between.
 
 Source: docs/protocol.md.
 """
@@ -30,12 +32,12 @@ from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 # The longest line that any server may send, whatever limit it announces.
 MAX_SERVER_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK
-# Stands for the INFO that has not come yet.
+# Used until the INFO arrives.
 NO_INFO: Final = frames.InfoFrame(protocol.VERSION, "", protocol.DEFAULT_MAX_LINE, auth=False, capacity=0)
 
 
 class SessionState(enum.Enum):
-    """Where in its life a session is; the module docstring has the transitions."""
+    """The states of a session; the module docstring has the transitions."""
 
     GREETING = "greeting"
     JOINING = "joining"
@@ -49,12 +51,12 @@ class Session:
     After every call, send what ``data_to_send`` returns: receiving can also produce something to send.
 
     Attributes:
-        state: where in its life the session is.
-        info: what the server said of itself, such as the longest line that it takes.
-        log: our place in the log; empty before WELCOME.
+        state: the current state.
+        info: what the server has announced, such as the longest line that it accepts.
+        log: what we know from the log; empty before WELCOME.
         heartbeat: seconds of silence after which the server asks whether we are there; 0 for never.
-        cut_off: the seqs of our ASKs that were open when the connection ended. Nobody knows what became of
-            those that are reported as ``gone``.
+        cut_off: the seqs of our ASKs that were open when the connection ended. Their missing answers are
+            reported as ``gone``, but the real outcome is unknown.
     """
 
     def __init__(self) -> None:
@@ -69,14 +71,14 @@ class Session:
 
     @property
     def unsent(self) -> int:
-        """How many bytes ``data_to_send`` would return."""
+        """The number of bytes that ``data_to_send`` would return."""
         return len(self._out)
 
     @property
     def unanswered(self) -> list[object]:
         """The handles of all commands that are not in the log and of all WHOs without a roster.
 
-        Once the session is over, they will never be.
+        Once the session is over, they will never be answered.
         """
         commands = [submission.handle for submission in self.log.submitted]
         return commands + [request.handle for request in self._rosters.requests]
@@ -94,7 +96,7 @@ class Session:
 
         Args:
             name: our name.
-            token: shows a server that wants one that we may join.
+            token: the token, for a server that requires one.
 
         Raises:
             LocalProtocolError: the protocol does not allow this name, or the session has joined or is over.
@@ -104,14 +106,17 @@ class Session:
         self._out += protocol.hello(name=name, token=token)
 
     def ask(self, text: str, handle: object = None) -> None:
-        """Broadcast a command whose outcome we want to know: ``Sent``, ``Answer`` ... ``AskDone`` follow.
+        """Broadcast a command whose outcome we want to know.
+
+        ``Sent``, an ``Answer`` from each target and ``AskDone`` follow.
 
         Args:
             text: the command.
             handle: anything; ``Sent``, ``Rejected`` or ``Lost`` will carry it.
 
         Raises:
-            LocalProtocolError: ``text`` may not be sent, or the session is not joined. Nothing was sent.
+            LocalProtocolError: the protocol does not allow ``text``, or the state is not JOINED. Nothing was
+                sent.
         """
         self._submit(text, handle, wants_answer=True)
 
@@ -120,17 +125,17 @@ class Session:
         self._submit(text, handle, wants_answer=False)
 
     def result(self, seq: int, outcome: events.Outcome) -> None:
-        """Answer the ``Execute`` number ``seq``, once. If ``out`` is too long, only its beginning is sent.
+        """Answer the ``Execute`` with number ``seq``, once. If ``out`` is too long, its end is cut off.
 
         Raises:
             LocalProtocolError: the outcome has no known status or is not JSON, the frame is too long even
-                without ``out``, or the session is not joined. Nothing was sent.
+                without ``out``, or the state is not JOINED. Nothing was sent.
         """
         self._check_joined()
         self._out += results.encode(seq, outcome, self.info.max_line)
 
     def expire(self, seq: int) -> list[events.Event]:
-        """Stop waiting for answers to our ASK ``seq``: whoever has not answered counts as ``timeout``.
+        """Stop waiting for answers to our ASK ``seq``: missing answers count as ``timeout``.
 
         Returns:
             The answers and ``AskDone`` that follow; nothing if the ASK is done already.
@@ -138,10 +143,10 @@ class Session:
         return self.log.expire(seq)
 
     def who(self, handle: object = None) -> None:
-        """Ask who is there: ``RosterReceived``, which carries ``handle``, follows.
+        """Ask for the roster: ``RosterReceived``, which carries ``handle``, follows.
 
         Raises:
-            LocalProtocolError: the session is not joined.
+            LocalProtocolError: the state is not JOINED.
         """
         self._check_joined()
         self._send_who(RosterRequest(is_wanted=True, handle=handle))
@@ -150,13 +155,13 @@ class Session:
         """Ask whether the server is there; its answer gives no event.
 
         Raises:
-            LocalProtocolError: the session is not joined.
+            LocalProtocolError: the state is not JOINED.
         """
         self._check_joined()
         self._out += protocol.ping()
 
     def leave(self) -> None:
-        """Say goodbye: everything sent before counts, and no event follows. May be called again."""
+        """Say goodbye: everything sent before still counts, and no event follows. May be called again."""
         if self.state is not SessionState.OVER:
             self.state = SessionState.OVER
             self._out += protocol.leave()
@@ -184,7 +189,7 @@ class Session:
     # --- from the server ---
 
     def receive_data(self, data: bytes) -> list[events.Event]:
-        """Take bytes from the server, cut anywhere, and return what they mean.
+        """Take bytes from the server, split anywhere, and return what they mean.
 
         O(len(data)), and for each LEFT also O(open asks).
         """

@@ -1,4 +1,4 @@
-"""What happens at a client, as streams that each have one reader."""
+"""The events of a client, as streams with one reader each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankserver.client.events import Event
 
 
 class EventStream:
-    """What happens at a client, one event after the other; ``aiter(client)`` makes it."""
+    """The events of a client, one after another; made by ``aiter(client)``."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
@@ -33,7 +33,7 @@ class EventStream:
         return self._events.popleft()
 
     async def batch(self) -> list[Event]:
-        """Wait for an event, and return it with all others that are there; nothing at the end."""
+        """Wait for an event, and return it with all others that are ready; an empty list at the end."""
         try:
             events = [await anext(self)]
         except StopAsyncIteration:
@@ -42,7 +42,7 @@ class EventStream:
         self._events.clear()
         return events
 
-    # --- for the client that it belongs to ---
+    # --- for the client ---
 
     def put(self, happened: Iterable[Event]) -> None:
         """Add events."""
@@ -50,11 +50,11 @@ class EventStream:
         self._changed.set()
 
     def begin(self) -> None:
-        """Let the iteration wait for what comes, even if it was over."""
+        """Make the iteration wait for events, even if it was over."""
         self._is_over = False
 
     def end(self, error: Exception | None) -> None:
-        """Let the iteration end after what is there, with ``error`` if there is one."""
+        """End the iteration after the events that are ready, with ``error`` if there is one."""
         self._is_over = True
         self._error = error
         self._changed.set()
@@ -64,18 +64,18 @@ class EventStreams:
     """The streams of one client that somebody may still read."""
 
     def __init__(self) -> None:
-        # Not a WeakSet: any thread that drops a stream would change it.
+        # Not a WeakSet: any thread that drops a stream would modify it.
         self._streams: list[weakref.ref[EventStream]] = []
 
     def __len__(self) -> int:
         return len(self._streams)
 
     def add(self, stream: EventStream) -> None:
-        """Give ``stream`` all that happens from now on, until nobody holds it any more."""
+        """Publish events to ``stream`` from now on, until nobody refers to it any more."""
         self._streams.append(weakref.ref(stream))
 
     def begin(self) -> None:
-        """Let all iterations wait for what comes."""
+        """Make all iterations wait for events."""
         for stream in self._alive():
             stream.begin()
 
@@ -85,7 +85,7 @@ class EventStreams:
             stream.put(happened)
 
     def end(self, error: Callable[[], Exception | None]) -> None:
-        """Let all iterations end, each with an error of its own if there is one."""
+        """End all iterations, each with an error of its own if ``error`` returns one."""
         for stream in self._alive():
             stream.end(error())
 

@@ -4,8 +4,8 @@
         for answer in client.ask("uptime", timeout=10):
             print(answer.rank, answer.name, answer.status, answer.out)
 
-From ``with`` until ``close``, a thread of its own runs the asyncio client; each call is made there, while the
-caller waits. Any thread may use a client. ``docs/api.md`` explains it with examples.
+From ``with`` until ``close``, a background thread runs the asyncio client. Each call is made in that thread
+while the caller waits, so any thread may use a client. ``docs/api.md`` explains it with examples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rankserver.client.worker import Executor
 from rankserver.wire import frames
 from rankserver.wire.exceptions import DisconnectedError
 
-# Seconds of one wait: a signal that comes just before a wait begins is handled only when that wait ends.
+# The longest single wait, in seconds: a signal that comes just before a wait is handled only after that wait.
 MAX_WAIT: Final = 1.0
 
 F = TypeVar("F", bound=Callable[[Execute], object])
@@ -48,7 +48,7 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
     executor: Executor | None = None,
     jobs: int = 1,
 ) -> SyncClient:
-    """Return a client: its ``with`` joins the server at ``address``, and leaves it at the end.
+    """Return a client of the server at ``address``: its ``with`` joins, and leaves at the end.
 
     The arguments are those of ``aio.connect``.
 
@@ -62,10 +62,10 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
 
 
 class SyncClient:
-    """One client; ``connect`` makes it. Any thread may use it, including functions that it calls.
+    """One client, made by ``connect``. Any thread may use it, including functions that it calls.
 
     Once the connection is lost, everything that needs it raises ``DisconnectedError``, as in ``aio.Client``.
-    A signal interrupts whatever waits in the main thread.
+    A signal interrupts any call that waits in the main thread.
 
     Attributes:
         address: where the server is.
@@ -76,11 +76,11 @@ class SyncClient:
         self._client = client
         self._loop = _LoopThread(client)
 
-    # --- what it is ---
+    # --- state ---
 
     @property
     def is_connected(self) -> bool:
-        """Whether we have joined and the connection, as far as we know, holds."""
+        """Whether we have joined and, as far as we know, are still connected."""
         return self._client.is_connected
 
     @property
@@ -90,12 +90,12 @@ class SyncClient:
 
     @property
     def rank(self) -> int:
-        """Our rank, 0 the highest, as of what has been received; events may still wait to be read."""
+        """Our rank (0 is the highest) after everything received so far; iterations may lag behind it."""
         return self._client.rank
 
     @property
     def clients(self) -> int:
-        """The number of clients, us included, as of what has been received."""
+        """The number of clients, including us, after everything received so far."""
         return self._client.clients
 
     @property
@@ -105,27 +105,29 @@ class SyncClient:
 
     @property
     def max_line(self) -> int:
-        """The longest line that the server takes, in bytes with verb and LF."""
+        """The longest line that the server accepts, in bytes, including verb and LF."""
         return self._client.max_line
 
     @property
     def capacity(self) -> int:
-        """How many clients the server takes, us included."""
+        """The number of clients that the server has room for, including us."""
         return self._client.capacity
 
     # --- commanding ---
 
     def cmd(self, text: str) -> int:
-        """Broadcast a command that nobody answers; return its number once it is in the log.
+        """Broadcast a command that nobody answers, and return its number once it is in the log.
 
         Raises:
-            LocalProtocolError: ``text`` may not be sent; nothing was.
+            LocalProtocolError: the protocol does not allow ``text``; nothing was sent.
             DisconnectedError: there is no connection, or it was lost before the command was seen in the log.
         """
         return self._loop.run(self._client.cmd, text)
 
     def ask(self, text: str, *, timeout: float | None = None) -> SyncAsk:
-        """Broadcast a command and ask all others what becomes of it; the returned object waits for that.
+        """Broadcast a command, and ask every other client for its outcome.
+
+        This returns at once; the returned object waits for the answers.
 
         Args:
             text: the command.
@@ -133,30 +135,31 @@ class SyncClient:
                 all. If the command is not even in the log by then, the ``SyncAsk`` raises ``TimeoutError``.
 
         Raises:
-            LocalProtocolError: ``text`` may not be sent; nothing was.
+            LocalProtocolError: the protocol does not allow ``text``; nothing was sent.
             DisconnectedError: there is no connection.
         """
         return SyncAsk(self._loop, self._loop.call(self._client.ask, text, timeout=timeout))
 
     def drain(self) -> None:
-        """Wait until the server has taken most of what must be sent, if much is asked at once."""
+        """Wait while more than 64 KiB are still to be sent; for programs that send many asks at once."""
         self._loop.run(self._client.drain)
 
     def who(self) -> tuple[frames.RosterEntry, ...]:
         """Return the roster: all clients in the order of their ranks, each with ``rank`` and ``name``.
 
         Raises:
-            DisconnectedError: there is no connection, or it was lost before the answer.
+            DisconnectedError: there is no connection, or it was lost before the answer came.
         """
         return self._loop.run(self._client.who)
 
-    # --- being commanded, and leading ---
+    # --- executing and leading ---
 
     def executes(self, function: F) -> F:
         """Execute commands of higher ranks by calling ``function(command)`` in a thread; a decorator.
 
-        What it returns is the answer: text is the output, None is no output, an ``Outcome`` is taken as it
-        is, and an exception is a failure with its name and text. Call it before ``with`` to miss no command.
+        The function's result is the answer: text is the output, None means no output, an ``Outcome`` is sent
+        as it is, and an exception is a failure with its name and text. Commands that arrive before this call
+        are answered ``denied``: call it before ``with`` to miss none.
         """
         self._loop.call(self._client.executes, function)
         return function
@@ -175,16 +178,16 @@ class SyncClient:
         self._loop.call(self._client.on_lead, function)
         return function
 
-    # --- what happens ---
+    # --- events ---
 
     def __iter__(self) -> SyncEventStream:
-        """Begin to receive events: ``Connected`` with what is so now, and then all that happens.
+        """Start an iteration over events: ``Connected`` with the current state, then all that happens.
 
-        The iteration ends, or raises ``DisconnectedError``, like that of ``aio.Client``.
+        It ends, or raises ``DisconnectedError``, like that of ``aio.Client``.
         """
         return SyncEventStream(self._loop, self._loop.call(aiter, self._client))
 
-    # --- its life ---
+    # --- joining and leaving ---
 
     def __enter__(self) -> SyncClient:
         """Join.
@@ -192,8 +195,8 @@ class SyncClient:
         Raises:
             LocalProtocolError: the protocol does not allow the name.
             ConnectError: no server answers, or not in time.
-            DisconnectedError: the server refused us, it is no rankserver, or somebody closed the client.
-            RuntimeError: it was joined before, and not closed.
+            DisconnectedError: the server refused us, it is not a rankserver, or the client was closed.
+            RuntimeError: the client joined before and was not closed.
         """
         self._loop.start()
         try:
@@ -207,10 +210,10 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Leave: the server gets everything sent before, and what is being executed is ended.
+        """Leave: the server still gets everything sent before, and commands being executed are cancelled.
 
-        May be called again. Functions that run in threads are not waited for. In any thread, calls that wait
-        raise ``DisconnectedError``, and iterations over events end.
+        May be called again. It does not wait for functions that run in threads. In all threads, calls that
+        wait raise ``DisconnectedError``, and iterations over events end.
         """
         self._loop.stop()
 
@@ -218,12 +221,13 @@ class SyncClient:
 class SyncAsk:
     """What ``SyncClient.ask`` returns: a command that was sent, and its answers.
 
-    Iterate to get each answer as it comes. Everything but ``seq``, ``is_done`` and ``has_failed`` waits until
-    all answers have come. Both raise ``DisconnectedError`` if the connection is lost first, ``TimeoutError``
-    if the command was not in the log in time, and ``LocalProtocolError`` if the server rejects it.
+    Iterate over it to get each answer as it arrives. ``logged`` waits until the command is in the log;
+    ``len``, ``by_rank``, ``by_name``, ``counts``, ``ok`` and ``nobody`` wait for all answers. Whatever waits
+    raises ``DisconnectedError`` if the connection is lost first, ``TimeoutError`` if the command is not
+    logged in time, and ``LocalProtocolError`` if the server rejects it.
 
-    Each client that was there when the command was logged gives exactly one answer. Answers have the rank
-    that the client held *when the command was logged*.
+    Each of the others that were there when the command was logged gives exactly one answer. An answer has the
+    rank that its client held *when the command was logged*.
     """
 
     def __init__(self, loop: _LoopThread, asked: ask.Ask) -> None:
@@ -259,7 +263,7 @@ class SyncAsk:
 
     @property
     def has_failed(self) -> bool:
-        """Whether waiting for it raises: the connection was lost, or the command was not logged in time."""
+        """Whether waiting for it raises: the connection was lost, or the command rejected or not logged."""
         return self._ask.has_failed
 
     @property
@@ -269,29 +273,29 @@ class SyncAsk:
 
     @property
     def by_name(self) -> dict[str, list[Answer]]:
-        """The answers by name: names need not be unique."""
+        """The answers by name; each name has a list, because names need not be unique."""
         return self._complete().by_name
 
     @property
     def counts(self) -> Counts:
-        """How many answers have each outcome."""
+        """The number of answers with each outcome."""
         return self._complete().counts
 
     @property
     def ok(self) -> bool:
-        """Whether somebody was there who may execute it, and all of them did."""
+        """Whether at least one client may execute it, and all that may did."""
         return self._complete().ok
 
     @property
     def nobody(self) -> bool:
-        """Whether nobody was there who may execute it."""
+        """Whether no client may execute it."""
         return self._complete().nobody
 
     def _complete(self) -> ask.Ask:
         return self._loop.run(_awaited, self._ask)
 
     async def _more(self, stream: AsyncIterator[Answer], given: int) -> list[Answer]:
-        """Wait for an answer after the first ``given``, and return all that are there; none at the end."""
+        """Wait for the next answer, and return all after the first ``given``; an empty list at the end."""
         answers: list[Answer] = []
         async for answer in stream:
             answers.append(answer)
@@ -301,7 +305,7 @@ class SyncAsk:
 
 
 class SyncEventStream(Iterator[Event]):
-    """What happens at a client, one event after the other; ``iter(client)`` makes it."""
+    """The events of a client, one after another; made by ``iter(client)``."""
 
     def __init__(self, loop: _LoopThread, events: EventStream) -> None:
         self._loop = loop
@@ -316,7 +320,10 @@ class SyncEventStream(Iterator[Event]):
                 raise StopIteration
 
     async def _take(self) -> bool:
-        """Take all events, once there are any. Not returned, they cannot be lost to an interrupt."""
+        """Move all events to ``_taken``, once there are any; return False at the end.
+
+        They are not returned, because an interrupt of the caller would lose them.
+        """
         events = await self._events.batch()
         self._taken += events
         return bool(events)
@@ -329,8 +336,8 @@ async def _awaited(asked: ask.Ask) -> ask.Ask:
 class _LoopThread:
     """The thread that runs a client's asyncio loop, from ``start`` to ``stop``.
 
-    Before and after, nothing can happen to the client, so no call has to wait: it runs in the calling thread,
-    and gives what the asyncio client gives then.
+    Before and after that, nothing can happen to the client, so no call has to wait: each runs in the calling
+    thread, with the result that the asyncio client has in that state.
     """
 
     def __init__(self, client: aio.Client) -> None:
@@ -344,7 +351,7 @@ class _LoopThread:
         """Start the thread, unless it has ended.
 
         Raises:
-            RuntimeError: it runs.
+            RuntimeError: the thread is running.
         """
         with self._lock:
             if self._is_running:
@@ -355,7 +362,7 @@ class _LoopThread:
         """Close the client and wait until the thread has ended. May be called again."""
         self._check_thread()
         with self._lock:
-            self._start()  # if it never ran, it runs in order to close the client
+            self._start()  # if the thread never ran, it is needed to close the client
             if self._is_running:
                 self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
@@ -396,7 +403,7 @@ class _LoopThread:
             self._thread.start()
 
     def _check_thread(self) -> None:
-        """Fail rather than let the loop wait for itself."""
+        """Raise an error rather than let the loop wait for itself."""
         if threading.current_thread() is self._thread:
             raise RuntimeError(
                 "a coroutine function cannot use a client of rankserver.client.sync, a plain one can"
@@ -410,14 +417,14 @@ class _LoopThread:
             self._loop.close()
 
     async def _end(self) -> None:
-        """Close the client, and cancel whatever still waits for it."""
+        """Close the client, and cancel all calls that still wait for it."""
         try:
             await self._client.close()
         finally:
             with self._lock:
                 self._is_running = False
-            # After one turn, calls that were handed over before are tasks. After another one, those that have
-            # nothing to wait for have ended.
+            # After one turn of the loop, calls that were handed over before are tasks. After another turn,
+            # those that have nothing to wait for have ended.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             rest = asyncio.all_tasks() - {asyncio.current_task()}
@@ -427,9 +434,9 @@ class _LoopThread:
 
 
 def _result(work: Coroutine[Any, Any, T]) -> T:
-    """Return what ``work`` returns, as it has nothing to wait for."""
+    """Run ``work``, which has nothing to wait for, and return its result."""
     try:
-        while work.send(None) is None:  # it gives a turn to others, but there are none
+        while work.send(None) is None:  # it yields to other tasks, but there are none
             pass
     except StopIteration as stop:
         value: T = stop.value

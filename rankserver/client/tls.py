@@ -1,7 +1,7 @@
 """TLS on a connection's socket, for asyncio: the counterpart of ``sock_recv`` and ``sock_sendall``.
 
-The TLS layer works on memory. So one task can receive while another one sends, and either can be cancelled
-without a record being lost or torn. Source: Python's ssl module, "Memory BIO Support".
+The TLS layer reads and writes memory buffers, so one task can receive while another sends, and either can be
+cancelled without losing or tearing a record. Source: Python's ssl module, "Memory BIO Support".
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from rankserver.wire.exceptions import ConfigError
 
 
 def context(ca: str | None = None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
-    """Return a client's context: TLS 1.2 or newer, and a server that can prove its name.
+    """Return a client's context: it requires TLS 1.2 or newer, and a certificate for the server's name.
 
     Args:
-        ca: file with the authorities of which one must have signed the server's certificate; None for those
-            of the system.
-        cert: file with our certificate, if the server wants one.
-        key: file with its private key; None if that is in ``cert`` too.
+        ca: file with the certificate authorities to trust; None for those of the system.
+        cert: file with our certificate, if the server requires one.
+        key: file with its private key; None if ``cert`` contains it.
 
     Raises:
         ConfigError: a file cannot be used.
@@ -52,18 +51,18 @@ class TlsStream:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        # Taken from ``_outgoing``, but not yet by the socket.
+        # Bytes taken from ``_outgoing`` that the socket has not accepted yet.
         self._encrypted = bytearray()
         self._sending = asyncio.Lock()
         self._ended = False
 
     async def shake_hands(self) -> None:
-        """Check that it is the right server, and agree on keys. The caller bounds the time.
+        """Check that this is the right server, and agree on keys. The caller bounds the time.
 
         Raises:
-            OSError: it is not, or the connection is lost; ``reason`` says why in words.
+            OSError: it is the wrong server, or the connection is lost; ``reason`` puts it into words.
         """
-        while not self._shakes_hands():
+        while not self._try_handshake():
             await self._flush()
             await self._fill(RECORD_BYTES)
             if self._ended:
@@ -71,9 +70,10 @@ class TlsStream:
         await self._flush()
 
     async def receive(self, size: int) -> bytes:
-        """Return what comes next, at most about ``size`` bytes; nothing at the end. Cancelling loses nothing.
+        """Return what comes next, at most about ``size`` bytes; empty bytes at the end.
 
-        An end without close_notify is an end, too: the protocol has a farewell of its own, ``BYE``.
+        Cancelling loses nothing. The stream may end without close_notify: the protocol has its own farewell,
+        ``BYE``.
 
         Raises:
             OSError: the connection is lost, or the server does not want our certificate.
@@ -99,7 +99,7 @@ class TlsStream:
                 await self._flush()
 
     async def shut_down(self) -> None:
-        """Tell the server that nothing more comes from us (close_notify), behind what was sent.
+        """Tell the server, after everything sent before, that nothing more will come (close_notify).
 
         Raises:
             OSError: the connection is lost.
@@ -108,7 +108,7 @@ class TlsStream:
             self._tls.unwrap()
         await self._flush()
 
-    def _shakes_hands(self) -> bool:
+    def _try_handshake(self) -> bool:
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -147,12 +147,12 @@ class TlsStream:
             self._ended = True  # what came before the error counts
         if self._outgoing.pending and not self._sending.locked():  # otherwise _flush is sending it already
             self._take()
-            with contextlib.suppress(OSError):  # the next one to send finds out
+            with contextlib.suppress(OSError):  # the next send will fail as well
                 self._send()
         return b"".join(parts)
 
     async def _flush(self) -> None:
-        """Send what is encrypted: whole records, in order, whoever is cancelled in between."""
+        """Send the encrypted bytes: whole records, in order, even if callers are cancelled meanwhile."""
         loop = asyncio.get_running_loop()
         async with self._sending:
             self._take()
@@ -164,7 +164,7 @@ class TlsStream:
         self._encrypted += self._outgoing.read()
 
     def _send(self) -> bool:
-        """Send once; return whether the socket took anything."""
+        """Send once; return whether the socket accepted anything."""
         try:
             del self._encrypted[: self._sock.send(self._encrypted)]
         except BlockingIOError:
@@ -186,7 +186,7 @@ class TlsStream:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Return why the server cannot be spoken with, in words for a person."""
+    """Return why the connection failed, in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's {describe_error(error).removeprefix('the ')}"
     prefix = "TLS: " if isinstance(error, ssl.SSLError) and error.reason else ""

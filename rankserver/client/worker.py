@@ -9,9 +9,10 @@ from typing import Final, Protocol, runtime_checkable
 from rankserver.client.events import Execute, Finished, Outcome, Started
 from rankserver.client.functions import described
 
-# How many commands can be executed at once: each is a waiting task, and may become a process or a thread.
+# The upper bound of ``jobs``: each job is a task, and may start a process or a thread.
 MAX_JOBS: Final = 1_000
-# Characters of an exception's text that are sent as the reason of a failure: an answer must fit in a line.
+# The maximum length, in characters, of an exception's text that is sent as the reason of a failure: an answer
+# must fit in a line.
 MAX_REASON_CHARS: Final = 1_000
 
 
@@ -19,7 +20,7 @@ class Executor(Protocol):
     """Executes commands."""
 
     async def execute(self, command: Execute) -> Outcome:
-        """Execute ``command`` and return what became of it. When cancelled, leave nothing running."""
+        """Execute ``command`` and return its outcome. When cancelled, leave nothing running."""
 
     async def close(self) -> None:
         """Release what is kept between two commands. May be called again."""
@@ -34,19 +35,19 @@ class SelectiveExecutor(Executor, Protocol):
 
 
 class Worker:
-    """Executes commands, started in the order of the log, while new ones are added.
+    """Executes queued commands, starting them in the order of the log.
 
     The queue has no bound: receiving must never wait for executing, and a waiting command is small.
 
     Attributes:
-        executor: executes them. It may be replaced at any time, for the next command.
+        executor: executes the commands. It may be replaced at any time; the next command uses the new one.
 
     Args:
         executor: see above.
-        jobs: how many commands are executed at once.
+        jobs: the maximum number of commands executed at once.
         report: called when a command is started and when it is finished.
-        failed: called with the exception if executing ends other than by ``close``, as nobody should wait
-            for what is queued.
+        failed: called with the exception if executing ends other than by ``close``: nobody should go on
+            waiting for queued commands.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class Worker:
             task.add_done_callback(self._done)
 
     def add(self, command: Execute) -> None:
-        """Execute ``command`` after those that wait already."""
+        """Queue ``command`` behind those that wait already."""
         self._queue.put_nowait(command)
 
     async def close(self) -> None:
-        """End what is being executed, and wait for it. Commands that wait are forgotten.
+        """Cancel what is being executed, wait until it has ended, and discard the queue.
 
-        Called again, or after it was cancelled, it only waits: clean-up must not be disturbed.
+        Further calls, also after the first was cancelled, only wait: they must not disturb the clean-up.
         """
         if not self._is_closing:
             self._is_closing = True
@@ -81,7 +82,7 @@ class Worker:
         await asyncio.wait(self._tasks)
 
     def is_inside(self) -> bool:
-        """Tell whether the executor is the caller: it must not wait for ``close``."""
+        """Tell whether the caller runs in the executor, and so must not wait for ``close``."""
         return asyncio.current_task() in self._tasks
 
     async def _work(self) -> None:
@@ -90,7 +91,7 @@ class Worker:
             self._report(Finished(command, await self._execute(command)))
 
     async def _execute(self, command: Execute) -> Outcome:
-        """Return what became of ``command``, whatever the executor does."""
+        """Return the outcome of ``command``, whatever the executor does."""
         try:
             outcome: object = self._rejects(command)
             if outcome is None:
@@ -102,7 +103,7 @@ class Worker:
             return _failure(error)  # something that the executor awaited was cancelled
         except (KeyboardInterrupt, SystemExit):  # from a coroutine: they end the loop, and the program
             raise
-        except BaseException as error:  # noqa: BLE001 - the asker is told
+        except BaseException as error:  # noqa: BLE001 - the sender is told
             return _failure(error)
         if isinstance(outcome, Outcome):
             return outcome
