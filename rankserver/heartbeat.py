@@ -22,8 +22,8 @@ from rankserver.timers import Timers
 from rankserver.wire import protocol
 
 # The heap is rebuilt when more of its entries belong to channels that have departed than to others, but not
-# for fewer than this: rebuilding a small heap is not worth it.
-MIN_STALE = 64
+# for fewer than this: rebuilding a small heap is not worth it. Until then the entries keep their channels.
+MIN_STALE = 8
 
 
 class Heartbeat:

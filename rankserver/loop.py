@@ -330,7 +330,10 @@ class Reader:
     @property
     def can_drain(self) -> bool:
         """Whether a broken channel can be read now. O(broken channels)."""
-        return any(channel.waits_for is None for channel in self.draining)
+        return any(
+            channel.waits_for is None and channel.state is not ChannelState.JOINING
+            for channel in self.draining
+        )
 
     def begin(self, ready: int, now: float) -> None:
         """Divide a turn among the ready channels, and resume those that had to stop in the last one."""

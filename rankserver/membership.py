@@ -21,7 +21,7 @@ from rankserver.farewell import Farewells
 from rankserver.heartbeat import Heartbeat
 from rankserver.inputs import Joined, Left, Newcomer
 from rankserver.loop import MANY_CLIENTS, MAX_TURN_BYTES, Loop
-from rankserver.members import Member
+from rankserver.members import NOBODY, Member
 from rankserver.order import Order
 from rankserver.state import State
 from rankserver.telemetry import Telemetry
@@ -181,9 +181,12 @@ class Membership:
     def left(self, members: Sequence[Member]) -> None:
         """Begin the farewells of members that have left."""
         for member in members:
-            if member.channel is not None:
-                self._loop.sender.detach(member.channel)
-                self._parts.farewells.begin(member.channel)
+            channel = member.channel
+            if channel is not None:
+                self._loop.sender.detach(channel)
+                self._parts.farewells.begin(channel)
+                # Neither keeps the other: a cycle would keep the channel's memory until it is collected.
+                member.channel, channel.member = None, NOBODY
         self._budget()
 
     def _budget(self) -> None:
@@ -218,7 +221,6 @@ class Membership:
             some = joining[: self._max_ranks]
             del joining[: len(some)]
             self._propose_join(some)
-            self.resume()  # what these have sent counts before the next join
 
     def _propose_join(self, applicants: Sequence[Applicant]) -> None:
         newcomers = []

@@ -27,7 +27,7 @@ from rankserver.wire.exceptions import InputError
 # Every length of an encoded integer occurs, and so do the numbers on both sides of each.
 NUMBER: Final = st.integers(0, 64).flatmap(lambda bits: st.integers(max(2**bits - 2, 0), 2**bits - 1))
 # What a line may hold: no control character but TAB.
-TEXT: Final = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)) | st.just("\t"))
+TEXT: Final = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]) | st.just("\t"))
 NAME: Final = st.from_regex(r"[A-Za-z0-9._:@-]{1,64}", fullmatch=True)
 NEWCOMER: Final = st.builds(Newcomer, NUMBER, NAME, st.integers(0, MAX_CLASS), TEXT)
 
