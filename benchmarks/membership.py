@@ -216,8 +216,7 @@ def one_round(
 
 
 def _leave_and_return(members: Program, count: int, seed: int) -> float:
-    """Let ``count`` clients leave at once, then others join; return the seconds until all knew of the
-    leave."""
+    """Replace ``count`` clients, which leave at once; return the seconds until all knew of the leave."""
     drop = members.ask(f"drop {count} {seed}")
     members.ask(f"join {count}")
     members.ask("settle")

@@ -29,7 +29,7 @@ STEPS: Final = 5
 ROUNDS: Final = 1_000
 # Rounds before those that are measured.
 WARM_UP: Final = 10
-# Client visits over all rounds of a benchmark that visits each client; the number of rounds has bounds, too.
+# Visits of clients in all rounds of a benchmark that visits each client, within LEAST_ROUNDS and ROUNDS.
 VISITS: Final = 5_000_000
 LEAST_ROUNDS: Final = 21
 
@@ -126,8 +126,7 @@ class Members(Generic[C]):
             self.order.append(self.ranks.join())
 
     def take(self, first: int, count: int) -> list[C]:
-        """Remove from the reference ``count`` clients that will leave, from rank ``first`` on; return
-        them."""
+        """Take clients that will leave out of the reference, from rank ``first`` on, and return them."""
         taken = self.order[first : first + count]
         del self.order[first : first + count]
         return taken
