@@ -135,7 +135,7 @@ def test_a_peer_that_dies_keeps_its_rounds_and_others_go_on() -> None:
     assert gone(started[0].pid)
 
 
-def test_a_pair_whose_peer_then_died_is_forgotten() -> None:
+def test_a_measurement_paired_with_a_failed_one_is_forgotten() -> None:
     mortal, die = mortal_peer([])
     watching = Watching("latency at half load of mortal, rankserver", die)
     point = TINY._replace(latency=True)
@@ -147,7 +147,7 @@ def test_a_pair_whose_peer_then_died_is_forgotten() -> None:
     assert len(sources["rankserver"]["half"]["rounds"]) == 2
 
 
-def test_who_is_first_at_half_load_alternates() -> None:
+def test_the_order_at_half_load_alternates() -> None:
     watching = Watching()
     other = replace(BY_KEY["rankserver"], key="other", name="other")
     run_point(BY_KEY["rankserver"], other, point=TINY._replace(latency=True), progress=watching)
@@ -183,14 +183,14 @@ def test_a_peer_is_left_out_where_it_has_too_few_connections() -> None:
     assert list(run_point(BY_KEY["rankserver"], few)) == ["rankserver"]
 
 
-def test_nothing_goes_on_without_the_ceiling() -> None:
+def test_a_run_stops_if_the_ceiling_fails() -> None:
     broken = replace(BY_KEY["ceiling"], start=lambda _load, cpu: RankServer(1, cpu=cpu), one="rank")
 
     with pytest.raises(BenchmarkError, match=f"{broken.name}, 2 receivers, 64 bytes: .*closed by the server"):
         run_point(broken)
 
 
-def test_what_this_server_loses_is_marked_as_with_any_other() -> None:
+def test_losses_of_this_server_are_marked_like_any_others() -> None:
     broken = replace(BY_KEY["rankserver"], start=lambda _load, cpu: RankServer(1, cpu=cpu))
     sources = run_point(broken, BY_KEY["asyncio"], point=TINY._replace(latency=True))
 
@@ -314,7 +314,7 @@ def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
     assert not part.exists()
 
 
-def test_a_run_of_older_code_can_be_resumed_and_that_is_told(tmp_path: Path) -> None:
+def test_a_resumed_run_of_older_code_names_both_commits(tmp_path: Path) -> None:
     peer = {"key": "redis", "version": "7.0.15", "skipped": None, "settings": "old words"}
     old = {"command": "c", "machine": {}, "peers": [peer], "seconds": 7.0, "points": [], "membership": []}
     part = tmp_path / "part"

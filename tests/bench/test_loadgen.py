@@ -116,7 +116,7 @@ def test_a_wrong_text_is_found_in_pieces(proto: str, fault: Fault, message: str)
 @BOTH_CUTS
 @pytest.mark.parametrize("at", [0, 1, 60, COMMANDS - 1])
 @pytest.mark.parametrize("proto", FRAMES)
-def test_a_frame_that_ends_in_another_way_is_found(proto: str, at: int, cut: Cut) -> None:
+def test_a_frame_with_a_wrong_end_is_found(proto: str, at: int, cut: Cut) -> None:
     frames = broken(FRAMES[proto](texts()), byte(-1, b"\r"), at)
     with refused(f"the frame of command @0000:{at:08} does not end behind it"):
         one(proto, burst(proto, frames, cut))
@@ -124,7 +124,7 @@ def test_a_frame_that_ends_in_another_way_is_found(proto: str, at: int, cut: Cut
 
 @BOTH_CUTS
 @pytest.mark.parametrize("new", [b"", b"5", b"x5 ", b"x ", b" "])
-def test_what_is_no_rank_is_found(new: bytes, cut: Cut) -> None:
+def test_a_malformed_rank_is_found(new: bytes, cut: Cut) -> None:
     with refused("bad frame"):
         one("plain", burst("plain", broken(in_lines(texts()), front(b"5 ", new), 60), cut))
 
@@ -307,7 +307,7 @@ WRONG_HEADS: Final = {
 
 @BOTH_CUTS
 @pytest.mark.parametrize(("head", "message"), WRONG_HEADS.items())
-def test_what_is_no_log_frame_is_found(head: bytes, message: str, cut: Cut) -> None:
+def test_a_malformed_log_frame_is_found(head: bytes, message: str, cut: Cut) -> None:
     frames = broken(in_log(texts()), front(b"CMD 51 5 ", head), 50)
     with refused(message):
         one("rank", burst("rank", frames, cut))
@@ -356,7 +356,7 @@ def test_streams_that_have_no_fault_pass_one_by_one(cut: Cut) -> None:
 
 @BOTH_CUTS
 @pytest.mark.parametrize("other", range(SENDERS))
-def test_another_order_of_the_senders_is_told(other: int, cut: Cut) -> None:
+def test_a_different_order_of_the_senders_is_reported(other: int, cut: Cut) -> None:
     lines = [crowd(rank) for rank in range(SENDERS)]
     lines[other] = crowd(other, range(SENDERS)[::-1])
     (event,) = every(lines, cut)
@@ -406,7 +406,7 @@ def test_a_fault_in_the_stream_of_one_client_is_found(fault: Fault, message: str
         with_fault(fault, AT, cut)
 
 
-def test_its_own_command_does_not_stand_for_one_that_is_lost() -> None:
+def test_an_own_command_does_not_replace_a_lost_one() -> None:
     def instead(items: list[bytes], at: int) -> None:
         items[at] = b"2 %b\n" % texts(1, 2)[0]
 
@@ -434,7 +434,7 @@ def test_a_stream_among_several_that_is_cut_is_found() -> None:
 
 
 @BOTH_CUTS
-def test_one_stream_of_several_senders_has_the_same_for_all(cut: Cut) -> None:
+def test_with_ranks_all_streams_have_one_order(cut: Cut) -> None:
     """With ranks the log has an order, so what another client gets in its own order is a fault."""
 
     def log(order: Sequence[int]) -> bytes:
@@ -453,7 +453,7 @@ def test_one_stream_of_several_senders_has_the_same_for_all(cut: Cut) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"), [(lost, "00000006, expected index 5$"), (doubled, "00000005, expected index 6$")]
 )
-def test_a_fault_in_the_one_stream_of_several_senders_is_found(fault: Fault, message: str) -> None:
+def test_a_fault_in_the_common_stream_of_senders_is_found(fault: Fault, message: str) -> None:
     said = [text for pair in zip(texts(EACH, 0), texts(EACH, 1), strict=True) for text in pair]
     stream = b"".join(in_log(broken(said, fault, 11)))
     with refused("is @0001:" + message):
@@ -479,11 +479,11 @@ def drop_one(wrong: str = "") -> Event:
     return event
 
 
-def test_members_that_know_their_ranks_pass() -> None:
+def test_members_with_right_ranks_pass() -> None:
     assert drop_one()["survivors"] == 2
 
 
 @pytest.mark.parametrize("wrong", ["joined", "left"])
-def test_a_member_that_has_a_wrong_rank_is_found(wrong: str) -> None:
+def test_a_member_with_a_wrong_rank_is_found(wrong: str) -> None:
     with refused(r"client \d believes that its rank is \d, not \d"):
         drop_one(wrong)

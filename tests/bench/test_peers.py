@@ -137,7 +137,7 @@ def test_a_long_line_in_two_parts_stays_one(connect: Callable[[], Client]) -> No
 
 
 @pytest.mark.parametrize("abrupt", [False, True], ids=["closes", "vanishes"])
-def test_those_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, abrupt: bool) -> None:
+def test_clients_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, abrupt: bool) -> None:
     head, leaver, last = connect(), connect(), connect()
     leaver.socket.sendall(b"bye\nno end of line")
     assert [head.line(), last.line()] == [b"1 bye\n", b"1 bye\n"]
@@ -153,7 +153,7 @@ def test_those_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, 
     assert connect().hello == b"hello 2\n"
 
 
-def test_it_ends_without_a_word_while_clients_are_connected(
+def test_it_ends_silently_while_clients_are_connected(
     broadcast: Script, connect: Callable[[], Client]
 ) -> None:
     connect(), connect()
@@ -214,7 +214,7 @@ def test_all_threads_run_on_the_given_cpu_and_we_do_not() -> None:
 
 
 @pytest.mark.parametrize("key", ["redis", "nats", "mosquitto"])
-def test_a_peer_that_is_not_installed_has_no_version_and_says_so(
+def test_a_peer_that_is_not_installed_has_no_version(
     key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -47,7 +47,7 @@ def collected(client: Cursor, data: bytes) -> list[bytes]:
     has_cursor=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_collected_and_applied_is_as_if_it_had_been_logged(
+def test_collecting_and_applying_gives_the_same_log(
     lines: list[bytes], cuts: list[int], before: int, has_cursor: bool
 ) -> None:
     data = b"".join(lines)
@@ -127,7 +127,7 @@ def test_applying_nothing_logs_nothing(batch: bytes, peers: Peers) -> None:
     assert peers.log.seq == 0
 
 
-def test_what_is_applied_carries_the_rank_of_then(peers: Peers) -> None:
+def test_applied_commands_carry_the_current_rank(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
     second.take(b"CMD a\n")
     batch = second.collect()

@@ -123,7 +123,7 @@ class Scene:
         return client.next_line(logs=True)
 
 
-def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
+def test_a_new_log_without_memory_leaves_none_allocated(lib: Any) -> None:
     for after in range(4):  # the log itself, its input buffer, its first block, and the spare one
         lib.fault_arm(after)
         with pytest.raises(MemoryError):
@@ -214,7 +214,7 @@ def test_commands_that_get_no_memory_are_logged_later(lib: Any) -> None:
 
 
 @pytest.mark.parametrize("pieces", [[b"CMD a\nCM"], [b"CMD a\nC", b"M"], [b"CMD a\n", b"C", b"M"]])
-def test_a_begun_line_that_gets_no_memory_is_kept_later(pieces: list[bytes], lib: Any) -> None:
+def test_an_incomplete_line_without_memory_is_kept_later(pieces: list[bytes], lib: Any) -> None:
     scene = Scene()
     *pieces, last = pieces
     for piece in pieces:
@@ -392,7 +392,7 @@ def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["line", "take", "collect"])
-def test_anothers_input_that_cannot_be_kept_stays_where_it_is(call: str, lib: Any) -> None:
+def test_others_input_that_cannot_be_kept_stays_where_it_is(call: str, lib: Any) -> None:
     scene = Scene()
     scene.new.take(b"HELLO\nCM")
     assert scene.new.next_line(logs=True) == b"HELLO"

@@ -58,7 +58,7 @@ def test_a_connection_that_is_gone_is_broken(peers: Peers) -> None:
     peers.log.check()
 
 
-def test_flushing_all_names_who_is_blocked_and_who_is_gone_once(peers: Peers) -> None:
+def test_flush_all_names_each_blocked_or_lost_client_once(peers: Peers) -> None:
     fine, slow, gone = peers.join(), peers.join(), peers.join()
     peers.shrink(slow)
     peers.hang_up(gone)
@@ -72,7 +72,7 @@ def test_flushing_all_names_who_is_blocked_and_who_is_gone_once(peers: Peers) ->
     assert peers.read(fine) == b"JOIN 101 3\n"
 
 
-def test_what_is_logged_is_unflushed_until_all_were_flushed(peers: Peers) -> None:
+def test_logged_frames_are_unflushed_until_flush_all(peers: Peers) -> None:
     client, slow = peers.join(), peers.join()
     peers.shrink(slow)
     assert peers.log.unflushed == 0
@@ -88,7 +88,7 @@ def test_what_is_logged_is_unflushed_until_all_were_flushed(peers: Peers) -> Non
     assert peers.log.unflushed == 1
 
 
-def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
+def test_flush_all_skips_cursors_without_a_rank(peers: Peers) -> None:
     early, late = peers.open(), peers.join()
     peers.log.append(b"JOIN", b"0")
     peers.leave(late)
@@ -97,7 +97,7 @@ def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
     assert [peers.read(client) for client in (early, late)] == [b"", b""]
 
 
-def test_flushing_all_leaves_out_those_whom_the_caller_sends_to(peers: Peers) -> None:
+def test_flush_all_skips_cursors_that_the_caller_sends_to(peers: Peers) -> None:
     client = peers.open(external=True)
     peers.enter(client)
     peers.log.append(b"JOIN", b"0")
@@ -108,7 +108,7 @@ def test_flushing_all_leaves_out_those_whom_the_caller_sends_to(peers: Peers) ->
     assert client.lag() == 0
 
 
-def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
+def test_queued_counts_only_private_frames_that_wait(peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"0")
     client.private(b"PONG\n")
@@ -117,7 +117,7 @@ def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
     assert (client.queued(), client.sent()) == (0, 14)
 
 
-def test_what_is_in_flight_is_sent_and_not_read(peers: Peers) -> None:
+def test_in_flight_bytes_are_sent_but_not_read(peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"0")
     assert client.in_flight() == 0
@@ -127,7 +127,7 @@ def test_what_is_in_flight_is_sent_and_not_read(peers: Peers) -> None:
     assert client.in_flight() == 0
 
 
-def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:
+def test_flush_all_sends_a_log_of_many_pieces_completely(peers: Peers) -> None:
     client = peers.join()
     peers.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
     for number in range(100):  # a private frame between any two: far more spans than one call takes
@@ -138,7 +138,7 @@ def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:
     assert peers.read(client) == expected
 
 
-def test_flushing_all_has_room_to_name_everybody(peers: Peers) -> None:
+def test_flush_all_has_room_to_name_everybody(peers: Peers) -> None:
     clients = [peers.join() for _ in range(150)]
     for client in clients:
         peers.hang_up(client)

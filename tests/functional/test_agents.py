@@ -70,7 +70,7 @@ def test_a_handler_gets_commands_on_its_input(
         assert json.loads(line.partition(b" ok ")[2])["out"] == "web does it; please\n"
 
 
-def test_a_denied_command_is_not_said_to_be_executed(
+def test_a_denied_command_is_not_reported_as_executed(
     serve: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     server = serve(8)

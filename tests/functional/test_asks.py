@@ -45,7 +45,7 @@ def test_an_answer_goes_to_the_asker_alone_with_rank_and_name(
     assert asker.settle() == other.settle() == []
 
 
-def test_everybody_else_may_answer_whatever_the_order_and_rank(anywhere: ServerProcess, join: Join) -> None:
+def test_all_others_may_answer_in_any_order_and_at_any_rank(anywhere: ServerProcess, join: Join) -> None:
     first, asker, last = clients = join(anywhere, "first", "asker", "last")
     seq = ask(asker, [first, last])
     for rank, name in ((2, b"last"), (0, b"first")):
@@ -73,7 +73,7 @@ def test_only_the_first_answer_counts(server: ServerProcess, join: Join) -> None
     assert asker.settle() == [b"RES %d 1 executor ok" % seq]
 
 
-def test_nobody_answers_an_ask_of_its_own(server: ServerProcess, join: Join) -> None:
+def test_a_client_cannot_answer_its_own_ask(server: ServerProcess, join: Join) -> None:
     asker, executor = join(server, "asker", "executor")
     seq = ask(asker, [executor])
     asker.send(b"RES %d ok\n" % seq)

@@ -95,7 +95,7 @@ def test_an_example_prints_what_the_page_says(example: Example, tmp_path: Path) 
     assert run(example, tmp_path / "socket") == (example.output, "")
 
 
-def test_every_example_is_found() -> None:
+def test_all_examples_of_the_page_are_found() -> None:
     found = list(examples(API))
     text = API.read_text()
     assert len(found) == text.count("```python\n") > 10
@@ -118,7 +118,7 @@ def reference() -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("kind", "variable", "page"), [(aio.Client, "client", 0), (ask.Ask, "ask", 1)])
-def test_the_reference_lists_what_is_public(kind: type, variable: str, page: int) -> None:
+def test_the_reference_lists_all_public_names(kind: type, variable: str, page: int) -> None:
     listed = set(re.findall(rf"\b{variable}\.(\w+)", reference()[page].replace("rankserver.client.sync", "")))
     public = members(kind).keys() - INTERNAL | {"address" if kind is aio.Client else "text"}
     assert listed == public | ({"events"} if kind is aio.Client else set())
@@ -142,11 +142,11 @@ def test_the_reference_lists_the_fields_of_values() -> None:
     assert words >= {*Answer._fields, *Execute._fields, *Counts._fields}
 
 
-def test_the_page_names_all_that_is_public() -> None:
+def test_the_page_mentions_all_public_names() -> None:
     assert set(re.findall(r"\w+", API.read_text())) >= set(rankserver.client.__all__)
 
 
-def test_what_the_page_imports_is_public() -> None:
+def test_the_page_imports_only_public_names() -> None:
     names = re.findall(r"^from rankserver.client import (.+)$", API.read_text(), re.MULTILINE)
     assert {name for line in names for name in line.split(", ")} <= set(rankserver.client.__all__)
     assert sync.connect.__module__ == "rankserver.client.sync"

@@ -238,7 +238,7 @@ def operate(start: Callable[..., ExampleProgram], server: ServerProcess) -> Call
     return begin
 
 
-def test_a_fleet_is_gathered_from_once_all_are_there(
+def test_a_fleet_is_queried_once_all_agents_are_there(
     operate: Callable[..., ExampleProgram], agent: Callable[..., ExampleProgram]
 ) -> None:
     operator = operate(3)
@@ -289,7 +289,7 @@ def test_agents_that_deny_fail_or_die_are_accounted_for(
     ]
 
 
-def test_an_agent_that_takes_too_long_is_not_waited_for(
+def test_an_agent_that_takes_too_long_times_out(
     operate: Callable[..., ExampleProgram], agent: Callable[..., ExampleProgram], tmp_path: Path
 ) -> None:
     operator = operate(1, "cat role", "--answer-timeout", "0.1")
@@ -300,7 +300,7 @@ def test_an_agent_that_takes_too_long_is_not_waited_for(
     assert lines[-1] == "1 asked: 0 executed, 0 failed, 0 refused, 0 denied, 1 timed out, 0 gone"
 
 
-def test_an_operator_that_comes_last_is_told_to_come_first(
+def test_an_operator_that_joins_last_is_told_to_join_first(
     start: Callable[..., ExampleProgram], server: ServerProcess, agent: Callable[..., ExampleProgram]
 ) -> None:
     agent("web-1")
@@ -309,7 +309,7 @@ def test_an_operator_that_comes_last_is_told_to_come_first(
     assert error == "operator: 1 clients rank higher and would refuse: be the first to join\n"
 
 
-def test_one_shot_gathers_from_a_fleet_that_joins_after_it(
+def test_a_one_shot_waits_for_a_fleet_that_joins_after_it(
     start: Callable[..., ExampleProgram], server: ServerProcess, agent: Callable[..., ExampleProgram]
 ) -> None:
     operator = start(
@@ -397,7 +397,7 @@ def test_the_assistant_goes_on_where_the_teacher_went(attend: Callable[..., Exam
     assert ada.until("step 3")[-1] == "step 3 is done; points: {'ada': 2}"
 
 
-def test_a_pupil_commands_nobody(
+def test_pupils_cannot_command_anybody(
     attend: Callable[..., ExampleProgram], start: Callable[..., ExampleProgram], server: ServerProcess
 ) -> None:
     teacher = attend("teacher", "teacher", LESSON)
@@ -419,7 +419,7 @@ def test_a_pupil_commands_nobody(
     assert ada.line() == bob.line() == OPEN  # and nothing else
 
 
-def test_a_pupil_that_is_too_late_or_goes_holds_up_nobody(attend: Callable[..., ExampleProgram]) -> None:
+def test_a_late_or_departed_pupil_holds_nobody_up(attend: Callable[..., ExampleProgram]) -> None:
     teacher = attend("teacher", "teacher", LESSON, "--seconds", "0.2")
     ada, bob = attend("pupil", "ada"), attend("pupil", "bob")
     teacher.until("Enter")

@@ -110,7 +110,7 @@ def test_a_flood_from_a_client_that_is_gone_delays_no_shutdown(
 
 @pytest.mark.parametrize("ending", ["proto", "shutdown"])
 @pytest.mark.parametrize("kib", [220, 300, 400, 800])
-def test_who_catches_up_in_the_turn_of_its_end_gets_the_goodbye(
+def test_a_client_that_catches_up_in_its_last_turn_gets_its_bye(
     serve: Serve, join: Join, tmp_path: Path, ending: str, kib: int
 ) -> None:
     server = serve(4, unix=tmp_path / "socket")  # a Unix socket holds some 200 KiB, and never more
@@ -222,7 +222,7 @@ def test_a_flood_of_rosters_delays_nobody_and_all_are_whole(
     assert [member["name"] for member in fields_of(answers[0])["clients"]] == names
 
 
-def test_what_follows_a_flood_in_one_stream_is_done_after_it(server: ServerProcess, join: Join) -> None:
+def test_lines_behind_a_flood_are_handled_after_it(server: ServerProcess, join: Join) -> None:
     other, flooder = join(server, "a", "b")
     flooder.send(b"PING x\n" * 20_000 + b"CMD after\n" + b"PING y\n" * 20_000 + b"CMD last\n")
     flooder.sock.shutdown(socket.SHUT_WR)
@@ -234,7 +234,7 @@ def test_what_follows_a_flood_in_one_stream_is_done_after_it(server: ServerProce
 # --- many answers for one ---------------------------------------------------------------------
 
 
-def test_an_asker_that_reads_gets_all_answers_that_come_at_once(serve: Serve, connect: Connect) -> None:
+def test_a_reading_asker_gets_all_simultaneous_answers(serve: Serve, connect: Connect) -> None:
     executors, asks = 100, 200
     server = serve(executors + 1, "--max-backlog", str(4 * 1024 * 1024))
     asker, *others = [connect(server) for _ in range(executors + 1)]

@@ -59,7 +59,7 @@ def test_the_rank_counts_from_hello_not_from_the_connection(server: ServerProces
     assert early.hello()["rank"] == 1
 
 
-def test_a_client_is_not_sent_its_own_join(server: ServerProcess, connect: Connect) -> None:
+def test_a_client_does_not_receive_its_own_join(server: ServerProcess, connect: Connect) -> None:
     client = connect(server)
     client.hello()
     assert client.settle() == []
@@ -238,7 +238,7 @@ def test_many_hellos_in_one_moment_share_the_places_exactly(serve: Serve, connec
         b"HELLO " + b"[" * 30_000 + b"\n",
     ],
 )
-def test_a_first_frame_other_than_a_valid_hello_is_the_end(
+def test_a_first_frame_other_than_a_valid_hello_disconnects(
     shared: ServerProcess, connect: Connect, join: Join, first: bytes
 ) -> None:
     (witness,) = join(shared, "w")
@@ -268,7 +268,7 @@ def test_an_unknown_session_cannot_be_resumed(server: ServerProcess, connect: Co
     assert connect(server).hello()["rank"] == 0
 
 
-def test_a_first_line_is_too_long_before_its_end_arrives(serve: Serve, connect: Connect) -> None:
+def test_an_overlong_first_line_is_refused_before_it_ends(serve: Serve, connect: Connect) -> None:
     server = serve(8, "--max-line", "256")
     whole, open_end, longest = connect(server), connect(server), connect(server)
     for client in (whole, open_end, longest):

@@ -29,7 +29,7 @@ MIB = 1024 * 1024
 
 @pytest.mark.parametrize("verb", [b"CMD ", b"ASK "])
 @pytest.mark.parametrize("max_line", [256, protocol.DEFAULT_MAX_LINE])
-def test_a_line_of_max_line_bytes_is_taken_and_no_longer_one(
+def test_a_line_may_have_max_line_bytes_and_no_more(
     serve: Serve, join: Join, verb: bytes, max_line: int
 ) -> None:
     sender, other = join(serve(4, "--max-line", str(max_line)), "a", "b")
@@ -44,7 +44,7 @@ def test_a_line_of_max_line_bytes_is_taken_and_no_longer_one(
     assert other.settle() == []
 
 
-def test_an_endless_line_is_too_long_before_it_ends(anywhere: ServerProcess, join: Join) -> None:
+def test_an_endless_line_is_refused_before_it_ends(anywhere: ServerProcess, join: Join) -> None:
     sender, other = join(anywhere, "a", "b")
     for _ in range(16):
         sender.send(b"x" * 4_096)
@@ -90,7 +90,7 @@ def test_no_line_of_the_server_is_longer_than_max_line_and_256(serve: Serve, con
     assert max(len(line) + 1 for line in lines) <= 256 + 256
 
 
-def test_a_hello_that_is_too_long_is_told_the_limit(serve: Serve, connect: Connect) -> None:
+def test_the_error_for_an_overlong_hello_names_the_limit(serve: Serve, connect: Connect) -> None:
     client = connect(serve(4, "--max-line", "200000"))
     client.expect(b"INFO ")
     client.send(b'HELLO {"more":"%s"}\n' % (b"x" * 70_000))
@@ -301,7 +301,7 @@ def send_until_the_end(client: RawClient) -> None:
             client.send(b"CMD %s\n" % (b"x" * 60_000))
 
 
-def test_connections_in_the_handshake_are_told_of_a_shutdown(
+def test_connections_in_the_handshake_get_the_shutdown_bye(
     server: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (member,) = join(server, "a")

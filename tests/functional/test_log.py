@@ -108,7 +108,7 @@ def test_private_frames_keep_their_place_among_the_others(server: ServerProcess,
 # --- ranks ------------------------------------------------------------------------------------
 
 
-def test_join_tells_everybody_else_the_new_rank(anywhere: ServerProcess, connect: Connect) -> None:
+def test_a_join_tells_all_others_the_new_rank(anywhere: ServerProcess, connect: Connect) -> None:
     clients: list[RawClient] = []
     for rank in range(4):
         client = connect(anywhere)
@@ -117,7 +117,7 @@ def test_join_tells_everybody_else_the_new_rank(anywhere: ServerProcess, connect
         clients.append(client)
 
 
-def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: ServerProcess, join: Join) -> None:
+def test_a_left_names_the_old_rank_and_lower_ranks_move_up(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, *"abcdef")
     seq = 6
     for leave, rank in zip(WAYS_TO_LEAVE, (1, 4, 0, 2), strict=True):
@@ -132,7 +132,7 @@ def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: Serve
 
 
 @pytest.mark.parametrize("leave", [bye, half_close])
-def test_who_leaves_gets_what_was_logged_before_and_then_the_end(
+def test_a_leaver_gets_the_log_before_its_left_and_then_the_end(
     anywhere: ServerProcess, join: Join, leave: Callable[[RawClient], None]
 ) -> None:
     leaver, other = join(anywhere, "a", "b")
@@ -152,7 +152,7 @@ def test_closing_the_sending_side_after_bye_loses_nothing_owed(server: ServerPro
     assert len(leaver.rest()) == 200
 
 
-def test_others_hear_of_a_join_once_it_has_waited_for_company(
+def test_a_join_is_announced_after_waiting_for_further_joins(
     serve: Serve, connect: Connect, join: Join
 ) -> None:
     server = serve(3)
@@ -249,7 +249,7 @@ def test_commands_right_before_a_disconnect_precede_its_left(
         assert other.expect(b"LEFT ").endswith(b" 0")
 
 
-def test_commands_count_though_their_sender_is_gone(anywhere: ServerProcess, join: Join) -> None:
+def test_commands_count_even_if_their_sender_is_gone(anywhere: ServerProcess, join: Join) -> None:
     *leavers, witness, other = join(anywhere, *"abcdef")
     texts = [b"%d %s" % (n, b"x" * 990) for n in range(40)]
     for leaver, leave in zip(leavers, WAYS_TO_LEAVE, strict=True):
@@ -416,7 +416,7 @@ def test_ping_is_answered_with_the_same_text(anywhere: ServerProcess, join: Join
     assert other.settle() == []
 
 
-def test_who_is_answered_with_the_roster_by_rank(anywhere: ServerProcess, join: Join) -> None:
+def test_a_who_is_answered_with_the_roster_by_rank(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[1].send(b"WHO\n")
     assert fields_of(clients[1].expect(b"ROSTER ")) == {

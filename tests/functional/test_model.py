@@ -526,5 +526,7 @@ def line_of(rank_class: int) -> str:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(early=st.integers(0, 2), steps=st.lists(STEPS, min_size=30, max_size=150))
-def test_whatever_clients_do_one_log_gives_all_the_ranks(arena: Arena, early: int, steps: list[Step]) -> None:
+def test_whatever_clients_do_all_ranks_follow_from_one_log(
+    arena: Arena, early: int, steps: list[Step]
+) -> None:
     arena.play(early, steps)

@@ -210,7 +210,7 @@ def test_a_producer_that_leaves_while_it_waits_loses_no_line(
     assert consumer.received.splitlines()[-1].startswith(b"LEFT "), "it has its rank until all is logged"
 
 
-def test_who_waits_for_itself_and_is_gone_loses_no_line(serve: Serve, join: Join, tmp_path: Path) -> None:
+def test_a_lost_client_that_waited_for_itself_loses_no_line(serve: Serve, join: Join, tmp_path: Path) -> None:
     server = serve(8, *ALLOWED, *NEVER, unix=tmp_path / "socket")
     first, second = join(server, "producer", "consumer")
     producer, consumer = PumpedClient(first, commands(20_000), reads=0), PumpedClient(second)
@@ -236,7 +236,7 @@ def test_nobody_waits_for_a_connection_that_is_gone(serve: Serve, join: Join) ->
 # --- what goes on meanwhile -------------------------------------------------------------------
 
 
-def test_all_else_goes_on_while_commands_wait(serve: Serve, join: Join, connect: Connect) -> None:
+def test_everything_else_goes_on_while_commands_wait(serve: Serve, join: Join, connect: Connect) -> None:
     server = serve(8, *ALLOWED, *NEVER, "--heartbeat", "1.5")
     asker, executor, first, second = join(server, "asker", "executor", "producer", "slow")
     asker.send(b"ASK what\n" * 100)
@@ -339,7 +339,7 @@ def test_an_asker_that_never_reads_is_dropped(serve: Serve, join: Join) -> None:
     [b"WHO\n", b"PING %s\n" % (b"x" * 500), b"NONSENSE %s\n" % (b"x" * 80)],
     ids=["who", "ping", "err"],
 )
-def test_who_floods_without_reading_the_answers_is_dropped(
+def test_a_flooder_that_reads_no_answers_is_dropped(
     serve: Serve, join: Join, tmp_path: Path, line: bytes
 ) -> None:
     server = serve(8, *SOON, unix=tmp_path / "socket")  # a Unix socket takes 200 KiB, and never more

@@ -16,7 +16,7 @@ from tests.abuse.subjects import RANK
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.key for row in ROWS])
-def test_what_the_page_says_holds(row: Row) -> None:
+def test_each_row_of_the_page_holds(row: Row) -> None:
     if not row.possible():
         pytest.skip("this machine lacks what it needs")
     outcome = row.do(RANK, **row.small)
@@ -36,7 +36,7 @@ def test_the_table_goes_between_its_marks_and_leaves_the_rest(tmp_path: Path) ->
     assert text.count("**holds.** some figure") == 1
 
 
-def test_what_does_not_hold_is_said_in_the_table() -> None:
+def test_the_table_says_what_does_not_hold() -> None:
     cell = {"figure": "5 of 6", "unmet": ["one was lost"], "seconds": 1}
     lines = reliability.table(
         {"titles": {"rankserver": "rankserver"}, "rows": {"kill": {"rankserver": cell}}}

@@ -50,7 +50,7 @@ def test_a_burst_of_answers_is_drawn_in_few_writes(
     assert burst.count(DRAWN) <= 20  # 2,000 if each line had one
 
 
-def test_what_comes_one_by_one_is_shown_one_by_one(console: TerminalClient, other: RawClient) -> None:
+def test_lines_that_come_one_by_one_are_shown_one_by_one(console: TerminalClient, other: RawClient) -> None:
     for count in range(3, 20):
         other.send(b"CMD a\n")
         console.see(f"cannot execute #{count} from lower-ranked rank 1: a", "0/2>")
@@ -188,7 +188,7 @@ def test_a_terminal_of_20_columns_and_5_rows_is_enough(
 
 
 @pytest.mark.parametrize("size", [(1, 20), (2, 2), (3, 1)])
-def test_it_works_where_next_to_nothing_can_be_seen(
+def test_it_works_on_a_tiny_screen(
     server: ServerProcess, start: Callable[..., TerminalClient], size: tuple[int, int]
 ) -> None:
     with RawClient(server.address) as top:
@@ -233,7 +233,7 @@ def test_each_kind_of_line_has_its_colour(console: TerminalClient, other: RawCli
     assert console.colour("0/2> :nothing", len("0/2> ")) == "default"
 
 
-def test_what_is_executed_is_green(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
+def test_an_executed_command_is_green(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
     with RawClient(server.address) as top:
         top.hello()
         console = start(server.where, "--delay", "0")
@@ -259,7 +259,7 @@ def test_no_color_means_no_colour_and_no_suggestion(
     assert not console.has_colour()
 
 
-def test_an_empty_no_color_is_none(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
+def test_an_empty_no_color_is_ignored(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
     console = start(server.where, changes={"NO_COLOR": ""})
     console.see("0/1>")
     assert console.has_colour()

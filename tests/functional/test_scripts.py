@@ -121,7 +121,7 @@ def test_a_last_target_that_leaves_is_not_waited_for(
         ("timeout", "timed out", 6),
     ],
 )
-def test_the_exit_code_tells_what_became_of_it(
+def test_the_exit_code_tells_the_outcome_of_a_command(
     script: Callable[..., ClientProgram],
     fleet: Callable[..., list[RawClient]],
     outcome: str,
@@ -135,7 +135,7 @@ def test_the_exit_code_tells_what_became_of_it(
     assert program.end()[0] == code
 
 
-def test_a_command_that_nobody_may_execute_is_exit_code_5(
+def test_a_command_that_nobody_executes_is_exit_code_5(
     server: ServerProcess, fleet: Callable[..., list[RawClient]]
 ) -> None:
     assert run(server.where, "-c", "x")[:2] == (5, ["#2: executed by 0 of 0"])
@@ -172,7 +172,7 @@ def test_a_client_that_does_not_answer_in_time_is_timed_out(
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 6)])
-def test_an_interrupted_command_says_how_far_it_was(
+def test_an_interrupt_reports_the_progress_of_commands(
     script: Callable[..., ClientProgram], fleet: Callable[..., list[RawClient]], signum: int, code: int
 ) -> None:
     program = script("-c", "x", "-c", "y", "-c", "z", "--wait-for", "3")
@@ -187,7 +187,7 @@ def test_an_interrupted_command_says_how_far_it_was(
     assert err.splitlines()[-3:] == ["#5: 2 of 3 answers", "#6: 0 of 3 answers", "#7: 1 of 3 answers"]
 
 
-def test_interrupted_while_waiting_it_says_that_nothing_was_sent(
+def test_an_interrupt_while_waiting_says_that_nothing_was_sent(
     script: Callable[..., ClientProgram],
 ) -> None:
     program = script("-c", "x", "--wait-for", "1")
@@ -250,7 +250,7 @@ def test_an_output_can_neither_forge_a_line_nor_move_the_cursor(
 # --- JSON --------------------------------------------------------------------------------------
 
 
-def test_json_is_all_that_is_on_the_output(
+def test_with_json_the_output_is_json_only(
     script: Callable[..., ClientProgram], fleet: Callable[..., list[RawClient]]
 ) -> None:
     program = script("-c", "x", "--wait-for", "1", "--json")
@@ -273,7 +273,7 @@ def test_json_is_all_that_is_on_the_output(
     assert events[4] == {"event": "exit", "code": 6}
 
 
-def test_json_tells_why_there_is_no_connection(
+def test_json_says_why_there_is_no_connection(
     server: ServerProcess, serve: Callable[..., ServerProcess]
 ) -> None:
     full = serve(1)
@@ -428,7 +428,7 @@ def test_more_clients_than_the_server_takes_are_not_waited_for(
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_the_progress_is_shown_on_a_terminal_only_while_it_lasts(
+def test_progress_is_shown_only_on_a_terminal_and_then_erased(
     server: ServerProcess, fleet: Callable[..., list[RawClient]], term: str
 ) -> None:
     child: pexpect.spawn[bytes] = pexpect.spawn(

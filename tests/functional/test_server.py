@@ -81,7 +81,7 @@ def check_failure(result: subprocess.CompletedProcess[str], code: int, *named: s
     ],
     ids=" ".join,
 )
-def test_bad_usage_exits_2_with_one_line_that_names_it(
+def test_bad_usage_exits_2_with_one_line_that_says_what_is_bad(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
@@ -135,7 +135,7 @@ def test_a_host_without_an_address_exits_with_one_line() -> None:
 # --- listening --------------------------------------------------------------------------------
 
 
-def test_it_accepts_by_the_time_it_says_where_it_listens(tmp_path: Path) -> None:
+def test_it_accepts_as_soon_as_it_says_where_it_listens(tmp_path: Path) -> None:
     with ServerProcess(8, "--host", "::1", unix=tmp_path / "socket") as server:  # checks both lines
         assert server.host == "::1"
         for address in (("::1", server.port), str(tmp_path / "socket")):
@@ -262,7 +262,7 @@ def test_a_slow_reader_gets_everything_before_the_server_stops(
     assert lines[-1].startswith(b"BYE shutdown ")
 
 
-def test_nobody_is_accepted_any_more_while_it_stops(server: ServerProcess, join: Join) -> None:
+def test_no_connection_is_accepted_while_it_stops(server: ServerProcess, join: Join) -> None:
     (lingering,) = join(server, "a")
     server.process.send_signal(signal.SIGTERM)
     lingering.expect(b"BYE shutdown ")
@@ -355,7 +355,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         assert time.monotonic() < deadline, what
 
 
-def test_it_waits_for_descriptors_without_dying_or_spinning(
+def test_without_descriptors_it_waits_and_does_not_spin(
     server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")
@@ -409,7 +409,7 @@ def test_an_idle_server_never_wakes_up(server: ServerProcess, join: Join) -> Non
     server.wait_until_idle(1.0)
 
 
-def test_an_http_client_is_told_what_this_is_and_harms_nobody(
+def test_an_http_client_gets_an_explanation_and_harms_nobody(
     server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")

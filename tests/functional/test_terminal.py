@@ -117,7 +117,7 @@ def test_the_bottom_line_counts_open_answers(server: ServerProcess, console: Ter
         console.see_bottom(f"rank 0 of 3 | {where}")
 
 
-def test_a_lost_connection_shows_and_comes_back(
+def test_a_lost_connection_is_shown_and_restored(
     serve: Callable[..., ServerProcess], start: Callable[..., TerminalClient]
 ) -> None:
     first = serve(8)
@@ -173,7 +173,7 @@ def test_lines_typed_faster_than_they_are_read_are_sent_in_order(console: Termin
     console.see("sent #201: 199", "#201: executed by 0 of 0", "0/1>")
 
 
-def test_what_may_not_be_sent_is_refused_above_the_prompt(console: TerminalClient) -> None:
+def test_unsendable_text_is_refused_above_the_prompt(console: TerminalClient) -> None:
     console.type("\x1b[200~a\x1bb\n\x1b[201~half")
     console.see(
         "0/1> a\\x1bb",
@@ -199,7 +199,7 @@ def test_the_roster_marks_the_clients_own_place(
                 )
 
 
-def test_help_says_what_can_be_typed_and_so_does_a_complaint(console: TerminalClient) -> None:
+def test_help_and_complaints_say_what_can_be_typed(console: TerminalClient) -> None:
     console.type(":hello\r")
     console.until(lambda: console.rows()[-2].startswith("unknown: :hello (:help lists"))
     console.type(":help\r")
@@ -285,7 +285,7 @@ def test_ctrl_r_searches_earlier_commands(experienced: TerminalClient) -> None:
     experienced.see("sent #5: upgrade all", "#5: executed by 0 of 0", "0/1>")
 
 
-def test_ctrl_c_leaves_a_search_and_not_the_client(experienced: TerminalClient) -> None:
+def test_ctrl_c_ends_a_search_but_not_the_client(experienced: TerminalClient) -> None:
     experienced.type(CTRL_R + "gra")
     experienced.see("(reverse-i-search)`gra': upgrade all")
     experienced.type(CTRL_C)
@@ -312,7 +312,7 @@ def test_history_is_kept_for_next_time_and_its_owner_alone(
     again.see("0/1> date")
 
 
-def test_it_does_without_a_history_file_that_cannot_be_written(
+def test_it_works_without_a_writable_history_file(
     server: ServerProcess, start: Callable[..., TerminalClient]
 ) -> None:
     console = start(server.where, changes={"XDG_STATE_HOME": os.devnull})

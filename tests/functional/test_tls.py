@@ -70,7 +70,7 @@ def test_older_versions_are_refused_at_once(
     join(server, "a")
 
 
-def test_a_client_authority_makes_a_client_certificate_necessary(
+def test_with_a_client_authority_a_certificate_is_required(
     serve: Serve, certificates: Certificates, tmp_path: Path
 ) -> None:
     server = serve(2, "--tls-client-ca", str(certificates.ca), "--log-level", "debug", tls=certificates)
@@ -93,9 +93,7 @@ def test_a_client_authority_makes_a_client_certificate_necessary(
 @pytest.mark.parametrize(
     "sent", [b"HELLO\n", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 70_000]
 )
-def test_a_client_that_speaks_no_tls_is_sent_away_at_once(
-    server: ServerProcess, join: Join, sent: bytes
-) -> None:
+def test_a_client_without_tls_is_disconnected_at_once(server: ServerProcess, join: Join, sent: bytes) -> None:
     (member,) = join(server, "a")
     with plain(server) as sock:
         with contextlib.suppress(OSError):
@@ -174,7 +172,7 @@ def test_a_stalled_handshake_times_out(
         assert member.settle() == []
 
 
-def test_data_with_the_last_of_the_handshake_is_served(
+def test_data_sent_with_the_end_of_the_handshake_is_served(
     server: ServerProcess, certificates: Certificates
 ) -> None:
     with plain(server) as sock:
@@ -189,7 +187,7 @@ def test_data_with_the_last_of_the_handshake_is_served(
 # --- records ----------------------------------------------------------------------------------
 
 
-def test_what_the_tls_layer_holds_is_served_without_more_input(server: ServerProcess, join: Join) -> None:
+def test_data_in_the_tls_layer_is_served_without_more_input(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     texts = [b"CMD %d\n" % number for number in range(5_000)]
     records = b"".join(map(member.sock.encrypted, texts[:100])) + member.sock.encrypted(b"".join(texts[100:]))
@@ -287,7 +285,7 @@ def test_the_clients_end_is_answered(server: ServerProcess, join: Join, certific
         assert member.line() == b"LEFT 4 1"  # though the socket is still open
 
 
-def test_data_in_one_piece_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:
+def test_data_sent_together_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:
     (member,) = join(server, "a")
     hasty = RawClient(server.address)
     lines = b"HELLO\n" + b"WHO\n" * 3_000 + b"CMD x\n"  # more than one turn handles

@@ -95,7 +95,7 @@ def guarded(serve: Serve, connect: Connect, tmp_path: Path) -> Guarded:
 # --- tokens -----------------------------------------------------------------------------------
 
 
-def test_a_token_lets_in_and_the_banner_says_that_it_is_needed(guarded: Guarded, serve: Serve) -> None:
+def test_a_token_admits_a_client_and_the_banner_asks_for_it(guarded: Guarded, serve: Serve) -> None:
     with RawClient(guarded.server.address) as client:
         assert fields_of(client.expect(b"INFO "))["auth"] is True
         assert client.hello("a", token=guarded.tokens["web"])["class"] == 5
@@ -103,7 +103,7 @@ def test_a_token_lets_in_and_the_banner_says_that_it_is_needed(guarded: Guarded,
         assert fields_of(client.expect(b"INFO "))["auth"] is False
 
 
-def test_only_the_stranger_with_a_wrong_token_waits(guarded: Guarded) -> None:
+def test_only_a_connection_with_a_wrong_token_waits(guarded: Guarded) -> None:
     member = guarded.join("web", "member")
     almost = guarded.tokens["web"][:-1]
     huge = protocol.hello(token="x" * 65_000)
@@ -140,7 +140,7 @@ def test_a_hello_with_a_malformed_token_ends_without_a_penalty(guarded: Guarded)
     assert not select.select([waiting.sock], [], [], 0)[0], "they were as slow as a wrong token"
 
 
-def test_penalized_strangers_hold_no_place_and_delay_no_shutdown(
+def test_penalized_clients_hold_no_place_and_delay_no_shutdown(
     serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
     guarded = Guarded(serve, connect, tmp_path)
@@ -291,7 +291,7 @@ class Player:
         self.client.send(self.session.data_to_send())
 
 
-def test_who_joins_above_others_commands_them_and_asks_go_on(guarded: Guarded) -> None:
+def test_a_higher_newcomer_commands_others_and_asks_go_on(guarded: Guarded) -> None:
     web, bulk = Player(guarded, "web", "web"), Player(guarded, "bulk", "bulk")
     web.say(web.session.ask, "before")
     asked = bulk.until(events.Execute)
@@ -430,7 +430,7 @@ def test_sighup_takes_a_new_certificate_unless_it_is_bad(
 # --- the command line -------------------------------------------------------------------------
 
 
-def test_new_token_prints_a_token_and_the_line_that_lets_it_in(
+def test_new_token_prints_a_token_and_its_line_for_the_file(
     serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
     result = run("--new-token", "web-1:3")

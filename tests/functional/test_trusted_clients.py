@@ -57,14 +57,14 @@ def test_an_operator_that_comes_last_commands_higher_classes(trusted: Trusted) -
         assert agent.line() == "rank is now 1 of 2"
 
 
-def test_the_token_is_found_through_the_environment(trusted: Trusted) -> None:
+def test_the_environment_names_the_token_file(trusted: Trusted) -> None:
     *options, _, path = trusted.options("op")
     code, lines, _ = run(trusted.where, *options, env=os.environ | {"RANKSERVER_TOKEN_FILE": path})
     assert (code, len(lines)) == (0, 1)
 
 
 @pytest.mark.parametrize("reconnect", [(), ("--reconnect",)])
-def test_a_wrong_token_ends_it_after_the_penalty_for_good(
+def test_a_wrong_token_ends_it_for_good_after_the_penalty(
     trusted: Trusted, tmp_path: Path, reconnect: tuple[str, ...]
 ) -> None:
     write_private(tmp_path / "wrong", "guessed\n")
@@ -75,7 +75,7 @@ def test_a_wrong_token_ends_it_after_the_penalty_for_good(
     assert time.monotonic() - begin >= TOKEN_PENALTY
 
 
-def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(trusted: Trusted, tmp_path: Path) -> None:
+def test_a_server_without_a_valid_certificate_is_rejected(trusted: Trusted, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Certificates(tmp_path / "other")
     code, lines, err = run(trusted.where, "--tls", "--tls-ca", str(other.ca))

@@ -36,7 +36,7 @@ def test_spaces_and_tabs_around_a_value_are_allowed(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "{} {}", "NaN", "[-Infinity]", "\u2003{}", "9" * 5_000])
-def test_what_is_not_one_json_value_is_rejected(text: str) -> None:
+def test_anything_but_one_json_value_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         jsontext.parse(text)
 

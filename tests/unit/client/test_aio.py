@@ -45,7 +45,7 @@ def test_joining_gives_the_place(server: ServerProcess) -> None:
     run(main())
 
 
-def test_without_an_address_it_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_address_the_environment_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKSERVER", "unix:/run/ranks")
     assert connect().address == Address("/run/ranks", None)
     monkeypatch.delenv("RANKSERVER")
@@ -78,7 +78,7 @@ async def all_raise(client: Client, words: str) -> None:
     await client.drain()
 
 
-def test_without_a_connection_all_that_needs_it_raises(server: ServerProcess) -> None:
+def test_calls_that_need_a_connection_raise_without_one(server: ServerProcess) -> None:
     async def main() -> None:
         client = connect(server.where)
         await all_raise(client, "the client has not connected yet")
@@ -152,7 +152,7 @@ def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: ServerProcess) 
     run(main())
 
 
-def test_a_roster_that_nobody_asked_for_does_no_harm() -> None:
+def test_an_unrequested_roster_does_no_harm() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1) + b"".join(protocol.roster([frames.RosterEntry(0, "me")], 1_000)))
         await reader.readuntil(b"CMD x\n")
@@ -247,7 +247,7 @@ def test_iterating_raises_at_a_lost_connection_after_the_rest() -> None:
     run(main())
 
 
-def test_streams_that_nobody_reads_any_more_are_forgotten(shared: ServerProcess) -> None:
+def test_abandoned_streams_are_forgotten(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             for _ in range(100):
@@ -258,7 +258,7 @@ def test_streams_that_nobody_reads_any_more_are_forgotten(shared: ServerProcess)
     run(main())
 
 
-def test_a_flood_of_events_leaves_others_their_turn(shared: ServerProcess) -> None:
+def test_a_flood_of_events_does_not_starve_other_tasks(shared: ServerProcess) -> None:
     async def main() -> None:
         turns = 0
 
@@ -330,7 +330,7 @@ def _function(command: Execute) -> object:
 
 
 @pytest.mark.parametrize("function", [_coroutine, _function])
-def test_what_a_function_makes_of_a_command_is_the_answer(
+def test_the_result_of_a_function_is_the_answer(
     shared: ServerProcess, function: Callable[[Execute], object]
 ) -> None:
     async def main() -> None:
@@ -384,7 +384,7 @@ def _raising(command: Execute) -> object:
     ("function", "of_generator"),
     [(_raising_coroutine, "GeneratorExit"), (_raising, "RuntimeError: GeneratorExit()")],
 )
-def test_what_a_function_raises_is_the_answer(
+def test_an_exception_of_a_function_is_the_answer(
     shared: ServerProcess, function: Callable[[Execute], object], of_generator: str
 ) -> None:
     async def main() -> None:
@@ -425,7 +425,7 @@ def test_a_client_that_cannot_go_on_executing_leaves(server: ServerProcess) -> N
     run(main())
 
 
-def test_executing_is_reported_to_whoever_iterates(shared: ServerProcess) -> None:
+def test_executing_is_reported_to_iterators(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
             low.executes(_function)
@@ -442,7 +442,7 @@ def test_executing_is_reported_to_whoever_iterates(shared: ServerProcess) -> Non
     run(main())
 
 
-def test_a_slow_executor_holds_up_nothing_but_what_is_behind_it(shared: ServerProcess) -> None:
+def test_a_slow_executor_delays_only_the_commands_behind_it(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
             begun, go_on = asyncio.Event(), asyncio.Event()
@@ -549,7 +549,7 @@ def test_a_function_may_close_its_own_client_and_still_answers(shared: ServerPro
     run(main())
 
 
-def test_to_set_an_executor_on_a_closed_client_starts_nothing(shared: ServerProcess) -> None:
+def test_setting_an_executor_on_a_closed_client_starts_nothing(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             with shared.paused():
@@ -610,7 +610,7 @@ async def fail_inside(server: ServerProcess) -> None:
         raise ZeroDivisionError
 
 
-def test_an_error_of_the_program_passes_and_the_client_leaves(shared: ServerProcess) -> None:
+def test_an_error_of_the_program_passes_through_and_it_leaves(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -639,7 +639,7 @@ def test_a_client_joins_only_once(shared: ServerProcess) -> None:
     run(main())
 
 
-def test_of_two_that_join_one_client_at_once_the_first_does(shared: ServerProcess) -> None:
+def test_of_two_concurrent_joins_only_the_first_succeeds(shared: ServerProcess) -> None:
     async def main() -> None:
         client = connect(shared.where)
         first, second = await asyncio.gather(client.__aenter__(), client.__aenter__(), return_exceptions=True)
@@ -651,7 +651,7 @@ def test_of_two_that_join_one_client_at_once_the_first_does(shared: ServerProces
     run(main())
 
 
-def test_a_client_that_lost_its_connection_joins_no_more(server: ServerProcess) -> None:
+def test_a_client_that_lost_its_connection_cannot_join_again(server: ServerProcess) -> None:
     async def main() -> None:
         async with connect(server.where) as client:
             server.kill()

@@ -146,7 +146,7 @@ def test_without_reconnect_the_first_failure_is_the_last(closed_port: int) -> No
 
 
 @pytest.mark.parametrize("where", ["entering", "pausing", "joining"])
-def test_closing_ends_the_tries(closed_port: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_closing_ends_reconnecting(closed_port: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(reconnect, "FIRST_DELAY", 60.0 if where == "pausing" else 0.002)
 
     async def main() -> None:
@@ -219,7 +219,7 @@ async def until_lost(client: Client) -> None:
 
 @pytest.mark.parametrize("code", ["auth", "proto"])
 @pytest.mark.parametrize("before", [b"", welcome(0, 1)])
-def test_what_another_try_would_only_meet_again_is_final(code: str, before: bytes) -> None:
+def test_a_failure_that_would_only_recur_is_final(code: str, before: bytes) -> None:
     script, count = goodbye(BANNER + before + f"BYE {code} no\n".encode())
 
     async def main() -> None:
@@ -252,7 +252,7 @@ def test_a_full_server_is_tried_until_there_is_room() -> None:
     run(main())
 
 
-def test_pauses_grow_up_to_a_bound_and_differ(closed_port: int) -> None:
+def test_retry_delays_grow_up_to_a_bound_and_differ(closed_port: int) -> None:
     async def main() -> None:
         client = connect(f"127.0.0.1:{closed_port}", reconnect=True)
         events = aiter(client)
@@ -270,7 +270,7 @@ def test_pauses_grow_up_to_a_bound_and_differ(closed_port: int) -> None:
     run(main())
 
 
-def test_each_try_is_delayed_even_if_the_server_lets_us_in() -> None:
+def test_each_try_is_delayed_even_if_the_server_accepts() -> None:
     script, _ = goodbye(BANNER + welcome(0, 1) + b"BYE slow too slow\n")
 
     async def main() -> None:
@@ -287,7 +287,7 @@ def test_each_try_is_delayed_even_if_the_server_lets_us_in() -> None:
 # --- executing and leading meanwhile ---
 
 
-def test_what_is_executed_is_ended_before_the_client_comes_back(server: ServerProcess) -> None:
+def test_running_commands_end_before_the_client_reconnects(server: ServerProcess) -> None:
     async def main() -> None:
         begun, ending, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
         answers: list[str] = []

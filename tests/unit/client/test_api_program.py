@@ -40,7 +40,7 @@ def test_the_program_runs(server: ServerProcess) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_program_uses_all_that_is_public() -> None:
+def test_the_program_uses_all_public_names() -> None:
     words = re.findall(r"\w+", PROGRAM.read_text())
     assert (members(ask.Ask).keys() - INTERNAL) | set(rankserver.client.__all__) <= set(words)
     assert all(words.count(name) >= 2 for name in members(aio.Client))  # in both flavours

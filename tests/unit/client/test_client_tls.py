@@ -121,7 +121,7 @@ def test_cancelling_loses_nothing_in_either_direction(server: ServerProcess, con
     play(server, context, scene)
 
 
-def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(
+def test_a_server_without_a_valid_certificate_is_rejected(
     server: ServerProcess, context: ssl.SSLContext, tmp_path: Path
 ) -> None:
     stranger = tls.context(str(Certificates(tmp_path).ca))
@@ -149,7 +149,7 @@ def test_a_server_that_speaks_no_tls_is_an_error(serve: Serve, context: ssl.SSLC
     assert tls.reason(error.value) == "TLS: wrong version number"
 
 
-def test_a_server_that_wants_a_certificate_gets_ours(serve: Serve, certificates: Certificates) -> None:
+def test_a_server_that_wants_a_certificate_gets_one(serve: Serve, certificates: Certificates) -> None:
     server = serve(2, "--tls-client-ca", str(certificates.ca), tls=certificates)
 
     async def scene(connection: TlsStream, _: socket.socket) -> bytes:
@@ -163,7 +163,7 @@ def test_a_server_that_wants_a_certificate_gets_ours(serve: Serve, certificates:
     assert tls.reason(error.value) == "TLS: tlsv13 alert certificate required"
 
 
-def test_an_end_that_nobody_announced_is_an_end(server: ServerProcess, context: ssl.SSLContext) -> None:
+def test_an_unannounced_end_is_an_end(server: ServerProcess, context: ssl.SSLContext) -> None:
     async def scene(connection: TlsStream, _: socket.socket) -> None:
         await connection.send_all(b"HELLO\nPING\n")
         await read_until(connection, b"PONG\n")
@@ -187,7 +187,9 @@ def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_pat
             tls.context(*arguments)
 
 
-def test_a_key_of_another_certificate_is_said_to_be_one(certificates: Certificates, tmp_path: Path) -> None:
+def test_a_key_that_does_not_match_the_certificate_is_named(
+    certificates: Certificates, tmp_path: Path
+) -> None:
     for key in map(str, certificates.keys_of_others(tmp_path)):
         says = f"certificate {certificates.cert} with the key {key}: the key and .* do not belong together"
         with pytest.raises(ConfigError, match=says):

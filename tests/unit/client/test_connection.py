@@ -39,7 +39,7 @@ def test_addresses_are_understood(text: str, address: Address, written: str) -> 
 @pytest.mark.parametrize(
     "text", ["", ":80", "a:", "a:b", "a:0", "a:65536", "[::1", "[]:80", "unix:", "[a]b:1"]
 )
-def test_what_is_no_address_is_named(text: str) -> None:
+def test_a_bad_address_is_named(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_address(text)
     assert str(caught.value) == f"address {text!r} is not HOST, HOST:PORT, [IPV6]:PORT or unix:PATH"
@@ -82,7 +82,7 @@ def test_the_second_address_is_tried_when_the_first_refuses(
     run(main())
 
 
-def test_a_refused_connection_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_refused_connection_is_reported_with_its_reason(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 
@@ -102,7 +102,7 @@ def test_a_refused_connection_is_told_with_its_reason(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connecting_to_a_silent_peer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT", 0.05)
 
     async def main() -> None:
@@ -130,7 +130,7 @@ def test_a_bad_name_is_refused_without_connecting() -> None:
     run(main())
 
 
-def test_a_full_server_is_told(serve: Callable[..., ServerProcess]) -> None:
+def test_a_full_server_is_reported(serve: Callable[..., ServerProcess]) -> None:
     async def main() -> None:
         where = parse_address(serve(1).where)
         connection = await join(where)
@@ -295,7 +295,7 @@ async def stuck(connection: Connection) -> None:
         await asyncio.sleep(0)
 
 
-def test_who_waits_for_room_is_told_when_there_will_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sender_waiting_for_room_fails_if_there_will_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 0.05)
 
     async def main() -> None:
@@ -338,7 +338,7 @@ def test_all_that_was_sent_before_leaving_counts(shared: ServerProcess) -> None:
     run(main())
 
 
-def test_all_counts_even_if_the_session_has_left_before(shared: ServerProcess) -> None:
+def test_all_counts_even_if_the_session_left_first(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -391,7 +391,7 @@ def test_a_server_that_does_not_close_holds_nobody_up(monkeypatch: pytest.Monkey
     run(main())
 
 
-def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., ServerProcess]) -> None:
+def test_a_server_that_falls_silent_is_given_up(serve: Callable[..., ServerProcess]) -> None:
     async def main() -> None:
         server = serve(1, "--heartbeat", "0.2")
         connection = await join(parse_address(server.where))
@@ -402,7 +402,7 @@ def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., Se
     run(main())
 
 
-def test_a_silent_server_is_pinged_and_not_given_up() -> None:
+def test_a_silent_server_that_answers_pings_is_kept() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1, heartbeat=0.05))
         for _ in range(5):

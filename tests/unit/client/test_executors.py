@@ -116,7 +116,7 @@ def script(directory: Path, text: str) -> Path:
     return path
 
 
-def test_a_program_gets_its_words_and_no_shell_sees_them() -> None:
+def test_a_program_gets_its_words_without_a_shell() -> None:
     text = r"""printf '[%s]' a ';' "b  c" $(id) `id` $HOME '*' * \; -- -n 'ü' ">x" && echo"""
     fields = detail(outcome(program(), text), "ok")
     words = ["a", ";", "b  c", "$(id)", "`id`", "$HOME", "*", "*", ";", "--", "-n", "ü", ">x", "&&", "echo"]
@@ -163,7 +163,7 @@ def test_a_long_command_arrives_whole(make_one: Callable[[], Executor]) -> None:
         ("/", 126, "cannot execute /: Permission denied"),
     ],
 )
-def test_a_program_that_cannot_run_fails_in_a_shells_words(text: str, code: int, reason: str) -> None:
+def test_a_program_that_cannot_run_fails_with_a_shells_words(text: str, code: int, reason: str) -> None:
     assert outcome(program(), text) == Outcome("fail", {"code": code, "reason": reason})
 
 
@@ -188,7 +188,7 @@ def test_a_program_is_found_by_path_from_the_working_directory(
         ("echo a\0b", "a zero byte cannot be passed to a program: echo a\0b"),
     ],
 )
-def test_what_is_no_command_fails(text: str, reason: str) -> None:
+def test_a_malformed_command_fails(text: str, reason: str) -> None:
     assert outcome(program(), text) == Outcome("fail", {"reason": reason})
 
 
@@ -199,7 +199,7 @@ def test_a_long_command_is_shortened_in_a_reason() -> None:
     )
 
 
-def test_output_that_is_no_text_and_terminal_escapes_can_be_sent() -> None:
+def test_binary_output_and_terminal_escapes_can_be_sent() -> None:
     result = outcome(shell(), r"printf 'a\377\303(\033[2J\007'")
     assert detail(result, "ok")["out"] == "a\ufffd\ufffd(\x1b[2J\x07"
     frame = protocol.result(7, *result)
@@ -338,7 +338,7 @@ def test_a_handler_path_is_relative_to_the_current_directory(
         ({"kind": "program", "workdir": "/etc/passwd"}, "^the working directory '/etc/passwd' is not"),
     ],
 )
-def test_what_cannot_work_is_said_early(arguments: dict[str, str], problem: str) -> None:
+def test_impossible_settings_are_reported_early(arguments: dict[str, str], problem: str) -> None:
     terms = ExecutorOptions(workdir=arguments.pop("workdir", None))
     with pytest.raises(ConfigError, match=problem):
         make(arguments.pop("kind"), terms, handler=arguments.get("handler"))
@@ -393,7 +393,7 @@ def test_commands_given_at_once_begin_in_that_order() -> None:
     run(main())
 
 
-def test_when_the_worker_is_closed_nothing_is_executed_any_more(tmp_path: Path) -> None:
+def test_closing_the_worker_ends_all_execution(tmp_path: Path) -> None:
     async def main(tether: Tether) -> None:
         async with working(shell(), 2, lambda _: None) as worker:
             for seq in (1, 2):

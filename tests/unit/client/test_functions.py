@@ -52,7 +52,7 @@ def test_a_thread_sees_the_context_of_its_caller() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), asyncio.CancelledError("x")])
-def test_what_is_raised_in_a_thread_is_raised_here(error: BaseException) -> None:
+def test_an_exception_in_a_thread_reaches_the_caller(error: BaseException) -> None:
     def fail() -> None:
         raise error
 
@@ -99,7 +99,7 @@ def test_many_threads_run_at_once() -> None:
     run(main())
 
 
-def test_whoever_is_cancelled_does_not_wait_for_a_thread() -> None:
+def test_a_cancelled_caller_does_not_wait_for_its_thread() -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
     def wait() -> None:

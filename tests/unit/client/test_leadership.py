@@ -63,7 +63,7 @@ def test_a_function_that_comes_while_we_lead_is_called_at_once() -> None:
     run(main())
 
 
-def test_a_plain_function_runs_in_a_thread_that_nobody_waits_for() -> None:
+def test_a_plain_function_runs_in_a_thread_without_being_awaited() -> None:
     async def main() -> None:
         lead = Leadership(fail_test)
         begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
@@ -111,7 +111,7 @@ def test_a_failure_while_leading_is_reported() -> None:
     run(main())
 
 
-def test_a_failure_while_ending_is_told_to_the_loop_only() -> None:
+def test_a_failure_while_ending_is_reported_to_the_loop_only() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
         lead = Leadership(fail_test)

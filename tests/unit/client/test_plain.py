@@ -107,7 +107,7 @@ def test_no_lines_come_from_dev_null() -> None:
         run(main(file.fileno()))
 
 
-def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_input_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     async def main() -> None:
         descriptor = os.open(tmp_path, os.O_RDONLY)
         with pytest.raises(StreamError, match="cannot read standard input: Is a directory"):
@@ -117,7 +117,7 @@ def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     run(main())
 
 
-def test_of_a_line_that_is_too_long_the_beginning_comes(pipe: tuple[int, int]) -> None:
+def test_an_overlong_line_yields_its_beginning(pipe: tuple[int, int]) -> None:
     async def main() -> None:
         os.write(pipe[1], b"x" * 11 + b"\nok\n" + b"y" * 20)
         os.close(pipe[1])
@@ -183,7 +183,7 @@ def test_a_complaint_is_flushed_to_standard_error() -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("out", "output"), ("sent", "error")])
-def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
+def test_output_that_cannot_be_written_is_reported(kind: str, name: str) -> None:
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails again
     frontend = PlainFrontend(0, full, io.StringIO(), io.StringIO())
     if kind == "sent":
@@ -229,7 +229,7 @@ def test_the_progress_is_gone_at_the_end() -> None:
     run(main())
 
 
-def test_where_nobody_looks_there_is_no_progress() -> None:
+def test_no_progress_is_drawn_without_a_terminal() -> None:
     frontend, calls = recorded()
     frontend.refresh(OPEN)
     assert calls == []

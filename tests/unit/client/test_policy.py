@@ -73,7 +73,7 @@ def test_a_command_is_allowed_if_any_pattern_of_the_file_matches(tmp_path: Path)
     assert not allow.allows_all
 
 
-def test_a_byte_order_mark_is_no_part_of_a_pattern(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_pattern(tmp_path: Path) -> None:
     file = tmp_path / "allow"
     file.write_bytes(b"\xef\xbb\xbfuptime\nls\n")
     assert policy.load(file).allows(["uptime"])
@@ -86,7 +86,7 @@ def test_an_empty_file_allows_nothing(tmp_path: Path) -> None:
     assert not policy.load(file).allows(["uptime"])
 
 
-def test_without_patterns_nothing_is_allowed_and_all_is_all() -> None:
+def test_no_patterns_allow_nothing_and_allow_all_allows_all() -> None:
     assert not policy.NOTHING.allows(["true"])
     assert policy.ALL.allows(["true"])
     assert Policy([["true"]], allows_all=True).allows(["false"])
@@ -99,7 +99,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         policy.load(tmp_path / "nowhere")
 
 
-def test_a_directory_is_no_allow_file(tmp_path: Path) -> None:
+def test_a_directory_is_refused_as_an_allow_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         policy.load(tmp_path)
 

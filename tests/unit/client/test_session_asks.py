@@ -84,7 +84,7 @@ def test_an_answer_is_reported_with_its_detail() -> None:
 @pytest.mark.parametrize(
     "field", ['"code":"1"', '"code":true', '"out":1', '"ms":1.5', '"truncated":1', '"reason":[]']
 )
-def test_a_field_of_the_wrong_kind_is_as_good_as_none(field: str) -> None:
+def test_a_field_of_the_wrong_kind_counts_as_missing(field: str) -> None:
     session = asked(0, 3)
     assert session.receive_data(f"RES 1 1 a ok {{{field}}}\n".encode()) == [Answer(1, 1, "a", "ok")]
 
@@ -99,7 +99,7 @@ def test_an_answer_has_the_rank_from_when_the_ask_was_logged() -> None:
     ]
 
 
-def test_newcomers_are_not_waited_for_even_where_somebody_left() -> None:
+def test_newcomers_are_not_waited_for_even_after_a_leave() -> None:
     session = asked(0, 3)
     assert session.receive_data(b"LEFT 2 1\nJOIN 3 1-2\n") == [
         ClientsChanged(2, 2),
@@ -156,7 +156,7 @@ def test_late_clients_count_as_timeout_once_and_by_rank() -> None:
 # --- names ---
 
 
-def test_a_who_goes_unseen_before_an_ask_if_a_name_is_unknown() -> None:
+def test_a_hidden_who_precedes_an_ask_if_a_name_is_unknown() -> None:
     session = joined(0, 3)
     session.ask("a")
     session.ask("b")
@@ -207,7 +207,7 @@ def test_a_name_is_learned_from_an_answer() -> None:
     assert session.expire(2)[0] == Answer(2, 1, "x", "timeout", reason="no answer in time")
 
 
-def test_a_roster_is_seen_by_whom_asked_for_it_only() -> None:
+def test_a_roster_is_reported_only_if_it_was_requested() -> None:
     session = joined(0, 2)
     assert session.receive_data(roster("me", "x")) == []
     session.receive_data(b"JOIN 1 2\n")
@@ -224,7 +224,7 @@ def test_a_roster_is_seen_by_whom_asked_for_it_only() -> None:
 
 
 @pytest.mark.parametrize("end", [b"BYE slow too slow\n", b"CMD 9 0 x\n", b""])
-def test_what_is_open_at_the_end_is_accounted_for(end: bytes) -> None:
+def test_asks_open_at_the_end_are_accounted_for(end: bytes) -> None:
     session = asked(1, 3)
     for text in ("b", "c"):
         session.ask(text)

@@ -81,7 +81,7 @@ def test_a_daemon_is_ended_before_the_next_command_begins(tether: Tether) -> Non
     run(main())
 
 
-def test_who_can_be_asked_to_end_may_say_goodbye(tmp_path: Path) -> None:
+def test_a_process_that_heeds_sigterm_may_say_goodbye(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     polite = f"trap 'echo bye; exit' TERM; echo up >{fifo}; sleep 1000 & wait"
@@ -89,7 +89,7 @@ def test_who_can_be_asked_to_end_may_say_goodbye(tmp_path: Path) -> None:
     assert detail(outcome(shell(), text), "ok")["out"] == "over\nbye\n"
 
 
-def test_who_escapes_by_forking_is_caught(tmp_path: Path, tether: Tether) -> None:
+def test_a_process_that_escapes_by_forking_is_caught(tmp_path: Path, tether: Tether) -> None:
     comet = tmp_path / "comet"  # no process of it lives long, and each has a session of its own
     comet.write_text(f"#!/bin/sh\n{IGNORING}\nsetsid {comet} &\n")
     comet.chmod(0o755)
@@ -97,7 +97,7 @@ def test_who_escapes_by_forking_is_caught(tmp_path: Path, tether: Tether) -> Non
     assert tether.is_free()
 
 
-def test_the_dead_are_buried_while_a_command_goes_on() -> None:
+def test_dead_processes_are_reaped_while_a_command_runs() -> None:
     text = "pid=$(setsid sh -c 'true & echo $!'); while test -e /proc/$pid; do :; done"
     assert outcome(shell(timeout=BOUND / 2), text).status == "ok"
 
@@ -306,7 +306,7 @@ def test_a_supervisor_that_hangs_is_killed_with_its_command(
     run(main())
 
 
-def test_a_command_started_unheard_dies_with_a_hung_supervisor(
+def test_a_cancelled_start_is_ended_despite_a_hung_supervisor(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
@@ -413,7 +413,7 @@ supervisor.main()
 """
 
 
-def test_what_cannot_be_ended_is_named_and_delays_nobody_else(
+def test_unkillable_processes_are_named_and_delay_nobody_else(
     tmp_path: Path, tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     powerless = tmp_path / "powerless.py"

@@ -149,7 +149,7 @@ def test_connect_has_the_same_arguments() -> None:
 # --- commanding ---
 
 
-def test_what_a_client_is_can_be_read(server: ServerProcess) -> None:
+def test_the_properties_of_a_client_can_be_read(server: ServerProcess) -> None:
     with connect(server.where, name="web-1") as c:
         assert (c.name, c.rank, c.clients, c.seq, c.max_line, c.capacity) == ("web-1", 0, 1, 1, 65_536, 8)
         assert c.is_connected
@@ -205,7 +205,7 @@ def test_answers_are_there_as_they_come(server: ServerProcess) -> None:
         (list, [Answer(3, 1, "low", "ok")]),
     ],
 )
-def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
+def test_results_of_an_ask_wait_until_it_is_complete(
     server: ServerProcess, later: Later, read: Callable[[sync.SyncAsk], object], value: object
 ) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
@@ -220,7 +220,7 @@ def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
         assert reading.result(BOUND) == value
 
 
-def test_nobody_waits_for_nobody(server: ServerProcess) -> None:
+def test_an_ask_without_targets_is_done_at_once(server: ServerProcess) -> None:
     with connect(server.where) as c:
         asked = c.ask("x")
         assert asked.nobody
@@ -228,7 +228,7 @@ def test_nobody_waits_for_nobody(server: ServerProcess) -> None:
         assert c.ask("y").logged() == 3
 
 
-def test_who_does_not_answer_in_time_counts_as_timeout(server: ServerProcess) -> None:
+def test_a_client_that_answers_too_late_counts_as_timeout(server: ServerProcess) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello()
         asked = c.ask("x", timeout=BOUND)
@@ -248,7 +248,7 @@ def test_an_ask_that_is_not_logged_in_time_raises(server: ServerProcess) -> None
             list(asked)
 
 
-def test_what_may_not_be_sent_is_told_by_the_call(server: ServerProcess) -> None:
+def test_an_unsendable_text_raises_in_the_call(server: ServerProcess) -> None:
     with connect(server.where) as c:
         with pytest.raises(LocalProtocolError):
             c.ask("a\nb")
@@ -331,7 +331,7 @@ def test_nothing_that_waits_outlives_the_client(server: ServerProcess, later: La
         waiting.result(BOUND)
 
 
-def test_a_client_that_nobody_closed_does_not_keep_the_program(server: ServerProcess) -> None:
+def test_an_unclosed_client_does_not_keep_the_program_alive(server: ServerProcess) -> None:
     program = "from rankserver.client.sync import connect; print(connect().__enter__().cmd('x'))"
     environment = {**os.environ, "RANKSERVER": server.where}
     command = [sys.executable, "-c", program]
@@ -603,7 +603,7 @@ def test_a_coroutine_is_awaited_but_cannot_use_the_client(server: ServerProcess)
         assert low.is_connected
 
 
-def test_what_a_coroutine_function_began_ends_with_the_client(server: ServerProcess) -> None:
+def test_tasks_of_a_coroutine_function_end_with_the_client(server: ServerProcess) -> None:
     ended = []
 
     async def begun() -> None:
@@ -626,7 +626,7 @@ def test_what_a_coroutine_function_began_ends_with_the_client(server: ServerProc
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_exit_of_a_coroutine_ends_the_client_and_all_waiting(server: ServerProcess, later: Later) -> None:
+def test_a_coroutine_that_exits_ends_the_client_and_all_waits(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as top, connect(server.where) as low:
 
         @low.executes
@@ -655,7 +655,7 @@ def test_events_are_those_of_the_asyncio_client(server: ServerProcess) -> None:
         assert [next(again) for _ in range(3)] == expected
 
 
-def test_leaving_ends_the_iteration_after_what_is_there(server: ServerProcess, later: Later) -> None:
+def test_leaving_ends_the_iteration_after_the_queued_events(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c:
         waiting = later(list, c)
         late = iter(c)
@@ -694,7 +694,7 @@ def test_events_that_are_waited_for_before_joining_are_not_lost(server: ServerPr
     assert not list(events)
 
 
-def test_closing_ends_joining_that_goes_on_and_on(tmp_path: Path, later: Later) -> None:
+def test_closing_ends_a_join_that_keeps_retrying(tmp_path: Path, later: Later) -> None:
     c = connect(f"unix:{tmp_path}/nobody", reconnect=True)
     events = iter(c)
     joining = later(c.__enter__)
@@ -783,7 +783,7 @@ def test_after_closing_answers_can_still_be_read(server: ServerProcess) -> None:
     c.on_lead(print)
 
 
-def test_closing_in_the_middle_of_answers_is_no_end_of_them(server: ServerProcess) -> None:
+def test_closing_amid_answers_raises_in_the_iteration(server: ServerProcess) -> None:
     with RawClient(server.address) as low, RawClient(server.address) as lowest:
         with connect(server.where) as c:
             low.hello()

@@ -199,7 +199,7 @@ def test_a_failure_to_reject_is_an_outcome_and_execution_goes_on() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), GeneratorExit()])
-def test_a_worker_that_cannot_go_on_says_so(error: BaseException) -> None:
+def test_a_worker_that_cannot_go_on_reports_it(error: BaseException) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         heard: asyncio.Future[BaseException] = loop.create_future()
@@ -283,7 +283,7 @@ def test_an_executor_that_ignores_cancellation_does_not_block() -> None:
     run(main())
 
 
-def test_the_executor_is_told_apart_from_others() -> None:
+def test_a_worker_knows_whether_its_executor_calls_it() -> None:
     async def main() -> None:
         log = Log()
 

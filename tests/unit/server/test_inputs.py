@@ -68,7 +68,7 @@ def test_each_kind_is_a_byte_and_its_fields(value: Input, data: bytes) -> None:
 @pytest.mark.parametrize("kind", BY_KIND, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 @settings(deadline=None)
-def test_what_was_encoded_is_decoded_as_it_was(kind: type, data: st.DataObject) -> None:
+def test_decoding_reverses_encoding(kind: type, data: st.DataObject) -> None:
     value = data.draw(BY_KIND[kind])
     decoded = decode(encode(value))
     assert decoded == value
@@ -79,7 +79,7 @@ def test_what_was_encoded_is_decoded_as_it_was(kind: type, data: st.DataObject) 
 
 @given(value=INPUT, data=st.data())
 @settings(deadline=None)
-def test_no_part_of_an_input_is_an_input(value: Input, data: st.DataObject) -> None:
+def test_no_prefix_of_an_input_is_an_input(value: Input, data: st.DataObject) -> None:
     encoded = encode(value)
     with pytest.raises(InputError):
         decode(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
@@ -120,7 +120,7 @@ def test_equal_inputs_have_equal_bytes_and_garbage_none(data: bytes) -> None:
 
 @pytest.mark.parametrize("announced", [3, 2**31, 2**63, MAX_INTEGER])
 @pytest.mark.parametrize("prefix", [b"\0", b"\1", b"\2\1", b"\3\1", b"\4\1\1", b"\4\1\1\0", b"\0\1\1"])
-def test_more_than_there_is_may_not_be_announced(prefix: bytes, announced: int) -> None:
+def test_an_announced_length_beyond_the_end_is_refused(prefix: bytes, announced: int) -> None:
     length = encode(Left((announced,)))[2:]
     with pytest.raises(
         InputError, match=f"{announced} (items|bytes) were announced and 2 (are|bytes are) left"
@@ -143,7 +143,7 @@ def test_a_text_must_be_utf8(text: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, MAX_INTEGER + 1])
-def test_a_number_that_has_no_code_is_not_encoded(number: int) -> None:
+def test_a_number_beyond_64_bits_is_not_encoded(number: int) -> None:
     for value in (Left((number,)), Lines(number, b""), Joined((Newcomer(1, "a", number),))):
         with pytest.raises(ValueError, match="unsigned number of 64 bits"):
             encode(value)

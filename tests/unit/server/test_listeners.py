@@ -137,7 +137,7 @@ def test_a_host_without_an_address_is_named() -> None:
         listeners.open_tcp("no.such.host.invalid", 5050)
 
 
-def test_a_host_that_is_no_name_at_all_is_named() -> None:
+def test_a_malformed_host_is_named() -> None:
     with pytest.raises(ListenError, match=r"^cannot listen on a\.\.b:5050: "):
         listeners.open_tcp("a..b", 5050)
 
@@ -204,7 +204,7 @@ def test_a_file_that_is_no_socket_is_named_and_left_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("path", "reason"), [("missing/rank.sock", "No such file or directory"), ("x" * 200, "path too long")]
 )
-def test_a_path_that_cannot_be_is_named(path: str, reason: str, tmp_path: Path) -> None:
+def test_an_impossible_path_is_named(path: str, reason: str, tmp_path: Path) -> None:
     whole = tmp_path / path
     with pytest.raises(ListenError, match=f"^cannot listen on unix:{whole}: .*{reason}$"):
         listeners.open_unix(str(whole))
@@ -226,7 +226,7 @@ def test_a_path_that_cannot_be_is_named(path: str, reason: str, tmp_path: Path) 
         ("::ffff:192.0.2.1", False),
     ],
 )
-def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+def test_loopback_hosts_are_recognized(host: str, expected: bool) -> None:
     assert listeners.is_loopback(host) is expected
 
 
@@ -298,7 +298,7 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_it_tells_where_it_listens_tcp_first(turns: Turns) -> None:
+def test_it_names_its_addresses_tcp_first(turns: Turns) -> None:
     assert turns.addresses == [f"127.0.0.1:{turns.address[1]}", f"unix:{turns.unix}"]
 
 
@@ -354,7 +354,7 @@ def test_other_connections_are_paced_as_the_system_does(opened: list[socket.sock
         assert congestion_control(opened[0]) == congestion_control(fresh)
 
 
-def test_a_system_that_allows_no_reno_is_listened_on(
+def test_it_also_listens_where_reno_is_not_allowed(
     opened: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LOOPBACK_CONGESTION", b"none such")
@@ -416,7 +416,7 @@ class Aborting:
         return result, ""
 
 
-def test_a_connection_that_was_gone_before_is_passed_over(turns: Turns) -> None:
+def test_a_connection_lost_before_its_accept_is_skipped(turns: Turns) -> None:
     ours, theirs = socket.socketpair()
     turns.stack.enter_context(ours)
     turns.stack.enter_context(theirs)
@@ -438,7 +438,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.EMFILE])
-def test_a_failure_that_lasts_is_a_pause(number: int, turns: Turns) -> None:
+def test_a_persistent_failure_pauses_accepting(number: int, turns: Turns) -> None:
     failing = Failing(number)
     turns.acceptor.ready.append(failing)  # type: ignore[arg-type]
     assert list(turns.acceptor.accept()) == []

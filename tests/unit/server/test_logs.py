@@ -112,7 +112,7 @@ def test_a_level_shows_itself_and_those_above(
     assert [re.findall(r"event-(\w+)", line) for line in lines] == [[name] for name in logs.LEVELS[number:]]
 
 
-def test_configuring_again_replaces_what_was(capfd: pytest.CaptureFixture[str]) -> None:
+def test_configuring_again_replaces_the_old_configuration(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     logs.configure("info", "json")
     logs.event(logging.INFO, "joined")
@@ -183,7 +183,7 @@ def test_events_above_the_limit_are_only_counted(max_lines: int, capfd: pytest.C
     assert written(capfd) == []
 
 
-def test_what_the_level_hides_is_not_counted(capfd: pytest.CaptureFixture[str]) -> None:
+def test_events_below_the_level_are_not_counted(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     strangers = logs.Limited(logs.MAX_STRANGER_LINES)
     for _ in range(2 * logs.MAX_STRANGER_LINES):
@@ -311,7 +311,7 @@ def test_a_standard_error_that_fails_is_ignored() -> None:
         os.close(fd)
 
 
-def test_a_file_that_others_write_to_as_well_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_shared_with_other_writers_is_not_overwritten(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+b", buffering=0) as file, standard_error(file.fileno()):
         file.write(b"before\n")
         logs.configure("info", "text")

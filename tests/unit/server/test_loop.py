@@ -78,7 +78,7 @@ def lines_handled(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> li
     return handled
 
 
-def test_those_who_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_LINES", 10)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(4)]
@@ -97,7 +97,7 @@ def test_those_who_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.Mon
         assert stepped.log.seq == 8, "four JOINs, and then the commands"
 
 
-def test_a_roster_counts_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_roster_counts_by_its_length_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_LINES", 10)
     monkeypatch.setattr("rankserver.membership.MEMBERS_PER_LINE", 1)
     with SteppedServer() as stepped:
@@ -114,7 +114,7 @@ def test_a_roster_counts_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
         assert b'{"total":9,' in clients[0].received()
 
 
-def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_runs_few_tls_handshakes_and_all_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         clients = [stepped.connect() for _ in range(10)]
         stepped.turn()
@@ -135,7 +135,7 @@ def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.
 # --- connections that break -------------------------------------------------------------------
 
 
-def test_one_that_says_bye_while_it_is_drained_is_closed_once() -> None:
+def test_a_client_that_says_bye_while_drained_is_closed_once() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         stepped.loop.reader.budget = MIN_READ_BYTES
@@ -148,7 +148,7 @@ def test_one_that_says_bye_while_it_is_drained_is_closed_once() -> None:
         assert stepped.log.seq == 11  # JOIN, nine commands, LEFT
 
 
-def test_what_was_sent_before_the_connection_broke_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_sent_before_the_connection_broke_count(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         monkeypatch.setattr(stepped.loop.reader, "budget", MIN_READ_BYTES)
@@ -161,7 +161,7 @@ def test_what_was_sent_before_the_connection_broke_counts(monkeypatch: pytest.Mo
         assert stepped.log.seq == 22  # JOIN, twenty commands, LEFT
 
 
-def test_nothing_is_closed_while_a_turn_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_closed_in_the_middle_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client, other = stepped.join(), stepped.join()
         client.sock.close()
@@ -212,7 +212,7 @@ def test_with_a_short_heartbeat_shorter_stops_do_not_count() -> None:
             assert is_shaking_hands(client)
 
 
-def test_a_turn_that_takes_long_counts_for_a_little() -> None:
+def test_a_long_turn_counts_for_little_time() -> None:
     with SteppedServer(handshake_timeout=5) as stepped:
         client = stepped.connect()
         stepped.turn()
@@ -263,7 +263,7 @@ def patience(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[fl
 # --- waits ------------------------------------------------------------------------------------
 
 
-def test_a_turn_that_lets_somebody_go_on_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_that_resumes_a_client_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         waited = patience(stepped, monkeypatch)
@@ -275,7 +275,7 @@ def test_a_turn_that_lets_somebody_go_on_is_followed_by_another(monkeypatch: pyt
         assert waited[2] != 0
 
 
-def test_commands_wait_for_one_that_is_behind_and_then_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_wait_for_a_client_behind_and_then_count(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer(max_backlog=1000) as stepped:
         slow, waits = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:
@@ -299,7 +299,7 @@ def nothing_is_sent(stepped: SteppedServer, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stepped.log, "flush_all", lambda: ([], []))
 
 
-def test_without_memory_for_what_waited_it_goes_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_waiting_input_only_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> int:
         raise MemoryError
 
@@ -324,7 +324,7 @@ def test_without_memory_for_what_waited_it_goes_and_nobody_else(monkeypatch: pyt
 # --- accepting --------------------------------------------------------------------------------
 
 
-def test_what_is_sent_with_the_connection_is_read_in_its_turn(tmp_path: Path) -> None:
+def test_data_sent_with_the_connection_is_read_in_the_same_turn(tmp_path: Path) -> None:
     with SteppedServer(unix=str(tmp_path / "socket"), port=0) as stepped:
         stepped.server.listen()
         with socket.socket(socket.AF_UNIX) as sock:

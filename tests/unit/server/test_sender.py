@@ -64,7 +64,7 @@ def test_many_private_frames_do_not_wait_for_the_end_of_the_turn(monkeypatch: py
         assert client.received() == b"PONG\n"
 
 
-def test_one_that_departs_is_sent_no_more_frames() -> None:
+def test_a_departing_client_is_sent_no_more_frames() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()
@@ -154,7 +154,7 @@ def test_a_registration_changes_only_where_the_wait_does(monkeypatch: pytest.Mon
 # --- connections that are gone for writing ----------------------------------------------------
 
 
-def test_one_that_broke_and_is_closed_is_not_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_channel_that_is_closed_is_not_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         with monkeypatch.context() as patch:
@@ -170,7 +170,7 @@ def test_one_that_broke_and_is_closed_is_not_drained(monkeypatch: pytest.MonkeyP
         assert not stepped.loop.reader.draining
 
 
-def test_nobody_waits_for_one_that_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_a_broken_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer(max_backlog=1000) as stepped:
         client, other = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:

@@ -43,7 +43,7 @@ def test_a_wrong_token_is_answered_after_a_while() -> None:
         assert stepped.log.seq == 1
 
 
-def test_one_that_must_wait_for_its_refusal_may_go_before() -> None:
+def test_a_client_may_close_before_its_delayed_refusal() -> None:
     with SteppedServer(tokens=tokens_by_class(0)) as stepped:
         client = stepped.connect()
         client.send(hello(1))
@@ -54,7 +54,7 @@ def test_one_that_must_wait_for_its_refusal_may_go_before() -> None:
         stepped.wait(TOKEN_PENALTY + 0.1)
 
 
-def test_other_tokens_count_from_a_reload_on() -> None:
+def test_after_a_reload_the_new_tokens_count() -> None:
     with SteppedServer(tokens=tokens_by_class(0)) as stepped:
         member = stepped.join(hello(0))
         stepped.server.reload(tokens_by_class(1), None)
@@ -124,7 +124,7 @@ def test_the_first_departure_counts() -> None:
         assert stepped.log.seq == 2
 
 
-def test_one_that_departs_waits_no_more_and_is_not_waited_for() -> None:
+def test_a_departing_client_waits_no_more_and_blocks_nobody() -> None:
     with SteppedServer() as stepped:
         channel, other = stepped.join().channel, stepped.join().channel
         pace = stepped.loop.pace
@@ -137,7 +137,7 @@ def test_one_that_departs_waits_no_more_and_is_not_waited_for() -> None:
         assert pace.update(0) == [other]
 
 
-def test_one_without_memory_for_its_frame_departs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_memory_for_its_frame_departs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client, other = stepped.join(), stepped.join()
         client.send(b"PING\nCMD a\n")
@@ -150,7 +150,7 @@ def test_one_without_memory_for_its_frame_departs_alone(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("line", [b"ASK a", b"CMD a"])
-def test_one_without_memory_for_its_command_departs_alone(
+def test_a_client_without_memory_for_its_command_departs_alone(
     line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SteppedServer() as stepped:
@@ -200,7 +200,7 @@ def test_a_second_hello_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("line", [b"CMD a", b"WHO", b"PONG", b"BYE", b"nonsense", b"\xff"])
-def test_what_is_not_a_hello_ends_a_handshake(line: bytes) -> None:
+def test_anything_but_a_hello_ends_a_handshake(line: bytes) -> None:
     with SteppedServer() as stepped:
         client = stepped.connect()
         client.send(line + b"\n")
@@ -268,7 +268,7 @@ def congest(stepped: SteppedServer, channel: Channel) -> None:
         stepped.loop.sender.send(channel, b"PONG %s\n" % (b"x" * (MAX_PRIVATE_BYTES // 8)))
 
 
-def test_one_that_is_congested_waits_for_itself() -> None:
+def test_a_congested_client_waits_for_itself() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         congest(stepped, client.channel)
@@ -295,7 +295,7 @@ def test_commands_wait_before_they_are_proposed() -> None:
         stepped.loop.pace.is_holding = False
 
 
-def test_a_member_without_a_channel_is_told_nothing() -> None:
+def test_a_member_without_a_channel_is_sent_nothing() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         stepped.state.apply(Joined((Newcomer(99, "elsewhere"),)))

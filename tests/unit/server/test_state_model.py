@@ -244,7 +244,7 @@ def test_inputs_give_the_same_state_as_the_bytes(steps: list[tuple[str, int, byt
         twins.compare_streams()
 
 
-def test_commands_are_collected_in_stretches() -> None:
+def test_commands_are_collected_in_runs() -> None:
     with Twins() as twins:
         perform(twins, [("join", 0, b""), ("join", 1, b""), ("turn", 0, b"")])
         twins.send(1, b"CMD a\nCMD b\r\n\nASK c\nCMD d\nCMD e\nPING\n")
@@ -259,7 +259,7 @@ def test_commands_are_collected_in_stretches() -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_a_long_stretch_becomes_the_same_log(pieces: int) -> None:
+def test_a_long_run_of_commands_gives_the_same_log(pieces: int) -> None:
     data = b"".join(b"CMD %d %s\n" % (number, b"x" * (number % 200)) for number in range(20_000))
     with Twins() as twins:
         perform(twins, [("join", 0, b""), ("join", 1, b""), ("turn", 0, b"")])
