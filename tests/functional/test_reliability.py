@@ -16,7 +16,7 @@ from tests.abuse.subjects import RANK
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.key for row in ROWS])
-def test_each_row_of_the_page_holds(row: Row) -> None:
+def test_what_the_page_says_holds(row: Row) -> None:
     if not row.possible():
         pytest.skip("this machine lacks what it needs")
     outcome = row.do(RANK, **row.small)
