@@ -1,4 +1,4 @@
-"""Answers on their way back: what is expected of them, and that all else is found."""
+"""The answers benchmark: the expected lines, and that any others are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison: what becomes of a peer that fails, and what a run leaves behind."""
+"""The comparison: peers that fail, and what a run writes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ PLACES = Places.choose()
 
 
 class Watching:
-    """Notes what is said, and does something when a step of a peer begins for the second time."""
+    """Progress that records steps, and calls ``then`` when step ``when`` begins for the second time."""
 
     def __init__(self, when: str = "", then: Any = None) -> None:
         self.said: list[str] = []
@@ -90,7 +90,7 @@ class Watching:
             self._then()
 
     def passed(self, _seconds: float) -> None:
-        """Nothing is shown."""
+        """Ignore the time."""
 
 
 def run_point(*peers: Peer, point: Point = TINY, progress: Watching | None = None) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def gone(pid: int) -> bool:
 
 
 def mortal_peer(started: list[Server]) -> tuple[Peer, Any]:
-    """Return a peer, and what kills the first of its servers."""
+    """Return a peer, and a function that kills the first of its servers."""
 
     def start(load: Load, cpu: int | None) -> Server:
         started.append(RankServer(load.connections, cpu=cpu))
@@ -215,7 +215,7 @@ def test_a_run_in_which_this_server_fails_is_no_success(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what a small run has written."""
+    """Return the folder that a small run has written."""
     output = tmp_path_factory.mktemp("compare")
     arguments = ["--quick", "--peers", "asyncio,ceiling", "--receivers", "10", "--rounds", "2"]
     assert compare.main([*arguments, "--members", "10", "--output", str(output)]) == 0
@@ -224,7 +224,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def measured(folder: Path) -> Measurements:
-    """Return what it has measured."""
+    """Return the measurements of that run."""
     return Measurements.parse((folder / "compare.json").read_text())
 
 
@@ -263,7 +263,7 @@ def test_there_is_a_burst_of_each_source_in_each_round(measured: Measurements) -
 
 def test_what_a_sender_hears_is_a_delivery_where_all_send(measured: Measurements) -> None:
     for burst in measured.bursts.itertuples():
-        # The asyncio server does not send anybody their own commands.
+        # The asyncio server does not send clients their own commands.
         hear = burst.receivers - (burst.senders == "every" and burst.peer == "asyncio")
         assert burst.deliveries == burst.commands * hear
 
@@ -286,7 +286,7 @@ def test_membership_holds_all_rounds(measured: Measurements) -> None:
     members = measured.members
     assert members.clients.tolist() == [10, 10]
     assert members["round"].tolist() == [0, 1]
-    # A hundred of ten cannot leave.
+    # A hundred clients cannot leave if there are ten.
     assert members.hundred_leave.isna().all()
     assert (members.half_leave > 0).all()
 

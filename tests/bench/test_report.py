@@ -1,4 +1,4 @@
-"""What is made of the rounds of a comparison: tables, plots, and the page."""
+"""The tables, plots and page that are made from the rounds of a comparison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def result() -> dict[str, Any]:
 
 
 def row(page: str, name: str, *after: str) -> list[str]:
-    """Return the cells of the first row that begins with a name, behind these places in the page."""
+    """Return the cells of the first row that begins with ``name`` after these texts in the page."""
     for place in after:
         page = page[page.index(place) :]
     line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))

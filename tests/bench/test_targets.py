@@ -1,4 +1,4 @@
-"""What the comparison must show: each demand, and what is enough for it."""
+"""The targets of the comparison, and the values that meet them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result() -> dict[str, Any]:
 
 
 def one(result: dict[str, Any], what: str, place: int) -> Target:
-    """Return the only target of this kind."""
+    """Return the only target with this name and place."""
     (target,) = (it for it in targets.check(measured(result)) if (it.what, it.place) == (what, place))
     return target
 
@@ -77,7 +77,7 @@ def test_a_value_exactly_at_the_limit(limit: str, met: bool) -> None:
 def test_ratios_are_taken_round_by_round(result: dict[str, Any]) -> None:
     set_rates(result, HERE, "rankserver", [10, 20, 30, 40, 50])
     set_rates(result, HERE, "redis", [1, 10, 30, 40, 50])
-    # The medians of both are the same as well: 30.
+    # The medians of both are equal: 30.
     assert one(result, "throughput, 64 bytes: multiple of redis", 100).value == pytest.approx(1.0)
     set_rates(result, HERE, "redis", [10, 10, 5, 5, 5])
     assert one(result, "throughput, 64 bytes: multiple of redis", 100).value == pytest.approx(6.0)

@@ -1,4 +1,4 @@
-"""The C core through its typed face, one behaviour at a time: ranks, cursors, and what goes into the log."""
+"""The C core through its typed wrapper, one behaviour at a time: ranks, cursors, and frames in the log."""
 
 from __future__ import annotations
 

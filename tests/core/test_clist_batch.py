@@ -1,4 +1,4 @@
-"""Commands that are collected, and applied later: the log must be as if they had been logged at once."""
+"""Commands that are collected and applied later: the log must be the same as if they were logged at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def peers() -> Iterator[Peers]:
 
 
 def collected(client: Cursor, data: bytes) -> list[bytes]:
-    """Let ``data`` come, and return its batches of commands and its other lines, in order."""
+    """Receive ``data``, and return its batches of commands and its other lines, in order."""
     client.take(data)
     got: list[bytes] = []
     while True:
@@ -54,7 +54,8 @@ def test_collecting_and_applying_gives_the_same_log(
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     with Peers() as peers, Peers() as later:
         client, reader, sender = peers.join(), later.log.retain(), later.join()
-        for _ in range(before):  # so that seqs grow longer, and the batch begins anywhere in a block
+        # This makes seqs longer, and lets the batch begin anywhere in a block.
+        for _ in range(before):
             peers.log.append(b"JOIN", b"0")
             later.log.append(b"JOIN", b"0")
         batches = []

@@ -1,6 +1,6 @@
-"""What clients send: received, cut into lines, logged or handed over.
+"""Input of clients: it is received, cut into lines, and logged or handed over.
 
-Input that is not gone through at once is in ``test_clist_kept``.
+``test_clist_kept`` has the tests of input that is not handled at once.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def test_a_taken_buffer_may_change_before_it_is_handled(peers: Peers) -> None:
         (b"CMD a\0\n", [b"CMD a\0"], b""),
         (b"CMD a\x7f\n", [b"CMD a\x7f"], b""),
         (b"CMD \xff\n", [b"CMD \xff"], b""),
-        (b"CMD \xc2\n\x80\n", [b"CMD \xc2", b"\x80"], b""),  # no sequence across lines
+        # A UTF-8 sequence does not continue across lines.
+        (b"CMD \xc2\n\x80\n", [b"CMD \xc2", b"\x80"], b""),
     ],
 )
 def test_valid_commands_are_logged_and_other_lines_handed_over(
@@ -193,7 +194,7 @@ def test_seq_goes_on_behind_a_line_that_caused_frames(peers: Peers) -> None:
 def test_one_bad_line_among_many_is_found_wherever_it_is(
     sizes: list[int], spoil: list[tuple[int, bytes]], cuts: list[int]
 ) -> None:
-    """The core looks at plain text in large pieces; what is rough may be anywhere in one, or beside it."""
+    """The core checks plain text in large pieces; a bad byte may be anywhere in a piece, or next to one."""
     data = bytearray(b"".join(commands(1, size) for size in sizes) * 2)
     for place, what in spoil:
         at = place % len(data)
@@ -324,7 +325,8 @@ def test_a_connection_that_was_reset_is_an_os_error(peers: Peers) -> None:
     client = peers.join()
     client.private(b"PONG\n")
     client.flush()
-    peers.hang_up(client)  # and never reads that
+    # The client never reads that.
+    peers.hang_up(client)
     with pytest.raises(ConnectionResetError) as caught:
         client.read(READ_SIZE)
     assert caught.value.errno == errno.ECONNRESET
@@ -394,7 +396,8 @@ def test_the_input_of_a_discarded_client_goes_to_nobody(begun: bytes, peers: Pee
     gone = clients.pop()
     peers.feed(gone, begun)
     gone.take(b"\nCMD a\nWHO\n")
-    for client in (*clients, gone):  # so many that the allocator gives their memory to the next
+    # Enough clients that the allocator reuses their memory for the next ones.
+    for client in (*clients, gone):
         client.discard()
     peers.log.check()
     for _ in range(20):

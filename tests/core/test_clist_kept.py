@@ -1,4 +1,4 @@
-"""Input that is not gone through at once: kept, brought back or thrown away."""
+"""Input that is not handled at once: it is kept, brought back or discarded."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ PIECES: Final = st.lists(
 def test_inputs_of_several_cursors_are_handled_in_any_order(
     steps: list[tuple[int, str, bytes]], byte_by_byte: bool
 ) -> None:
-    """Each cursor's lines are those of a model that knows of no other."""
+    """Each cursor's lines are those of a model without other cursors."""
     with Peers(HUGE_LINE, read_bytes=700) as peers:
         clients = [peers.join() for _ in range(3)]
         models = [ModelLog(HUGE_LINE) for _ in clients]
@@ -364,7 +364,8 @@ def test_nothing_is_kept_of_an_ignored_cursor(peers: Peers) -> None:
     client.keep()
     peers.log.check()
     peers.send(client, b"CMD b\n")
-    assert peers.receive(client) == []  # and it can be read
+    # The cursor can be read again.
+    assert peers.receive(client) == []
     assert peers.next_line(client) is None
     assert peers.log.seq == 0
 

@@ -1,4 +1,4 @@
-"""The C core through its typed face: what it sends by itself, and what others send for it."""
+"""The C core through its typed wrapper: bytes that it sends by itself, and bytes that callers send for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_a_full_socket_blocks_and_goes_on_where_it_stopped(peers: Peers) -> None
 def test_one_flush_sends_a_bounded_amount(peers: Peers) -> None:
     client = peers.join()
     expected = b""
-    for number in range(1, 201):  # a private frame between any two: nothing that is one piece of memory
+    # There is a private frame between any two log frames, so no two are in one piece of memory.
+    for number in range(1, 201):
         client.private(b"PONG %d\n" % number)
         peers.log.append(b"JOIN", b"0")
         expected += b"PONG %d\nJOIN %d 0\n" % (number, number)
@@ -52,7 +53,8 @@ def test_one_flush_sends_a_bounded_amount(peers: Peers) -> None:
 def test_a_connection_that_is_gone_is_broken(peers: Peers) -> None:
     client = peers.join()
     peers.hang_up(client)
-    assert client.flush() is Flushed.DONE  # there was nothing to send
+    # There is nothing to send, so nothing fails.
+    assert client.flush() is Flushed.DONE
     peers.log.append(b"JOIN", b"1")
     assert client.flush() is Flushed.BROKEN
     peers.log.check()
@@ -122,7 +124,8 @@ def test_in_flight_bytes_are_sent_but_not_read(peers: Peers) -> None:
     peers.log.append(b"JOIN", b"0")
     assert client.in_flight() == 0
     client.flush()
-    assert client.in_flight() >= 9  # the system counts what it needs itself, too
+    # The system also counts its own overhead.
+    assert client.in_flight() >= 9
     assert peers.read(client) == b"JOIN 1 0\n"
     assert client.in_flight() == 0
 
@@ -130,7 +133,8 @@ def test_in_flight_bytes_are_sent_but_not_read(peers: Peers) -> None:
 def test_flush_all_sends_a_log_of_many_pieces_completely(peers: Peers) -> None:
     client = peers.join()
     peers.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
-    for number in range(100):  # a private frame between any two: far more spans than one call takes
+    # There is a private frame between any two log frames: far more spans than one call takes.
+    for number in range(100):
         client.private(b"PONG %d\n" % number)
         peers.log.append(b"JOIN", b"0")
     assert peers.log.flush_all() == ([], [])

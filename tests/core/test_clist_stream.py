@@ -1,4 +1,4 @@
-"""What a cursor is owed: private frames in their places, how far it is sent, and what is kept for it."""
+"""The stream of a cursor: private frames in their places, how far it is sent, and what is kept for it."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ def test_a_cursor_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
     client, other = peers.join(), peers.join()
     peers.log.append(b"JOIN", b"0".ljust(500))
     got = peers.rest(client)
-    peers.feed(other, commands(3, 200))  # these begin in the next block
+    # These commands begin in the next block.
+    peers.feed(other, commands(3, 200))
     client.cut()
     assert got.count(b"\n") == 1
     assert peers.rest(client) == b""
@@ -400,7 +401,8 @@ def test_with_nobody_ranked_the_log_does_not_grow(peers: Peers) -> None:
 
 def test_the_log_is_given_back_block_by_block(peers: Peers) -> None:
     client = peers.join()
-    frame = b"JOIN 1 %s\n" % (b"x" * 300)  # more than half a block, so there is one in each
+    # Each frame takes more than half a block, so each block holds one.
+    frame = b"JOIN 1 %s\n" % (b"x" * 300)
     for _ in range(5):
         peers.log.append(b"JOIN", b"x" * 300)
     for left in range(5, 0, -1):

@@ -1,4 +1,4 @@
-"""The text rule in C, which must say of any bytes what the Python side of the protocol says."""
+"""The text rule in C, which must agree with the Python implementation about any bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent without a rank: before a cursor is attached, without a member, or after that has left."""
+"""Input without a rank: before a cursor is attached, without a member, or after the member has left."""
 
 from __future__ import annotations
 

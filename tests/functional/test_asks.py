@@ -1,4 +1,5 @@
-"""Answers to ASK (docs/protocol.md), from the real server: who may answer, and who hears of it."""
+"""Answers to ASK (docs/protocol.md), from the real server: which clients may answer, and who gets the
+answers."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ Join = Callable[..., list[RawClient]]
 
 
 def ask(asker: RawClient, others: list[RawClient], text: bytes = b"uptime") -> int:
-    """Let ``asker`` ask and everybody hear it; return the seq."""
+    """Let ``asker`` ask, and wait until all have the ASK; return its seq."""
     asker.send(b"ASK %s\n" % text)
     line = asker.expect(b"ASK ")
     assert [other.line() for other in others] == [line] * len(others)
@@ -87,7 +88,8 @@ def test_a_client_that_joined_after_an_ask_may_not_answer_it(
 ) -> None:
     asker, executor, leaver = join(server, "asker", "executor", "leaver")
     seq = ask(asker, [executor, leaver])
-    leaver.send(b"BYE\n")  # so that the later one takes the place of one that might have answered
+    # The later client now takes the place of one that was allowed to answer.
+    leaver.send(b"BYE\n")
     asker.expect(b"LEFT ")
     later = connect(server)
     later.hello("later")

@@ -24,7 +24,7 @@ from tests.support.waiting import BOUND
 
 @pytest.fixture
 def listen() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """Return a function that serves a script to the first who connects, and gives the address."""
+    """Return a function that serves a script to the first client, and returns the address."""
     with contextlib.ExitStack() as stack:
 
         def start(script: Callable[[socket.socket], None]) -> str:
@@ -190,7 +190,8 @@ def test_100_000_commands_from_a_file_need_little_memory(server: ServerProcess, 
     lines = done.stdout.splitlines()
     assert lines[-1] == b"#100001: executed by 0 of 0"
     assert len(lines) == 200_001
-    assert int(done.stderr.split()[1]) < 60_000  # kB; an idle one has 20,000
+    # In kB; an idle client has 20,000.
+    assert int(done.stderr.split()[1]) < 60_000
 
 
 @pytest.mark.parametrize("redirect", ["<&-", "</dev/null"])

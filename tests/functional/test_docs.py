@@ -1,7 +1,7 @@
-"""The examples in the docs do what the page says: each is run as a program against a server of its own.
+"""The examples in the docs do what the page says: each runs as a program with its own server.
 
-A ``python`` block is one program, or what stands in its ``main``; the ``text`` block after it is what it
-prints. A comment before it says what happens to the server meanwhile.
+A ``python`` block is a whole program, or the body of its ``main``; the ``text`` block after it is its output.
+A comment before the block says what happens to the server during the run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if inspect.isawaitable(main):
 
 
 class Example(NamedTuple):
-    """A program on a page, and what it prints; the server is told ``action`` after it printed ``cue``."""
+    """A program on a page and its output; after it printed ``cue``, ``action`` is done to the server."""
 
     name: str
     code: str
@@ -63,7 +63,7 @@ def examples(page: Path) -> Iterator[Example]:
 
 
 def run(example: Example, path: Path) -> tuple[str, str]:
-    """Return what the example writes to standard output and standard error."""
+    """Run the example; return its standard output and standard error."""
     with ExitStack() as stack:
         server = stack.enter_context(ServerProcess(8, unix=path))
         program = stack.enter_context(
@@ -112,7 +112,7 @@ def test_an_example_that_prints_something_else_is_noticed(tmp_path: Path) -> Non
 
 
 def reference() -> tuple[str, str]:
-    """Return the two tables of the reference: that of the client and that of an ask."""
+    """Return the two tables of the reference, for clients and for asks."""
     of_client, _, of_ask = API.read_text().partition("## Reference")[2].partition("Of an `Ask`:")
     return of_client, of_ask
 

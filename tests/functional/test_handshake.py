@@ -178,7 +178,7 @@ def test_a_place_is_free_again_after_a_disconnect(serve: Serve, connect: Connect
 
 
 def wait_for_place(server: ServerProcess) -> RawClient:
-    """Join as soon as the server has noticed that a place is free."""
+    """Retry until the server has noticed that a place is free, and join."""
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
         client = RawClient(server.address)
@@ -300,7 +300,7 @@ def test_silent_and_dripping_connections_time_out_without_a_rank(serve: Serve, c
 
 
 def drip_until_goodbye(client: RawClient) -> None:
-    """Send a HELLO that never ends, a byte every 20 ms, until the server has had enough."""
+    """Send an endless HELLO, a byte every 20 ms, until the server ends the connection."""
     deadline = time.monotonic() + BOUND
     client.send(b"HELLO {")
     while not select.select([client.sock], [], [], 0.02)[0]:

@@ -34,7 +34,7 @@ WAYS_TO_LEAVE = (*DISCONNECTS, bye)
 
 
 def numbered(lines: list[bytes], verb: bytes, rank: int) -> list[bytes]:
-    """Return the texts of log frames that must all have this verb and rank, and consecutive numbers."""
+    """Return the texts of log frames; check that all have this verb and rank, and consecutive numbers."""
     words = [line.split(b" ", 3) for line in lines]
     first = int(words[0][1])
     expected = [(verb, first + n, rank) for n in range(len(lines))]
@@ -147,7 +147,8 @@ def test_a_leaver_gets_the_log_before_its_left_and_then_the_end(
 def test_closing_the_sending_side_after_bye_loses_nothing_owed(server: ServerProcess, join: Join) -> None:
     (leaver,) = join(server, "a")
     leaver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-    leaver.send(b"CMD %s\n" % (b"x" * 60_000) * 200 + b"BYE\n")  # more than the sockets hold
+    # These are more bytes than the sockets hold.
+    leaver.send(b"CMD %s\n" % (b"x" * 60_000) * 200 + b"BYE\n")
     half_close(leaver)
     assert len(leaver.rest()) == 200
 
@@ -161,7 +162,7 @@ def test_a_join_is_announced_after_waiting_for_further_joins(
     start = time.monotonic()
     client.hello("b")
     first.expect(b"JOIN ")
-    # The server counts from the beginning of its turn, which may be a little before our clock was read.
+    # The server counts from the beginning of its turn, which may be slightly before our clock was read.
     assert time.monotonic() - start >= 0.9 * MIN_JOIN_WAIT
 
 
@@ -202,7 +203,7 @@ def test_departures_of_one_moment_are_split_into_valid_frames(serve: Serve, conn
 
 
 def log_until(client: RawClient, wanted: int, n: int) -> list[frames.JoinFrame | frames.LeftFrame]:
-    """Return the JOIN and LEFT frames that bring n clients to the number wanted."""
+    """Return the JOIN and LEFT frames that change the number of clients from ``n`` to ``wanted``."""
     received: list[frames.JoinFrame | frames.LeftFrame] = []
     while n != wanted:
         line = client.line()
@@ -221,7 +222,8 @@ def test_a_join_during_a_departure_gets_the_right_rank(
     newcomers = [connect(server), connect(server)]
     for newcomer in newcomers:
         newcomer.expect(b"INFO ")
-    clients[0].settle()  # the turn in which they came is over: what comes now is ready in its order
+    # The turn in which they came is over, so what comes now becomes ready in order.
+    clients[0].settle()
     with server.paused():
         newcomers[0].send(b'HELLO {"name":"d"}\n')
         clients[1].close()
@@ -279,7 +281,8 @@ def test_hello_commands_and_the_end_in_one_moment_all_count(
 ) -> None:
     (witness,) = join(anywhere, "w")
     for leave in WAYS_TO_LEAVE:
-        early = connect(anywhere) if anywhere.tls else None  # a paused server does not shake hands
+        # A paused server cannot do a TLS handshake.
+        early = connect(anywhere) if anywhere.tls else None
         with anywhere.paused() if paused else nullcontext():
             client = early or connect(anywhere)
             client.send(b"HELLO\nCMD one\nCMD two\n")

@@ -1,6 +1,6 @@
-"""Each row of docs/reliability.md in small: the same code, with numbers that take a second or two.
+"""Each row of docs/reliability.md on a small scale: the same code, with numbers that take a second or two.
 
-How long anything took is left to ``make reliability``.
+Times are checked by ``make reliability`` only.
 """
 
 from __future__ import annotations

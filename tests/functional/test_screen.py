@@ -1,4 +1,4 @@
-"""What the console draws on a terminal; ``test_terminal`` has what is typed there."""
+"""The console's output on a terminal; ``test_terminal`` is about its input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.servers import ServerProcess
 
 @pytest.fixture
 def other(server: ServerProcess, console: TerminalClient) -> Iterator[RawClient]:
-    """Join as rank 1, to answer what the console asks."""
+    """Join as rank 1, to answer the console's asks."""
     with RawClient(server.address) as client:
         client.hello("web")
         console.see("0/2>")
@@ -47,7 +47,8 @@ def test_a_burst_of_answers_is_drawn_in_few_writes(
     burst = console.raw[before:]
     assert burst.count(b"#3 rank 1 web | ") == 1000
     assert burst.count(b"cannot execute #") == 1000
-    assert burst.count(DRAWN) <= 20  # 2,000 if each line had one
+    # It would be 2,000 if each line were drawn separately.
+    assert burst.count(DRAWN) <= 20
 
 
 def test_lines_that_come_one_by_one_are_shown_one_by_one(console: TerminalClient, other: RawClient) -> None:
@@ -57,7 +58,8 @@ def test_lines_that_come_one_by_one_are_shown_one_by_one(console: TerminalClient
 
 
 def test_the_terminal_is_not_asked_where_the_cursor_is(console: TerminalClient) -> None:
-    assert b"\x1b[6n" not in console.raw  # not every terminal answers, and one that does not gets a warning
+    # Not every terminal answers, and the library warns if one does not.
+    assert b"\x1b[6n" not in console.raw
 
 
 # --- text of all kinds ---
@@ -182,7 +184,8 @@ def test_a_terminal_of_20_columns_and_5_rows_is_enough(
         console.type(CTRL_C)
         console.until(lambda: console.rows() == ["0/2>"])
         console.type("e" + TAB)
-        console.see("0/2> echo abc", "       echo abc")  # one in grey, and a menu of one row
+        # A suggestion in grey, and a menu of one row.
+        console.see("0/2> echo abc", "       echo abc")
         console.type(TAB + TAB)
         console.see("0/2> exit", "       exit")
 

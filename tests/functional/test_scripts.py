@@ -25,13 +25,13 @@ from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
-# Seconds that no test waits: a program that ends did not wait for an answer that long.
+# More seconds than any test takes: a program that ends has not waited for this long.
 LONG = "1000"
 
 
 @pytest.fixture
 def fleet(server: ServerProcess) -> Iterator[Callable[..., list[RawClient]]]:
-    """Return a function that lets clients join who do nothing by themselves."""
+    """Return a function that joins clients that do nothing by themselves."""
     with ExitStack() as stack:
 
         def join(*names: str) -> list[RawClient]:
@@ -91,7 +91,8 @@ def test_a_command_is_asked_answered_and_left_at_once(
     assert program.error() == "waiting for others: 0 of 2 here"
     web, db = fleet("web", "db")
     answer(web, "uptime", 'ok {"code":0,"out":"up 3 days\\n"}')
-    assert program.line() == "#4 rank 1 web | up 3 days"  # as it comes, not at the end
+    # It is printed as it comes, not at the end.
+    assert program.line() == "#4 rank 1 web | up 3 days"
     answer(db, "uptime", "ok")
     assert program.end() == (
         0,
@@ -150,7 +151,8 @@ def test_the_worst_of_several_commands_gives_the_exit_code(
     server: ServerProcess,
 ) -> None:
     code, lines, err = run(server.where, "-c", "a", "-c", "", "-c", "-x", "--name", "me", stdin=b"not read\n")
-    assert code == 6  # one could not be sent, and for the others there was nobody
+    # One command could not be sent, and the others had no targets.
+    assert code == 6
     assert lines == ["#2: executed by 0 of 0", "#3: executed by 0 of 0"]
     assert sorted(err.splitlines()) == [
         "cannot send: the command is empty",

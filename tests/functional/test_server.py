@@ -31,7 +31,7 @@ Serve = Callable[..., ServerProcess]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a server that is expected to end by itself."""
+    """Run a server that must end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "rankserver", *arguments],
         cwd=ROOT,
@@ -43,7 +43,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def check_failure(result: subprocess.CompletedProcess[str], code: int, *named: str) -> None:
-    """Check that the program failed with this code and one line that names what is wrong."""
+    """Check that the program failed with this code and one line that says what is wrong."""
     assert (result.returncode, result.stdout) == (code, "")
     assert len(result.stderr.splitlines()) == 1, result.stderr
     for part in named:
@@ -85,7 +85,8 @@ def test_bad_usage_exits_2_with_one_line_that_says_what_is_bad(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        cli.main(arguments)  # in this process, because there are so many
+        # Run in this process, because there are many cases.
+        cli.main(arguments)
     output, errors = capsys.readouterr()
     assert (exit_.value.code, output, len(errors.splitlines())) == (2, "", 1)
     assert (arguments[1] if arguments[1:2] > ["--"] else "rankserver") in errors
@@ -136,7 +137,8 @@ def test_a_host_without_an_address_exits_with_one_line() -> None:
 
 
 def test_it_accepts_as_soon_as_it_says_where_it_listens(tmp_path: Path) -> None:
-    with ServerProcess(8, "--host", "::1", unix=tmp_path / "socket") as server:  # checks both lines
+    # Starting the server checks both lines.
+    with ServerProcess(8, "--host", "::1", unix=tmp_path / "socket") as server:
         assert server.host == "::1"
         for address in (("::1", server.port), str(tmp_path / "socket")):
             with RawClient(address) as client:
@@ -165,7 +167,8 @@ def test_a_port_is_free_again_at_once_for_the_next_server(serve: Serve) -> None:
     client = RawClient(first.address)
     client.hello()
     first.process.send_signal(signal.SIGTERM)
-    client.rest()  # so that it is the server that closes first, and has to wait for stray segments
+    # The server now closes first, so its side has to wait for stray segments.
+    client.rest()
     client.close()
     assert first.wait() == 0
     second = subprocess.Popen(
@@ -349,7 +352,7 @@ def test_no_client_can_write_control_characters_to_the_log(serve: Serve, connect
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Ask the server again and again, which takes it a turn each, until something is so."""
+    """Ping the server, which takes a turn each time, until ``condition()`` is true."""
     deadline = time.monotonic() + BOUND
     while not condition():
         assert time.monotonic() < deadline, what

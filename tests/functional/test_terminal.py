@@ -1,4 +1,4 @@
-"""What is typed into the console on a terminal, and how it ends; ``test_screen`` has what is drawn."""
+"""The console's input on a terminal, and its end; ``test_screen`` is about its output."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_help_and_complaints_say_what_can_be_typed(console: TerminalClient) -> N
 
 @pytest.fixture
 def experienced(server: ServerProcess, console: TerminalClient) -> TerminalClient:
-    """Return a console with three earlier commands, the first at another time."""
+    """Return a console with three earlier commands, the first one from an earlier run."""
     for seq, command in enumerate(("upgrade all", "uptime", "date"), 2):
         console.type(command + "\r")
         console.see(f"sent #{seq}: {command}", f"#{seq}: executed by 0 of 0", "0/1>")
@@ -222,7 +222,8 @@ def experienced(server: ServerProcess, console: TerminalClient) -> TerminalClien
 
 def test_tab_completes_from_earlier_commands_the_latest_first(experienced: TerminalClient) -> None:
     experienced.type("u" + TAB)
-    experienced.see("0/1> uptime", "        uptime", "        upgrade all")  # one in grey, and the choice
+    # A suggestion in grey, and the menu.
+    experienced.see("0/1> uptime", "        uptime", "        upgrade all")
     experienced.type(TAB + TAB)
     experienced.see("0/1> upgrade all", "        uptime", "        upgrade all")
     experienced.type("\r")
@@ -268,7 +269,8 @@ def test_the_right_arrow_accepts_a_suggestion_from_the_history(experienced: Term
     experienced.type("upt")
     experienced.see("0/1> uptime")
     experienced.until(lambda: experienced.cursor() == (-1, len("0/1> upt")))
-    experienced.type("\r")  # what is only suggested is not sent
+    # A mere suggestion is not sent.
+    experienced.type("\r")
     experienced.see("0/1> upt", "sent #5: upt", "#5: executed by 0 of 0", "0/1>")
     experienced.type("upg")
     experienced.see("0/1> upgrade all")
@@ -298,7 +300,8 @@ def test_history_is_kept_for_next_time_and_its_owner_alone(
     history = tmp_path / "state" / "rankserver" / "history"
     console.type("uptime\r")
     console.see("sent #2: uptime", "#2: executed by 0 of 0", "0/1>")
-    history.unlink()  # while it runs
+    # The file is removed while the console runs.
+    history.unlink()
     console.type("date\r")
     console.see("sent #3: date", "#3: executed by 0 of 0", "0/1>")
     assert history.stat().st_mode & 0o777 == 0o600
@@ -369,8 +372,10 @@ def test_the_end_of_the_server_leaves_the_terminal_as_it_was(
     said = {signal.SIGTERM: "shutdown the server is stopping", signal.SIGKILL: "connection lost"}
     assert console.rows()[-1] == f"disconnected: {said[signum]}"
     assert console.is_cooked()
-    assert console.raw.rfind(b"\x1b[?2004l") > console.raw.rfind(b"\x1b[?2004h")  # bracketed paste is off
-    assert console.raw.rfind(b"\x1b[?7h") > console.raw.rfind(b"\x1b[?7l")  # and long lines are wrapped
+    # Bracketed paste is off.
+    assert console.raw.rfind(b"\x1b[?2004l") > console.raw.rfind(b"\x1b[?2004h")
+    # Long lines are wrapped again.
+    assert console.raw.rfind(b"\x1b[?7h") > console.raw.rfind(b"\x1b[?7l")
 
 
 def test_ctrl_z_stops_it_and_fg_goes_on(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:

@@ -1,4 +1,4 @@
-"""The client program and library with tokens and TLS: who is let in, and an operator that comes late."""
+"""The client program and library with tokens and TLS: admission, and an operator that joins late."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import BOUND
 
 
 class Trusted:
-    """A server that wants a token and speaks TLS, and what clients need for it."""
+    """A server that requires a token and TLS, and the files that clients need for it."""
 
     def __init__(self, serve: Callable[..., ServerProcess], path: Path) -> None:
         self.certificates = Certificates(path)
@@ -38,7 +38,7 @@ class Trusted:
         self.where = self.server.where
 
     def options(self, name: str) -> list[str]:
-        """Return the options of a client program with the token of this name."""
+        """Return the options of a client program with the token of this holder."""
         return ["--tls", "--tls-ca", str(self.certificates.ca), "--token-file", str(self._path / name)]
 
 
