@@ -88,7 +88,7 @@ def test_a_client_that_joined_after_an_ask_may_not_answer_it(
 ) -> None:
     asker, executor, leaver = join(server, "asker", "executor", "leaver")
     seq = ask(asker, [executor, leaver])
-    # The later client now takes the place of one that was allowed to answer.
+    # The later client takes the slot of one that was allowed to answer.
     leaver.send(b"BYE\n")
     asker.expect(b"LEFT ")
     later = connect(server)

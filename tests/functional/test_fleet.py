@@ -31,7 +31,7 @@ class Fleet:
     """Client programs that execute commands, and that the test can kill.
 
     Args:
-        mark: a variable in the environment of all their processes, including those of their commands.
+        mark: TMPDIR in the environment of all their processes, including those of their commands.
     """
 
     def __init__(self, address: str, mark: Path) -> None:

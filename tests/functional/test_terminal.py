@@ -212,7 +212,7 @@ def test_help_and_complaints_say_what_can_be_typed(console: TerminalClient) -> N
 
 @pytest.fixture
 def experienced(server: ServerProcess, console: TerminalClient) -> TerminalClient:
-    """Return a console with three earlier commands, the first one from an earlier run."""
+    """Return a console in which three commands have been entered."""
     for seq, command in enumerate(("upgrade all", "uptime", "date"), 2):
         console.type(command + "\r")
         console.see(f"sent #{seq}: {command}", f"#{seq}: executed by 0 of 0", "0/1>")
