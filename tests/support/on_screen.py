@@ -100,8 +100,7 @@ class TerminalClient:
         return at + 1 - len(self.rows())
 
     def cursor(self) -> tuple[int, int]:
-        """Return the cursor's index in ``rows``, counted from the end (-1 is the last), and its column from
-        0."""
+        """Return the cursor's index in ``rows``, from the end (-1 is the last), and its column from 0."""
         return self._screen.cursor.y - len(self.rows()), self._screen.cursor.x
 
     def colour(self, text: str, column: int = 0) -> str:

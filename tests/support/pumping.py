@@ -65,8 +65,7 @@ class PumpedClient:
 
 
 def move(peers: tuple[PumpedClient, ...], seconds: float) -> bool:
-    """Let each of these send and read once as soon as any can; return whether one could within
-    ``seconds``."""
+    """Let each of these send and read once when any can; return whether one could in ``seconds``."""
     with selectors.DefaultSelector() as selector:
         for peer in peers:
             if peer.interest:

@@ -120,8 +120,7 @@ class SteppedServer:
         raise AssertionError("it does not happen")
 
     def wait(self, seconds: float, step: float = 0.1) -> None:
-        """Let time go by, with a turn after each step; a longer step would be taken for a stop of the
-        process."""
+        """Let time go by, with a turn after each step; a longer step would be taken for a stop."""
         end = self.selector.now + seconds
         while self.selector.now < end:
             self.selector.now = min(self.selector.now + step, end)

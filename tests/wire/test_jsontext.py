@@ -55,7 +55,7 @@ def test_both_sides_allow_the_same_nesting(line: bytes) -> None:
 
 @pytest.mark.parametrize("end", ["", '"', "\\"])
 def test_a_hostile_text_takes_time_linear_in_its_length(end: str) -> None:
-    # Time in the square of the length would run into the test's timeout.
+    # Quadratic time would run into the test's timeout.
     text = "{" * 65 + '"\\' * 300_000 + end
     assert jsontext.is_too_deep(text)
     with pytest.raises(ValueError, match=r"."):

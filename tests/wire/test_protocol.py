@@ -38,7 +38,7 @@ from tests.support.pieces import cut
 
 NAME_CHARACTERS = "ABCXYZabcxyz0189._:@-"
 
-# What the text rule allows.
+# Text that the text rule allows.
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.just("\t"), min_size=1, max_size=40)
 names = st.text(NAME_CHARACTERS, min_size=1, max_size=64)
 numbers = st.integers(0, 10**protocol.MAX_NUMBER_DIGITS - 1)

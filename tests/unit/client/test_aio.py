@@ -1,4 +1,4 @@
-"""The client on one connection; ``test_aio_reconnect`` is about several."""
+"""The asyncio client on a single connection; ``test_aio_reconnect`` is about several."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ PROPERTIES = ("name", "rank", "clients", "seq", "max_line", "capacity")
 
 
 async def all_raise(client: Client, words: str) -> None:
-    """Check that whatever needs the connection raises."""
+    """Check that everything that needs a connection raises."""
     assert not client.is_connected
     for name in PROPERTIES:
         with pytest.raises(DisconnectedError, match=words):
@@ -103,7 +103,8 @@ def test_each_error_is_a_new_one() -> None:
         with pytest.raises(DisconnectedError) as caught:
             _ = client.rank
         errors.append(caught.value)
-    assert errors[0] is not errors[1]  # or it would keep the traceback of each time
+    # A shared exception would collect the tracebacks of all calls.
+    assert errors[0] is not errors[1]
 
 
 # --- commanding ---
@@ -135,7 +136,8 @@ def test_a_cancelled_command_disturbs_no_other(shared: ServerProcess) -> None:
             calls[3].cancel()
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert isinstance(ends[0], int)
-            assert ends[2] == ends[0] + 2  # it was sent all the same
+            # The cancelled command was sent nevertheless.
+            assert ends[2] == ends[0] + 2
             assert ends[4] == (frames.RosterEntry(0, client.name),)
 
     run(main())
@@ -274,7 +276,8 @@ def test_a_flood_of_events_does_not_starve_other_tasks(shared: ServerProcess) ->
                 last = client.seq + 30_000
                 events = aiter(client)
                 top.send(b"CMD x\n" * 30_000)
-                top.lines(30_001)  # half a megabyte is on its way, while the loop stands still
+                # Half a megabyte is on its way, while the loop stands still.
+                top.lines(30_001)
                 other = asyncio.create_task(others())
                 async for event in events:
                     if isinstance(event, Execute) and event.seq == last:
@@ -355,7 +358,8 @@ def test_the_result_of_a_function_is_the_answer(
                 bad = await answer(text)
                 assert bad.status == "fail"
                 assert bad.reason.startswith("bad outcome: ")
-            assert await answer("none") == nothing  # it goes on
+            # The client goes on.
+            assert await answer("none") == nothing
 
     run(main())
 
@@ -401,7 +405,7 @@ def test_an_exception_of_a_function_is_the_answer(
 
 
 class Hostile(str):
-    """A status that cannot be looked at."""
+    """A status that can be neither hashed nor compared."""
 
     __slots__ = ()
 
@@ -483,7 +487,7 @@ def test_several_jobs_are_executed_at_once(shared: ServerProcess) -> None:
 
 
 class Slow:
-    """An executor that takes its time to clean up, and says how far it is."""
+    """An executor that cleans up slowly, and records its progress."""
 
     def __init__(self) -> None:
         self.begun, self.ending, self.may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -504,7 +508,7 @@ class Slow:
 
 
 async def turns() -> None:
-    """Let everybody do what can be done without waiting."""
+    """Let all tasks do what they can do without waiting."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -520,11 +524,13 @@ def test_executing_is_ended_before_closing_is(server: ServerProcess, *, is_lost:
                 server.kill()
                 await (
                     executor.ending.wait()
-                )  # the client cleans up by itself, and closing comes into the middle
+                    # The client cleans up by itself, and ``close`` is called in the middle of this.
+                )
             closing = [asyncio.create_task(low.close()) for _ in range(2)]
             await executor.ending.wait()
             await turns()
-            closing[0].cancel()  # whoever closes may lose patience
+            # A caller of ``close`` may be cancelled.
+            closing[0].cancel()
             await asyncio.wait(closing[:1])
             await turns()
             assert executor.log == []
@@ -554,7 +560,8 @@ def test_setting_an_executor_on_a_closed_client_starts_nothing(shared: ServerPro
         async with connect(shared.where) as client:
             with shared.paused():
                 closing = asyncio.create_task(client.close())
-                await turns()  # it waits for the server now
+                # It is now waiting for the server.
+                await turns()
                 client.executes(_function)
             await closing
             client.executes(_function)

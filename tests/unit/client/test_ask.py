@@ -1,4 +1,4 @@
-"""An ask by itself, and with a real server as far as the end of the connection is about it."""
+"""Asks without a server, and with a real one where the end of the connection matters."""
 
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ def test_a_failure_is_raised_after_the_answers_that_came() -> None:
         waiting = [asyncio.ensure_future(each) for each in (ask, iterate(), ask.logged())]
         await asyncio.sleep(0)
         ask.end(LOST)
-        ask.end(DONE)  # the first end counts
+        # Only the first end counts.
+        ask.end(DONE)
         assert await asyncio.gather(*waiting, return_exceptions=True) == [LOST] * 3
         assert await gave_up(ask) is LOST
         assert seen == [A]
@@ -194,7 +195,8 @@ def test_an_ask_times_out_once_unless_it_ends_before() -> None:
         early.end(DONE)
         late = Ask("b", over.set_result, 0.001)
         assert await over is late
-        assert not late.is_done  # the client says what that means
+        # The client then decides what this means.
+        assert not late.is_done
 
     run(main())
 
@@ -260,7 +262,8 @@ def test_a_missing_answer_counts_as_timeout(shared: ServerProcess) -> None:
             low.executes(hang_unless_done)
             ask = top.ask("up", timeout=BOUND)
             async for _ in ask:
-                top._runner.expire(ask)  # as its timer does
+                # The ask's timer does the same.
+                top._runner.expire(ask)
             assert {answer.name: answer.status for answer in ask} == {"low": "timeout", "deaf": "denied"}
             assert not ask.ok
 
@@ -273,7 +276,8 @@ def test_an_ask_not_logged_in_time_raises_even_if_logged_later(shared: ServerPro
 
             @low.executes
             async def echo(command: Execute) -> str:
-                while command.text == "up":  # which the asker has given up already
+                # The asker has already given this one up.
+                while command.text == "up":
                     await asyncio.Event().wait()
                 return command.text
 
@@ -371,7 +375,8 @@ def test_open_asks_raise_when_the_connection_ends(
                 code,
                 code,
             ]
-            if end is not stop:  # or the server may have logged it before it stopped
+            # If the server stopped, it may have logged the ask first.
+            if end is not stop:
                 assert {type(error) for error in errors} == {DisconnectedError}
             assert done.is_done
             assert sum(logged.counts) == len(logged) == (0 if end is close else 1)

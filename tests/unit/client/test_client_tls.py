@@ -35,7 +35,7 @@ async def connect(
 def play(
     server: ServerProcess, context: ssl.SSLContext, scene: Callable[[TlsStream, socket.socket], Awaitable[T]]
 ) -> T:
-    """Let ``scene`` go on on a connection that has shaken hands."""
+    """Run ``scene`` on a connection after its handshake."""
 
     async def run() -> T:
         connection, sock = await connect(server, context)
@@ -106,7 +106,8 @@ def test_cancelling_loses_nothing_in_either_direction(server: ServerProcess, con
         )
         sent = 0
         with server.paused():
-            while True:  # until the server's side is full
+            # Until the server's side is full.
+            while True:
                 sending = asyncio.create_task(connection.send_all(b"CMD %d %s\n" % (sent, b"x" * 10_000)))
                 sent += 1
                 done, _ = await asyncio.wait({sending}, timeout=0.05)

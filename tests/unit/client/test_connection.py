@@ -91,7 +91,8 @@ def test_a_refused_connection_is_reported_with_its_reason(tmp_path: Path) -> Non
             (f"127.0.0.1:{port}", "Connection refused"),
             (f"unix:{tmp_path}/none", "No such file or directory"),
             (f"unix:{tmp_path}/{'x' * 200}", "AF_UNIX path too long"),
-            ("unix:/a\0b", ""),  # Python's words, which vary
+            # Python's message, which varies.
+            ("unix:/a\0b", ""),
             ("a\0b:1", ""),
             ("a..b:1", ""),
         ):
@@ -147,7 +148,7 @@ def test_a_full_server_is_reported(serve: Callable[..., ServerProcess]) -> None:
 
 
 async def until_over(connection: Connection) -> list[Event]:
-    """Return all that happens from the beginning to the end."""
+    """Return all events up to the end of the connection."""
     happened = list(connection.happened)
     while connection.session.state is not SessionState.OVER:
         happened += await connection.receive()
@@ -196,7 +197,8 @@ def test_what_arrived_before_a_reset_is_read_if_sending_fails() -> None:
             connection.session.ask("go")
             connection.wake()
             await ready.wait()
-            while not connection._writer.done():  # the first may be taken by the kernel, the next ones fail
+            # The kernel may take the first write, but the next ones fail.
+            while not connection._writer.done():
                 connection.session.cmd("x" * 1_000)
                 connection.wake()
                 await asyncio.sleep(0)
@@ -230,7 +232,8 @@ def test_a_connection_that_ends_without_bye_is_lost(end: Callable[[asyncio.Strea
 def test_an_end_that_comes_with_the_welcome_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)  # which would be more than the bound
+    # This timeout is longer than the bound.
+    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1) + b"BYE slow too slow\n")
@@ -250,7 +253,7 @@ def test_an_end_that_comes_with_the_welcome_is_noticed(
 
 
 async def read_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """Return what comes until the other side says goodbye, and close."""
+    """Read up to the other side's BYE, close, and return what came."""
     data = bytearray()
     while not data.endswith(b"\nBYE\n") and (more := await reader.read(1 << 20)):
         data += more
@@ -283,14 +286,15 @@ def test_a_sender_waits_for_a_server_that_does_not_read() -> None:
 
 
 async def send_much(connection: Connection) -> None:
-    for _ in range(600):  # 36 MB: more than the kernel takes
+    # These are 36 MB, more than the kernel takes.
+    for _ in range(600):
         connection.session.cmd("x" * 60_000)
         connection.wake()
         await connection.drain()
 
 
 async def stuck(connection: Connection) -> None:
-    """Wait until somebody waits for room, which nothing announces."""
+    """Wait until a sender waits for room; there is no event for this."""
     while connection.session.unsent <= connection_module.MAX_UNSENT or connection._room.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
@@ -308,7 +312,8 @@ def test_a_sender_waiting_for_room_fails_if_there_will_be_none(monkeypatch: pyte
 
         async with fake(script) as address:
             connection = await join(parse_address(address))
-            for _ in range(2):  # the writer takes the first 36 MB, which the kernel does not, and is held up
+            # The writer takes the first 36 MB, more than the kernel takes, and is blocked.
+            for _ in range(2):
                 for _ in range(600):
                     connection.session.cmd("x" * 60_000)
                 connection.wake()
@@ -364,8 +369,10 @@ def test_everything_counts_with_a_slow_server_and_unread_input(shared: ServerPro
             with shared.paused():
                 connection.session.cmd("last")
                 closing = asyncio.create_task(connection.close())
-                await asyncio.wait([connection._writer])  # all is sent
-                assert not closing.done()  # or the 10,000 frames in the socket would make it a reset
+                # Everything is sent now.
+                await asyncio.wait([connection._writer])
+                # Otherwise the 10,000 unread frames would cause a reset.
+                assert not closing.done()
             await closing
             assert other.line().endswith(b" 1 last")
             other.expect(b"LEFT ")

@@ -32,7 +32,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 class Puppet:
-    """A frontend whose person the test plays."""
+    """A frontend whose user is the test."""
 
     def __init__(self) -> None:
         self.typed: asyncio.Queue[bytes] = asyncio.Queue()
@@ -41,7 +41,8 @@ class Puppet:
         self.statuses: asyncio.Queue[Status] = asyncio.Queue()
         self.is_there = False
         self.max_line = 0
-        self.calls = 0  # of show
+        # The number of calls of ``show``.
+        self.calls = 0
 
     async def __aenter__(self) -> Puppet:
         self.is_there = True
@@ -91,7 +92,7 @@ Test = Callable[[Puppet, Running], Awaitable[None]]
 
 
 def converse(server: ServerProcess, test: Test, options: ConsoleOptions = SCRIPT) -> None:
-    """Run ``test`` beside a console that is connected and has said so."""
+    """Run ``test`` beside a console that has reported that it is connected."""
 
     async def main() -> None:
         puppet = Puppet()
@@ -367,7 +368,8 @@ def test_the_end_of_the_connection_ends_the_conversation(server: ServerProcess) 
 def test_every_ask_has_a_summary_even_if_the_server_ends(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server), await join(server) as third:
-            await puppet.status(lambda status: status.clients == 3)  # or their names would not be known
+            # Otherwise their names would be unknown.
+            await puppet.status(lambda status: status.clients == 3)
             puppet.type(b"a", b"EOF")
             await puppet.sees("sent #4: a")
             third.send(b"RES 4 ok\n")
@@ -457,7 +459,8 @@ def test_lines_that_come_together_are_shown_together(server: ServerProcess) -> N
     async def test(puppet: Puppet, _running: Running) -> None:
         with server.paused():
             puppet.type(*[b"x"] * 1_000, b"\x1b", b"EOF")
-            await puppet.complaints.get()  # all before it was taken
+            # Everything before the complaint was handled.
+            await puppet.complaints.get()
             puppet.calls = 0
         for number in range(1_000):
             await puppet.sees(f"sent #{number + 2}: x", f"#{number + 2}: executed by 0 of 0")

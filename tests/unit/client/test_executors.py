@@ -36,14 +36,14 @@ from tests.support.executing import (
     told,
 )
 
-# Signals 32 and 33 belong to the C library; some programs that start the tests leave them ignored.
+# Signals 32 and 33 belong to the C library; some programs that start the tests set them to be ignored.
 RESERVED = 0b11 << 31
 FIRST = Execute(1, 0, "a", True, 1, "me")
 SECOND = Execute(2, 0, "b", False, 1, "me")
 
 
 class Gate:
-    """Executes a command when it is told to."""
+    """An executor that finishes a command when the test tells it to."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -109,7 +109,7 @@ def program(*patterns: str, **terms: Any) -> ProgramExecutor:
 
 
 def script(directory: Path, text: str) -> Path:
-    """Write a shell script that can be executed."""
+    """Write an executable shell script."""
     path = directory / "script"
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
@@ -245,7 +245,8 @@ def test_signals_are_default_and_no_descriptor_is_inherited() -> None:
     text = "grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd"
     _, blocked, _, ignored, *descriptors = detail(outcome(shell(), text), "ok")["out"].split()
     assert (int(blocked, 16), int(ignored, 16) & ~RESERVED) == (0, 0)
-    assert descriptors == ["0", "1", "2", "3"]  # 3 is that of ls
+    # Descriptor 3 belongs to ls.
+    assert descriptors == ["0", "1", "2", "3"]
 
 
 def test_commands_run_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +367,7 @@ def test_jobs_run_at_once_and_begin_in_order(tmp_path: Path) -> None:
         async with working(executor, 3, steps.put_nowait) as worker:
             fifo = tmp_path / "fifo"
             os.mkfifo(fifo)
-            # The first ends only when the second runs, and that only when the third does.
+            # The first command ends only if the second runs, and the second only if the third runs.
             texts = [f"read x <{fifo}", f"echo >{fifo}; read x <{fifo}.", f"echo >{fifo}.", "true"]
             os.mkfifo(f"{fifo}.")
             commands = [command(text, seq=seq) for seq, text in enumerate(texts)]
@@ -383,7 +384,8 @@ def test_jobs_run_at_once_and_begin_in_order(tmp_path: Path) -> None:
 def test_commands_given_at_once_begin_in_that_order() -> None:
     async def main() -> None:
         async with closing(shell()) as executor:
-            await executor.execute(command("true"))  # one supervisor runs already, others must start first
+            # One supervisor is running already; others must start first.
+            await executor.execute(command("true"))
             given = [executor.execute(command("cut -d' ' -f22 /proc/$$/stat; echo $$")) for _ in range(6)]
             outs = [detail(result, "ok")["out"].split() for result in await asyncio.gather(*given)]
             assert len({pid for _, pid in outs}) == 6

@@ -19,7 +19,8 @@ def test_a_coroutine_runs_in_the_loop_any_other_in_a_thread() -> None:
         return number, threading.current_thread()
 
     def there(number: int) -> tuple[int, threading.Thread]:
-        assert threading.current_thread().daemon  # the end of the program does not wait for it
+        # The end of the program does not wait for this thread.
+        assert threading.current_thread().daemon
         return number, threading.current_thread()
 
     async def main() -> None:

@@ -30,7 +30,8 @@ def shown(answers: Sequence[Answer], *, diff: bool = False) -> list[str]:
 def test_equal_answers_are_shown_once_the_most_common_first() -> None:
     answers = list(SIX_ANSWERS)
     for _ in range(10):
-        random.shuffle(answers)  # the order in which they come makes no difference
+        # The order of the answers makes no difference.
+        random.shuffle(answers)
         assert shown(answers) == [
             "#7 ranks 1,3,9 (3) web-[1,3,9]",
             "| Linux",

@@ -39,7 +39,8 @@ def test_a_function_runs_while_we_lead_and_is_then_cancelled() -> None:
         assert leader.log == []
         for seq in (5, 9):
             lead.begin(seq)
-            lead.begin(seq + 1)  # which is no news
+            # This is not a new term.
+            lead.begin(seq + 1)
             await leader.begun.wait()
             leader.begun.clear()
             await lead.close()
@@ -86,7 +87,7 @@ def test_a_plain_function_runs_in_a_thread_without_being_awaited() -> None:
 
 
 def collect(loop: asyncio.AbstractEventLoop) -> list[BaseException]:
-    """Return a list that will have what the loop's exception handler is told."""
+    """Return a list that grows by what the loop's exception handler is told."""
     told: list[BaseException] = []
     loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
     return told

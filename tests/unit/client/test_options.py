@@ -18,7 +18,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def keyboard() -> Iterator[None]:
-    """Put a terminal in the place of standard input."""
+    """Replace standard input by a terminal."""
     ours, theirs = pty.openpty()
     kept = os.dup(0)
     os.dup2(theirs, 0)
@@ -29,7 +29,7 @@ def keyboard() -> Iterator[None]:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what bad usage gives, which must be one line and nothing else."""
+    """Return the message about bad usage, which must be a single line."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2

@@ -34,7 +34,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 @given(st.binary(max_size=100), st.lists(st.integers(1, 9)), st.integers(1, 12))
 def test_cutting_does_not_depend_on_how_the_bytes_arrive(data: bytes, sizes: list[int], limit: int) -> None:
     expected = [
-        line.removesuffix(b"\r")[: limit + 1]  # all of it, or so much that it is too long
+        # The whole line, or enough of it to be too long.
+        line.removesuffix(b"\r")[: limit + 1]
         for line in data.removesuffix(b"\n").split(b"\n")
     ]
     if not data:
@@ -130,7 +131,7 @@ def test_an_overlong_line_yields_its_beginning(pipe: tuple[int, int]) -> None:
 
 
 class Recorded(io.StringIO):
-    """A stream that notes each write and flush, beside those of others."""
+    """A stream that records its writes and flushes in a list that it shares with others."""
 
     def __init__(self, name: str, calls: list[tuple[str, str]]) -> None:
         super().__init__()
@@ -148,7 +149,7 @@ class Recorded(io.StringIO):
 def recorded(
     *, chatter_to_err: bool = True, progress: bool = False
 ) -> tuple[PlainFrontend, list[tuple[str, str]]]:
-    """Return a frontend, and what it writes where; an empty text is a flush."""
+    """Return a frontend, and the list of its writes with their streams; an empty text is a flush."""
     calls: list[tuple[str, str]] = []
     out, err = Recorded("out", calls), Recorded("err", calls)
     frontend = PlainFrontend(0, out, err, err if chatter_to_err else out, shows_progress=progress)

@@ -24,7 +24,8 @@ from rankserver.wire.exceptions import ConfigError
         ("systemctl status *", ["systemctl", "status", "ssh"], True),
         ("systemctl status *", ["systemctl", "status"], False),
         ("systemctl status *", ["systemctl", "status", ""], True),
-        ("systemctl status *", ["systemctl", "status", "a b; reboot"], True),  # one word, and no shell
+        # This is one word, and no shell sees it.
+        ("systemctl status *", ["systemctl", "status", "a b; reboot"], True),
         ("systemctl status *", ["systemctl", "status", "a", "b"], False),
         ("systemctl status *", ["systemctl", "stop", "status", "a"], False),
         ("df ...", ["df"], True),
@@ -36,10 +37,12 @@ from rankserver.wire.exceptions import ConfigError
         ("kill [0-9]", ["kill", "7"], True),
         ("kill [0-9]", ["kill", "a"], False),
         ("kill ?", ["kill", "77"], False),
-        ("ls '*'", ["ls", "a"], True),  # quotes make words, they do not take a pattern's meaning
+        # Quotes make words, but do not disable patterns.
+        ("ls '*'", ["ls", "a"], True),
         ("ls [*]", ["ls", "a"], False),
         ("ls [*]", ["ls", "*"], True),
-        ("ls a", ["ls", "*"], False),  # a command is no pattern
+        # A command is not a pattern.
+        ("ls a", ["ls", "*"], False),
         ("ls a", ["*", "a"], False),
         ("ls a", ["ls", "..."], False),
         ("echo 'a b'", ["echo", "a b"], True),

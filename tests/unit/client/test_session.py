@@ -249,7 +249,7 @@ def test_a_command_that_may_not_be_sent_has_no_effect(text: str, words: str) -> 
             send(text)
         assert caught.value.text == words
     assert session.unsent == 0
-    # Nothing is taken for it, either.
+    # It takes no seq or slot either.
     assert isinstance(session.receive_data(b"CMD 1 0 fine\n")[0], Disconnected)
 
 
@@ -289,13 +289,15 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     assert protocol.text_problem(line.decode().removesuffix("\n")) is None
     assert len(line) <= 1_000
     fields = json.loads(line.removeprefix(b"RES 1 fail "))
-    whole = json.loads(json.dumps(out))  # where two surrogates have become one character
+    # Here two surrogates become one character.
+    whole = json.loads(json.dumps(out))
     if len(protocol.result(1, "fail", {**detail, "out": out})) <= 1_000:
         assert fields == {**detail, "out": whole}
         return
     assert fields == {**detail, "out": fields["out"], "truncated": True}
     longest = len(r"\ud83d\ude00") + len(',"truncated":true')
-    assert len(line) >= 1_000 - longest  # no more than needed is gone
+    # No more than necessary is cut.
+    assert len(line) >= 1_000 - longest
     kept = fields["out"]
     assert whole.startswith(kept) or ("\ud800" <= kept[-1] <= "\udbff" and whole.startswith(kept[:-1]))
 

@@ -104,7 +104,8 @@ def test_cancelling_a_waiter_loses_nothing() -> None:
             waiting = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0)
             events.put([event])
-            waiting.cancel()  # although there is something now
+            # An event is there by now.
+            waiting.cancel()
             await asyncio.wait({waiting})
             assert waiting.cancelled()
             assert await anext(events) == event

@@ -1,4 +1,4 @@
-"""What the console draws and completes, as far as it needs no terminal."""
+"""The console's drawing and completion, as far as they need no terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ IDLE = Status("127.0.0.1:5050", 0, 3, 0, 0, 0)
         (Status("x", None, 0, 0, 0, 0), 80, "not connected"),
         (Status("x", None, 0, 0, 0, 0), 7, "not con"),
         (Status("unix:/日本", 1, 2, 0, 0, 0), 37, "rank 1 of 2 | connected to unix:/日本"),
-        (Status("unix:/日本", 1, 2, 0, 0, 0), 36, "rank 1 of 2"),  # two columns for each of them
+        # Each of these characters takes two columns.
+        (Status("unix:/日本", 1, 2, 0, 0, 0), 36, "rank 1 of 2"),
         (Status("unix:/\x1b", 1, 2, 0, 0, 0), 80, "rank 1 of 2 | connected to unix:/\\x1b"),
     ],
 )
@@ -75,7 +76,7 @@ def test_the_number_of_matches_is_limited() -> None:
 
 
 def completed(*presses: str) -> list[str]:
-    """Return what a line is after each press of Tab; a press can type something before it."""
+    """Return the line after each press of Tab; ``typed`` text can precede a press."""
     buffer = Buffer(history=earlier("upgrade all", "uptime"))
     lines = []
     for typed in presses:

@@ -19,7 +19,7 @@ VISIBLE = "a\\x1b[2J\\x0d\\x9b\\x7f\\u202egnp.\\u2066\\u200f\\u2028\\ud83d\\x0a#
 
 
 def described(happened: DisplayEvent) -> list[str]:
-    """Return the lines for an event, each of which must be one and safe to show."""
+    """Return the lines for an event; check that each is a single line that is safe to show."""
     lines = [line.text for line in render_text(happened, address=WHERE)]
     for line in lines:
         assert protocol.text_problem(line) is None, line

@@ -1,4 +1,4 @@
-"""Which members may answer what: one case at a time, and any history against a dict of sets."""
+"""Which members may answer which asks: single cases, and any history against a dict of sets."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ WHICH: Final = st.integers(0, 99)
 
 
 class AskMachine(RuleBasedStateMachine):
-    """The model: who asked, and the set of those who may still answer, by seq."""
+    """The model: by seq, the asker and the set of members that may still answer."""
 
     def __init__(self) -> None:
         super().__init__()

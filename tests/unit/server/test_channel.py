@@ -1,4 +1,4 @@
-"""The life of a connection: which states follow each other, how it departs, and what it waits for."""
+"""The life of a connection: its transitions, its departure, and its waits."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_departure_without_memory_is_owed_nothing() -> None:
     assert NO_MEMORY.text == "out of memory"
 
 
-# --- what it is -------------------------------------------------------------------------------
+# --- its properties ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_without_memory_there_is_no_channel(monkeypatch: pytest.MonkeyPatch) -> 
             Channel(ours, PEER, log)
 
 
-# --- what it waits for ------------------------------------------------------------------------
+# --- its waits --------------------------------------------------------------------------------
 
 
 def test_a_peer_that_has_closed_its_side_is_not_read(connected: Connected) -> None:

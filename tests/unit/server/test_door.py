@@ -1,4 +1,4 @@
-"""Who may come in: the bookkeeping, with names in place of connections."""
+"""Admission of connections: the bookkeeping, with stand-ins for connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankserver.door import MIN_STRANGERS, Door, max_strangers
 
 @dataclass(frozen=True)
 class Connection:
-    """All that a door looks at."""
+    """The attributes of a connection that a door uses."""
 
     number: int
     host: str = "192.0.2.1"

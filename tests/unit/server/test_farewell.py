@@ -1,4 +1,4 @@
-"""Farewells: what a departing connection is still sent, and when it is closed; the clock is the test's."""
+"""Farewells: what a departing connection is still sent, and when it is closed, by the test's clock."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_input_after_the_farewell_is_discarded() -> None:
         assert client.received() == b""
 
 
-# --- those who make others wait ---------------------------------------------------------------
+# --- departing clients that others wait for ---------------------------------------------------
 
 
 def test_a_too_slow_client_gets_the_begun_frame_and_a_bye() -> None:

@@ -1,4 +1,4 @@
-"""Heartbeats: when a PING is due, who is taken for dead, and what that costs; the clock is a number."""
+"""Heartbeats: when a PING is due, which clients count as dead, and the costs; the clock is a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS: Final = 30.0
 
 
 class Peer:
-    """All that heartbeats look at in a channel."""
+    """The attributes of a channel that heartbeats use."""
 
     def __init__(self) -> None:
         self.state = ChannelState.JOINED
@@ -30,7 +30,7 @@ class Peer:
 
 
 class Ward:
-    """Heartbeats of peers; what is due is done by going to a time."""
+    """Heartbeats of peers; ``at`` moves the clock, and does what is due."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.timers = Timers()
@@ -48,7 +48,7 @@ class Ward:
         self.heartbeat.stop()
 
     def at(self, now: float) -> tuple[int, int]:
-        """Do what is due; return how many were pinged and how many were found dead."""
+        """Do what is due at ``now``; return how many peers were pinged and how many were found dead."""
         self.pinged.clear()
         self.dead.clear()
         self.timers.expire(now)

@@ -1,4 +1,4 @@
-"""The codec of inputs: everything comes back as it was, and nothing but an encoded input is taken for one."""
+"""The codec of inputs: decoding reverses encoding, and anything but an encoded input is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rankserver.inputs import (
 )
 from rankserver.wire.exceptions import InputError
 
-# Every length of an encoded integer occurs, and so do the numbers on both sides of each.
+# The numbers on both sides of each change of the encoded length.
 NUMBER: Final = st.integers(0, 64).flatmap(lambda bits: st.integers(max(2**bits - 2, 0), 2**bits - 1))
 NEWCOMER: Final = st.builds(Newcomer, NUMBER, st.text(), NUMBER, st.text())
 BY_KIND: Final[dict[type, st.SearchStrategy[Input]]] = {
@@ -35,7 +35,7 @@ BY_KIND: Final[dict[type, st.SearchStrategy[Input]]] = {
 }
 INPUT: Final = st.one_of(*BY_KIND.values())
 
-# One of each kind, with its bytes.
+# An example of each kind, with its encoding.
 EXAMPLES: Final[list[tuple[Input, bytes]]] = [
     (Joined((Newcomer(1, "web", 0, ""), Newcomer(300, "db", 2, "ops"))), b"\0\2\1\3web\0\0\xac\2\2db\2\3ops"),
     (Left((7, 128)), b"\1\2\7\x80\1"),
@@ -49,7 +49,7 @@ each_example: Final = pytest.mark.parametrize(
 
 
 def is_refused_or_canonical(data: bytes) -> bool:
-    """Tell whether bytes are no input, or exactly those that ``encode`` makes of what they are taken for."""
+    """Return whether ``data`` is refused, or is exactly the encoding of the input that it decodes to."""
     with contextlib.suppress(InputError):
         return encode(decode(data)) == data
     return True

@@ -1,4 +1,4 @@
-"""Listening and accepting on the real kernel: both families, Unix sockets and files, and what goes wrong."""
+"""Listening and accepting with the real kernel: both families, Unix sockets and their files, and failures."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 @pytest.fixture
 def opened() -> Iterator[list[socket.socket]]:
-    """Close in the end what a test has opened."""
+    """Return a stack that is closed at the end of the test."""
     sockets: list[socket.socket] = []
     yield sockets
     listeners.close_all(sockets)
 
 
 def accepts(listener: socket.socket) -> bool:
-    """Tell whether a connection to the listener arrives there."""
+    """Return whether a connection to the listener arrives there."""
     with socket.socket(listener.family, socket.SOCK_STREAM) as client:
         client.settimeout(BOUND)
         client.connect(listener.getsockname())
@@ -114,7 +114,7 @@ def test_if_one_address_is_in_use_the_others_are_closed(
         warnings.simplefilter("always")
         with pytest.raises(ListenError, match="in use"):
             listeners.open_tcp("host", port)
-    # No socket was left to the garbage collector.
+    # No socket is left to the garbage collector.
     assert caught == []
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.2", port))
@@ -252,7 +252,7 @@ def test_peers_are_named_by_their_address() -> None:
 
 
 class Turns:
-    """An acceptor in a loop of its own, that listens on a TCP and on a Unix socket."""
+    """An acceptor with its own loop, which listens on a TCP and on a Unix socket."""
 
     def __init__(self, stack: ExitStack, unix: Path) -> None:
         self.stack = stack
@@ -270,7 +270,7 @@ class Turns:
         return client
 
     def turn(self) -> list[tuple[socket.socket, str, str]]:
-        """Return the connections of one turn, which waits if nothing has arrived."""
+        """Return the connections of one turn, which waits until one has arrived."""
         for key, _ in self.selector.select(BOUND):
             key.data()
         accepted = list(self.acceptor.accept())
@@ -287,7 +287,7 @@ def turns(tmp_path: Path) -> Iterator[Turns]:
 
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """Let this process open nothing more meanwhile."""
+    """Let this process open no descriptor during the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)
@@ -391,7 +391,7 @@ def test_without_a_descriptor_it_pauses_and_loses_nobody(turns: Turns) -> None:
     with no_descriptor_left():
         assert turns.turn() == []
     assert turns.acceptor.paused
-    # Listeners that stay registered would be ready all the time, and the loop would spin.
+    # Registered listeners would be ready all the time, and the loop would spin.
     assert len(turns.selector.get_map()) == 0
     assert list(turns.acceptor.accept()) == []
     turns.acceptor.resume()
@@ -400,7 +400,7 @@ def test_without_a_descriptor_it_pauses_and_loses_nobody(turns: Turns) -> None:
 
 
 class Aborting:
-    """A listener whose first connection was gone before it was accepted; the second waits."""
+    """A listener whose first connection is aborted before it is accepted, while a second one waits."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.results: list[OSError | socket.socket] = [
@@ -426,7 +426,7 @@ def test_a_connection_lost_before_its_accept_is_skipped(turns: Turns) -> None:
 
 
 class Failing:
-    """A listener that does nothing but fail."""
+    """A listener that always fails."""
 
     def __init__(self, number: int) -> None:
         self.number = number

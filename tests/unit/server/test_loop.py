@@ -1,4 +1,4 @@
-"""The loop, a turn at a time: what bounds a turn, in which order things happen, and what time counts."""
+"""The loop, turn by turn: bounds of a turn, the order of its steps, and which time counts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_turn_handles_bounded_lines_and_the_next_goes_on(monkeypatch: pytest.M
 
 
 def lines_handled(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
-    """Return a list that grows by the channel of each line that is handled from now on."""
+    """Return a list to which the channel of each handled line is appended from now on."""
     handled: list[Channel] = []
     monkeypatch.setattr(stepped.server, "on_line", lambda channel, _: handled.append(channel))
     return handled
@@ -104,7 +104,8 @@ def test_a_roster_counts_by_its_length_in_lines(monkeypatch: pytest.MonkeyPatch)
         clients = [stepped.join() for _ in range(8)]
         for client in clients:
             client.send(b"WHO\n")
-        for waiting in (7, 2, 0):  # the first costs ten lines, each other two
+        # The first costs ten lines, and each other one two lines.
+        for waiting in (7, 2, 0):
             stepped.turn()
             assert sum(client.channel.waits_for is Wait.TURN for client in clients) == waiting
         stepped.join()
@@ -140,12 +141,13 @@ def test_a_client_that_says_bye_while_drained_is_closed_once() -> None:
         client = stepped.join()
         stepped.loop.reader.budget = MIN_READ_BYTES
         command = b"CMD %s\n" % (b"x" * (MIN_READ_BYTES // 4 - 5))
-        # One turn finds out that it is gone, and the next reads twice: the second time the BYE.
+        # One turn notices that it is gone, and the next one reads twice; the second read brings the BYE.
         client.send(b"PING\n" + command * 9 + b"BYE\n" + command * 9)
         client.sock.close()
         stepped.until(lambda: not stepped.loop.channels)
         stepped.turn()
-        assert stepped.log.seq == 11  # JOIN, nine commands, LEFT
+        # A JOIN, nine commands, and a LEFT.
+        assert stepped.log.seq == 11
 
 
 def test_lines_sent_before_the_connection_broke_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +160,8 @@ def test_lines_sent_before_the_connection_broke_count(monkeypatch: pytest.Monkey
             stepped.loop.sender.flush(client.channel)
         assert list(stepped.loop.sender.broken) == [client.channel]
         stepped.until(lambda: not stepped.loop.channels)
-        assert stepped.log.seq == 22  # JOIN, twenty commands, LEFT
+        # A JOIN, twenty commands, and a LEFT.
+        assert stepped.log.seq == 22
 
 
 def test_nothing_is_closed_in_the_middle_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +220,8 @@ def test_a_long_turn_counts_for_little_time() -> None:
         client = stepped.connect()
         stepped.turn()
         for _ in range(4):
-            stepped.selector.now += 1e6  # between two selects
+            # The time passes between two selects.
+            stepped.selector.now += 1e6
             stepped.turn()
             assert is_shaking_hands(client)
         stepped.selector.now += 1e6
@@ -248,7 +252,7 @@ def test_a_select_lasts_until_the_next_deadline(monkeypatch: pytest.MonkeyPatch)
 
 
 def patience(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-    """Return a list that grows by the seconds that each turn would wait from now on."""
+    """Return a list to which the seconds that each turn would wait are appended from now on."""
     waited: list[float | None] = []
     select = stepped.selector.select
 

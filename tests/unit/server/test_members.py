@@ -1,4 +1,4 @@
-"""The roster: which ranks newcomers get, and that the members by number and by rank are the same ones."""
+"""The roster: the ranks of newcomers, and that members by number and by rank are the same ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rankserver.inputs import Newcomer
 from rankserver.members import NOBODY, Member, Roster
 
 CLASS: Final = st.integers(0, 4)
-# A step is the classes of those who join together, or the ranks of those who leave together.
+# A step has the classes of members that join together, or the ranks of members that leave together.
 JOIN: Final = st.tuples(st.just("join"), st.lists(CLASS, min_size=1, max_size=6).map(sorted))
 LEAVE: Final = st.tuples(st.just("leave"), st.lists(st.integers(0, 30), min_size=1, max_size=4))
 

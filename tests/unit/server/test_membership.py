@@ -1,4 +1,4 @@
-"""Membership: who joins and leaves together, in which order, and what happens where memory is lacking."""
+"""Membership: which clients join and leave together, in which order, and what happens without memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def no_memory(*_: object) -> int:
 
 
 def connect_all(stepped: SteppedServer, count: int, greeting: bytes = b"HELLO\n") -> list[Client]:
-    """Let this many say HELLO in one turn, and take it."""
+    """Let ``count`` clients send HELLO, and take the turn that handles them."""
     clients = [stepped.connect() for _ in range(count)]
     for client in clients:
         client.send(greeting)
@@ -33,7 +33,7 @@ def welcome(received: bytes) -> dict[str, Any]:
 
 
 def logged(stepped: SteppedServer, client: Client, verb: bytes) -> list[tuple[int, list[int]]]:
-    """Return the seq and the ranks of each frame with this verb that a client has received by now."""
+    """Return the seq and the ranks of each frame with this verb that a client has received so far."""
     stepped.wait(2 * MIN_JOIN_WAIT)
     lines = client.received().splitlines()
     assert all(len(line) < stepped.server.config.max_line for line in lines)

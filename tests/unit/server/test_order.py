@@ -1,4 +1,4 @@
-"""The order of a single server: what is proposed counts at once, and nothing is left for later."""
+"""The order of a single server: proposals count at once, and nothing is deferred."""
 
 from __future__ import annotations
 

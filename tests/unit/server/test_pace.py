@@ -1,4 +1,4 @@
-"""Who waits for whom: the bookkeeping over a real log; the clock is a number that the test passes in."""
+"""Which clients wait for which: the bookkeeping over a real log; the clock is a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLOW = 5.0
 
 
 class Stage:
-    """Channels that joined and are never sent anything, and the pace that they go at."""
+    """Joined channels that are never sent anything, and their pace."""
 
     def __init__(self) -> None:
         self.log = Log(256, block_bytes=512)

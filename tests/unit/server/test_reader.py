@@ -1,6 +1,6 @@
-"""The reader over a real log: what it hands over, what it logs, what it keeps, and when it has had enough.
+"""The reader over a real log: the input that it hands over, logs, keeps and refuses.
 
-The handler is one that knows no frames: a loop does not need a server.
+Its handler knows no frames, which shows that a loop needs no server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rankserver.wire import protocol
 from tests.support.conversation import MAX_LINE, Conversation
 from tests.support.turns import READ_SIZE
 
-# Bytes that are kept of a client before it joins.
+# The most bytes that are kept from a client before it joins.
 FRESH_BYTES: Final = 64 * 1024
 HELLO: Final = b'HELLO {"name":"web-1"}'
 
@@ -114,7 +114,8 @@ def test_it_is_not_read_until_the_join_and_then_all_comes(
     talk: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "MIN_READ_BYTES", 40)
-    talk.loop.reader.budget = 40  # so that something stays in the socket
+    # This leaves something in the socket.
+    talk.loop.reader.budget = 40
     talk.feed(HELLO + b"\n" + b"".join(b"CMD %d\n" % number for number in range(1, 100)))
     assert talk.lines == [HELLO]
     talk.join()
@@ -183,7 +184,8 @@ def test_a_leave_ends_the_conversation_within_a_piece(joined: Conversation) -> N
 def test_input_is_discarded_while_closing(joined: Conversation) -> None:
     joined.feed(b"CMD a\nCMD half")
     joined.depart()
-    assert joined.channel.wants_read  # to see the end of the connection
+    # It is read to notice the end of the connection.
+    assert joined.channel.wants_read
     joined.feed(b"x" * MAX_LINE)
     joined.feed(b"\nCMD b\nWHO\n")
     assert joined.error is None
@@ -422,7 +424,7 @@ LINE: Final = st.one_of(
 
 
 def outcome(data: bytes, sizes: list[int]) -> tuple[list[bytes], list[bytes], str | None, ChannelState]:
-    """Return what becomes of ``data`` when it arrives in pieces of these sizes, again and again."""
+    """Return the result of reading ``data`` in pieces of these sizes, which repeat."""
     with Conversation() as talk:
         logged: list[bytes] = []
         at = turn = 0

@@ -1,4 +1,4 @@
-"""The sender: when what is queued is sent, what a blocked or broken socket means, and what that costs."""
+"""The sender: when it sends, what it does with blocked and broken sockets, and how many calls it makes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.turns import READ_SIZE, Client, SteppedServer
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[tuple[object, ...]]:
-    """Return a list that grows by the arguments of each call of a method from now on."""
+    """Return a list to which the arguments of each call of a method are appended from now on."""
     calls: list[tuple[object, ...]] = []
     method: Callable[..., object] = getattr(owner, name)
 
@@ -198,7 +198,7 @@ def test_a_channel_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TlsClient:
-    """A client that speaks TLS to the server in the same thread."""
+    """A TLS client in the server's thread."""
 
     def __init__(self, stepped: SteppedServer, context: ssl.SSLContext) -> None:
         self.stepped = stepped

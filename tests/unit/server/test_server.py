@@ -1,4 +1,4 @@
-"""The server in its own thread: what lines and deadlines do, as far as tests/functional cannot see it."""
+"""The server in the test's thread: effects of lines and deadlines that tests/functional cannot see."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ def test_without_memory_for_a_connection_it_is_closed(monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr(stepped.log, "open", no_memory)
             with pytest.raises(KeyError):
-                stepped.connect()  # there is no such channel
+                # There is no such channel.
+                stepped.connect()
         stepped.turn()
         assert len(stepped.loop.channels) == 1
         assert member.state() is ChannelState.JOINED
@@ -263,7 +264,7 @@ def test_an_answer_waits_while_its_asker_is_congested() -> None:
 
 
 def congest(stepped: SteppedServer, channel: Channel) -> None:
-    """Let more wait for a channel than its socket and the server's bound hold."""
+    """Queue more for a channel than its socket and the server's bound hold."""
     for _ in range(16):
         stepped.loop.sender.send(channel, b"PONG %s\n" % (b"x" * (MAX_PRIVATE_BYTES // 8)))
 

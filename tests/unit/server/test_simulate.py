@@ -1,4 +1,4 @@
-"""The simulation: it is deterministic, the server holds under it, and it catches servers that are broken."""
+"""The simulation: it is deterministic, the server passes it, and it catches broken servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state: what each input does to members, ranks, asks and the log, and that it needs nothing else."""
+"""The state: the effect of each input on members, ranks, asks and the log, and that it needs nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_LINE: Final = 256
 
 
 class Told:
-    """An observer that remembers all that it is told, each with the seq of the log at its place."""
+    """An observer that records everything it is told, each with the seq of the log at that time."""
 
     def __init__(self) -> None:
         self.log: Log | None = None
@@ -43,7 +43,7 @@ class Told:
 
 
 class Stage:
-    """A state, what its observer is told, and a reader of its log."""
+    """A state with an observer and a reader of its log."""
 
     def __init__(self) -> None:
         self.told = Told()
@@ -57,7 +57,7 @@ class Stage:
             self.state.apply(given)
 
     def join(self, *numbers: int) -> None:
-        """Let members with these numbers join, and forget what was logged and told so far."""
+        """Let members with these numbers join, and forget everything logged and told so far."""
         self.apply(Joined(tuple(Newcomer(number, f"c{number}") for number in numbers)))
         self.logged()
         self.told.take()
@@ -256,7 +256,7 @@ assert (log.seq, log.count, observer.told, len(state.asks)) == (5, 2, 4, 1)
 assert os.listdir("/proc/self/fd") == before, "a descriptor is open"
 print(*sorted(name for name in sys.modules if name.startswith("rankserver.")))
 """
-# All of ours that the state may need.
+# All modules of rankserver that the state may import.
 ITS_OWN: Final = {
     "rankserver._clist_cffi",
     "rankserver._clist_cffi.lib",

@@ -1,4 +1,4 @@
-"""What the operator is told: the counters, the report, and how much is logged of what others can cause."""
+"""Information for the operator: the counters, the report, and limits on log lines that others can cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.turns import SteppedServer, hello, tokens_by_class
 
 @pytest.fixture(autouse=True)
 def logger() -> Iterator[None]:
-    """Leave the program's logger as it was."""
+    """Restore the program's logger at the end."""
     logger = logging.getLogger("rankserver")
     before = logger.handlers, logger.propagate, logger.level
     yield

@@ -1,4 +1,4 @@
-"""Timeouts: what expires, when, and in which order; the clock is a number that the test passes in."""
+"""Timeouts: what expires, when, and in which order; the clock is a number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankserver.timers import Timeout, Timers
 
 
 class Clock:
-    """Timers with one timeout of 5 seconds, and what has expired."""
+    """Timers with one timeout of 5 seconds, and the expired items."""
 
     def __init__(self) -> None:
         self.timers = Timers()
@@ -137,7 +137,7 @@ def test_a_changed_timeout_applies_to_items_started_later(clock: Clock) -> None:
 
 
 class Source:
-    """A source of deadlines that is no timeout."""
+    """A source of deadlines that is not a timeout."""
 
     def __init__(self) -> None:
         self.deadline = math.inf

@@ -1,4 +1,4 @@
-"""The TLS transport by itself: its bounds, and what it says when something fails."""
+"""The TLS transport by itself: its bounds, and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import BOUND
 
 
 class TakingCursor(Cursor):
-    """A cursor that shows what it was given as input."""
+    """A cursor that records its input."""
 
     __slots__ = ("taken",)
 
@@ -65,13 +65,13 @@ class Pair:
         self.nothing()
 
     def nothing(self) -> None:
-        """Let our side receive what is for the TLS layer alone."""
+        """Let our side receive data for the TLS layer only."""
         with contextlib.suppress(BlockingIOError):
             assert self.receive() == b""
         self.ours.flush()
 
     def receive(self, size: int = READ_BYTES) -> bytes:
-        """Let our side receive once; return what that gives the log."""
+        """Let our side receive once; return the bytes that the log gets."""
         self.cursor.taken = b""
         self.ours.receive(size)
         return self.cursor.taken
@@ -146,7 +146,8 @@ def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
 def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
     before = opened.cursor.lag()
-    monkeypatch.setattr(opened.ours, "_send", lambda: True)  # a socket that takes everything
+    # The socket now takes everything.
+    monkeypatch.setattr(opened.ours, "_send", lambda: True)
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
     assert before - opened.cursor.lag() <= tls.SENDS * tls.SEND_BYTES
@@ -157,7 +158,8 @@ def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
     opened.queue(10)
     assert opened.ours.flush() is Flushed.BROKEN
     assert not opened.ours.is_blocked
-    assert opened.ours.shut_down()  # there is nobody to be told
+    # There is no peer to be told.
+    assert opened.ours.shut_down()
 
 
 # --- in ---------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> 
 
 
 def asked_for(opened: Pair, monkeypatch: pytest.MonkeyPatch, data: bytes) -> list[int]:
-    """Let the peer send these bytes; return how much each call asks the socket for until it has them."""
+    """Let the peer send ``data``; return the sizes that our side asks the socket for until it has all."""
     asked: list[int] = []
     sock = opened.sockets[0]
     left = len(data)
@@ -265,7 +267,8 @@ def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pyte
 def test_a_peer_that_ignores_its_tls_replies_is_dropped(opened: Pair) -> None:
     opened.queue(500_000)
     assert opened.ours.flush() is Flushed.BLOCKED
-    opened.ours._outgoing.write(b"x" * (OWED_BYTES + 1))  # as many answers to KeyUpdate
+    # This stands for answers to KeyUpdate.
+    opened.ours._outgoing.write(b"x" * (OWED_BYTES + 1))
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="reads nothing"):
         opened.ours.receive(READ_BYTES)
@@ -275,7 +278,7 @@ def test_a_peer_that_ignores_its_tls_replies_is_dropped(opened: Pair) -> None:
 
 
 class Failing:
-    """A TLS layer without memory, or with an error of its own."""
+    """A TLS layer that fails with ``error``."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

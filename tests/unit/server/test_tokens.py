@@ -1,4 +1,4 @@
-"""Tokens: what a file may contain, and that no message shows it."""
+"""Tokens: the contents of a file, and that no message shows a token."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_nothing_else_is_a_token(tmp_path: Path) -> None:
 
 
 SECRET = "S3cret"  # noqa: S105 - of a test
-# A SHA-256 whose line has lost its name.
+# A SHA-256 whose line lacks the name.
 HEXADECIMAL = digest("of somebody")
 
 
@@ -141,7 +141,7 @@ def test_only_a_regular_file_is_read() -> None:
 
 
 class Unread(dict[bytes, Holder]):
-    """A dictionary in which keys can be looked up, but not gone through."""
+    """A dictionary that allows look-ups but no iteration."""
 
     def __iter__(self) -> NoReturn:
         pytest.fail("all tokens are compared")
