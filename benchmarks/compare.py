@@ -18,7 +18,7 @@ import machine
 import plan
 import report
 import targets
-from grid import Asked, Progress, Run
+from grid import Progress, Run, Settings
 from harness import Places
 from measurements import OURS, PLACE, Measurements
 from peers import PEERS
@@ -120,14 +120,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     harness.raise_descriptor_limit(_connections(options) + SPARE)
     options.output.mkdir(parents=True, exist_ok=True)
     versions = {peer.key: peer.version() for peer in PEERS}
-    asked = Asked(
+    settings = Settings(
         plan.points(options.receivers, options.sizes, options.parts),
         options.members if "membership" in options.parts else (),
         [peer for peer in PEERS if _skipped(peer, options, versions) is None],
         Timing.quick(options.rounds) if options.quick else Timing(options.rounds),
         Places.choose(),
     )
-    run = Run(asked, _head(options, asked.places, versions), options.output / PART)
+    run = Run(settings, _head(options, settings.places, versions), options.output / PART)
     if options.resume:
         run.resume()
     seconds = run.seconds()

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Asked(NamedTuple):
-    """The arguments of a comparison."""
+class Settings(NamedTuple):
+    """The points, numbers of clients, peers, timing and CPUs of a comparison."""
 
     points: Sequence[Point]
     members: Sequence[int]
@@ -67,10 +67,10 @@ class Progress:
 class Run:
     """A comparison and its result so far, which is saved to a file after each step."""
 
-    def __init__(self, asked: Asked, head: dict[str, Any], part: Path) -> None:
+    def __init__(self, settings: Settings, head: dict[str, Any], part: Path) -> None:
         """Begin with ``head``, the result without any measurement; ``part`` is the file to save to."""
         self.result = head | {"points": [], "membership": []}
-        self._asked = asked
+        self._settings = settings
         self._part = part
         # Seconds that the interrupted run had taken, if this one resumes it.
         self._before = 0.0
@@ -103,7 +103,7 @@ class Run:
 
     def seconds(self) -> float:
         """Return the planned seconds of what is left."""
-        timing, peers = self._asked.timing, len(self._asked.peers)
+        timing, peers = self._settings.timing, len(self._settings.peers)
         points = sum(plan.point_seconds(point, peers, timing) for point in self._points_left())
         members = sum(plan.membership_seconds(clients, timing) for clients in self._members_left())
         return points + timing.rounds * members
@@ -114,7 +114,7 @@ class Run:
         Raises:
             BenchmarkError: if the ceiling or membership fails. Earlier measurements stay in the file.
         """
-        _, _, peers, timing, places = self._asked
+        _, _, peers, timing, places = self._settings
         for point in self._points_left():
             progress.at(str(point))
             self.result["points"].append(rounds.run_point(point, peers, places, timing, progress))
@@ -132,15 +132,17 @@ class Run:
     def _points_left(self) -> list[Point]:
         done = {(point["senders"], point["receivers"], point["size"]) for point in self.result["points"]}
         return [
-            point for point in self._asked.points if (point.senders, point.receivers, point.size) not in done
+            point
+            for point in self._settings.points
+            if (point.senders, point.receivers, point.size) not in done
         ]
 
     def _members_left(self) -> list[int]:
         done = {entry["clients"] for entry in self.result["membership"]}
-        return [clients for clients in self._asked.members if clients not in done]
+        return [clients for clients in self._settings.members if clients not in done]
 
     def _membership(self, clients: int, progress: Progress) -> dict[str, Any]:
-        timing, places = self._asked.timing, self._asked.places
+        timing, places = self._settings.timing, self._settings.places
         found = []
         with membership.one_send(clients, places) as send:
             for number in range(timing.rounds):

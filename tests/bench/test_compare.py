@@ -15,7 +15,7 @@ import machine
 import plan
 import pytest
 import rounds
-from grid import Asked, Progress, Run
+from grid import Progress, Run, Settings
 from harness import BenchmarkError, Places, RankServer, Server
 from measurements import Measurements
 from peers import PEERS, Load, Peer, Script
@@ -291,8 +291,8 @@ def test_membership_holds_all_rounds(measured: Measurements) -> None:
     assert (members.half_leave > 0).all()
 
 
-def asked(*points: Point) -> Asked:
-    return Asked(points, (), [BY_KEY["rankserver"]], Timing.quick(1), PLACES)
+def settings(*points: Point) -> Settings:
+    return Settings(points, (), [BY_KEY["rankserver"]], Timing.quick(1), PLACES)
 
 
 def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
@@ -300,9 +300,9 @@ def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
     part, head = tmp_path / "part", {"command": "c", "machine": {}, "peers": [], "seconds": 0.0}
     first, second = TINY, TINY._replace(receivers=3)
     with Progress(1.0) as progress:
-        Run(asked(first), head, part).run(progress)
+        Run(settings(first), head, part).run(progress)
         left = json.loads(part.read_text())
-        again = Run(asked(first, second), head, part)
+        again = Run(settings(first, second), head, part)
         again.resume()
         result = again.run(progress)
     again.finish()
@@ -320,20 +320,20 @@ def test_a_resumed_run_of_older_code_names_both_commits(tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.write_text(json.dumps(old))
     described = [peer | {"settings": "new words"}]
-    run = Run(asked(), old | {"peers": described, "commit": "new", "resumed": False}, part)
+    run = Run(settings(), old | {"peers": described, "commit": "new", "resumed": False}, part)
     run.resume()
 
     assert run.result["peers"] == described
     assert (run.result["commit"], run.result["earlier_commits"]) == ("new", [None])
     assert run.result["resumed"] is True
-    other = Run(asked(), old | {"peers": [peer | {"version": "7.2"}]}, part)
+    other = Run(settings(), old | {"peers": [peer | {"version": "7.2"}]}, part)
     with pytest.raises(BenchmarkError, match="different peers"):
         other.resume()
 
 
 def test_a_different_run_is_not_resumed(tmp_path: Path) -> None:
     part, head = tmp_path / "part", {"command": "c", "machine": {"cpus": 2}, "peers": []}
-    run = Run(asked(), head, part)
+    run = Run(settings(), head, part)
 
     with pytest.raises(BenchmarkError, match="no run was interrupted"):
         run.resume()

@@ -138,7 +138,8 @@ class Relay:
         self._pump(self._client, self._server)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):  # cut
+        # The connection was cut.
+        with suppress(OSError):
             while data := source.recv(65_536):
                 sink.sendall(data)
 

@@ -235,7 +235,7 @@ def test_nobody_waits_for_a_connection_that_is_gone(serve: Serve, join: Join) ->
     assert numbers(consumer.received, 0) == list(range(20_000))
 
 
-# --- what goes on meanwhile -------------------------------------------------------------------
+# --- while commands wait ----------------------------------------------------------------------
 
 
 def test_everything_else_goes_on_while_commands_wait(serve: Serve, join: Join, connect: Connect) -> None:

@@ -141,7 +141,7 @@ def test_a_lost_connection_is_shown_and_restored(
     console.see("0/1> uptime", "sent #2: uptime", "#2: executed by 0 of 0", "0/1>")
 
 
-# --- what is typed ---
+# --- input ---
 
 
 def test_a_paste_of_several_lines_is_several_commands(console: TerminalClient) -> None:

@@ -47,7 +47,7 @@ def rest(sock: socket.socket) -> bytes:
     return data
 
 
-# --- who gets in ------------------------------------------------------------------------------
+# --- admission --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -124,7 +124,7 @@ class FakeServer:
             self._thread.shutdown()
 
     def _serve(self, bursts: Sequence[Burst]) -> None:
-        with suppress(ConnectionError):  # the generator ends when it finds a fault
+        with suppress(ConnectionError):  # The generator exits when it finds a fault.
             for _ in self._rest:
                 self._accept()
             for burst in bursts:
@@ -280,7 +280,7 @@ def tell_three(listener: socket.socket, wrong: str) -> None:
             clients.append(client)
             selector.register(client, selectors.EVENT_READ, rank)
         gone = selector.select(BOUND)[0][0].data
-        with suppress(ConnectionError):  # the generator ends when it finds a fault
+        with suppress(ConnectionError):  # The generator exits when it finds a fault.
             for rank in {0, 1, 2} - {gone}:
                 left = (0 if gone == 2 and rank else 9) if wrong == "left" else gone
                 clients[rank].sendall(b"LEFT 3 %d\n" % left)

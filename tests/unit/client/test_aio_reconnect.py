@@ -289,7 +289,7 @@ def test_each_try_is_delayed_even_if_the_server_accepts() -> None:
     run(main())
 
 
-# --- executing and leading meanwhile ---
+# --- executing and leading ---
 
 
 def test_running_commands_end_before_the_client_reconnects(server: ServerProcess) -> None:

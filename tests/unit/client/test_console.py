@@ -415,7 +415,7 @@ def test_a_frontend_that_fails_ends_the_conversation(server: ServerProcess) -> N
     converse(server, test)
 
 
-# --- what happens meanwhile ---
+# --- executing, ranks and status ---
 
 
 def test_commands_of_higher_ranks_are_executed_and_answered(server: ServerProcess) -> None:

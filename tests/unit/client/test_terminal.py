@@ -76,7 +76,7 @@ def test_the_number_of_matches_is_limited() -> None:
 
 
 def completed(*presses: str) -> list[str]:
-    """Return the line after each press of Tab; ``typed`` text can precede a press."""
+    """Return the line after each press of Tab; each of ``presses`` is text typed before it."""
     buffer = Buffer(history=earlier("upgrade all", "uptime"))
     lines = []
     for typed in presses:

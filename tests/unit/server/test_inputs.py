@@ -23,7 +23,7 @@ from rankserver.inputs import (
 )
 from rankserver.wire.exceptions import InputError
 
-# The numbers on both sides of each change of the encoded length.
+# The two largest numbers of each number of bits, so that every encoded length occurs.
 NUMBER: Final = st.integers(0, 64).flatmap(lambda bits: st.integers(max(2**bits - 2, 0), 2**bits - 1))
 NEWCOMER: Final = st.builds(Newcomer, NUMBER, st.text(), NUMBER, st.text())
 BY_KIND: Final[dict[type, st.SearchStrategy[Input]]] = {
