@@ -1,8 +1,9 @@
-"""Measure how fast the answers of a thousand clients to one command come back to the client that asked.
+"""Measure how fast a thousand clients' answers to one command reach the client that asked.
 
-It starts the real server, an asker, and many connections that all answer each ASK at once, and takes the time
-from sending the first answer until the asker has the last. First the asker is a bare socket that only reads:
-this is what the server *relays*. Then it is the real client, writing to a pipe: this is what is *shown*.
+It starts the real server, an asker, and many connections that all answer each ASK at once, and measures the
+time from sending the first answer until the asker has the last. In the first run the asker is a bare socket
+that only reads, which gives the rate that the server *relays*. In the second it is the real client, writing
+to a pipe, which gives the rate that is *shown*.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 # The seed of the order in which answers are sent, so that a run can be repeated.
 SEED: Final = 1
 
-# After this many seconds without a line, what is missing counts as lost.
+# After this many seconds without a line, missing answers count as lost.
 MAX_SILENCE: Final = 10.0
 
-# The bytes that a bare asker takes at once, with room for all answers while it does not read.
+# The bare asker's receive buffer in bytes: room for all answers while it does not read.
 MAX_RECEIVED: Final = 256 * 1024
 
-# Seconds between two looks at what the client prints: to be woken by each line would be work.
+# Seconds between two polls of what the client prints. Waking up for each line would cost CPU time.
 LOOK: Final = 0.0005
 
-# Asks that are verified but not timed: they touch memory and let the interpreter specialise its code.
+# Warm-up asks, which are verified but not timed: they touch memory and let the interpreter specialise its
+# code.
 WARM_UPS: Final = 2
 
 # The number of missing or wrong lines that an error quotes.
@@ -60,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# --- who asks, and who answers ----------------------------------------------------------------
+# --- the asker and those that answer ----------------------------------------------------------
 
 
 class Reply(NamedTuple):
@@ -93,10 +95,10 @@ class Reply(NamedTuple):
 
 
 class Asker(Protocol):
-    """The highest-ranked client. Its ``wait`` is what is timed.
+    """The highest-ranked client. The benchmark times its ``wait``.
 
     Attributes:
-        pid: the process whose CPU time it costs, 0 if that is this one.
+        pid: the process that runs it and whose CPU time is measured; 0 for this process.
     """
 
     pid: int
@@ -105,10 +107,10 @@ class Asker(Protocol):
         """Ask."""
 
     def wait(self, seq: int, count: int) -> list[str]:
-        """Return the lines that came since, once all of ``count`` answers are there."""
+        """Wait for ``count`` answers, and return the lines that came since the ASK."""
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
-        """Check that each answer is there once, and from the right client.
+        """Check that each answer came once, and from the right client.
 
         Raises:
             BenchmarkError: if not.
@@ -116,7 +118,7 @@ class Asker(Protocol):
 
 
 class Connection:
-    """A socket that has joined, and what is read of it line by line."""
+    """A client's connection, read line by line."""
 
     def __init__(self, address: Address, name: str) -> None:
         """Connect, and say HELLO; ``joined`` waits for the rank."""
@@ -134,11 +136,11 @@ class Connection:
         self._sock.close()
 
     def send(self, frame: bytes) -> None:
-        """Send in one system call: it is so little that a socket that was read always has room."""
+        """Send a frame in one system call: it is so short that a socket whose peer reads always has room."""
         os.write(self._sock.fileno(), frame)
 
     def read(self) -> list[str]:
-        """Receive once, and return the lines that are complete.
+        """Receive once, and return the complete lines.
 
         Raises:
             BenchmarkError: if nothing comes.
@@ -153,11 +155,11 @@ class Connection:
         return [line.decode() for line in lines]
 
     def joined(self) -> None:
-        """Wait for the WELCOME, and note its rank: later clients get lower ones."""
+        """Wait for the WELCOME and store the rank in it. Clients that join later rank lower."""
         self.rank = int(self._find("WELCOME ").partition('"rank":')[2].partition(",")[0])
 
     def hear(self, text: str) -> int:
-        """Wait until somebody asks ``text``, and return its seq."""
+        """Wait for the ASK with ``text``, and return its seq."""
         while True:
             line = self._find("ASK ")
             _, seq, _, asked = line.split(" ", 3)
@@ -177,7 +179,7 @@ class Bare(Connection):
     pid = 0
 
     def ask(self, text: str) -> None:
-        """Ask, and read the ASK itself."""
+        """Ask, and read the own ASK back."""
         self.send(f"ASK {text}\n".encode())
         self.hear(text)
 
@@ -189,12 +191,12 @@ class Bare(Connection):
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
-        """Compare what came with what must be relayed."""
+        """Compare the lines with those that the server must relay."""
         compare(lines, (reply.relayed for reply in replies))
 
 
 class Shown:
-    """The real client, its input a pipe that stays open, its output read here."""
+    """The real client as a process: its input is a pipe that stays open, and its output is read here."""
 
     def __init__(self, address: Address) -> None:
         """Start it and wait until it has joined."""
@@ -225,22 +227,22 @@ class Shown:
         return lines
 
     def check(self, lines: list[str], replies: list[Reply]) -> None:
-        """Compare the lines of answers, if it prints any, with what must be shown."""
+        """Compare the printed answers, if the client prints any, with those that it must show."""
         found = [line for line in lines if is_answer(line, replies[0].seq)]
         if found:
             compare(found, (reply.shown for reply in replies))
 
 
 def is_answer(line: str, seq: int) -> bool:
-    """Tell whether the client prints this line for one answer to the ask."""
+    """Return whether the client prints this line for an answer to the ask."""
     return line.startswith(f"#{seq} rank ")
 
 
 def compare(found: Iterable[str], expected: Iterable[str]) -> None:
-    """Check that the same lines are in both, each as often, in any order.
+    """Check that both hold the same lines the same number of times, in any order.
 
     Raises:
-        BenchmarkError: with some that are missing, and some that are too many.
+        BenchmarkError: if not; it names some missing and some surplus lines.
     """
     have, want = Counter(found), Counter(expected)
     missing, wrong = list((want - have).elements()), list((have - want).elements())
@@ -256,13 +258,17 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Burst:
-    """What the answers to one ASK took, in seconds."""
+    """The costs of the answers to one ASK; times are in seconds."""
 
-    seconds: float  # from before the first is sent until the asker has the last
-    sending: float  # of these, until the last is sent
+    # From before the first answer is sent until the asker has the last.
+    seconds: float
+    # The part of ``seconds`` until the last answer is sent.
+    sending: float
     server_cpu: float
-    asker_cpu: float  # with that of the generator for a bare asker, which is in one process with it
-    lines: int  # that the asker has
+    # CPU time of the asker; a bare asker shares its process with the generator, whose time is then included.
+    asker_cpu: float
+    # The number of lines that the asker received.
+    lines: int
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -274,7 +280,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(clients: int, asks: int, tree: Path = harness.ROOT) -> dict[str, Any]:
-    """Let ``clients`` answer ``asks`` asks, at the server of a source tree; the asking client is this tree's.
+    """Let ``clients`` answer ``asks`` asks on the server of source tree ``tree``, with this tree's client.
 
     Raises:
         BenchmarkError: an answer was lost or wrong.

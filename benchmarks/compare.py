@@ -1,8 +1,8 @@
-"""Measure rankserver beside what people would pick instead, and beside what the machine can do at all.
+"""Measure rankserver beside its alternatives, and beside what the machine can do at most.
 
-All peers that are installed do the same kind of work for the same generator and take turns, so that
-whatever else the machine does hits all of them alike. What is measured is planned in ``plan.py`` and
-carried out by ``grid.py``; ``report.py`` writes what can be looked at.
+All installed peers do the same work for the same generator and take turns, so that other load on the machine
+affects all of them alike. ``plan.py`` decides what is measured, ``grid.py`` measures it, and ``report.py``
+writes the results page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import machine
 import plan
 import report
 import targets
-from grid import Asked, Progress, Run
+from grid import Progress, Run, Settings
 from harness import Places
 from measurements import OURS, PLACE, Measurements
 from peers import PEERS
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = harness.ROOT / "benchmarks"
 
-# What has been measured so far, while a run goes on.
+# The file that holds the measurements so far while a run goes on.
 PART: Final = "compare.json.part"
 
 # Descriptors that a server needs besides its connections.
@@ -47,7 +47,7 @@ QUICK: Final[dict[str, Any]] = {"receivers": (1, 10), "sizes": (64,), "members":
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; return the exit code: 1 if it cannot go on, or what is required does not hold."""
+    """Run the comparison; return the exit code: 1 if it cannot go on, or if a required target is not met."""
     parser = _parser()
     options = parser.parse_args(argv)
     if options.quick and options.output is None:
@@ -120,14 +120,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     harness.raise_descriptor_limit(_connections(options) + SPARE)
     options.output.mkdir(parents=True, exist_ok=True)
     versions = {peer.key: peer.version() for peer in PEERS}
-    asked = Asked(
+    settings = Settings(
         plan.points(options.receivers, options.sizes, options.parts),
         options.members if "membership" in options.parts else (),
         [peer for peer in PEERS if _skipped(peer, options, versions) is None],
         Timing.quick(options.rounds) if options.quick else Timing(options.rounds),
         Places.choose(),
     )
-    run = Run(asked, _head(options, asked.places, versions), options.output / PART)
+    run = Run(settings, _head(options, settings.places, versions), options.output / PART)
     if options.resume:
         run.resume()
     seconds = run.seconds()
@@ -144,7 +144,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _own_losses(result: dict[str, Any]) -> list[str]:
-    """Return where this server lost something or failed, which must not pass for a success."""
+    """Return the places where this server lost something or failed, which make a run fail."""
     return [
         f"rankserver, {point['receivers']:,} receivers, {point['size']:,} bytes: {lost}"
         for point in result["points"]
@@ -160,7 +160,7 @@ def _connections(options: argparse.Namespace) -> int:
 
 
 def _skipped(peer: Peer, options: argparse.Namespace, versions: dict[str, str | None]) -> str | None:
-    """Return why a peer is not measured, None if it is."""
+    """Return why a peer is not measured, or None if it is."""
     if peer.key != OURS and peer.key not in options.peers:
         return "not asked for"
     return None if versions[peer.key] else "not installed"
@@ -192,7 +192,7 @@ def _head(options: argparse.Namespace, places: Places, versions: dict[str, str |
 
 
 def _command(options: argparse.Namespace) -> str:
-    """Return the command that measures the same again."""
+    """Return the command line that repeats this run."""
     words = ["python", "benchmarks/compare.py"]
     for name, value in _defaults(options).items():
         chosen = getattr(options, name)
@@ -202,7 +202,7 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _announce(result: dict[str, Any], seconds: float) -> None:
-    """Say on standard error what is about to happen, and how long it takes."""
+    """Announce on standard error what will be measured, and how long it will take."""
     for peer in result["peers"]:
         if peer["skipped"] == "not installed":
             print(f"{peer['name']} is skipped: it is not installed ({peer['install']})", file=sys.stderr)

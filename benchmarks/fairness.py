@@ -1,8 +1,8 @@
-"""How long a command takes while another client floods the server with lines that it must answer.
+"""Measure how long a command takes while another client floods the server with lines that it must answer.
 
-It starts the real server and some idle clients, and times commands from one client to another: first while
-nothing else happens, then under a flood of each kind. A flood comes from a process of its own, which sends
-one line over and over, as fast as the server takes it, and reads every answer.
+It starts the real server and some idle clients, and times commands from one client to another: first without
+    other load, then under a flood of each kind. A flood comes from its own process, which repeats one line as
+    fast as the server takes it, and reads every answer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection as Pipe
 
-# The line that each flood repeats. None of the RES answers a command that was sent.
+# The line that each flood repeats. The RES answers no command that was sent, so each one is an error.
 FLOODS: Final = {"ping": b"PING flood\n", "res": b"RES 4000000000 ok\n", "who": b"WHO\n"}
 # Seconds between two commands.
 PAUSE: Final = 0.002
-# Seconds until a flood must have begun.
+# Seconds within which a flood must have begun.
 START_TIMEOUT: Final = 10.0
-# Bytes that a flood hands to the kernel, or takes from it, at once.
+# Bytes of one send or receive of a flood.
 CHUNK: Final = 64 * 1024
 
 
@@ -76,7 +76,7 @@ def _join(stack: ExitStack, address: Address, name: str) -> Connection:
 
 
 def _milliseconds(sender: Connection, receiver: Connection, commands: int) -> list[float]:
-    """Send commands one after another, and return the time that each took to the receiver, ascending."""
+    """Send commands one after another; return how long each took to reach the receiver, ascending."""
     times = []
     for number in range(commands):
         time.sleep(PAUSE)
@@ -95,7 +95,7 @@ def _wait_for(connection: Connection, number: int) -> None:
 
 @contextmanager
 def _flood(address: Address, line: bytes) -> Iterator[None]:
-    """Flood the server in the block, from a process of its own."""
+    """Flood the server from another process for the duration of the block."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=_send_for_ever, args=(address, line, theirs), daemon=True)
     process.start()
@@ -109,7 +109,7 @@ def _flood(address: Address, line: bytes) -> Iterator[None]:
 
 
 def _send_for_ever(address: Address, line: bytes, ready: Pipe) -> None:
-    """Join, tell ``ready`` so, and flood the server until the process is killed."""
+    """Join, set ``ready``, and flood the server until the process is killed."""
     with socket.create_connection(address) as sock:
         sock.sendall(b"HELLO\n")
         while b"WELCOME " not in (data := sock.recv(CHUNK)):

@@ -1,7 +1,7 @@
-"""A whole comparison: all points of the grid, then membership; each measurement is saved to a file at once.
+"""Run a whole comparison: all points of the grid, then membership. Each result is saved to a file at once.
 
-A point is measured in ``rounds.py``, membership in ``membership.py``; what there is to measure is planned in
-``plan.py``. It leaves to ``compare.py`` what was asked for, and what is shown.
+``rounds.py`` measures a point and ``membership.py`` membership, as planned in ``plan.py``. Arguments and
+output are left to ``compare.py``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Asked(NamedTuple):
-    """What is asked for."""
+class Settings(NamedTuple):
+    """The points, numbers of clients, peers, timing and CPUs of a comparison."""
 
     points: Sequence[Point]
     members: Sequence[int]
@@ -37,10 +37,10 @@ class Asked(NamedTuple):
 
 
 class Progress:
-    """A bar of the planned seconds on standard error, with what is measured now and the time that is left."""
+    """A progress bar on standard error: planned seconds, the current measurement, and the time left."""
 
     def __init__(self, seconds: float) -> None:
-        """Begin something that is planned to take this many seconds."""
+        """Show a bar for a run that is planned to take this many seconds."""
         self._point = ""
         self._bar = harness.bar(max(1, round(seconds)), "")
         self._bar.bar_format = "{percentage:3.0f}% |{bar:20}| {remaining} left; {desc}"
@@ -52,34 +52,35 @@ class Progress:
         self._bar.close()
 
     def at(self, point: str) -> None:
-        """Begin with a point."""
+        """Show that this point is measured from now on."""
         self._point = point
 
     def say(self, what: str) -> None:
-        """Begin something at this point."""
+        """Show what is measured now at the current point."""
         self._bar.set_description_str(f"{self._point}: {what}")
 
     def passed(self, seconds: float) -> None:
-        """Note that something that was planned to take this many seconds is over."""
+        """Advance by the planned seconds of a step that is over."""
         self._bar.update(seconds)
 
 
 class Run:
-    """A comparison and its result so far, which is kept in a file while it grows."""
+    """A comparison and its result so far, which is saved to a file after each step."""
 
-    def __init__(self, asked: Asked, head: dict[str, Any], part: Path) -> None:
-        """Begin with ``head``, the result without any measurement; ``part`` is the file."""
+    def __init__(self, settings: Settings, head: dict[str, Any], part: Path) -> None:
+        """Begin with ``head``, the result without any measurement; ``part`` is the file to save to."""
         self.result = head | {"points": [], "membership": []}
-        self._asked = asked
+        self._settings = settings
         self._part = part
-        self._before = 0.0  # seconds that an interrupted run had taken
+        # Seconds that the interrupted run had taken, if this one resumes it.
+        self._before = 0.0
         self._start = time.monotonic()
 
     def resume(self) -> None:
-        """Take over what an interrupted run has measured.
+        """Load what an interrupted run has measured.
 
         Raises:
-            BenchmarkError: if it has left nothing, or was a different one.
+            BenchmarkError: if there is no such file, or it is of a run with other arguments.
         """
         try:
             result = json.loads(self._part.read_text())
@@ -93,26 +94,27 @@ class Run:
         before = [*result.get("earlier_commits", ()), result.get("commit")]
         self._before = result["seconds"]
         self.result = result | {
-            "peers": self.result["peers"],  # as they are described now
+            # Descriptions of peers may have changed since.
+            "peers": self.result["peers"],
             "commit": now,
             "earlier_commits": [commit for commit in dict.fromkeys(before) if commit != now],
             "resumed": True,
         }
 
     def seconds(self) -> float:
-        """Return about how long what is left takes."""
-        timing, peers = self._asked.timing, len(self._asked.peers)
+        """Return the planned seconds of what is left."""
+        timing, peers = self._settings.timing, len(self._settings.peers)
         points = sum(plan.point_seconds(point, peers, timing) for point in self._points_left())
         members = sum(plan.membership_seconds(clients, timing) for clients in self._members_left())
         return points + timing.rounds * members
 
     def run(self, progress: Progress) -> dict[str, Any]:
-        """Measure what is left, and return the result.
+        """Measure the rest, and return the result.
 
         Raises:
-            BenchmarkError: if the ceiling fails, or membership. What was measured before is in the file.
+            BenchmarkError: if the ceiling or membership fails. Earlier measurements stay in the file.
         """
-        _, _, peers, timing, places = self._asked
+        _, _, peers, timing, places = self._settings
         for point in self._points_left():
             progress.at(str(point))
             self.result["points"].append(rounds.run_point(point, peers, places, timing, progress))
@@ -124,21 +126,23 @@ class Run:
         return self.result
 
     def finish(self) -> None:
-        """Remove the file: the whole result has been written elsewhere."""
+        """Remove the file, once the whole result has been written elsewhere."""
         self._part.unlink(missing_ok=True)
 
     def _points_left(self) -> list[Point]:
         done = {(point["senders"], point["receivers"], point["size"]) for point in self.result["points"]}
         return [
-            point for point in self._asked.points if (point.senders, point.receivers, point.size) not in done
+            point
+            for point in self._settings.points
+            if (point.senders, point.receivers, point.size) not in done
         ]
 
     def _members_left(self) -> list[int]:
         done = {entry["clients"] for entry in self.result["membership"]}
-        return [clients for clients in self._asked.members if clients not in done]
+        return [clients for clients in self._settings.members if clients not in done]
 
     def _membership(self, clients: int, progress: Progress) -> dict[str, Any]:
-        timing, places = self._asked.timing, self._asked.places
+        timing, places = self._settings.timing, self._settings.places
         found = []
         with membership.one_send(clients, places) as send:
             for number in range(timing.rounds):
@@ -148,7 +152,7 @@ class Run:
         return {"clients": clients, "rounds": found}
 
     def _keep(self) -> None:
-        """Write the file anew; an interrupted run loses nothing but the point that it is at."""
+        """Rewrite the file: an interrupted run loses only the point that it was measuring."""
         self.result["seconds"] = round(self._before + time.monotonic() - self._start, 1)
         fresh = self._part.with_suffix(".new")
         fresh.write_text(json.dumps(self.result))
@@ -156,7 +160,7 @@ class Run:
 
 
 def _compared(value: Any) -> Any:
-    """Return what must be the same for a run to be gone on with; how peers are described may change."""
+    """Return the part of a result that must be equal to resume a run; peer descriptions may differ."""
     if isinstance(value, list):
         return [(peer["key"], peer["version"], peer["skipped"]) for peer in value]
     return value

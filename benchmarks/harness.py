@@ -1,7 +1,7 @@
-"""What the benchmarks share: building the load generator, starting programs, and asking them by lines.
+"""Shared by the benchmarks: build the load generator, start programs, and exchange lines with them.
 
-It measures nothing itself: clocks, sockets and verification are all in ``loadgen/``, in one C process that
-Python cannot slow down. It leaves what to measure, and what is printed, to each benchmark.
+It measures nothing itself: clocks, sockets and verification are all in ``loadgen/``, a C process that Python
+    cannot slow down. Each benchmark decides what it measures and prints.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "benchmarks" / "loadgen"
 PROGRAM: Final = ROOT / "build" / "loadgen"
 
-# The longest phase in seconds; the generator itself gives up when nothing arrives for 10 s.
+# The longest phase in seconds; the generator itself gives up if nothing arrives for 10 s.
 MAX_ANSWER_SECONDS: Final = 300.0
 
-# The time that a program has to end after it was told to.
+# Seconds that a program has to end after it was told to.
 MAX_EXIT_SECONDS: Final = 10.0
 
 # Descriptors that a process needs besides its sockets.
 SPARE_DESCRIPTORS: Final = 64
 
-# The bytes of the id by which the generator tells commands apart.
+# The bytes of the id that tells one command of the generator from another.
 MIN_COMMAND_BYTES: Final = 14
 
 Event = dict[str, Any]
 
 
 class BenchmarkError(Exception):
-    """A benchmark cannot go on, or found something lost; the message says what."""
+    """A benchmark cannot go on, or something was lost; the message says what."""
 
 
 class Address(NamedTuple):
@@ -75,7 +75,7 @@ class Address(NamedTuple):
 
 
 def raise_descriptor_limit(sockets: int) -> None:
-    """Let this process and those that it starts open ``sockets`` each.
+    """Raise the limit so that this process and those that it starts can open ``sockets`` each.
 
     Raises:
         BenchmarkError: if the hard limit is lower.
@@ -89,19 +89,19 @@ def raise_descriptor_limit(sockets: int) -> None:
 
 
 class Places(NamedTuple):
-    """The CPUs on which the measured program and the generator run; None where they may run anywhere."""
+    """The CPUs of the measured program and of the generator; None for any CPU."""
 
     sender: int | None
     generator: int | None
 
     @property
     def spin(self) -> bool:
-        """Whether the generator may poll without sleeping: only on a CPU of its own."""
+        """Whether the generator may poll without sleeping, which it may if it has a CPU to itself."""
         return self.generator is not None
 
     @classmethod
     def choose(cls) -> Places:
-        """Choose two CPUs, of different cores if there are any; none if there is only one CPU."""
+        """Choose two CPUs, on different cores if possible; none on a machine with one CPU."""
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) < 2:
             return cls(None, None)
@@ -110,7 +110,7 @@ class Places(NamedTuple):
 
 
 def _siblings(cpu: int) -> set[int]:
-    """Return the CPUs that share a core with ``cpu``, itself included, as far as the kernel tells."""
+    """Return the CPUs that share a core with ``cpu``, including itself, as far as the kernel tells."""
     path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     found = {cpu}
     with suppress(OSError):
@@ -125,9 +125,9 @@ def _siblings(cpu: int) -> set[int]:
 
 @contextmanager
 def _pinned(cpu: int | None) -> Iterator[None]:
-    """Let what is started in the block run on this CPU from its first instruction, all its threads included.
+    """Pin programs that the block starts, with all their threads, to this CPU from their first instruction.
 
-    Set after the start, it would hold for the first thread alone, and Go would count all CPUs.
+    If it were set after the start, it would only hold for the first thread, and Go would count all CPUs.
     """
     before = os.sched_getaffinity(0)
     if cpu is not None:
@@ -139,7 +139,7 @@ def _pinned(cpu: int | None) -> Iterator[None]:
 
 
 class Program:
-    """A program that is started, asked line by line, and ended with the block that it is used in."""
+    """A child process that is driven by lines and ended at the end of its ``with`` block."""
 
     def __init__(  # noqa: PLR0913 - most are handed on to Popen
         self,
@@ -151,14 +151,15 @@ class Program:
         errors: IO[bytes] | None = None,
         folder: Path = ROOT,
     ) -> None:
-        """Start ``command`` in ``folder``, on one CPU if it is given; ``name`` is what errors call it.
+        """Start ``command`` in ``folder``, on CPU ``cpu`` if given; errors refer to it by ``name``.
 
-        All that it prints goes to ``output`` if that is given, and cannot be read by ``line`` then; what it
-        prints to standard error goes to ``errors`` if that is.
+        If ``output`` is given, everything it prints goes there and ``line`` cannot read it. If ``errors`` is
+        given, standard error goes there.
         """
         self.name = name
         self._lines: deque[bytes] = deque()
-        self._begun = b""  # of the line behind them
+        # The beginning of the line after those.
+        self._begun = b""
         with _pinned(cpu):
             self._process = subprocess.Popen(
                 command,
@@ -195,10 +196,10 @@ class Program:
             self._stdout.close()
 
     def wait(self, seconds: float = MAX_EXIT_SECONDS) -> int:
-        """Wait until it has ended by itself, and return its exit code, negative for a signal.
+        """Wait until the program ends by itself, and return its exit code, negative for a signal.
 
         Raises:
-            BenchmarkError: if it has not after ``seconds``.
+            BenchmarkError: if it has not ended after ``seconds``.
         """
         try:
             return self._process.wait(seconds)
@@ -226,7 +227,7 @@ class Program:
         return self._lines.popleft().decode()
 
     def lines(self, seconds: float = MAX_ANSWER_SECONDS) -> list[str]:
-        """Return all lines of its output that have come, one at least.
+        """Wait for output, and return all lines that have come, at least one.
 
         Raises:
             BenchmarkError: as ``line``.
@@ -236,7 +237,7 @@ class Program:
         return lines
 
     def event(self) -> Event:
-        """Return the next line of its output, which is JSON.
+        """Return the next line of its output, parsed as JSON.
 
         Raises:
             BenchmarkError: as ``line``, and if the program reports an error.
@@ -257,19 +258,21 @@ class Program:
 
     def tell(self, line: str) -> None:
         """Send a line."""
-        with suppress(BrokenPipeError):  # then it has said why
+        # If the program is gone, its last line says why.
+        with suppress(BrokenPipeError):
             self._stdin.write(line.encode() + b"\n")
             self._stdin.flush()
 
     def _end(self) -> str:
-        """Return how a program ended that has closed its output."""
+        """Return how the program ended, after it closed its output."""
         try:
             return f"{self.name} ended with exit code {self._process.wait(MAX_EXIT_SECONDS)}"
         except subprocess.TimeoutExpired:
             return f"{self.name} has closed its output and does not end"
 
     def _wait(self, deadline: float) -> None:
-        with selectors.PollSelector() as selector:  # one system call
+        # A PollSelector needs a single system call.
+        with selectors.PollSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 raise BenchmarkError(f"{self.name} is silent")
@@ -284,7 +287,7 @@ class Program:
 
 
 def build() -> None:
-    """Compile the load generator, unless it is newer than its sources.
+    """Compile the load generator if it is older than its sources.
 
     Raises:
         BenchmarkError: without a C compiler, or if it reports errors.
@@ -296,7 +299,8 @@ def build() -> None:
     if compiler is None:
         raise BenchmarkError("the load generator is written in C: install a C compiler (cc), or set CC")
     PROGRAM.parent.mkdir(exist_ok=True)
-    fresh = PROGRAM.with_suffix(f".{os.getpid()}")  # renamed when whole: another benchmark may be running
+    # Renamed when complete, because another benchmark may be running.
+    fresh = PROGRAM.with_suffix(f".{os.getpid()}")
     command = [compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-o", str(fresh)]
     command += [str(path) for path in sources if path.suffix == ".c"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -306,19 +310,20 @@ def build() -> None:
 
 
 class Server(Program):
-    """A program that listens."""
+    """A started server and its addresses."""
 
     address: Address
-    sending: Address | None = None  # where those who send connect, if that is not the same
+    # The address for senders, if it differs.
+    sending: Address | None = None
 
 
 class RankServer(Server):
-    """The real server, for up to ``capacity`` clients, on a free port of the loopback."""
+    """The real server, for up to ``capacity`` clients, on a free loopback port."""
 
     def __init__(
         self, capacity: int, options: Sequence[str] = (), cpu: int | None = None, tree: Path = ROOT
     ) -> None:
-        """Start the server of a source tree, with the Python of its ``.venv`` if it has one, and wait for it.
+        """Start the server of a source tree, with the Python of its ``.venv`` if any; wait until it listens.
 
         Raises:
             BenchmarkError: if it does not listen.
@@ -336,10 +341,10 @@ class RankServer(Server):
 
 
 class Ceiling(Server):
-    """A program that only sends prepared bytes to all that connect: what the kernel can do at most."""
+    """A program that only sends prepared bytes to all connections: the most that the kernel can do."""
 
     def __init__(self, sockets: int, senders: int, size: int, cpu: int | None) -> None:
-        """Start it and wait until it listens."""
+        """Start the program and wait until it listens."""
         command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size)]
         super().__init__("the ceiling", command, cpu)
         try:
@@ -350,7 +355,7 @@ class Ceiling(Server):
 
 
 class Generator(Program):
-    """The load generator, joined with all its connections and ready for phases."""
+    """The load generator with all its connections joined, ready for phases."""
 
     def __init__(  # noqa: PLR0913 - each is a property of the load
         self,
@@ -364,7 +369,7 @@ class Generator(Program):
         places: Places,
         sending: Address | None = None,
     ) -> None:
-        """Start it and wait until all connections are ready; ``ready`` is what it says then.
+        """Start it and wait until all connections are ready; ``ready`` is the event that it then reports.
 
         ``pid`` is the process whose CPU time is measured during phases, 0 for none; ``sending`` is where the
         senders connect, if not to ``address``.
@@ -384,13 +389,13 @@ class Generator(Program):
 
 
 def bar(total: int, what: str) -> tqdm[Any]:
-    """Return a progress bar on standard error, which is silent where that is no terminal."""
+    """Return a progress bar on standard error, which shows nothing unless that is a terminal."""
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt}"
     return tqdm(total=total, desc=what, leave=False, disable=None, bar_format=form)
 
 
 def number(low: int) -> Callable[[str], int]:
-    """Return a parser of arguments that are whole numbers from ``low`` on."""
+    """Return an argument parser for whole numbers of at least ``low``."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < low:
@@ -402,7 +407,7 @@ def number(low: int) -> Callable[[str], int]:
 
 @contextmanager
 def _unwound() -> Iterator[None]:
-    """Leave the block as with an exception when told to end, so that all that it has started ends, too."""
+    """Turn SIGTERM and SIGHUP into an exception in the block, so that it also ends what it has started."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -424,9 +429,10 @@ def run(
     measure: Callable[[argparse.Namespace], Event],
     show: Callable[[Event], None],
 ) -> int:
-    """Measure, print the result, with ``options.json`` for machines, and return the exit code.
+    """Measure, print the result (as JSON with ``options.json``), and return the exit code.
 
-    A result may have sentences under ``unmet``: what was required and does not hold, which is a failure.
+    A result may have sentences under ``unmet`` that name requirements it does not meet; these make the run
+    fail.
     """
     try:
         with _unwound():

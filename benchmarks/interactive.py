@@ -1,8 +1,8 @@
 """Measure how long a command takes from Enter in one client program to the screen of another.
 
-It starts the real server and two real clients, types commands into one, and takes the time until the other
-prints that it executes them: first while nothing else happens, then while others join and leave all the
-time. Both client programs, the server, and every wake-up between them are part of it.
+It starts the real server and two real clients, types commands into one, and measures the time until the other
+prints that it executes them: first without other load, then while other clients keep joining and leaving. The
+time includes both client programs, the server, and every wake-up between them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from harness import BenchmarkError, Program, RankServer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Seconds between two commands; a fast typist needs more.
+# Seconds between two commands; even a fast typist needs longer.
 PAUSE: Final = 0.005
 
-# Seconds between two clients that join and leave.
+# Seconds between one client that joins and leaves and the next.
 CHURN_PAUSE: Final = 0.005
 
-# Seconds after which a line that does not come counts as lost.
+# Seconds after which a missing line counts as lost.
 MAX_WAIT: Final = 10.0
 
 
@@ -60,12 +60,13 @@ def _client(server: RankServer, name: str) -> Program:
     address = f"{server.address.host}:{server.address.port}"
     command = [sys.executable, "-m", "client", address, "--name", name, "--delay", "0"]
     client = Program(name, command)
-    client.line(MAX_WAIT)  # connected: the next may join
+    # The first line says that it has joined, so the next client may join.
+    client.line(MAX_WAIT)
     return client
 
 
 def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
-    """Type into ``above``, wait for ``below``, and return the time that each command took, ascending."""
+    """Type commands into ``above``, wait for each at ``below``, and return the times, ascending."""
     times = []
     for number in range(commands):
         time.sleep(PAUSE)

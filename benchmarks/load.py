@@ -1,8 +1,8 @@
 """Measure how fast commands reach every client, and verify that none is lost, doubled or out of order.
 
-It starts the real server, or takes ``--connect``, and a load generator as a process of its own. With
-``--ceiling`` bursts of the server and of a program that only sends prepared bytes take turns, and the ratio
-of the two is printed: how much of what the machine can do at all the server does.
+It starts the real server, or uses the one at ``--connect``, and a load generator in its own process. With
+``--ceiling``, bursts of the server alternate with bursts of a program that only sends prepared bytes, and the
+ratio is printed: the server's share of what the machine can do at most.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
     from sources import Burst
 
-# Seconds for which commands are paced, to measure the latency.
+# Seconds of the paced phase that measures the latency.
 PACED_SECONDS: Final = 5
 
-# Bursts that the generator only reads, to see how busy that keeps it.
+# Bursts that the generator reads without verifying, to see how busy reading alone keeps it.
 DRAIN_BURSTS: Final = 3
 
-# A program that is busy for at least this part of the time is what limits.
+# A program that is busy for at least this share of the time is the bottleneck.
 MIN_SATURATED: Final = 0.95
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked for."""
+    """The requested load."""
 
     clients: int
     commands: int
@@ -46,12 +46,12 @@ class Load:
 
     @property
     def receivers(self) -> int:
-        """How many receivers are counted: a sender's own stream counts only where nobody else receives."""
+        """The number of receivers that count: a sender's own stream counts only if there are no others."""
         return self.clients or self.senders
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; return the exit code: 1 if anything was lost or cannot run."""
+    """Run the benchmark; return the exit code: 1 if anything was lost or the benchmark cannot run."""
     return harness.run("load.py", _parser().parse_args(argv), _measure, _show)
 
 
@@ -100,7 +100,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _target(options: argparse.Namespace, load: Load, places: Places, stack: ExitStack) -> tuple[Address, int]:
-    """Return the address of the server, which is started if need be, and its process id or 0."""
+    """Return the address of the server, started if necessary, and its process id or 0."""
     if options.connect:
         return Address.parse(options.connect), 0
     extra = ["--max-backlog", str(options.max_backlog)] if options.max_backlog else []
@@ -131,7 +131,7 @@ def _ceiling(load: Load, places: Places, stack: ExitStack) -> Source:
 
 
 def _one_client(load: Load, address: Address, pid: int, places: Places) -> dict[str, Any]:
-    """Measure how many commands per second one client alone gets through: sent, and confirmed to it."""
+    """Measure how many commands per second a single client can send and have confirmed."""
     alone = Load(0, load.commands, load.size, 1, load.bursts, 0)
     with _generator(alone, address, pid, places) as generator:
         source = Source(generator)
@@ -140,12 +140,13 @@ def _one_client(load: Load, address: Address, pid: int, places: Places) -> dict[
 
 
 def _throughput(load: Load, server: Source, ceiling: Source | None) -> dict[str, Any]:
-    """Run the bursts: the server's and, if it is there, the ceiling's take turns, as machines are noisy."""
+    """Run the bursts, alternating between the server and the ceiling, if any: machines are noisy."""
     sources = [server, ceiling] if ceiling else [server]
     runs: list[list[Burst]] = [[] for _ in sources]
     with harness.bar(load.bursts * len(sources), "bursts") as bar:
         for source in sources:
-            source.burst(load.commands)  # warms up: buffers grow, memory is touched
+            # A warm-up, in which buffers grow and memory is touched.
+            source.burst(load.commands)
         for number in range(load.bursts):
             for which in range(len(sources))[:: 1 if number % 2 else -1]:
                 runs[which].append(sources[which].burst(load.commands))
@@ -160,7 +161,8 @@ def _throughput(load: Load, server: Source, ceiling: Source | None) -> dict[str,
 
 def _summary(load: Load, bursts: Sequence[Burst]) -> dict[str, Any]:
     rates = [burst.rate for burst in bursts]
-    size = bursts[-1].stream_bytes / load.commands  # of one command as it is broadcast
+    # Bytes of one command as it is broadcast.
+    size = bursts[-1].stream_bytes / load.commands
     busy = median(burst.sender_cpu / burst.seconds for burst in bursts)
     return {
         "commands_per_second": median(rates),
@@ -168,7 +170,8 @@ def _summary(load: Load, bursts: Sequence[Burst]) -> dict[str, Any]:
         "deliveries_per_second_min": min(rates) * load.receivers,
         "deliveries_per_second_max": max(rates) * load.receivers,
         "megabytes_per_second": median(rates) * load.receivers * size / 1e6,
-        "sender_busy": busy or None,  # unknown for a server that somebody else started
+        # Unknown if this program did not start the server.
+        "sender_busy": busy or None,
         "sender_cpu_per_million": _cpu_per_million(load, bursts) or None,
         "generator_busy": median(burst.generator_cpu / burst.seconds for burst in bursts),
         "bursts": [asdict(burst) for burst in bursts],
@@ -176,12 +179,12 @@ def _summary(load: Load, bursts: Sequence[Burst]) -> dict[str, Any]:
 
 
 def _cpu_per_million(load: Load, bursts: Sequence[Burst]) -> float:
-    """Return the sender's CPU seconds per million deliveries: steady even where the machine is busy."""
+    """Return the sender's CPU seconds per million deliveries, which is steady even on a busy machine."""
     return median(burst.sender_cpu / burst.commands for burst in bursts) * 1e6 / load.receivers
 
 
 def _drain(load: Load, ceiling: Source) -> dict[str, Any]:
-    """Measure how busy the generator is when it throws away what the ceiling sends."""
+    """Measure how busy the generator is when it discards what the ceiling sends."""
     return _summary(load, [ceiling.burst(load.commands, "drain") for _ in range(DRAIN_BURSTS)])
 
 
@@ -232,7 +235,7 @@ def _show_ceiling(result: dict[str, Any]) -> None:
 
 
 def _verdict(ceiling: dict[str, Any], drain: dict[str, Any]) -> str:
-    """Say in plain words whether the generator can drain the ceiling."""
+    """Return a sentence that says whether the generator can drain the ceiling."""
     sender, generator = ceiling["sender_busy"], ceiling["generator_busy"]
     if sender >= MIN_SATURATED:
         verdict = "not the bottleneck"

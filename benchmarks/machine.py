@@ -1,4 +1,4 @@
-"""Facts about the machine that numbers depend on, as far as the system tells."""
+"""Facts about the machine on which the figures depend, as far as the system reports them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def facts(places: Places) -> dict[str, Any]:
-    """Return what the results say of the machine; None for what cannot be found out."""
+    """Return the machine's facts by name; a value is None if the system does not report it."""
     return {
         "cpu": _field("/proc/cpuinfo", "model name"),
         "cpus": len(os.sched_getaffinity(0)),
@@ -50,7 +50,7 @@ def _memory_gib() -> float | None:
 
 
 def _compiler() -> str | None:
-    """Return the compiler that builds the generator, and the ceiling in it."""
+    """Return the compiler that builds the generator and the ceiling."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
@@ -59,7 +59,7 @@ def _compiler() -> str | None:
 
 
 def commit(tree: Path = Path(__file__).parent) -> str | None:
-    """Return the commit of a source tree, marked as ``-dirty`` where files differ from it."""
+    """Return the commit of a source tree, with ``-dirty`` appended if files differ from it."""
     git = shutil.which("git")
     if git is None:
         return None

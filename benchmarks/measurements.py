@@ -1,7 +1,7 @@
-"""What a comparison measured, as tables: a row for each start, burst, paced phase and membership round.
+"""The measurements of a comparison as tables: a row for each start, burst, paced phase and membership round.
 
-``compare.json`` holds these rows, one a line, with the names of the columns above them. What is shown is
-derived from them round by round: the sources take turns within a round, so that is where ratios are taken.
+``compare.json`` holds these rows, one per line, below the names of the columns. Ratios are taken within a
+round, because the sources take turns in each round.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 OURS: Final = "rankserver"
 CEILING: Final = "ceiling"
 
-# What ``dump`` writes and ``parse`` reads.
+# The version of the format that ``dump`` writes and ``parse`` reads.
 FORMAT: Final = 2
 
-# Where something was measured: who sends (``one`` or ``every``), the bytes of a command, the number of
+# The place of a measurement: the senders (``one`` or ``every``), the bytes of a command, the number of
 # receivers, and the peer that was the server.
 PLACE: Final = ["senders", "size", "receivers", "peer"]
 
@@ -42,11 +42,12 @@ COLUMNS: Final = {
 
 
 class Measurements:
-    """All that one comparison measured.
+    """All measurements of one comparison.
 
     Attributes:
-        about: the date, machine, peers and so on.
-        starts, bursts, paces, members: a table each, see ``COLUMNS``, and what follows from its rows.
+        about: the date, the machine, the peers and other facts.
+        starts, bursts, paces, members: one table each, with the columns of ``COLUMNS`` and columns derived
+            from them.
     """
 
     def __init__(self, about: dict[str, Any], rows: dict[str, list[Any]]) -> None:
@@ -56,7 +57,7 @@ class Measurements:
         bursts, paces, members = self.bursts, self.paces, self.members
         bursts["throughput"] = bursts.deliveries / bursts.seconds
         bursts["busy"] = bursts.generator_cpu / bursts.seconds
-        # The system does not always tell: its clock of CPU time is coarse.
+        # The clock of CPU time is coarse, so a value may be missing.
         bursts["cpu"] = (bursts.sender_cpu / bursts.deliveries).where(bursts.sender_cpu > 0)
         bursts["memory"] = bursts.peak_memory.where(bursts.peak_memory > 0)
         paces["achieved"] = paces.commands / paces.seconds / paces.rate
@@ -66,7 +67,7 @@ class Measurements:
 
     @classmethod
     def of_run(cls, result: dict[str, Any]) -> Measurements:
-        """Return the rows of a run, as ``grid.py`` has collected it point by point."""
+        """Return the rows of a run, from the result that ``grid.py`` collected point by point."""
         about = {key: value for key, value in result.items() if key not in {"points", "membership"}}
         rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         points, members = map(_rows_of_point, result["points"]), map(_rows_of_members, result["membership"])
@@ -76,10 +77,10 @@ class Measurements:
 
     @classmethod
     def parse(cls, text: str) -> Measurements:
-        """Return what ``dump`` has written.
+        """Parse what ``dump`` has written.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: if ``text`` is anything else.
         """
         about = json.loads(text)
         if about.pop("format", None) != FORMAT:
@@ -126,7 +127,7 @@ class Measurements:
 
 
 def _ours(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Return our value of the same round in the place of each peer's."""
+    """Return, for each peer's value, this server's value of the same round."""
     ours = values[values.index.get_level_values("peer") == OURS].droplevel("peer")
     here = values.index.droplevel("peer")
     return pd.Series(ours.reindex(here).to_numpy(), values.index)

@@ -1,7 +1,7 @@
-"""Measure joining, the memory of idle clients, leaving at once, and what idle clients cost in CPU time.
+"""Measure joins, the memory and CPU time of idle clients, and simultaneous leaves.
 
-Every client derives its rank from the frames that it gets, and all ranks are checked: against the order of
-joining, and against the server's own roster. The clients live in the load generator, a process of its own.
+Every client derives its rank from the frames that it gets, and all ranks are checked against the order of
+joining and against the server's roster. The clients live in the load generator, which is a separate process.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from targets import MAX_HALF, MAX_MEMORY, MIN_JOINS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# The CPU seconds that idle clients may cost: some ticks of the clock that the kernel accounts by.
+# The CPU seconds that idle clients may cost: a few ticks of the kernel's accounting clock.
 MAX_IDLE: Final = 0.02
 
-# The time after the last JOIN in which the server may give back memory.
+# Seconds after the last JOIN in which the server may give memory back.
 SETTLE_MS: Final = 500
 
-# The seed of the choice of clients that leave, so that a run can be repeated.
+# The seed for choosing the clients that leave, so that a run can be repeated.
 SEED: Final = 1
 
-# Clients that join before memory is measured, so that what all share is not counted.
+# Clients that join before memory is first measured, so that memory shared by all clients is not counted.
 FIRST: Final = 10
 
-# The number of clients that leave at once, besides one and half of all.
+# Besides one client and half of all, this many leave at once.
 MANY: Final = 100
 
-# The bytes of the text that the ceiling sends: its frame is about as long as a LEFT.
+# The bytes of the text that the ceiling sends, which makes its frame about as long as a LEFT.
 SMALL: Final = 16
 
 
@@ -102,7 +102,7 @@ def _members(server: RankServer, places: Places) -> Program:
 
 
 def join_and_leave(clients: int, leave: int, places: Places, tree: Path = ROOT) -> dict[str, Any]:
-    """Let ``clients`` join the server of a source tree, and ``leave`` of them drop at once."""
+    """Let ``clients`` join the server of source tree ``tree``, and drop ``leave`` of them at once."""
     with (
         RankServer(clients + FIRST, cpu=places.sender, tree=tree) as server,
         _members(server, places) as members,
@@ -117,7 +117,7 @@ def join_and_leave(clients: int, leave: int, places: Places, tree: Path = ROOT) 
 
 
 def _join(members: Program, pid: int, clients: int) -> harness.Event:
-    """Join with FIRST and then with ``clients`` more, and return what these took, memory included."""
+    """Join with FIRST clients, then with ``clients`` more; return the cost of the latter."""
     members.ask(f"join {FIRST}")
     members.ask(f"idle {SETTLE_MS}")
     before = memory(pid)
@@ -141,10 +141,10 @@ def _idle(clients: int, seconds: int, places: Places) -> dict[str, Any]:
 
 
 def memory(pid: int) -> int:
-    """Return the bytes of memory that are the process's own or its share: its PSS, from proc(5).
+    """Return the proportional set size (PSS) of a process in bytes, see proc(5).
 
     Raises:
-        BenchmarkError: if it has ended, or the kernel does not tell.
+        BenchmarkError: if the process has ended, or the kernel does not report its PSS.
     """
     path = Path(f"/proc/{pid}/smaps_rollup")
     try:
@@ -162,9 +162,10 @@ def memory(pid: int) -> int:
 
 @contextmanager
 def one_send(clients: int, places: Places) -> Iterator[Callable[[], float]]:
-    """Give a function that lets the ceiling send one small frame to as many as survive when one has left.
+    """Yield a function that lets the ceiling send one small frame to each survivor of a leave.
 
-    It returns the seconds until the last of them had it; each of them is connected all the time.
+    The function returns the seconds until the last receiver has the frame. The ceiling has one receiver for
+    each client that remains when one leaves, and all stay connected.
     """
     survivors = clients + FIRST - 1
     with (
@@ -172,7 +173,8 @@ def one_send(clients: int, places: Places) -> Iterator[Callable[[], float]]:
         Generator(
             ceiling.address,
             proto="ceiling",
-            receivers=survivors - 1,  # and the one that tells it to send
+            # One more survivor is the sender, which triggers the ceiling and receives the frame as well.
+            receivers=survivors - 1,
             senders=1,
             size=SMALL,
             pid=ceiling.pid,
@@ -186,10 +188,10 @@ def one_send(clients: int, places: Places) -> Iterator[Callable[[], float]]:
 def one_round(
     clients: int, send: Callable[[], float], singles: int, sitting: float, places: Places
 ) -> harness.Event:
-    """Join with ``clients``, let them sit idle, and let some of them leave, at a server of its own.
+    """Let ``clients`` join a new server, sit idle for ``sitting`` seconds, and let some of them leave.
 
-    One leaves and comes back ``singles`` times, and each time the ceiling sends once (``send``, which
-    ``one_send`` gives); the middle one counts. Idle clients sit for ``sitting`` seconds.
+    One client leaves and comes back ``singles`` times, and each time ``send`` (see ``one_send``) lets the
+    ceiling send once; the median counts.
     """
     with RankServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
         join = _join(members, server.pid, clients)
@@ -214,7 +216,7 @@ def one_round(
 
 
 def _leave_and_return(members: Program, count: int, seed: int) -> float:
-    """Let ``count`` leave at once, and as many join; return the seconds until all knew that they had left."""
+    """Replace ``count`` clients, which leave at once; return the seconds until all knew of the leave."""
     drop = members.ask(f"drop {count} {seed}")
     members.ask(f"join {count}")
     members.ask("settle")

@@ -1,8 +1,8 @@
-"""Compare the servers of two source trees: what load.py, membership.py and answers.py measure, in pairs.
+"""Compare the servers of two source trees, in pairs, by the figures of load.py, membership.py and answers.py.
 
-Only the server differs: one build of the load generator and the client of this tree drive both. In each
-round both are measured right after each other, the other one first in every second round, and the ratio is
-that of the two, so that a machine that is slower for a while slows down both.
+Only the server differs: the load generator and the client of this tree drive both. Each round measures both
+right after each other, in alternating order, and ratios are taken within a round, so that a machine that
+is slow for a while slows down both.
 
     python benchmarks/paired.py BEFORE [AFTER]
 """
@@ -30,35 +30,38 @@ if TYPE_CHECKING:
 TREES: Final = ("before", "after")
 RECEIVERS: Final = (1, 10, 100, 1_000)
 
-# How often each tree sends a burst in a round; the median of them counts.
+# Bursts of each tree in a round, of which the median counts.
 BURSTS: Final = 5
 
-# The paced phase: as for an idle server in the comparison, and so long that the p99 is of 10 commands.
+# The paced phase: the rate of an idle server in the comparison, and long enough that 10 commands lie beyond
+# the p99.
 LATENCY_RECEIVERS: Final = 10
 LATENCY_RATE: Final = 250
 LATENCY_SECONDS: Final = 4
 
-# As membership.py and answers.py have them by default.
+# The defaults of membership.py and answers.py.
 MEMBERS: Final = 8_000
 ANSWERING: Final = 1_000
 ASKS: Final = 15
 
-# Parts of everything above that --quick leaves.
+# --quick divides all these numbers by this.
 QUICK: Final = 50
 
-Figures = dict[str, float]  # what was measured of one tree in one round, by its name
+# The figures of one tree in one round, by name.
+Figures = dict[str, float]
 
 
 class Pair(NamedTuple):
-    """What is compared, and how."""
+    """The two trees, and how they are compared."""
 
     trees: dict[str, Path]
     places: Places
-    share: int  # what is left of everything: one in so many commands and clients
+    # All numbers of commands and clients are divided by this.
+    share: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare two trees; return the exit code: 1 if anything was lost or cannot run."""
+    """Compare two trees; return the exit code: 1 if anything was lost or the comparison cannot run."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("before", type=_tree, help="source tree of the server that is compared with")
     parser.add_argument("after", type=_tree, nargs="?", default=harness.ROOT, help="default: this tree")
@@ -95,7 +98,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _round(pair: Pair, number: int) -> dict[str, Figures]:
-    """Return the figures of each tree; which of them comes first is told by the number of the round."""
+    """Return the figures of each tree; the number of the round decides which tree comes first."""
     figures: dict[str, Figures] = {which: {} for which in TREES}
     for receivers in RECEIVERS:
         for which, found in _load(pair, receivers, number).items():
@@ -107,7 +110,7 @@ def _round(pair: Pair, number: int) -> dict[str, Figures]:
 
 
 def _load(pair: Pair, receivers: int, number: int) -> dict[str, Figures]:
-    """Let bursts of both servers and of the ceiling take turns, with all of them connected all the time."""
+    """Run bursts of both servers and of the ceiling in turn; all of them stay connected."""
     point = plan.Point(everyone=False, receivers=receivers, size=plan.MAIN_SIZE)
     commands = plan.max_commands(point, plan.Timing(1)) // pair.share
     with ExitStack() as stack:
@@ -115,7 +118,8 @@ def _load(pair: Pair, receivers: int, number: int) -> dict[str, Figures]:
         sources["ceiling"] = _ceiling(receivers, commands, pair.places, stack)
         rates: dict[str, list[float]] = {which: [] for which in sources}
         for source in sources.values():
-            source.burst(commands)  # warms up: buffers grow, memory is touched
+            # A warm-up, in which buffers grow and memory is touched.
+            source.burst(commands)
         for burst in range(BURSTS):
             for which in plan.order(list(sources), number + burst):
                 rates[which].append(sources[which].burst(commands).rate * receivers)
@@ -192,7 +196,7 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def ratio(before: Sequence[float], after: Sequence[float]) -> str:
-    """Return the median of the ratios of pairs, and from where to where they go."""
+    """Return the median, the lowest and the highest ratio of the pairs, as text."""
     if not all(before):
         raise BenchmarkError("a figure of the tree that is compared with is 0")
     ratios = [new / old for old, new in zip(before, after, strict=True)]

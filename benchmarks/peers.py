@@ -1,8 +1,8 @@
-"""What rankserver is compared with: how each peer is found, set up and started.
+"""The peers that rankserver is compared with: how each is found, set up and started.
 
-Every peer runs with its own defaults, except for what would make it drop messages or connections under a
-burst, and what costs it time for something that nobody asked for here (see each one's ``settings``). It
-leaves measuring, and what to do about a peer that is not installed, to its callers.
+Every peer runs with its own defaults, except for settings that would drop messages or connections under a
+burst, and settings that cost time for features that the comparison does not use (see each one's
+``settings``). Measuring, and handling of peers that are not installed, are left to the callers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SERVERS: Final = harness.ROOT / "benchmarks" / "servers"
 
-# Folders of servers that are not on every user's PATH.
+# Folders with servers that are not on every user's PATH.
 SYSTEM_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin")
 
 START_SECONDS: Final = 10.0
@@ -39,16 +39,16 @@ START_SECONDS: Final = 10.0
 # Seconds between two attempts to connect.
 TRY_SECONDS: Final = 0.01
 
-# Attempts to find a port that nobody else takes meanwhile.
+# Attempts to start a server on a free port, which another program may take in between.
 MAX_ATTEMPTS: Final = 5
 
-# A socket that connects to its own port succeeds; from this address it cannot.
+# A socket can connect to itself if its own port happens to be the target's. From this address it cannot.
 OTHER_HOST: Final = "127.0.0.2"
 
-# Clients that Redis has to allow on top, for connections that are just being closed.
+# Clients that Redis must allow in addition, for connections that are just being closed.
 SPARE_CLIENTS: Final = 32
 
-# As many connections as the system allows.
+# More connections than a system allows, so this is no limit.
 NO_MAX_CLIENTS: Final = 100_000
 
 HOST: Final = "127.0.0.1"
@@ -56,10 +56,10 @@ HOST: Final = "127.0.0.1"
 # The number of clients that Redis allows by default.
 DEFAULT_CLIENTS: Final = 10_000
 
-# A number of bytes that stands for no limit, where there is no word for it.
+# A number of bytes that is never reached, for settings that cannot say "no limit".
 NO_LIMIT: Final = "1000000000000"
 
-# Nothing may be dropped, nobody may be thrown out for being slow, and nobody for being silent.
+# No message may be dropped, and no client disconnected for being slow or silent.
 REDIS: Final = """
 bind HOST
 port PORT
@@ -75,9 +75,10 @@ max_pending: 1000000000000
 write_deadline: "1h"
 ping_interval: "1h"
 """
-# The queue's limit is a number that is never reached, because 0, which means none, makes versions 2.0.16 to
-# 2.0.20 disconnect whoever publishes. Looking for duplicates compares each receiver with all others, for each
-# message; it is off in later versions. As root it would change to a user whose memory cannot be read.
+# The limit of the queue is a number that is never reached: 0, for no limit, makes versions 2.0.16 to 2.0.20
+# disconnect publishers. The check for duplicates compares each receiver with all others for each message;
+# later versions have it off. Without ``user root``, a server that root starts would change to a user whose
+# memory cannot be read.
 MOSQUITTO: Final = """
 listener PORT HOST
 allow_anonymous true
@@ -90,7 +91,7 @@ allow_duplicate_messages true
 
 
 class Load(NamedTuple):
-    """What a peer is started for: connections that only receive, those that send, and bytes of a command."""
+    """The load that a peer is started for: receivers, senders, and the bytes of a command."""
 
     receivers: int
     senders: int
@@ -98,39 +99,47 @@ class Load(NamedTuple):
 
     @property
     def connections(self) -> int:
-        """How many connections there are in all."""
+        """The number of all connections."""
         return self.receivers + self.senders
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One thing to compare with."""
+    """A server to compare with."""
 
     key: str
-    name: str  # as it is shown
-    one: str  # the load generator's protocol with one sender
-    every: str  # and where every client sends
-    settings: str  # every setting that differs from the default, and why
-    install: str  # the command that installs it
-    version: Callable[[], str | None]  # None if it is not installed
-    start: Callable[[Load, int | None], Server]  # on this CPU; it listens when it returns
-    every_pairs: bool = False  # where every client sends, it has one more connection, to receive
-    most: int = NO_MAX_CLIENTS  # connections that it can reasonably have
+    # The name in tables and plots.
+    name: str
+    # The load generator's protocol for one sender, and for clients that all send.
+    one: str
+    every: str
+    # Every setting that differs from the default, and why.
+    settings: str
+    # The command that installs it.
+    install: str
+    # Returns the version, or None if the peer is not installed.
+    version: Callable[[], str | None]
+    # Starts the server on a CPU, and returns when it listens.
+    start: Callable[[Load, int | None], Server]
+    # Whether each client needs a second connection, to receive, if all clients send.
+    every_pairs: bool = False
+    # The most connections that it can reasonably handle.
+    most: int = NO_MAX_CLIENTS
 
 
 # --- starting ---------------------------------------------------------------------------------
 
 
 class Daemon(Server):
-    """A server of others, in a folder of its own; it is ended with its block."""
+    """A third-party server in its own folder; it is ended at the end of its ``with`` block."""
 
     def __init__(
         self, name: str, command: Sequence[str], config: str, address: Address, cpu: int | None
     ) -> None:
-        """Start ``command`` with a file of this configuration, and wait until it accepts connections.
+        """Start ``command`` with ``config`` in a file, and wait until it accepts connections.
 
         Raises:
-            BenchmarkError: if it does not; the message holds what it printed.
+            BenchmarkError: if it does not; the message quotes its output.
         """
         self.address = address
         with ExitStack() as stack:
@@ -197,9 +206,9 @@ class Script(Server):
 
 
 def daemon(name: str, command: Sequence[str], config: str) -> Callable[[Load, int | None], Server]:
-    """Return a function that starts a server of others; ``config`` has places for what differs.
+    """Return a function that starts a third-party server; ``config`` has placeholders such as PORT.
 
-    They cannot let the system choose a port, so one is chosen here, and another if it is taken meanwhile.
+    Such servers cannot let the system pick a port. It is picked here, and another one if it is taken by then.
     """
 
     def attempt(load: Load, cpu: int | None) -> Daemon | None:
@@ -228,7 +237,7 @@ def _script(name: str, file: str, *options: str) -> Callable[[Load, int | None],
 
 
 def _free_port() -> int:
-    """Return a port on which nobody listens just now."""
+    """Return a port that is free at the moment."""
     with socket.create_server((HOST, 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -249,7 +258,7 @@ def _find(program: str) -> str:
 
 
 def _printed_version(program: str, option: str, pattern: str) -> Callable[[], str | None]:
-    """Return a function that takes a program's version out of what it prints with an option."""
+    """Return a function that finds a program's version in what it prints when given ``option``."""
 
     def version() -> str | None:
         path = _which(program)

@@ -1,6 +1,6 @@
-"""What a comparison measures, how long, and in which order: pure functions and constants with their reasons.
+"""Plan what a comparison measures, for how long, and in which order.
 
-It starts nothing and waits for nothing; ``rounds.py`` carries it out.
+These are pure functions, and constants with their reasons. ``rounds.py`` carries the plan out.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ MAIN_SIZE: Final = 64
 # The number of receivers at which the latency is measured with every size.
 MAIN_RECEIVERS: Final = 100
 
-# The numbers of clients that all send; with more it takes far too long.
+# The numbers of clients that all send; more of them would take far too long.
 EVERYONE: Final = range(10, 1_001)
 
-# The number of commands that each of them sends at once.
+# The number of commands that each client sends at once if all send.
 EACH: Final = 10
 
-# At this size a burst of the fastest takes 0.05 to 0.2 s, much longer than anything the scheduler disturbs.
+# A burst with this many deliveries takes the fastest peer 0.05 to 0.2 s, much longer than any disturbance by
+# the scheduler.
 MAX_DELIVERIES: Final = 20_000_000
 
-# A burst has at least this many commands; 16 KiB to 5,000 receivers would be fewer, and is left out.
+# A burst has at least this many commands. With 16 KiB and 5,000 receivers it would have fewer, so that point
+# is left out.
 MIN_COMMANDS: Final = 20
 
 # The bytes of text that a burst sends to all receivers together.
@@ -44,16 +46,16 @@ MAX_BYTES: Final = 1_500_000_000
 # More commands in a burst would take longer to prepare than to send.
 MAX_COMMANDS: Final = 2_000_000
 
-# The bytes of one phase: the generator keeps no more.
+# The most bytes that the generator keeps of one phase.
 MAX_PHASE_BYTES: Final = 1 << 30
 
-# The bytes that the generator counts for what is around a text.
+# The bytes that the generator allows for the frame around a text.
 WRAP: Final = 128
 
-# Calibrating begins with this part of a full burst.
+# Calibrating begins with a burst smaller by this factor than a full one.
 FIRST_SHARE: Final = 256
 
-# Each further burst of calibrating is at most this many times as long as the one before.
+# A calibrating burst is longer than the previous one by at most this factor.
 MAX_GROWTH: Final = 4
 
 # Calibrating ends after this many bursts, however much their times vary.
@@ -61,24 +63,28 @@ MAX_STEPS: Final = 12
 
 
 class Idle(NamedTuple):
-    """How a server is paced that sleeps between two commands."""
+    """The pace for a server that should sleep between two commands."""
 
-    receivers: int  # at most
-    rate: int  # commands/s
-    share: float  # of the time that the longest takes: the more commands there are, the surer is the p99
+    # The most receivers for which it is used.
+    receivers: int
+    # In commands per second.
+    rate: int
+    # The share of the full phase. More commands make the p99 more reliable, so lower rates need longer
+    # phases.
+    share: float
 
 
 IDLE: Final = (Idle(100, 250, 2 / 3), Idle(1_000, 50, 1.0))
 
-# The pace with more receivers than those above.
+# The pace for more receivers than those above.
 IDLE_LAST: Final = Idle(0, 10, 1.0)
 
-# A server that sleeps between two commands is used to at most one part in this many.
+# An idle server is loaded to at most 1 / IDLE_SHARE of the commands per second that it can do.
 IDLE_SHARE: Final = 5
 
 
 class Point(NamedTuple):
-    """One place of the grid; with ``everyone`` all ``receivers`` send, else one more client does."""
+    """One point of the grid; with ``everyone`` all ``receivers`` send, else one further client does."""
 
     everyone: bool
     receivers: int
@@ -87,7 +93,7 @@ class Point(NamedTuple):
 
     @property
     def senders(self) -> str:
-        """What the result calls it."""
+        """The value of the column ``senders`` in the results."""
         return "every" if self.everyone else "one"
 
     @property
@@ -97,7 +103,7 @@ class Point(NamedTuple):
 
     @property
     def deliveries(self) -> int:
-        """How many deliveries a command is, at most: rankserver and the ceiling confirm to the sender."""
+        """The most deliveries of a command; rankserver and the ceiling also deliver it to its sender."""
         return self.receivers if self.everyone else self.receivers + 1
 
     def __str__(self) -> str:
@@ -107,23 +113,32 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Timing:
-    """How long things may take, in seconds, and how often they are done."""
+    """The durations of steps, in seconds, and the numbers of their repetitions."""
 
     rounds: int
-    burst: float = 0.4  # one burst of a slow source
-    scale: float = 1.0  # the part of a full burst that the fast ones send
-    whole: float = 8.0  # one burst in which every client sends EACH commands;
-    crowd: float = 2.0  # if it takes longer they send fewer, for so long
-    crowds: float = 0.05  # bursts of a crowd are repeated for so long in a round, and the middle one counts
-    idle: float = 2.0  # with many receivers: with few of them, a part of it is enough
+    # One burst of a slow source.
+    burst: float = 0.4
+    # The share of a full burst that fast sources send.
+    scale: float = 1.0
+    # The most for one burst in which every client sends EACH commands. If it would take longer, clients send
+    # fewer commands, for about ``crowd`` seconds.
+    whole: float = 8.0
+    crowd: float = 2.0
+    # Bursts of clients that all send are repeated for this long in a round, and the median counts.
+    crowds: float = 0.05
+    # An idle phase with many receivers; with few receivers, a share of it is enough.
+    idle: float = 2.0
     half: float = 0.6
-    trials: int = 2  # bursts with each chunk, to find the ceiling's fastest
-    singles: int = 5  # leaves of one client in a round, of which the middle one counts
-    sitting: float = 2.0  # while the CPU time of idle clients is taken
+    # Bursts with each chunk size, to find the ceiling's fastest.
+    trials: int = 2
+    # Leaves of one client in a round, of which the median counts.
+    singles: int = 5
+    # The phase in which the CPU time of idle clients is measured.
+    sitting: float = 2.0
 
     @classmethod
     def quick(cls, rounds: int) -> Timing:
-        """Return times that show that everything works, and nothing about speed."""
+        """Return a timing that shows that everything works, but not how fast it is."""
         return cls(rounds, 0.05, 0.005, 1.0, 0.1, 0.0, 0.1, 0.05, 1, 1, 0.1)
 
 
@@ -154,21 +169,22 @@ def _has_latency(receivers: int, size: int) -> bool:
 
 
 def max_commands(point: Point, timing: Timing) -> int:
-    """Return how many commands a burst of one sender has at most."""
+    """Return the most commands in a burst of one sender."""
     deliveries = min(MAX_DELIVERIES, MAX_BYTES // point.size)
     bound = min(deliveries // point.receivers, MAX_PHASE_BYTES // (point.size + WRAP), MAX_COMMANDS)
     return max(1, int(bound * timing.scale))
 
 
 def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
-    """Return how many commands, at most ``most``, fit in about ``seconds``.
+    """Return how many commands, up to ``most``, can be sent in about ``seconds``.
 
-    ``run`` sends a burst of so many and returns the seconds that it took. A small burst tells little about a
-    large one, and a cold one little about a warm one, so bursts grow until one takes at least half of the
-    time, and one of the size that follows from it shows that it was no exception and warms up everything.
+    ``run`` sends a burst of the given number of commands and returns the seconds that it took. A small or
+    cold burst says little about a large or warm one. Bursts therefore grow until one takes at least half of
+    the time, and a last one, of the size computed from it, confirms the result and warms up everything.
     """
     commands = -(-most // FIRST_SHARE)
-    near = False  # the burst before took long enough for its size to be nearly the right one
+    # Whether the previous burst took long enough for its size to be nearly right.
+    near = False
     for _ in range(MAX_STEPS):
         fit = max(1, min(int(commands * seconds / run(commands)), most))
         if commands == fit == most or (near and fit < 2 * commands):
@@ -179,14 +195,14 @@ def calibrate(run: Callable[[int], float], most: int, seconds: float) -> int:
 
 
 def crowd_commands(clients: int, seconds_of_one: float, timing: Timing) -> int:
-    """Return how many commands all clients together send at once, if one of each takes this long."""
+    """Return how many commands all clients together send at once, given the seconds for one from each."""
     if seconds_of_one * EACH <= timing.whole:
         return clients * EACH
     return clients * max(1, int(timing.crowd / seconds_of_one))
 
 
 def crowd_repeats(seconds: float, timing: Timing) -> int:
-    """Return how many bursts of this length a round has: an odd number, so that there is a middle one."""
+    """Return how many bursts of this length a round has: an odd number, so that the median is one of them."""
     return min(int(timing.crowds / seconds), 20) // 2 * 2 + 1
 
 
@@ -194,12 +210,12 @@ def crowd_repeats(seconds: float, timing: Timing) -> int:
 
 
 def idle_rate(receivers: int, saturated: float) -> int:
-    """Return the commands/s at which a source that manages ``saturated`` sleeps between two commands."""
+    """Return commands/s at which a source that can do ``saturated`` sleeps between two commands."""
     return max(1, min(_idle(receivers).rate, int(saturated / IDLE_SHARE)))
 
 
 def idle_seconds(receivers: int, timing: Timing) -> float:
-    """Return how long the latency of an idle source is taken."""
+    """Return the seconds for which the latency of an idle source is measured."""
     return timing.idle * _idle(receivers).share
 
 
@@ -213,7 +229,7 @@ def half_rate(saturated: float) -> int:
 
 
 def paced_commands(rate: int, seconds: float, size: int) -> int:
-    """Return how many commands a paced phase has."""
+    """Return the number of commands in a paced phase."""
     return max(1, min(int(rate * seconds), MAX_PHASE_BYTES // (size + WRAP), MAX_COMMANDS))
 
 
@@ -221,9 +237,9 @@ def paced_commands(rate: int, seconds: float, size: int) -> int:
 
 
 def order(items: Sequence[Item], number: int) -> list[Item]:
-    """Return the order of round ``number``: an item that is late in one is early in another.
+    """Return the items in the order of round ``number``: items that come late in one come early in another.
 
-    Every round begins with the next one, and every other round goes on backwards from there.
+    Every round begins with the next item, and every second round goes backwards from there.
     """
     first = number % len(items) if items else 0
     turned = [*items[first:], *items[:first]]
@@ -238,43 +254,43 @@ START: Final = 0.3
 # Seconds to connect one client.
 JOINING: Final = 0.000_25
 
-# Seconds for a burst of the average peer, and for getting ready for it.
+# Seconds for a burst of the average peer, including its preparation.
 BURST: Final = 0.4
 
 # Seconds for one client to join, settle and leave.
 MEMBER: Final = 0.000_8
 
-# Seconds that a round of members takes besides: starting, and letting memory settle.
+# Further seconds of a membership round: starting, and letting memory settle.
 STARTS: Final = 2.0
 
 
 def start_seconds(point: Point) -> float:
-    """Return about how long it takes to start one peer with its connections."""
+    """Return the estimated seconds to start one peer with its connections."""
     return START + point.receivers * JOINING
 
 
 def burst_seconds(point: Point, timing: Timing) -> float:
-    """Return about how long one peer's part of a round takes."""
+    """Return the estimated seconds of one peer's bursts in a round."""
     if point.everyone:
         return timing.crowds + timing.crowd * point.receivers / EVERYONE[-1]
     return BURST * timing.burst / Timing.burst
 
 
 def warming_seconds(point: Point, timing: Timing, *, ceiling: bool) -> float:
-    """Return about how long it takes to calibrate one peer; the ceiling tries its chunks, too."""
+    """Return the estimated seconds to calibrate one peer; the ceiling also tries its chunk sizes."""
     bursts = 2 + (timing.trials * len(CHUNKS) if ceiling else 0)
     return bursts * burst_seconds(point, timing)
 
 
 def latency_seconds(point: Point, peers: int, timing: Timing) -> float:
-    """Return about how long one round of latencies takes; the ceiling has none at half load."""
+    """Return the estimated seconds of one round of latencies; the ceiling has none at half load."""
     others = max(0, peers - 2)
     halves = 1 + others * (2 if point.same_rate else 1)
     return peers * idle_seconds(point.receivers, timing) + halves * timing.half
 
 
 def point_seconds(point: Point, peers: int, timing: Timing) -> float:
-    """Return about how long a point takes with this many peers, this server and the ceiling included."""
+    """Return the estimated seconds of a point with this many peers, including this server and the ceiling."""
     each = start_seconds(point) + warming_seconds(point, timing, ceiling=False)
     each += timing.rounds * burst_seconds(point, timing)
     paced = timing.rounds * latency_seconds(point, peers, timing) if point.latency else 0.0
@@ -282,5 +298,5 @@ def point_seconds(point: Point, peers: int, timing: Timing) -> float:
 
 
 def membership_seconds(clients: int, timing: Timing) -> float:
-    """Return about how long one round of membership takes."""
+    """Return the estimated seconds of one membership round."""
     return clients * MEMBER + STARTS + timing.sitting

@@ -1,4 +1,4 @@
-"""The plots of the results page, as SVG: a line for each peer, with the spread of the rounds as a bar."""
+"""Draw the plots of the results page as SVG: a line for each peer, with the spread of the rounds as bars."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from measurements import Measurements
 
-# Inches: the width of a page, so that text is not scaled, and the height of a row of panels.
+# In inches: the width of a page, so that text is not scaled, and the height of a row of panels.
 WIDTH: Final = 9.0
 HEIGHT: Final = 3.2
 
-# From this ratio of the largest to the smallest value on, the axis of values is logarithmic.
+# The value axis is logarithmic if the largest value is at least this multiple of the smallest.
 MIN_LOGARITHMIC: Final = 5
 
-# Text stays text, and the same measurements give the same bytes.
+# Keep text as text, and give the same bytes for the same measurements.
 STYLE: Final[Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rankserver",
@@ -33,7 +33,7 @@ STYLE: Final[Any] = {
     "grid.color": "#e4e4e4",
 }
 
-# Colours of Okabe and Ito and of Paul Tol, which the colour-blind can tell apart.
+# Colours by Okabe and Ito and by Paul Tol, which colour-blind readers can tell apart.
 COLOURS: Final = {
     OURS: "#d55e00",
     "redis": "#0072b2",
@@ -46,7 +46,8 @@ COLOURS: Final = {
     CEILING: "#666666",
 }
 
-Panels = dict[str, pd.Series]  # values by line, x and round, by the title of the panel
+# The values of a panel, indexed by line, x and round; keys are panel titles.
+Panels = dict[str, pd.Series]
 
 
 def draw(measured: Measurements, folder: Path) -> None:
@@ -67,7 +68,7 @@ def draw(measured: Measurements, folder: Path) -> None:
 
 
 def _over_receivers(values: pd.Series[Any]) -> Panels:
-    """Return a panel for each size of a command, with one sender."""
+    """Return a panel for each command size, with one sender."""
     one = values[values.index.get_level_values("senders") == "one"].dropna().droplevel("senders")
     groups = one.groupby("size")
     return {
@@ -91,7 +92,7 @@ def _membership(measured: Measurements) -> Panels:
 
 
 def _write(path: Path, title: str, panels: Panels) -> None:
-    """Write panels, two or three in a row, with one legend below all; without any, no file is left there."""
+    """Write panels, two or three per row, with one legend below; without panels, remove the file."""
     path.unlink(missing_ok=True)
     panels = {name: values for name, values in panels.items() if len(values)}
     if not panels:

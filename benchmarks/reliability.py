@@ -1,7 +1,7 @@
-"""Abuse rankserver, and Redis and NATS where they can be compared, and write down what they did.
+"""Abuse rankserver, and Redis and NATS where they are comparable, and record what happens.
 
-Each row is a function in ``tests/abuse/``, and the tests run the same ones in small. What was measured goes
-into the table of docs/reliability.md, between two marks; what stands around it is written by hand.
+Each row is a function in ``tests/abuse/``, which the tests run with smaller numbers. The results go into the
+table in docs/reliability.md, between two marks; the text around it is written by hand.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ ALONE: Final = (RANK.key,)
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that is done to a server.
+    """One way to abuse a server.
 
     Attributes:
-        key: its name on the command line and among the tests.
+        key: its name on the command line and in the tests.
         deed: what is done.
-        must: what has to hold.
-        do: does it.
-        small: arguments with which it takes a second or two.
+        must: what must hold.
+        do: the function that does it.
+        small: arguments with which ``do`` takes a second or two.
         subjects: the servers that it can be done to.
-        possible: whether this machine has what it needs.
+        possible: whether the machine meets its requirements.
     """
 
     key: str
@@ -171,7 +171,7 @@ ROWS: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the rows; return the exit code: 1 if something did not hold for rankserver."""
+    """Run the rows; return the exit code: 1 if a requirement did not hold for rankserver."""
     options = _parser().parse_args(argv)
     return harness.run("reliability.py", options, _measure, _show)
 
@@ -208,7 +208,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _outcome(row: Row, subject: Subject, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Carry out a row; what goes wrong in it is its outcome."""
+    """Run a row; an error in it becomes its outcome."""
     begin = time.monotonic()
     try:
         outcome = row.do(subject, **arguments)
@@ -254,7 +254,7 @@ def write(page: Path, result: dict[str, Any]) -> None:
     """Put the table between the marks of the page.
 
     Raises:
-        BenchmarkError: it has no such marks.
+        BenchmarkError: if the page has no such marks.
     """
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)

@@ -1,7 +1,7 @@
-"""Write what a comparison measured as a page that people can look at: RESULTS.md, its plots, and the JSON.
+"""Write the results of a comparison: the page RESULTS.md, its plots, and the JSON.
 
-The words are in ``RESULTS.template.md``; the tables here and the plots in ``plots.py`` follow from the
-measurements alone, so that the page can be written again: ``python benchmarks/report.py FOLDER``.
+The text is in ``RESULTS.template.md``. The tables, made here, and the plots, made in ``plots.py``, depend on
+the measurements alone, so ``python benchmarks/report.py FOLDER`` can write the page again.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ DATA: Final = "compare.json"
 PLOTS: Final = "results"
 MIB: Final = 1024 * 1024
 
-# What is said behind a target that is met, is not, or was not measured.
+# The text behind a target that is met, is not met, or was not measured.
 MET: Final = {True: "", False: " **NOT MET**", None: ""}
 
-# Marks behind a value, which the page explains: who lost something, who did not keep up with the pace, and
-# where the generator was so busy that it is what limits.
+# Marks behind a value, which the page explains: the peer lost something, did not keep up with the pace, or
+# the generator was so busy that it is the bottleneck.
 LOST: Final = " †"
 LATE: Final = " §"
 MIN_ACHIEVED: Final = 0.95
 SATURATED: Final = " ¶"
 MIN_SATURATED: Final = 0.95
 
-# The columns of membership, and the factor that gives each value the unit of its column.
+# The columns of membership, and the factors that convert the values to their units.
 MEMBERSHIP: Final = {
     "joins/s": ("joins_per_second", 1),
     "bytes each": ("memory_per_client", 1),
@@ -56,7 +56,7 @@ MEMBERSHIP: Final = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page and the plots of a run again from its JSON; return the exit code."""
+    """Write the page and the plots of a run again, from its JSON; return the exit code."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="with the compare.json of a run")
     folder = parser.parse_args(argv).folder
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write(measured: Measurements, folder: Path) -> None:
-    """Write the page and the JSON into ``folder``, and the plots into a folder in it."""
+    """Write the page and the JSON into ``folder``, and the plots into its subfolder."""
     (folder / PLOTS).mkdir(parents=True, exist_ok=True)
     (folder / DATA).write_text(measured.dump(), encoding="utf-8")
     (folder / PAGE).write_text(page(measured), encoding="utf-8")
@@ -109,7 +109,7 @@ def page(measured: Measurements) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a number with this many significant digits, and thousands set apart."""
+    """Return a number with this many significant digits and with thousands separators."""
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits}g}")
@@ -117,7 +117,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def cell(values: pd.Series[Any]) -> str:
-    """Return the median of rounds and, small and below it, the lowest and the highest."""
+    """Return the median of rounds with the lowest and the highest value below it in small print."""
     known = values.dropna().tolist()
     if not known:
         return "-"
@@ -126,25 +126,25 @@ def cell(values: pd.Series[Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """Return a table, whose first ``words`` columns hold words and the others numbers."""
+    """Return a table whose first ``words`` columns hold words and the others numbers."""
     line = [":---"] * words + ["---:"] * (len(header) - words)
     lines = [f"| {' | '.join(row)} |" for row in (header, line, *rows)]
     return "\n".join(lines) if rows else "Not measured."
 
 
 def plain(value: object) -> str:
-    """Return what a program said so that it stays within its cell, and is no Markdown."""
+    """Return a program's output escaped, so that it stays in its cell and is not taken for Markdown."""
     text = "unknown" if value is None else " ".join(str(value).split())
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _names(measured: Measurements) -> dict[str, str]:
-    """Return the name of each peer by its key, in the order in which they are shown."""
+    """Return the names of the peers by key, in display order."""
     return {peer["key"]: peer["name"] for peer in measured.about["peers"]}
 
 
 def _in_order(measured: Measurements, frame: pd.DataFrame) -> list[list[str]]:
-    """Return the rows of a frame whose index holds the keys of peers, with their names in front."""
+    """Return the rows of a frame indexed by peer, in display order, each with the peer's name in front."""
     known = ((key, name) for key, name in _names(measured).items() if key in frame.index)
     return [[name, *frame.loc[key].fillna("-")] for key, name in known]
 
@@ -153,7 +153,7 @@ def _in_order(measured: Measurements, frame: pd.DataFrame) -> list[list[str]]:
 
 
 def _headline(measured: Measurements) -> str:
-    """Return what was measured of the main size, at the most receivers up to 1,000."""
+    """Return a sentence on the throughput at the main size, at the most receivers up to 1,000."""
     bursts = measured.bursts
     main = bursts[(bursts.senders == "one") & (bursts["size"] == MAIN_SIZE) & (bursts.receivers <= 1_000)]
     main = main[main.receivers == main.receivers.max()]
@@ -169,7 +169,7 @@ def _headline(measured: Measurements) -> str:
 
 
 def _verdict(found: Sequence[Target]) -> str:
-    """Return how many targets are met, and each that is not."""
+    """Return how many targets are met, and list those that are not."""
     states = [target.met for target in found]
     counts = f"**{states.count(True)} are met, {states.count(False)} are NOT MET**"
     missed = [f"- {sentence(it)}" for it in found if it.met is False]
@@ -185,7 +185,7 @@ def _losses(measured: Measurements) -> str:
 
 
 def _targets(found: Sequence[Target]) -> str:
-    """Return a row for each demand, a column for each number of receivers or clients."""
+    """Return a row for each target, with a column for each number of receivers or clients."""
     cells = pd.DataFrame([[it.what, required(it), it.place, f"{shown(it)}{MET[it.met]}"] for it in found])
     wide = cells.pivot(index=[0, 1], columns=2, values=3).fillna("")
     whats = dict.fromkeys((it.what, required(it)) for it in found)
@@ -193,17 +193,17 @@ def _targets(found: Sequence[Target]) -> str:
 
 
 def sentence(target: Target) -> str:
-    """Return what was measured and what is required."""
+    """Return a target's measured and required values as a sentence."""
     return f"{target.what}, at {target.place:,}: {shown(target)}; required: {required(target)}"
 
 
 def required(target: Target) -> str:
-    """Return what is required, in words."""
+    """Return the requirement in words."""
     return f"{target.limit} {'the ceiling' if target.required is None else format(target.required, ',.4g')}"
 
 
 def shown(target: Target) -> str:
-    """Return what was measured, with enough digits to see on which side of the limit it is."""
+    """Return the measured value with enough digits to show on which side of the limit it is."""
     if target.lost or target.value is None:
         return "lost commands" if target.lost else "not measured"
     texts = [number(target.value, digits) for digits in range(3, 18)]
@@ -217,7 +217,7 @@ def shown(target: Target) -> str:
 
 
 def _by_receivers(measured: Measurements, values: pd.Series[Any], factor: float) -> str:
-    """Return a table for each size: a row for each peer, a column for each number of receivers."""
+    """Return a table for each size, with a row for each peer and a column for each number of receivers."""
     cells = (values[values.index.get_level_values("senders") == "one"] * factor).groupby(PLACE).apply(cell)
     parts = []
     for size, of_size in _marked(measured, cells).groupby("size"):
@@ -228,7 +228,7 @@ def _by_receivers(measured: Measurements, values: pd.Series[Any], factor: float)
 
 
 def _marked(measured: Measurements, cells: pd.Series[Any]) -> pd.Series[Any]:
-    """Return cells by place, with marks behind their first lines."""
+    """Return cells by place, with marks at the end of their first lines."""
     busy = measured.burst("busy").groupby(PLACE).median().reindex(cells.index) >= MIN_SATURATED
     lost = measured.starts.set_index(PLACE).lost.reindex(cells.index).notna()
     marks = busy.map({True: SATURATED, False: ""}) + lost.map({True: LOST, False: ""})
@@ -251,7 +251,7 @@ def _latency(measured: Measurements) -> str:
 
 
 def _everyone(measured: Measurements) -> str:
-    """Return what was measured where every client sends."""
+    """Return the table of the points at which every client sends."""
     bursts = measured.bursts[measured.bursts.senders == "every"]
     by_place = bursts.set_index([*PLACE, "round"])
     orders = by_place.same_order.groupby(PLACE).all().map({True: "same for all", False: "differs"})
@@ -272,7 +272,7 @@ def _everyone(measured: Measurements) -> str:
 
 
 def _by_place(measured: Measurements, columns: dict[str, pd.Series[Any]], who: str) -> str:
-    """Return a table for each size and number of receivers: a row for each peer."""
+    """Return a table for each size and number of receivers, with a row for each peer."""
     parts = []
     for (size, receivers), here in pd.DataFrame(columns).groupby(["size", "receivers"]):
         rows = _in_order(measured, here.droplevel(PLACE[:-1]))
@@ -284,7 +284,7 @@ def _by_place(measured: Measurements, columns: dict[str, pd.Series[Any]], who: s
 
 
 def _membership(measured: Measurements) -> str:
-    """Return joining, memory and leaving by the number of clients."""
+    """Return the table of joins, memory and leaves by the number of clients."""
     rows = [
         [f"{clients:,}", *(cell(rounds[name] * factor) for name, factor in MEMBERSHIP.values())]
         for clients, rounds in measured.members.groupby("clients")
@@ -293,7 +293,7 @@ def _membership(measured: Measurements) -> str:
 
 
 def _connections(measured: Measurements) -> str:
-    """Return what each of 1,000 connections costs: with fewer, memory is lost in the noise."""
+    """Return the cost of each of 1,000 connections; with fewer, memory would be lost in the noise."""
     starts = measured.starts.set_index(PLACE)
     here = starts[starts.index.droplevel("peer").isin([("one", MAIN_SIZE, 1_000)])].droplevel(PLACE[:-1])
     costs = pd.DataFrame({"KiB each": here.idle_memory / 1_001 / 1024, "joins/s": 1_001 / here.join_seconds})

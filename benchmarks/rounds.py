@@ -1,6 +1,6 @@
-"""One point of the grid: all peers are connected, and take turns in bursts and at a pace.
+"""Measure one point of the grid: all peers stay connected, and take turns in bursts and paced phases.
 
-What to measure is planned in ``plan.py``, and what follows from it is in ``measurements.py``.
+``plan.py`` decides what to measure, and ``measurements.py`` evaluates it.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """What is told about the progress of a run; ``grid.py`` has one that shows it."""
+    """A receiver of progress reports; the one in ``grid.py`` shows them."""
 
     def say(self, what: str) -> None:
-        """Begin something."""
+        """Report the step that begins."""
 
     def passed(self, seconds: float) -> None:
-        """Note that something that was planned to take this many seconds is over."""
+        """Report that a step that was planned to take this many seconds is over."""
 
 
 class Contender:
-    """A peer at one point: its server, the generator that is connected to it, and what they have measured."""
+    """A peer at one point: its server, the generator connected to it, and their measurements."""
 
     def __init__(self, peer: Peer, point: Point, places: Places, timing: Timing) -> None:
         """Start nothing yet."""
@@ -48,7 +48,8 @@ class Contender:
         self._point = point
         self._places = places
         self._timing = timing
-        self._repeats = 1  # bursts in a round, of which the middle one counts
+        # Bursts in a round, of which the median counts.
+        self._repeats = 1
         self._bursts: list[Burst] = []
         self._source: Source | None = None
         self._stack = ExitStack()
@@ -62,31 +63,32 @@ class Contender:
         self._stack.close()
 
     def attempt(self, step: Callable[[], object]) -> None:
-        """Take a step, unless one before has failed; a peer that fails is out, and marked as lost.
+        """Run a step unless an earlier one has failed; a peer that fails is out, and is marked as lost.
 
         Raises:
-            BenchmarkError: if it is the ceiling.
+            BenchmarkError: if the ceiling fails.
         """
         if self.record["lost"]:
             return
         try:
             step()
         except BenchmarkError as error:
-            if self.peer.key == CEILING:  # then it is the machine or the generator that fails
+            # If the ceiling fails, the fault is with the machine or the generator.
+            if self.peer.key == CEILING:
                 raise BenchmarkError(f"{self.peer.name}, {self._point}: {error}") from error
             self.record["lost"] = str(error)
             self._stack.close()
 
     @property
     def load(self) -> Load:
-        """What it is started for."""
+        """The load for which the server is started."""
         count, size = self._point.receivers, self._point.size
         if not self._point.everyone:
             return Load(count, 1, size)
         return Load(count if self.peer.every_pairs else 0, count, size)
 
     def start(self) -> None:
-        """Start the server and join with all connections."""
+        """Start the server and join all connections."""
         server = self._stack.enter_context(self.peer.start(self.load, self._places.sender))
         before = memory(server.pid)
         generator = self._stack.enter_context(self._generator(server))
@@ -108,13 +110,13 @@ class Contender:
 
     @property
     def source(self) -> Source:
-        """What bursts are sent with, once it is started."""
+        """The source of bursts, once the peer is started."""
         if self._source is None:
             raise BenchmarkError(f"{self.peer.name} is not started")
         return self._source
 
     def calibrate(self) -> None:
-        """Warm up, find out how many commands a burst can have, and choose the ceiling's chunk."""
+        """Warm up, determine the number of commands in a burst, and choose the ceiling's chunk size."""
         if self._point.everyone:
             self._calibrate_crowd()
         else:
@@ -126,7 +128,8 @@ class Contender:
 
     def _calibrate_crowd(self) -> None:
         clients = self._point.receivers
-        one = min(self._seconds(clients) for _ in range(2))  # a command of each; the first warms up
+        # One command from each client, twice: the first run warms up.
+        one = min(self._seconds(clients) for _ in range(2))
         commands = plan.crowd_commands(clients, one, self._timing)
         self.record["commands"] = commands
         self._repeats = plan.crowd_repeats(one * commands / clients, self._timing)
@@ -135,37 +138,37 @@ class Contender:
         return self.source.burst(commands).seconds
 
     def burst(self) -> None:
-        """Run the burst of this round, and keep it."""
+        """Run the burst of this round, and record it."""
         bursts = [self.source.burst(self.record["commands"]) for _ in range(self._repeats)]
         middle = sorted(bursts, key=lambda burst: burst.seconds)[self._repeats // 2]
         self._bursts.append(middle)
         self.record["bursts"].append(self._raw(middle))
 
     def _raw(self, burst: Burst) -> Event:
-        """Return a burst as the result has it; what one sender hears of itself is no delivery."""
+        """Return a burst as the result stores it; a single sender's own stream is not a delivery."""
         raw = asdict(burst)
         if not self._point.everyone:
             raw["deliveries"] = burst.commands * self._point.receivers
         return raw
 
     def idle(self) -> None:
-        """Take the latency while the server sleeps between two commands."""
+        """Measure the latency while the server sleeps between two commands."""
         receivers = self._point.receivers
         rate, seconds = plan.idle_rate(receivers, self._saturated), plan.idle_seconds(receivers, self._timing)
         self._pace(self.record, "idle", rate, seconds)
 
     def half(self) -> None:
-        """Take the latency at half of what this peer can do."""
+        """Measure the latency at half of this peer's throughput."""
         self._pace(self.record, "half", self.half_rate, self._timing.half)
 
     def half_of(self, other: Contender) -> None:
-        """Take the latency of this peer at half of what another can do, unless that is out."""
+        """Measure this peer's latency at half of another's throughput, unless that peer is out."""
         if not other.record["lost"]:
             against = self.record.setdefault("against", {})
             self._pace(against, other.peer.key, other.half_rate, self._timing.half)
 
     def keep_pairs(self, other: Contender) -> None:
-        """Forget what this peer did before the other one failed in the same round."""
+        """Forget this peer's measurements of rounds in which the other one failed later."""
         against, half = self.record.get("against", {}), other.record.get("half")
         if half is None:
             against.pop(other.peer.key, None)
@@ -174,7 +177,7 @@ class Contender:
 
     @property
     def half_rate(self) -> int:
-        """Half of the commands/s that this peer managed in its bursts."""
+        """Half of the commands/s that this peer reached in its bursts."""
         return plan.half_rate(self._saturated)
 
     @property
@@ -189,10 +192,10 @@ class Contender:
 def run_point(
     point: Point, peers: Sequence[Peer], places: Places, timing: Timing, progress: Progress
 ) -> Event:
-    """Measure a point with all peers that can have this many connections; return its part of the result.
+    """Measure a point with all peers that can handle its connections; return its part of the result.
 
     Raises:
-        BenchmarkError: if the ceiling fails; a peer that does, or this server, is marked as lost.
+        BenchmarkError: if the ceiling fails. Other peers that fail, and this server, are marked as lost.
     """
     with ExitStack() as stack:
         all_ = [stack.enter_context(Contender(peer, point, places, timing)) for peer in peers]
@@ -226,14 +229,15 @@ def _latencies(contenders: Sequence[Contender], point: Point, timing: Timing, pr
     for number in range(timing.rounds):
         for contender in plan.order(contenders, number):
             _step(contender, contender.idle, "latency when idle", seconds, progress)
-            if contender.peer.key != CEILING:  # it does not know of other times
+            # The ceiling has no half load.
+            if contender.peer.key != CEILING:
                 _half(contender, ours, number, timing, progress)
 
 
 def _half(
     contender: Contender, ours: Contender | None, number: int, timing: Timing, progress: Progress
 ) -> None:
-    """Take the latency of a peer at half load, and ours at the same rate, just after or just before it."""
+    """Measure a peer's latency at half load, and ours at the same rate right after or before."""
     steps = [(contender, contender.half)]
     if ours and ours is not contender:
         steps.append((ours, partial(ours.half_of, contender)))

@@ -1,6 +1,6 @@
-"""A program that sends in a benchmark, and the generator that is connected to it: bursts and paced phases.
+"""Run bursts and paced phases with a program that sends and the generator connected to it.
 
-``load.py``, ``paired.py`` and ``compare.py`` drive it, and decide how much is sent and what follows from it.
+``load.py``, ``paired.py`` and ``compare.py`` decide how much is sent, and evaluate the results.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
 
     from harness import Event, Program
 
-# The bytes in a full TCP segment on the loopback; 65,536 would end in a second, tiny one.
+# The bytes in a full TCP segment on the loopback; 65,536 would need a second, tiny segment.
 SEGMENT: Final = 65_483
 
-CHUNKS: Final = (  # bytes that the ceiling may send at once
+# The sizes of a chunk, in bytes, among which the ceiling's is chosen.
+CHUNKS: Final = (
     *(kib * 1024 for kib in (64, 128, 256, 512, 1024)),
     *(segments * SEGMENT for segments in (2, 4, 16)),
 )
 
-# Bursts with each chunk, to find the fastest.
+# Bursts with each chunk size, to find the fastest.
 TRIALS: Final = 3
 
 
 @dataclass(frozen=True)
 class Burst:
-    """What one burst took, until the last receiver had the last byte; all times in seconds."""
+    """The costs of one burst, until the last receiver had the last byte; all times are in seconds."""
 
     commands: int
     streams: int
@@ -36,9 +37,12 @@ class Burst:
     stream_bytes: int
     generator_cpu: float
     sender_cpu: float
-    deliveries: int  # commands that all streams together heard, those of senders included
-    peak_memory: int  # bytes of the sender while it ran
-    same_order: bool  # all streams were the same bytes
+    # Commands received on all streams, including those of senders.
+    deliveries: int
+    # The peak of the sender's memory during the burst, in bytes.
+    peak_memory: int
+    # Whether all streams were identical.
+    same_order: bool
 
     @property
     def rate(self) -> float:
@@ -47,16 +51,16 @@ class Burst:
 
 
 class Source:
-    """A program that sends, and the generator that is connected to it."""
+    """A program that sends, and the generator connected to it."""
 
     def __init__(self, generator: Program, ceiling: Program | None = None) -> None:
-        """Take both; without ``ceiling`` the sender needs no preparation."""
+        """Combine ``generator`` with its sender; without ``ceiling`` the sender needs no preparation."""
         self.chunk = CHUNKS[0]
         self._generator = generator
         self._ceiling = ceiling
 
     def burst(self, commands: int, verb: str = "burst") -> Burst:
-        """Run one burst; ``verb`` is ``drain`` for one that is counted but not verified."""
+        """Run one burst; with ``drain`` as the ``verb`` it is counted but not verified."""
         self._prepare(commands)
         event = self._generator.ask(f"{verb} {commands}")
         del event["event"]
@@ -77,7 +81,7 @@ class Source:
 def choose_chunk(
     ceiling: Source, commands: int, trials: int = TRIALS, done: Callable[[], object] | None = None
 ) -> None:
-    """Let the ceiling send in chunks of the size that is the fastest here: a slow one would be no ceiling.
+    """Let the ceiling send in chunks of the size that is fastest here; a slower one would be no ceiling.
 
     ``done`` is called after each of the ``trials * len(CHUNKS)`` bursts.
     """

@@ -1,7 +1,7 @@
-"""What the comparison must show, as data, and whether it does.
+"""The targets of the comparison as data, and whether they are met.
 
-What was not measured is never met, and neither is what this server lost something in. A peer that lost
-something proves nothing.
+A target that was not measured is never met, and neither is one for which this server lost something. A peer
+that lost something proves nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ AT_MOST: Final = "at most"
 BELOW: Final = "below"
 HOLDS: Final = {AT_LEAST: operator.ge, AT_MOST: operator.le, BELOW: operator.lt}
 
-# The numbers of receivers for which most targets are stated.
+# The numbers of receivers in most targets.
 USUAL: Final = (10, 100, 1_000)
 
-# Between these numbers of receivers, the CPU time of a delivery may grow as much as the ceiling's does.
+# Between these numbers of receivers, the CPU time per delivery may grow by the same factor as the ceiling's.
 FEW: Final = 10
 MANY: Final = 5_000
 
-# The targets of membership: how many clients join, how many of them in a second, the bytes that an idle one
-# costs, the seconds until all know that half of them left, and the time until all know that one left, as a
-# multiple of what the ceiling needs for one small send to each.
+# The targets of membership: the number of clients, the joins per second, the bytes of an idle client, the
+# seconds until all know that half of them left, and the time until all know that one left, as a multiple of
+# the ceiling's time for one small send to each.
 CLIENTS: Final = 10_000
 MIN_JOINS: Final = 2_000
 MAX_MEMORY: Final = 2_048
@@ -42,7 +42,7 @@ MAX_ONE: Final = 1.2
 
 
 class Throughput(NamedTuple):
-    """At least this multiple of the throughput of each of these peers, at each number of receivers."""
+    """Requires a multiple of the throughput of each of these peers, at each number of receivers."""
 
     size: int
     receivers: tuple[int, ...]
@@ -51,7 +51,7 @@ class Throughput(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """At most the latency of the best peer under a load, or with the load ``same`` that of each peer."""
+    """Requires at most the latency of the best peer under a load, or of each peer for the load ``same``."""
 
     what: str
     load: str
@@ -88,37 +88,41 @@ MEMBERSHIP: Final = (
 
 
 class Target(NamedTuple):
-    """One demand and what was measured; None is what was not measured."""
+    """A requirement and the measured value, which is None if it was not measured."""
 
     what: str
-    place: int  # receivers, or clients
+    # The number of receivers, or of clients.
+    place: int
     limit: str
     required: float | None
     value: float | None
-    peer: str = ""  # the one that a ratio is to, where ``what`` does not say it
-    lost: bool = False  # this server lost something there
+    # The peer that a ratio refers to, unless ``what`` names it.
+    peer: str = ""
+    # Whether this server lost something there.
+    lost: bool = False
 
     @property
     def met(self) -> bool | None:
-        """Whether it is met; None if it was not measured."""
+        """Whether the target is met; None if it was not measured."""
         if self.lost:
             return False
         return None if self.value is None or self.required is None else self.holds(self.value)
 
     def holds(self, value: float) -> bool:
-        """Tell whether a value would meet it."""
+        """Return whether a value would meet the target."""
         return self.required is not None and bool(HOLDS[self.limit](value, self.required))
 
 
 def check(measured: Measurements) -> list[Target]:
-    """Return all targets, in the order in which they are shown."""
+    """Return all targets in display order."""
     found = [*_throughput(measured), *_latency(measured), *_membership(measured), _growth(measured)]
     lost = measured.starts[measured.starts.lost.notna() & (measured.starts.peer == OURS)]
     places = set(zip(lost.senders, lost["size"], lost.receivers, strict=True))
     return [target._replace(lost=not places.isdisjoint(where)) for target, where in found]
 
 
-Where = list[tuple[str, int, int]]  # senders, size and receivers of what a target was measured at
+# The senders, size and receivers of the points that a target depends on.
+Where = list[tuple[str, int, int]]
 
 
 def _throughput(measured: Measurements) -> Iterator[tuple[Target, Where]]:
@@ -133,10 +137,9 @@ def _throughput(measured: Measurements) -> Iterator[tuple[Target, Where]]:
 
 
 def _latency(measured: Measurements) -> Iterator[tuple[Target, Where]]:
-    """Return how we compare with the best peer, or with the load ``same`` with the one where we do worst.
+    """Return our ratio to the best peer; for the load ``same``, our worst ratio to any peer.
 
-    In the latter case, if a peer is unknown, the others can show that the demand does not hold, but not
-    that it does.
+    For ``same``, if a peer is missing, the others can show that the target is not met, but not that it is.
     """
     started = measured.starts.set_index(PLACE).lost
     for rule in LATENCY:
@@ -161,7 +164,7 @@ def _membership(measured: Measurements) -> Iterator[tuple[Target, Where]]:
 
 
 def _growth(measured: Measurements) -> tuple[Target, Where]:
-    """Return a ratio of medians: rounds at different numbers of receivers are no pairs."""
+    """Return a ratio of medians, because rounds at different numbers of receivers are not paired."""
     costs = _medians(measured, measured.burst("cpu"))
 
     def growth(peer: str) -> float | None:
@@ -174,13 +177,13 @@ def _growth(measured: Measurements) -> tuple[Target, Where]:
 
 
 def _medians(measured: Measurements, values: pd.Series[Any]) -> pd.Series[Any]:
-    """Return the medians of rounds by place, without peers that lost something there."""
+    """Return the medians of rounds by place, leaving out peers that lost something there."""
     lost = measured.starts[measured.starts.lost.notna() & (measured.starts.peer != OURS)]
     medians = values.groupby(PLACE).median().dropna()
     return medians[~medians.index.isin(pd.MultiIndex.from_frame(lost[PLACE]))]
 
 
 def _rivals(values: pd.Series[Any], receivers: int) -> pd.Series[Any]:
-    """Return the values of all peers but us and the ceiling, at commands of the main size of one sender."""
+    """Return the values of all peers except this server and the ceiling, for one sender and the main size."""
     here = values.index.droplevel("peer").isin([("one", MAIN_SIZE, receivers)])
     return values[here].droplevel(PLACE[:-1]).drop([OURS, CEILING], errors="ignore")

@@ -23,12 +23,12 @@ CONFORMANCE = ("log", "asks", "handshake", "limits")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run twice as many tests at once as there are cores: tests wait half of their time."""
+    """Run two tests per core at once, because tests spend half of their time waiting."""
     return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let the tests of the protocol run on TLS as well."""
+    """Run the protocol tests over TLS as well."""
     conforms = metafunc.module.__name__.removeprefix("tests.functional.test_") in CONFORMANCE
     tls = ["tls"] if conforms else []
     if "anywhere" in metafunc.fixturenames:
@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Make certificates for all tests that do not change them."""
+    """Make certificates that tests share and do not change."""
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
@@ -60,7 +60,7 @@ def long_running(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
 
 
 def _tls(request: pytest.FixtureRequest) -> Certificates | None:
-    """Return the certificates if the fixture must use TLS."""
+    """Return the certificates if the fixture's parameter asks for TLS."""
     if getattr(request, "param", "") != "tls":
         return None
     certificates: Certificates = request.getfixturevalue("certificates")
@@ -69,7 +69,7 @@ def _tls(request: pytest.FixtureRequest) -> Certificates | None:
 
 @pytest.fixture
 def shared(long_running: ServerProcess) -> Iterator[ServerProcess]:
-    """Return a server that many tests use in turn: each finds it without clients, but its log goes on."""
+    """Return a server that many tests use in turn: each finds it without clients, but its log continues."""
     yield long_running
     with RawClient(long_running.address) as last:
         last.hello("last")
@@ -82,7 +82,7 @@ def shared(long_running: ServerProcess) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
-    """Start a server for eight clients, with an address of each kind in turn."""
+    """Start a server for eight clients, with each kind of address in turn."""
     host = "::1" if request.param == "ipv6" else "127.0.0.1"
     unix = tmp_path / "socket" if request.param == "unix" else None
     with ServerProcess(8, "--host", host, unix=unix, tls=_tls(request)) as running:
@@ -91,14 +91,14 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerP
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., ServerProcess]]:
-    """Return a function that starts a server, as ``ServerProcess`` does; it is stopped at the end."""
+    """Return a function that starts servers, as ``ServerProcess`` does; they are stopped at the end."""
     with ExitStack() as stack:
         yield lambda *arguments, **options: stack.enter_context(ServerProcess(*arguments, **options))
 
 
 @pytest.fixture
 def connect(serve: Callable[..., ServerProcess]) -> Iterator[Callable[[ServerProcess], RawClient]]:  # noqa: ARG001 - goes first
-    """Return a function that connects to a server; what is still connected at the end is closed."""
+    """Return a function that connects to a server; connections still open at the end are closed."""
     clients: list[RawClient] = []
 
     def connect_to(server: ServerProcess) -> RawClient:
@@ -112,7 +112,7 @@ def connect(serve: Callable[..., ServerProcess]) -> Iterator[Callable[[ServerPro
 
 @pytest.fixture
 def join(connect: Callable[[ServerProcess], RawClient]) -> Callable[..., list[RawClient]]:
-    """Return a function that lets clients with these names join one after the other, each aware of all."""
+    """Return a function that joins clients with these names in turn, and waits until each knows of all."""
 
     def join_all(server: ServerProcess, *names: str) -> list[RawClient]:
         clients: list[RawClient] = []
@@ -131,7 +131,7 @@ def join(connect: Callable[[ServerProcess], RawClient]) -> Callable[..., list[Ra
 def start(tmp_path: Path) -> Iterator[Callable[..., TerminalClient]]:
     """Return a function that starts a console on a terminal with these arguments.
 
-    ``changes`` are to its environment; all else is as for ``TerminalClient``.
+    ``changes`` are made to its environment; other arguments are those of ``TerminalClient``.
     """
     environment = terminal_environment(tmp_path / "state")
     with ExitStack() as stack:
@@ -148,7 +148,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., TerminalClient]]:
 
 @pytest.fixture
 def console(server: ServerProcess, start: Callable[..., TerminalClient]) -> TerminalClient:
-    """Start a console that is the first at the server and executes at once."""
+    """Start a console that joins first and executes without delay."""
     started = start(server.where, "--name", "me", "--delay", "0")
     started.see(f"connected to {server.where} as me: rank 0 of 1", "0/1>")
     return started
@@ -156,6 +156,6 @@ def console(server: ServerProcess, start: Callable[..., TerminalClient]) -> Term
 
 @pytest.fixture
 def closed() -> str:
-    """Return an address where nobody listens."""
+    """Return an address at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return "{}:{}".format(*listener.getsockname())

@@ -2,13 +2,13 @@
 # Run the C core's tests and some of the simulation, or other tests, under AddressSanitizer and
 # UndefinedBehaviorSanitizer.
 #
-#   tests/sanitize.sh [TEST...]     with $PYTHON, of an environment that has what the tests need
+#   tests/sanitize.sh [TEST...]     $PYTHON is the interpreter of an environment with the tests' requirements
 #
-# Processes that a test starts, such as the server of tests/functional, run under them as well; a report of
-# one is a file build/sanitize/report.*, and an error.
+# Processes that a test starts, such as the server in tests/functional, also run under the sanitizers. Their
+# reports are files build/sanitize/report.*, and count as errors.
 #
-# It works on a copy in build/sanitize, so that the core which is in use stays as it is. What it prints on
-# a finding is the sanitizer's report, and its exit code is then not 0.
+# The script works on a copy in build/sanitize, so that the installed core stays unchanged. On a finding, it
+# prints the sanitizer's report, and its exit code is not 0.
 set -eu
 
 python=${PYTHON:-python3}
@@ -36,8 +36,8 @@ cp -R rankserver client benchmarks simulate tests build_ext.py "$build"
 cd "$build"
 rm -f rankserver/*.so
 
-# The flags come last, and so overrule those of the build: Python's have -fwrapv, with which no overflow is
-# a finding. The compiler itself is not what is looked at.
+# The flags come last, so they override those of the build: Python's include -fwrapv, which would hide
+# overflows. The compiler itself is not sanitized.
 flags="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -fno-wrapv -g -O1"
 cat > compiler <<EOF
 #!/bin/sh
@@ -47,15 +47,16 @@ EOF
 chmod +x compiler
 export CC="$build/compiler" LDSHARED="$build/compiler -shared"
 "$python" -c "import build_ext; build_ext.ffibuilder.compile()"
-cp "$root/pyproject.toml" . # for pytest; setuptools would look for more files that it names
+# pytest needs this file. It is copied after the build, because setuptools would look for files that it names.
+cp "$root/pyproject.toml" .
 
-# Reports go to descriptor 2, which pytest must not take. Python frees little when it ends, so that leaks are
-# left to core/test_clist_fault.py.
+# Reports go to descriptor 2, which pytest must not capture. Python frees little memory when it exits, so leaks
+# are left to core/test_clist_fault.py.
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
 export LD_PRELOAD="$asan"
 "$python" -m pytest -p no:cacheprovider --capture=sys tests/core/sanitized.py
 [ "$seeds" -eq 0 ] || "$python" -m simulate --seeds "$seeds"
-# Freed memory is kept for a little only: some tests look at how much a server has.
+# Keep the quarantine of freed memory small, because some tests check how much memory a server has.
 ASAN_OPTIONS=$ASAN_OPTIONS:quarantine_size_mb=1:thread_local_quarantine_size_kb=64
 export TEST_SLOWNESS=3
 # shellcheck disable=SC2048,SC2086 # the arguments are patterns

@@ -1,6 +1,6 @@
-"""Run tests whose servers run under Valgrind's memcheck: ``make valgrind``.
+"""Run tests with servers under Valgrind's memcheck: ``make valgrind``.
 
-Only the C core is judged: an error or a lost block counts if a line of the core's source is on its stack.
+Only the C core is checked: an error or a lost block counts if its stack has a line of the core's source.
 Python's own allocator, which memcheck cannot follow, is switched off.
 """
 
@@ -23,11 +23,11 @@ OPTIONS: Final = (
 )
 # The tests that run by default: all functional tests take half an hour.
 TESTS: Final = ("tests/functional/test_asks.py", "-k", "not 65536")
-# How many times longer than usual the tests wait for something to happen.
+# The factor by which tests wait longer than usual.
 SLOWNESS: Final = 6
-# Seconds that one test may take.
+# The most seconds of one test.
 TIMEOUT: Final = 600
-# A line of the core's source, as a stack shows it.
+# Matches a line of the core's source in a stack.
 OF_THE_CORE: Final = re.compile(
     rf"\((?:{'|'.join(re.escape(path.name) for path in (ROOT / 'rankserver').glob('_*.[ch]'))}):\d+\)"
 )
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _finds_a_bug(under: str) -> bool:
-    """Tell whether Valgrind finds the faults of ``BUG``."""
+    """Return whether Valgrind finds the faults in ``BUG``."""
     command = [*f"{under}/bug.log".split(), sys.executable, "-c", BUG]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONMALLOC": "malloc"}, check=False)
     found = "\n".join(_records(LOGS / "bug.log"))

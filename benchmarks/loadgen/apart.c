@@ -1,8 +1,8 @@
-/* Streams that are verified one by one. Where a server has a thread for each
- * connection, its receivers may get the commands of several senders in
- * different orders, so there is no reference to compare with. Each stream
- * is parsed: every command of every sender once, in its sender's order,
- * every byte of every text. That costs more than comparing. */
+/* Streams that are verified one by one. If a server has a thread for each
+ * connection, receivers may get the commands of several senders in different
+ * orders, so there is no reference to compare with. Instead, each stream is
+ * parsed: it must have every command of every sender once, in the sender's
+ * order, with every byte of every text. This costs more than comparing. */
 #define _GNU_SOURCE
 #include "generate.h"
 
@@ -10,24 +10,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PRIME 0x9e3779b97f4a7c15ull /* odd, so no bit of a hash is lost */
+/* The multiplier of the hash. It is odd, so no bit of a hash is lost. */
+#define PRIME 0x9e3779b97f4a7c15ull
 
 /* One stream. */
 struct lg_apart {
-    uint32_t *next; /* the index that is next from each sender */
-    char *carry;    /* a frame that has arrived in part */
-    size_t carried;
-    size_t expected; /* commands of the phase */
-    uint64_t order;  /* hash of the order in which they came */
+    uint32_t *next;  /* the next index of each sender */
+    char *carry;     /* the beginning of an incomplete frame */
+    size_t carried;  /* bytes of it */
+    size_t expected; /* commands in the phase */
+    uint64_t order;  /* hash of the order of the commands so far */
 };
 
-/* Returns whether commands may come in a different order to each. */
+/* Returns whether receivers may get the commands in different orders. */
 bool lg_is_apart(const struct generate *gen)
 {
     return gen->proto->own_order && gen->senders > 1;
 }
 
-/* Returns the bytes that a frame can have at most. */
+/* Returns the most bytes that a frame can have. */
 static size_t longest(const struct generate *gen)
 {
     return gen->ref.text + LG_MAX_WRAP;
@@ -42,7 +43,8 @@ void lg_apart_open(struct generate *gen)
         apart->next = lg_alloc(gen->senders * sizeof *apart->next);
         apart->carry = lg_alloc_touched(longest(gen));
     }
-    free(gen->buffer); /* room for what is carried, and for one recv */
+    /* The buffer needs room for a carried frame and for one recv. */
+    free(gen->buffer);
     gen->buffer = lg_alloc_touched(longest(gen) + LG_BUFFER);
 }
 
@@ -62,15 +64,15 @@ void lg_apart_start(struct generate *gen, size_t commands)
     }
 }
 
-/* Returns the half of the streams that this one is in: a sender may not hear
- * its own commands, so all streams of a half are compared in the order of
- * what the senders of the other half sent. */
+/* Returns the half of the streams that a connection belongs to. If senders do
+ * not receive their own commands, the streams of one half are compared by the
+ * order of the commands that senders of the other half sent. */
 static uint32_t half(const struct lg_conn *conn)
 {
     return conn->sender & 1;
 }
 
-/* Add a command to the hash of the order. */
+/* Add a command to the hash of the order of the connection's stream. */
 static void note_order(const struct generate *gen,
                        const struct lg_conn *conn, struct lg_id id)
 {
@@ -83,8 +85,8 @@ static void note_order(const struct generate *gen,
     apart->order ^= apart->order >> 32;
 }
 
-/* Returns whether all streams had the commands in the same order: where
- * senders do not hear their own, as far as `half` says. */
+/* Returns whether all streams had the commands in the same order. If senders
+ * do not receive their own commands, the halves are compared, see `half`. */
 bool lg_apart_same_order(const struct generate *gen)
 {
     const struct lg_apart *first[2] = {NULL, NULL};
@@ -103,8 +105,8 @@ bool lg_apart_same_order(const struct generate *gen)
     return true;
 }
 
-/* Take the frame that begins at `from`. Returns its size, 0 if not all of it
- * is there. Exits if anything is wrong with it. */
+/* Verify the frame that begins at `from`. Returns its size, or 0 if it is not
+ * complete yet. Exits if anything is wrong with it. */
 static size_t take_frame(struct generate *gen, struct lg_conn *conn,
                          const char *from, size_t size)
 {
@@ -134,8 +136,8 @@ static size_t take_frame(struct generate *gen, struct lg_conn *conn,
     return frame;
 }
 
-/* Read once from a connection: put what is carried in front, take all whole
- * frames, and carry the rest. */
+/* Read once from a connection: put the carried bytes in front, verify all
+ * complete frames, and carry the rest. */
 void lg_apart_read(struct generate *gen, struct lg_conn *conn)
 {
     struct lg_apart *apart = &gen->apart[conn->id];

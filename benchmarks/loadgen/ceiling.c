@@ -1,16 +1,18 @@
 /* The ceiling: a program that does nothing but send prepared bytes to every
- * socket, as fast as the kernel takes them. The bytes have the shape of what
- * rankserver broadcasts, and a byte from any client starts the sending:
+ * socket, as fast as the kernel takes them. The bytes have the format of what
+ * rankserver broadcasts. A byte from any client starts the sending:
  *
- *   'm'  the marker          'g'  all that is prepared
- *   's'  the next prepared command alone
+ *   'm'  the marker
+ *   'g'  all prepared commands
+ *   's'  the next prepared command
  *
- * On stdin: "prepare COMMANDS CHUNK". It ends with stdin.
+ * The only command on stdin is "prepare COMMANDS CHUNK". The program ends at
+ * the end of stdin.
  *
- * The bytes are sent chunk by chunk, each of CHUNK bytes to every socket that
- * takes it, so that a chunk is read from memory once and from the cache
- * after. Which size is the fastest depends on the machine and the number of
- * sockets: whoever measures tries several and takes the best. */
+ * The bytes are sent in chunks of CHUNK bytes, each to every socket that takes
+ * it, so that a chunk is read from memory once and then from the cache. The
+ * fastest size depends on the machine and the number of sockets, so a
+ * benchmark tries several and takes the best. */
 #define _GNU_SOURCE
 #include "loadgen.h"
 
@@ -24,30 +26,31 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BATCH 256 /* events of one epoll_wait */
+/* The most events of one epoll_wait. */
+#define BATCH 256
 
 struct target {
     int fd;
     bool blocked;
-    size_t pos; /* bytes of the stream that it has been sent */
+    size_t pos; /* bytes of the stream sent to it so far */
 };
 
 struct ceiling {
     int epoll, listener;
-    int writable;       /* an epoll of its own, edge by edge: see unblock */
+    int writable;       /* a second epoll, edge-triggered: see unblock */
     struct target *targets;
     size_t count, accepted;
     uint32_t senders;
     size_t text, chunk;
     char *stream;
-    size_t size, limit; /* prepared, and to be sent now */
-    size_t behind;      /* targets that have not got all up to the limit */
+    size_t size, limit; /* bytes prepared, and bytes to send now */
+    size_t behind;      /* targets without all bytes up to the limit */
     uint64_t seq;
-    unsigned marks;     /* that were asked for */
+    unsigned marks;     /* markers requested so far */
     bool open;          /* stdin has not ended */
 };
 
-/* Watch `fd`; its events carry `data`. Exits on failure. */
+/* Register `fd`; its events carry `data`. Exits on failure. */
 static void watch(int epoll, int fd, void *data, uint32_t events)
 {
     struct epoll_event event = {.events = events, .data.ptr = data};
@@ -56,7 +59,7 @@ static void watch(int epoll, int fd, void *data, uint32_t events)
         lg_fail("epoll_ctl: %s", strerror(errno));
 }
 
-/* Listen on a free port of the loopback and print it. Exits on failure. */
+/* Listen on a free loopback port and print it. Exits on failure. */
 static void listen_anywhere(struct ceiling *c)
 {
     struct sockaddr_in address = {.sin_family = AF_INET};
@@ -64,8 +67,8 @@ static void listen_anywhere(struct ceiling *c)
 
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    /* Not paced, whatever the system does: it is to be as fast as can be. A
-     * system may allow no other control than its own, which is then used. */
+    /* Reno does not pace, so it is faster than a system default that does. If
+     * the system permits only its own algorithm, that one is used. */
     setsockopt(c->listener, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
     if (c->listener < 0 ||
         bind(c->listener, (struct sockaddr *)&address, size) < 0 ||
@@ -77,7 +80,7 @@ static void listen_anywhere(struct ceiling *c)
              ntohs(address.sin_port));
 }
 
-/* Take the clients that wait, up to the number that was asked for. */
+/* Accept the waiting clients, up to the expected number. */
 static void accept_targets(struct ceiling *c)
 {
     static const int on = 1;
@@ -96,7 +99,7 @@ static void accept_targets(struct ceiling *c)
     close(c->listener);
 }
 
-/* Make room for the bytes of `commands` and set the stream to be empty. */
+/* Empty the stream, and make room for the bytes of `commands`. */
 static void clear(struct ceiling *c, size_t commands)
 {
     free(c->stream);
@@ -106,7 +109,7 @@ static void clear(struct ceiling *c, size_t commands)
         c->targets[i].pos = 0;
 }
 
-/* Append a number and a space: printf takes longer than the burst. */
+/* Append a number and a space. printf would take longer than the burst. */
 static void append_number(struct ceiling *c, uint64_t number)
 {
     char digits[21];
@@ -120,7 +123,7 @@ static void append_number(struct ceiling *c, uint64_t number)
     c->size += sizeof digits - n;
 }
 
-/* Append the frame of the sender's command of that index. */
+/* Append the frame of the sender's command with this index. */
 static void append(struct ceiling *c, uint32_t sender, uint32_t index)
 {
     memcpy(c->stream + c->size, "CMD ", 4);
@@ -132,7 +135,7 @@ static void append(struct ceiling *c, uint32_t sender, uint32_t index)
     c->stream[c->size++] = '\n';
 }
 
-/* Prepare the stream of `commands`, and say so. */
+/* Prepare the stream of `commands`, and report it. */
 static void prepare(struct ceiling *c, size_t commands)
 {
     clear(c, commands);
@@ -142,7 +145,7 @@ static void prepare(struct ceiling *c, size_t commands)
              commands, c->size);
 }
 
-/* Prepare the marker: the number in it is how many there were before. */
+/* Prepare the marker. The number in it counts the markers before it. */
 static void prepare_marker(struct ceiling *c)
 {
     char mark[32];
@@ -153,7 +156,7 @@ static void prepare_marker(struct ceiling *c)
     memcpy(c->stream + c->size - 1 - c->text, mark, LG_ID);
 }
 
-/* Send the target what lies before `head`, in one call. */
+/* Send the target its bytes before `head`, in one call. */
 static void push(struct ceiling *c, struct target *target, size_t head)
 {
     ssize_t sent = send(target->fd, c->stream + target->pos,
@@ -167,14 +170,13 @@ static void push(struct ceiling *c, struct target *target, size_t head)
     }
     target->pos += (size_t)sent;
     if (target->pos < head)
-        target->blocked = true; /* taken in part: the next would block */
+        target->blocked = true; /* the next send would block */
     if (target->pos == c->limit)
         c->behind--;
 }
 
-/* Unblock those that have become writable. They are watched edge by edge,
- * so no epoll_ctl is needed. Waits if all that are not finished are
- * blocked. */
+/* Unblock the targets that have become writable. The epoll is edge-triggered,
+ * so no epoll_ctl is needed. With `wait`, wait for at least one of them. */
 static void unblock(struct ceiling *c, bool wait)
 {
     struct epoll_event events[BATCH];
@@ -186,7 +188,7 @@ static void unblock(struct ceiling *c, bool wait)
     }
 }
 
-/* Send every target all that lies before the limit. */
+/* Send every target all bytes before the limit. */
 static void broadcast(struct ceiling *c)
 {
     size_t head = c->targets[0].pos;
@@ -207,7 +209,7 @@ static void broadcast(struct ceiling *c)
     }
 }
 
-/* Returns the place behind the frame that begins at `from`. */
+/* Returns the position behind the frame that begins at `from`. */
 static size_t frame_end(const struct ceiling *c, size_t from)
 {
     const char *end = memchr(c->stream + from, '\n', c->size - from);
@@ -215,7 +217,7 @@ static size_t frame_end(const struct ceiling *c, size_t from)
     return end ? (size_t)(end - c->stream) + 1 : c->size;
 }
 
-/* Do what the bytes from a client ask for. */
+/* Carry out the commands in bytes from a client. */
 static void obey(struct ceiling *c, const char *bytes, ssize_t size)
 {
     for (ssize_t i = 0; i < size; i++) {

@@ -13,7 +13,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define SEND_SECONDS 10 /* a server that takes nothing for so long is stuck */
+/* A server that takes nothing for this long is stuck. */
+#define SEND_SECONDS 10
 
 /* Connect to `host` and `port`. Returns the socket, non-blocking and
  * without Nagle's delay, or exits. */
@@ -43,8 +44,8 @@ void lg_nonblocking(int fd)
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-/* Send all bytes, waiting for room if there is none.
- * Returns false if the other side has gone or takes nothing. */
+/* Send all bytes, waiting for room if necessary.
+ * Returns false if the peer has gone or takes nothing. */
 bool lg_send_all(int fd, const char *bytes, size_t size)
 {
     while (size) {
@@ -63,9 +64,9 @@ bool lg_send_all(int fd, const char *bytes, size_t size)
     return true;
 }
 
-/* Go on looking for `token`, of which `*matched` bytes were found. Its first
- * byte must not occur in it again. Returns how many bytes were used up: all
- * of them unless the token is complete. */
+/* Continue to search for `token`, of which `*matched` bytes were found so far.
+ * Its first byte must not occur in it again. Returns the number of bytes
+ * consumed, which is all of them unless the token is complete. */
 size_t lg_match(size_t *matched, struct lg_bytes token, const char *bytes,
                 size_t size)
 {
@@ -82,9 +83,10 @@ size_t lg_match(size_t *matched, struct lg_bytes token, const char *bytes,
 }
 
 /* Wait until something is ready, at most LG_STALL_MS. With `spin` this polls
- * without sleeping, so that the server pays for no wake-ups, which on a
- * virtual machine cost more than the sending; the CPU seconds of that are
- * added to `*polling`. Returns the number of events, 0 if nothing happened. */
+ * without sleeping, so that the server does not pay for wake-ups, which on a
+ * virtual machine cost more than the sending. The CPU seconds spent polling
+ * are added to `*polling`. Returns the number of events, 0 if there were
+ * none. */
 int lg_await(int epoll, struct epoll_event *events, int max, bool spin,
              double *polling)
 {

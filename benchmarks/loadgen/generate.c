@@ -3,13 +3,13 @@
  *
  *   burst COMMANDS        send them as fast as possible, verify everything
  *   drain COMMANDS        the same, but only the first receiver is verified
- *                         and the others throw their bytes away unread: how
- *                         fast the generator could be at most
- *   pace COMMANDS RATE    send RATE commands per second, open loop, and take
- *                         the latency from the time at which each command
- *                         was scheduled until the last receiver has it
+ *                         and the others discard their bytes unread, which
+ *                         shows how fast the generator can be at most
+ *   pace COMMANDS RATE    send RATE commands per second, open loop, and
+ *                         measure the latency from the time at which each
+ *                         command was due until the last receiver has it
  *
- * Streams that are not the same for all only have bursts: see apart.c.
+ * Streams that differ between receivers only have bursts, see apart.c.
  */
 #define _GNU_SOURCE
 #include "generate.h"
@@ -23,26 +23,33 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define BATCH 64 /* events of one wait */
-#define SKIM (1 << 30) /* bytes that one recv may throw away */
-#define MAX_BYTES (1ull << 30) /* of one phase, kept in memory twice */
-#define SILENCE_MS 5 /* after a phase, in which nothing may arrive */
+/* The most events of one wait. */
+#define BATCH 64
 
-/* Returns the connection of that sender. */
+/* The most bytes that one recv discards. */
+#define SKIM (1 << 30)
+
+/* The most bytes of one phase, which memory holds twice. */
+#define MAX_BYTES (1ull << 30)
+
+/* Nothing may arrive for this long after a phase. */
+#define SILENCE_MS 5
+
+/* Returns the connection of sender number `sender`. */
 struct lg_conn *lg_sender(const struct generate *gen, size_t sender)
 {
     return &gen->conns[gen->count - gen->senders + sender];
 }
 
-/* Returns when command number `i` is scheduled. */
+/* Returns the time at which command number `i` is due. */
 static uint64_t scheduled(const struct generate *gen, size_t i)
 {
     return gen->start + (uint64_t)((double)i * gen->interval);
 }
 
-/* Note for each command that the connection now has whether it was the last
- * receiver to get it, and then the latency. A sender that hears itself is no
- * receiver, unless there are no others. */
+/* Count the commands that the connection has now. If it is the last receiver
+ * to get one, record the latency. A sender that receives its own commands is
+ * not a receiver, unless there are no others. */
 static void note_latency(struct generate *gen, struct lg_conn *conn)
 {
     const struct lg_ref *ref = &gen->ref;
@@ -58,7 +65,7 @@ static void note_latency(struct generate *gen, struct lg_conn *conn)
     }
 }
 
-/* Note that the connection has `size` more bytes of the phase. */
+/* Record that the connection has `size` more bytes of the phase. */
 static void advance(struct generate *gen, struct lg_conn *conn, size_t size)
 {
     conn->pos += size;
@@ -74,8 +81,8 @@ static void advance(struct generate *gen, struct lg_conn *conn, size_t size)
     }
 }
 
-/* Returns the size of what a recv gave, 0 for nothing yet. Exits if the
- * server has closed the connection. */
+/* Returns the size that recv returned, or 0 if there is nothing yet. Exits if
+ * the server has closed the connection. */
 static size_t received(const struct generate *gen,
                        const struct lg_conn *conn, ssize_t size)
 {
@@ -88,15 +95,15 @@ static size_t received(const struct generate *gen,
     return (size_t)size;
 }
 
-/* Receive what there is, up to `room` bytes. Returns its size, 0 for nothing
- * yet. Exits if the server has closed the connection. */
+/* Receive up to `room` bytes. Returns their number, 0 if there are none yet.
+ * Exits if the server has closed the connection. */
 size_t lg_receive(const struct generate *gen, const struct lg_conn *conn,
                   char *out, size_t room)
 {
     return received(gen, conn, recv(conn->fd, out, room, 0));
 }
 
-/* Read once from a connection that is not in the one stream of all. */
+/* Read once from a connection that is not in the common stream. */
 static void read_other(struct generate *gen, struct lg_conn *conn)
 {
     if (conn->state == LG_APART) {
@@ -108,7 +115,7 @@ static void read_other(struct generate *gen, struct lg_conn *conn)
         lg_prelude(gen, conn, gen->buffer, size);
 }
 
-/* Read once from a connection. The one that is furthest ahead reads right
+/* Read once from a connection. The one that is furthest ahead reads directly
  * into the reference; the others read and compare. */
 static void readable(struct generate *gen, struct lg_conn *conn)
 {
@@ -134,8 +141,8 @@ static void readable(struct generate *gen, struct lg_conn *conn)
         advance(gen, conn, size);
 }
 
-/* Send what is due on a connection, and watch it for room only while there
- * is more. */
+/* Send the due bytes of a connection. Watch for EPOLLOUT only while some are
+ * left. */
 static void writable(struct generate *gen, struct lg_conn *conn)
 {
     size_t size = conn->due - conn->sent;
@@ -157,7 +164,7 @@ static void writable(struct generate *gen, struct lg_conn *conn)
     conn->blocked = blocked;
 }
 
-/* Make all commands due whose time has come: the senders take turns. */
+/* Make all commands due whose time has come; the senders take turns. */
 static void release_due(struct generate *gen)
 {
     uint64_t now = lg_now();
@@ -167,14 +174,15 @@ static void release_due(struct generate *gen)
         lg_sender(gen, gen->released++ % gen->senders)->due += gen->unit;
 }
 
-/* Send all commands whose time has come, those of one sender together. */
+/* Send all commands whose time has come; those of one sender go together. */
 static void release(struct generate *gen)
 {
     size_t first = gen->released;
 
     release_due(gen);
+    /* Each i is the oldest command that its sender sends now. */
     for (size_t i = first; i < gen->released && i < first + gen->senders;
-         i++) { /* i is the oldest that its sender sends now */
+         i++) {
         struct lg_conn *conn = lg_sender(gen, i % gen->senders);
         uint64_t late = lg_now() - scheduled(gen, i);
         gen->late = late > gen->late ? late : gen->late;
@@ -183,7 +191,7 @@ static void release(struct generate *gen)
     }
 }
 
-/* Set the timer to the next command. */
+/* Set the timer to the time of the next command. */
 static void set_timer(struct generate *gen)
 {
     struct itimerspec when = {0};
@@ -196,7 +204,7 @@ static void set_timer(struct generate *gen)
     timerfd_settime(gen->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Exit with what has not arrived. */
+/* Exit with an error that says what has not arrived. */
 static void stalled(const struct generate *gen)
 {
     size_t furthest = gen->ref.seen;
@@ -224,7 +232,7 @@ static int await(struct generate *gen, struct epoll_event *events)
     return count;
 }
 
-/* Handle what is ready now, or the next thing that gets ready. */
+/* Wait until connections are ready, and handle them. */
 void lg_turn(struct generate *gen)
 {
     struct epoll_event events[BATCH];
@@ -239,14 +247,15 @@ void lg_turn(struct generate *gen)
             writable(gen, conn);
         if (conn && events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP))
             readable(gen, conn);
-        if (gen->paced) /* now: reading may take longer than the interval */
+        /* Not only once per turn: reading may outlast the interval. */
+        if (gen->paced)
             release(gen);
     }
     if (gen->paced)
         set_timer(gen);
 }
 
-/* Write all commands of one sender, ready to be sent. */
+/* Prepare the bytes of all commands of one sender. */
 static void prepare_sender(struct generate *gen, struct lg_conn *conn,
                            size_t commands)
 {
@@ -268,7 +277,7 @@ static void prepare_sender(struct generate *gen, struct lg_conn *conn,
     }
 }
 
-/* Returns how many of the commands this sender sends. */
+/* Returns how many of `commands` this sender sends. */
 size_t lg_share(const struct generate *gen, const struct lg_conn *conn,
                 size_t commands)
 {
@@ -276,8 +285,7 @@ size_t lg_share(const struct generate *gen, const struct lg_conn *conn,
            (conn->sender < commands % gen->senders);
 }
 
-/* Get everything ready for a phase: the senders' bytes, the reference and
- * the counters. */
+/* Prepare a phase: the senders' bytes, the reference and the counters. */
 static void prepare(struct generate *gen, size_t commands)
 {
     lg_keep_alive(gen);
@@ -304,13 +312,15 @@ static void send_everything(struct generate *gen, size_t commands)
     for (uint32_t i = 0; i < gen->senders; i++) {
         struct lg_conn *conn = lg_sender(gen, i);
         conn->due = lg_share(gen, conn, commands) * gen->unit;
-        if (gen->proto->triggered) /* one byte starts the whole burst */
+        /* One byte from the first sender starts the whole burst. */
+        if (gen->proto->triggered)
             conn->due = conn->sender == 0;
         writable(gen, conn);
     }
 }
 
-/* Run until all have the whole phase, and then see that nothing follows. */
+/* Run until all streams have the whole phase, then check that nothing
+ * follows. */
 static void finish(struct generate *gen, struct lg_meter *meter)
 {
     struct epoll_event event;
@@ -325,8 +335,8 @@ static void finish(struct generate *gen, struct lg_meter *meter)
     gen->drain = gen->paced = false;
 }
 
-/* Returns how often a command of the phase has to arrive: at the receivers,
- * and where there are none, at the senders that hear it. */
+/* Returns the number of deliveries in a phase: each command reaches each
+ * receiver or, if there are none, each sender that receives it. */
 static size_t deliveries(const struct generate *gen, size_t commands)
 {
     size_t receivers = gen->count - gen->senders;
@@ -336,8 +346,8 @@ static size_t deliveries(const struct generate *gen, size_t commands)
     return commands * receivers;
 }
 
-/* Returns the bytes of the phase in a stream, on average where they are not
- * the same. */
+/* Returns the bytes of the phase in a stream; the average if streams
+ * differ. */
 static size_t stream_bytes(const struct generate *gen)
 {
     size_t total = 0;
@@ -349,7 +359,7 @@ static size_t stream_bytes(const struct generate *gen)
     return total / gen->streams;
 }
 
-/* Run a burst and print what it took. */
+/* Run a burst and print its costs. */
 static void burst(struct generate *gen, size_t commands, bool drain)
 {
     struct lg_meter meter;
@@ -409,7 +419,7 @@ static void pace(struct generate *gen, size_t commands, size_t rate)
     free(gen->latency);
 }
 
-/* Do what a line from stdin asks for. */
+/* Carry out a command line from stdin. */
 static void obey(struct generate *gen, const char *line)
 {
     char verb[16] = "", first[32] = "", second[32] = "";
@@ -426,7 +436,7 @@ static void obey(struct generate *gen, const char *line)
         lg_fail("unknown command: %s", line);
 }
 
-/* Open the epoll and the timer that paces. Exits on failure. */
+/* Open the epoll and the timer for pacing. Exits on failure. */
 static void open_loop(struct generate *gen)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};

@@ -1,48 +1,50 @@
-/* The generator of bursts and paced phases: what its files share.
- * generate.c runs the phases, joining.c is all that comes before them, and
- * apart.c verifies streams that are not the same. */
+/* Declarations that the files of the generator of bursts share. generate.c
+ * runs the phases, joining.c does everything before them, and apart.c verifies
+ * streams that differ. */
 #ifndef LOADGEN_GENERATE_H
 #define LOADGEN_GENERATE_H
 
 #include "loadgen.h"
 
-#define LAST 60 /* bytes of what a server said that an error shows */
-#define NOBODY UINT32_MAX /* the sender's number of a receiver */
+/* The most bytes from a server that an error message quotes. */
+#define LAST 60
+
+/* The sender number of a connection that only receives. */
+#define NOBODY UINT32_MAX
 
 struct generate {
     const struct lg_proto *proto;
     struct lg_ref ref;
     int epoll, timer;
     struct lg_conn *conns;
-    struct lg_apart *apart; /* for each; NULL if all streams are the same */
+    struct lg_apart *apart; /* one for each; NULL if all streams are equal */
     uint32_t count, senders;
-    size_t streams;  /* connections that hear the commands */
+    size_t streams;  /* connections that receive commands */
     size_t asked;    /* connections that the server has asked */
     size_t unmarked; /* streams that have yet to see the marker */
-    uint32_t nonce;  /* of the next marker */
+    uint32_t nonce;  /* number of the next marker */
     size_t finished; /* streams that have the whole phase */
     bool complete;   /* the reference has the whole phase */
     bool spin;       /* poll without sleeping in phases */
-    bool running;    /* a phase is */
-    bool drain;      /* it is one without verification */
-    double polling;  /* CPU seconds of polling for nothing */
-    pid_t pid;       /* the server, whose CPU time is measured, and which
-                      * has no heartbeat then; or 0 */
+    bool running;    /* a phase is running */
+    bool drain;      /* the phase is not verified */
+    double polling;  /* CPU seconds spent polling for nothing */
+    pid_t pid;       /* server whose CPU time is measured, or 0 */
     char *buffer;
-    char last[LAST + 16]; /* what came last before the marker, for errors */
+    char last[LAST + 16]; /* last bytes before the marker, for errors */
     struct lg_bytes marker;
     char wrap[LG_MAX_WRAP];
-    size_t wrap_size, unit; /* bytes that a sender sends for a command */
-    const char *waiting; /* for what, before the phases; else NULL */
+    size_t wrap_size, unit; /* unit: bytes that a sender sends per command */
+    const char *waiting; /* what it waits for before the phases, or NULL */
     double join_seconds;
     uint64_t kept_alive;
-    /* paced phases */
+    /* For paced phases. */
     bool paced;
-    double interval; /* nanoseconds */
-    uint64_t start, late; /* the worst delay of a sender */
-    size_t released; /* commands whose time has come */
-    uint32_t *got;   /* streams that have a command, in stream order */
-    uint64_t *latency;
+    double interval; /* between two commands, in nanoseconds */
+    uint64_t start, late; /* late: the worst delay of a sender */
+    size_t released; /* commands that are due */
+    uint32_t *got;   /* streams that have each command, in stream order */
+    uint64_t *latency; /* of each command, in nanoseconds */
 };
 
 /* joining.c */

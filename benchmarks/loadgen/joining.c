@@ -1,6 +1,6 @@
-/* What comes before the phases: connecting and joining, the marker from
- * which all streams are the same, and keeping a server from asking whether
- * anybody lives. */
+/* Everything before the phases: connecting, joining, the marker after which
+ * all streams are the same, and keepalives, which stop a server from sending
+ * heartbeats. */
 #define _GNU_SOURCE
 #include "generate.h"
 
@@ -11,9 +11,14 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define KEEPALIVE (5 * LG_SECOND) /* pauses longer than this need one */
-#define SETTLE_US 50000 /* for the server to have read the keepalives */
-#define QUIET_MS 100 /* nothing arrives for so long: the marker was missed */
+/* Pauses longer than this need a keepalive. */
+#define KEEPALIVE (5 * LG_SECOND)
+
+/* The time in which a server reads the keepalives. */
+#define SETTLE_US 50000
+
+/* If nothing arrives for this long, a stream has missed the marker. */
+#define QUIET_MS 100
 
 /* Returns whether commands are sent to this connection. */
 bool lg_hears(const struct generate *gen, const struct lg_conn *conn)
@@ -24,7 +29,7 @@ bool lg_hears(const struct generate *gen, const struct lg_conn *conn)
            (hears == LG_OTHERS && gen->senders > 1);
 }
 
-/* Returns what this connection says first. */
+/* Returns the hello of this connection. */
 static struct lg_hello hello_of(const struct generate *gen,
                                 const struct lg_conn *conn)
 {
@@ -32,7 +37,7 @@ static struct lg_hello hello_of(const struct generate *gen,
                                   : gen->proto->sender;
 }
 
-/* Send what belongs to joining. Exits if the server does not take it. */
+/* Send bytes of the handshake. Exits if the server does not take them. */
 static void say(const struct lg_conn *conn, struct lg_bytes bytes)
 {
     if (!lg_send_all(conn->fd, bytes.data, bytes.size))
@@ -40,8 +45,9 @@ static void say(const struct lg_conn *conn, struct lg_bytes bytes)
                 conn->id);
 }
 
-/* Go on looking for the token that the connection waits for, and when it is
- * complete put the connection into `state`. Returns the bytes used. */
+/* Continue to search for the token that the connection waits for. When it is
+ * complete, set the connection's state to `state`. Returns the number of bytes
+ * consumed. */
 static size_t look(struct lg_conn *conn, struct lg_bytes token, int state,
                    const char *bytes, size_t size)
 {
@@ -54,7 +60,7 @@ static size_t look(struct lg_conn *conn, struct lg_bytes token, int state,
     return used;
 }
 
-/* Note that a connection has seen the marker, and `size` bytes behind it. */
+/* Record that a connection has seen the marker. Exits if any bytes follow. */
 static void marked(struct generate *gen, const char *bytes, size_t size)
 {
     gen->unmarked--;
@@ -63,7 +69,7 @@ static void marked(struct generate *gen, const char *bytes, size_t size)
                 (int)(size < 80 ? size : 80), bytes);
 }
 
-/* Take the answer to a hello. Returns the bytes used. */
+/* Handle the answer to a hello. Returns the number of bytes consumed. */
 static size_t greet(const struct generate *gen, struct lg_conn *conn,
                     const char *bytes, size_t size)
 {
@@ -76,9 +82,9 @@ static size_t greet(const struct generate *gen, struct lg_conn *conn,
     return used;
 }
 
-/* Take bytes that came before the phases: the answer to the hello, the
- * question of the server if it has one, then whatever comes before the
- * marker. Ignore what a sender gets that hears no commands. */
+/* Handle bytes that came before the phases: the answer to the hello, the
+ * question of the server if it has one, and anything up to the marker. Bytes
+ * for a sender that receives no commands are ignored. */
 void lg_prelude(struct generate *gen, struct lg_conn *conn,
                 const char *bytes, size_t size)
 {
@@ -122,8 +128,8 @@ static void join(struct generate *gen, struct lg_conn *conn,
         lg_turn(gen);
 }
 
-/* Join with all connections: the receivers, then the senders. `ports` is the
- * port, or that of the receivers, a comma and that of the senders. */
+/* Join all connections: the receivers, then the senders. `ports` is one port
+ * for all, or the receivers' port, a comma, and the senders' port. */
 void lg_join_all(struct generate *gen, const char *host, const char *ports)
 {
     uint32_t receivers = gen->count - gen->senders;
@@ -149,7 +155,7 @@ void lg_join_all(struct generate *gen, const char *host, const char *ports)
     gen->kept_alive = lg_now();
 }
 
-/* Send a marker through a sender: a command like no other. */
+/* Let a sender send a marker, a command that differs from all others. */
 static void send_marker(struct generate *gen, struct lg_conn *by,
                         char *frame)
 {
@@ -171,7 +177,7 @@ static void send_marker(struct generate *gen, struct lg_conn *by,
         lg_fail("the server did not take the marker");
 }
 
-/* Let all streams that hear this sender look for the next marker. */
+/* Let all streams that receive from this sender wait for the next marker. */
 static void expect_marker(struct generate *gen, const struct lg_conn *by)
 {
     gen->unmarked = 0;
@@ -186,8 +192,9 @@ static void expect_marker(struct generate *gen, const struct lg_conn *by)
     }
 }
 
-/* Send markers through a sender, each when it is quiet and a stream has not
- * seen the one before, until all that hear this sender have seen the last. */
+/* Send markers through a sender until all streams that receive from it have
+ * seen the last one. Another marker is sent when nothing arrives any more and
+ * a stream has not seen the previous one. */
 static void mark_through(struct generate *gen, struct lg_conn *by)
 {
     char *frame = lg_alloc(gen->wrap_size + gen->ref.text +
@@ -210,15 +217,15 @@ static void mark_through(struct generate *gen, struct lg_conn *by)
     free(frame);
 }
 
-/* Bring all streams to a place from which they hold nothing but commands of
- * phases. A server may not send to a connection yet although it has
- * answered, so a marker can be missed, and is sent again, with a new number.
+/* Bring all streams to a position after which they hold only commands of
+ * phases. A server may have answered a connection without sending commands to
+ * it yet, so a marker can be missed; it is then sent again, with a new number.
  *
- * When this returns, each stream has seen the last marker of its sender,
- * which came behind all that this sender had sent before, and nothing was
- * sent since: nothing is on the way to anybody. A sender that does not hear
- * itself sees the marker of another one; all have seen that one before the
- * first marker of the next is sent. */
+ * When this returns, each stream has seen the last marker of its sender, which
+ * followed everything that the sender had sent before, and nothing has been
+ * sent since. So nothing is on the way to any connection. A sender that does
+ * not receive its own commands sees the marker of another sender instead; all
+ * streams have seen that one before the first sender's marker is sent. */
 void lg_mark(struct generate *gen)
 {
     gen->nonce = gen->proto->triggered ? 0 : (uint32_t)lg_now();
@@ -229,10 +236,10 @@ void lg_mark(struct generate *gen)
     mark_through(gen, lg_sender(gen, 0));
 }
 
-/* Keep the server from asking whether we live while a phase runs: its
- * question would be in one stream alone. A server whose process is known was
- * started to be measured, without a heartbeat: nothing wakes that one up
- * just before a phase, as nothing does to others. */
+/* Keep the server from sending heartbeats during a phase, which would be in
+ * single streams only. A server whose process is known was started for the
+ * measurement, without a heartbeat. It gets no keepalives, so that it is not
+ * woken up just before a phase, just as the other servers are not. */
 void lg_keep_alive(struct generate *gen)
 {
     struct lg_bytes bytes = gen->proto->keepalive;

@@ -1,5 +1,5 @@
-/* The load generator's entry, and what all its modes use: JSON lines on
- * stdout, command lines on stdin, and errors that end it. */
+/* The entry point of the load generator, and functions that all modes use:
+ * JSON lines on stdout, command lines on stdin, and fatal errors. */
 #define _GNU_SOURCE
 #include "loadgen.h"
 
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Print one line on stdout, at once. Cannot fail. */
+/* Print one line on stdout and flush it. Cannot fail. */
 void lg_print(const char *format, ...)
 {
     va_list args;
@@ -20,8 +20,8 @@ void lg_print(const char *format, ...)
     fflush(stdout);
 }
 
-/* Write `bytes` to `out` as JSON text without its quotes, cut to fit.
- * Returns out. Cannot fail. */
+/* Write `bytes` to `out` as the inside of a JSON string, truncated to fit.
+ * Returns `out`. Cannot fail. */
 char *lg_quote(char *out, size_t room, const char *bytes, size_t size)
 {
     size_t used = 0;
@@ -63,9 +63,9 @@ void *lg_alloc(size_t size)
     return memory;
 }
 
-/* The same, with every page there: the kernel gives a page when it is first
- * written to, which would take its time in the midst of a phase. (A memset
- * with the zeros that are there already may be left out.) */
+/* The same, with every page already mapped. The kernel maps a page when it is
+ * first written to, which would take time in the middle of a phase. (The
+ * compiler may drop a memset to zero of memory from calloc.) */
 void *lg_alloc_touched(size_t size)
 {
     void *memory = lg_alloc(size);
@@ -84,8 +84,8 @@ bool lg_command(char *line, size_t room)
     return true;
 }
 
-/* Returns the number in `text`, or exits if it is not one from `low` to
- * `high`; `what` names it. */
+/* Returns the number in `text`. Exits if it is not between `low` and `high`;
+ * the error calls it `what`. */
 size_t lg_number(const char *text, size_t low, size_t high, const char *what)
 {
     char *end;

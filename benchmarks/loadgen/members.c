@@ -1,15 +1,15 @@
 /* Membership: thousands of clients that join one after the other, sit idle,
  * and leave at once. Each derives its rank from the frames that it gets, as
- * any client does, and is checked. Commands on stdin:
+ * any client does, and all ranks are checked. Commands on stdin:
  *
  *   join COUNT        join, each after the WELCOME of the one before
- *   settle            wait until all know of all
- *   drop COUNT SEED   close as many, chosen at random, and wait until each
- *                     survivor knows its new rank
- *   roster            compare all ranks with those that the server tells
- *   idle MS           do nothing for so long but answer the server
+ *   settle            wait until all clients know of all others
+ *   drop COUNT SEED   close COUNT random clients, and wait until each survivor
+ *                     knows its new rank
+ *   roster            compare all ranks with those in the server's roster
+ *   idle MS           only answer the server, for MS milliseconds
  *
- * It knows rankserver's protocol only: no other server has ranks. */
+ * It speaks rankserver's protocol only, because no other server has ranks. */
 #define _GNU_SOURCE
 #include "loadgen.h"
 
@@ -21,14 +21,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define BATCH 32 /* events for which a client that joins has to wait */
+/* The most events of one wait, which delay a client that joins. */
+#define BATCH 32
+
 #define MAX_MEMBERS 100000
 
 struct member {
-    int fd; /* -1 when it has left */
+    int fd; /* -1 once it has left */
     uint32_t id;
     uint64_t rank, clients; /* as derived; clients is 0 before WELCOME */
-    char *carry; /* a line that has arrived in part */
+    char *carry; /* the beginning of an incomplete line */
     size_t carried;
 };
 
@@ -37,12 +39,12 @@ struct members {
     int epoll;
     pid_t pid;
     struct member *list; /* in the order of joining */
-    uint32_t count;      /* that ever joined */
-    size_t alive, agreed; /* agreed: that know the right number of clients */
-    size_t listed;       /* found in the roster so far */
-    size_t heard;        /* bytes */
+    uint32_t count;      /* clients that ever joined */
+    size_t alive, agreed; /* agreed: know the right number of clients */
+    size_t listed;       /* clients found in the roster so far */
+    size_t heard;        /* bytes received */
     bool spin;           /* poll without sleeping */
-    double polling;      /* CPU seconds of that */
+    double polling;      /* CPU seconds spent polling for nothing */
     char *buffer;
 };
 
@@ -80,7 +82,7 @@ static bool next_range(const char **at, const char *end, uint64_t *low,
     return true;
 }
 
-/* Do what JOIN with these ranks does to a client. */
+/* Apply a JOIN with these ranks to a client. */
 static void apply_join(struct member *m, const char *at, const char *end)
 {
     uint64_t low, high;
@@ -92,7 +94,7 @@ static void apply_join(struct member *m, const char *at, const char *end)
     }
 }
 
-/* Do what LEFT with these ranks does to a client. */
+/* Apply a LEFT with these ranks to a client. */
 static void apply_left(struct member *m, const char *at, const char *end)
 {
     uint64_t low, high, before = m->rank;
@@ -116,7 +118,7 @@ static const char *after(const char *line, size_t size, const char *key)
     return at + strlen(key);
 }
 
-/* Take the WELCOME of a client. */
+/* Handle the WELCOME of a client. */
 static void welcome(struct member *m, const char *line, size_t size)
 {
     const char *rank = after(line, size, "\"rank\":");
@@ -126,7 +128,7 @@ static void welcome(struct member *m, const char *line, size_t size)
     m->clients = number(&clients, line + size);
 }
 
-/* Compare the ranks in a ROSTER frame with those that the clients know. */
+/* Compare the ranks in a ROSTER frame with those that the clients derived. */
 static void roster(struct members *g, const char *at, const char *end)
 {
     static const char rank_key[] = "{\"rank\":", name_key[] = ",\"name\":\"m";
@@ -151,7 +153,7 @@ static void roster(struct members *g, const char *at, const char *end)
     }
 }
 
-/* Returns whether a line begins with this verb and its space. */
+/* Returns whether a line begins with `verb`, which may include a space. */
 static bool is(const char *line, size_t size, const char *verb)
 {
     size_t length = strlen(verb);
@@ -159,7 +161,7 @@ static bool is(const char *line, size_t size, const char *verb)
     return size >= length && memcmp(line, verb, length) == 0;
 }
 
-/* Take a JOIN or LEFT. */
+/* Handle a JOIN or LEFT. */
 static void change(struct members *g, struct member *m, const char *line,
                    size_t size)
 {
@@ -176,7 +178,7 @@ static void change(struct members *g, struct member *m, const char *line,
     g->agreed += m->clients == g->alive;
 }
 
-/* Take one line from the server, without its LF. */
+/* Handle one line from the server, without its LF. */
 static void take_line(struct members *g, struct member *m, const char *line,
                       size_t size)
 {
@@ -198,7 +200,7 @@ static void take_line(struct members *g, struct member *m, const char *line,
 
 /* --- connections ------------------------------------------------------ */
 
-/* Keep the bytes of a line that has not arrived whole. */
+/* Keep bytes of an incomplete line. */
 static void keep(struct member *m, const char *bytes, size_t size)
 {
     m->carry = realloc(m->carry, m->carried + size + 1);
@@ -208,7 +210,7 @@ static void keep(struct member *m, const char *bytes, size_t size)
     m->carried += size;
 }
 
-/* Cut what arrived into lines and take them. */
+/* Split received bytes into lines and handle them. */
 static void take(struct members *g, struct member *m, const char *bytes,
                  size_t size)
 {
@@ -242,8 +244,8 @@ static void hear(struct members *g, struct member *m)
         lg_fail("the server closed the connection of client %u", m->id);
 }
 
-/* Read from those that are ready, or get ready next. Exits if nothing
- * happens for long; `what` is what was waited for. */
+/* Wait until clients are ready, and read from them. Exits if nothing happens
+ * for LG_STALL_MS; the error names `what` was waited for. */
 static void await(struct members *g, const char *what)
 {
     struct epoll_event events[BATCH];
@@ -257,7 +259,7 @@ static void await(struct members *g, const char *what)
         hear(g, events[i].data.ptr);
 }
 
-/* Count again who agrees, after the number of clients has changed. */
+/* Recount `agreed` after the number of clients has changed. */
 static void recount(struct members *g)
 {
     g->agreed = 0;
@@ -265,8 +267,8 @@ static void recount(struct members *g)
         g->agreed += g->list[i].fd >= 0 && g->list[i].clients == g->alive;
 }
 
-/* Join with one more client. Its own answer goes first: real clients do not
- * wait for each other to read. */
+/* Join one more client. Its own answer is read first, because real clients do
+ * not wait for each other to read. */
 static void join_one(struct members *g)
 {
     struct member *m = &g->list[g->count];
@@ -288,7 +290,7 @@ static void join_one(struct members *g)
 
 /* --- commands --------------------------------------------------------- */
 
-/* Join with `count` more clients, one after the other. */
+/* Join `count` more clients, one after the other. */
 static void join(struct members *g, size_t count)
 {
     struct lg_meter meter;
@@ -304,7 +306,8 @@ static void join(struct members *g, size_t count)
              meter.seconds, meter.own, meter.watched);
 }
 
-/* Exit unless every client's rank is its place in the order of joining. */
+/* Check that every client's rank is its place in the order of joining. Exits
+ * if not. */
 static void check_ranks(const struct members *g)
 {
     uint64_t rank = 0;
@@ -321,15 +324,14 @@ static void check_ranks(const struct members *g)
     }
 }
 
-/* Wait until all clients know of all. Their ranks are to be checked then. */
+/* Wait until all clients know of all others. The caller then checks ranks. */
 static void settle(struct members *g, const char *what)
 {
     while (g->agreed < g->alive)
         await(g, what);
 }
 
-/* Write the ids of `count` clients, chosen at random, to the front of
- * `ids`, which holds those of all that are there. */
+/* Move `count` random ids to the front of `ids`, which holds `all` ids. */
 static void choose(uint32_t *ids, size_t all, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -373,7 +375,7 @@ static void drop(struct members *g, size_t count, unsigned seed)
     free(ids);
 }
 
-/* Ask the server who is there and compare. */
+/* Ask the server for the roster, and compare all ranks with it. */
 static void check_roster(struct members *g)
 {
     uint32_t i = 0;
@@ -390,7 +392,7 @@ static void check_roster(struct members *g)
     lg_print("{\"event\":\"roster\",\"clients\":%zu}", g->listed);
 }
 
-/* Do nothing for `ms` milliseconds, and print what the server did. */
+/* Only answer the server for `ms` milliseconds, and print its costs. */
 static void idle(struct members *g, size_t ms)
 {
     uint64_t end = lg_now() + ms * (LG_SECOND / 1000);
@@ -412,7 +414,7 @@ static void idle(struct members *g, size_t ms)
              meter.watched);
 }
 
-/* Do what a line from stdin asks for. */
+/* Carry out a command line from stdin. */
 static void obey(struct members *g, const char *line)
 {
     char verb[16] = "", first[32] = "", second[32] = "";

@@ -1,5 +1,5 @@
-/* What a phase costs: time, the CPU time of both sides, and the memory of
- * the other. */
+/* The costs of a phase: wall-clock time, the CPU time of both sides, and the
+ * memory of the watched process. */
 #define _GNU_SOURCE
 #include "loadgen.h"
 
@@ -16,7 +16,7 @@ uint64_t lg_now(void)
     return (uint64_t)now.tv_sec * LG_SECOND + (uint64_t)now.tv_nsec;
 }
 
-/* Returns the CPU seconds that a clock shows. Cannot fail. */
+/* Returns the CPU seconds that `clock` shows, 0 if it cannot be read. */
 static double cpu_seconds(clockid_t clock)
 {
     struct timespec used;
@@ -32,10 +32,10 @@ double lg_cpu(void)
     return cpu_seconds(CLOCK_PROCESS_CPUTIME_ID);
 }
 
-/* Returns the CPU seconds that process `pid` has used, all its threads
- * together; 0 for pid 0 and for a process that is gone. The kernel adds the
- * time of a thread of others when it stops running, or at the next tick of
- * the scheduler. Cannot fail. */
+/* Returns the CPU seconds that all threads of process `pid` have used
+ * together; 0 for pid 0 and for a process that is gone. The kernel accounts
+ * for the time of another process's thread when the thread stops running, or
+ * at the next tick of the scheduler. Cannot fail. */
 static double cpu_of(pid_t pid)
 {
     clockid_t clock;
@@ -45,8 +45,8 @@ static double cpu_of(pid_t pid)
     return cpu_seconds(clock);
 }
 
-/* Open the file `name` of process `pid` in /proc. Returns NULL for pid 0 and
- * where that is not allowed, or not possible as the process is gone. */
+/* Open the file `name` of process `pid` in /proc. Returns NULL for pid 0, if
+ * it is not permitted, or if the process is gone. */
 static FILE *open_proc(pid_t pid, const char *name, const char *mode)
 {
     char path[64];
@@ -57,8 +57,8 @@ static FILE *open_proc(pid_t pid, const char *name, const char *mode)
     return fopen(path, mode);
 }
 
-/* Let the peak of the process's resident memory begin anew, from what is
- * resident now: the value 5, see proc(5). Returns false if it cannot. */
+/* Reset the peak of the process's resident memory to the current value, by
+ * writing 5, see proc(5). Returns false on failure. */
 static bool reset_peak(pid_t pid)
 {
     FILE *file = open_proc(pid, "clear_refs", "w");
@@ -70,7 +70,7 @@ static bool reset_peak(pid_t pid)
 }
 
 /* Returns the peak of the process's resident memory in bytes, 0 if it is
- * not known. */
+ * unknown. */
 static size_t read_peak(pid_t pid)
 {
     FILE *file = open_proc(pid, "status", "r");
@@ -85,8 +85,8 @@ static size_t read_peak(pid_t pid)
     return kib * 1024;
 }
 
-/* Begin to measure. `polling` is how many CPU seconds this process has spent
- * polling for nothing so far. */
+/* Begin to measure. `polling` is the number of CPU seconds that this process
+ * has spent polling for nothing so far. */
 void lg_meter_start(struct lg_meter *meter, pid_t pid, double polling)
 {
     meter->pid = pid;
@@ -96,16 +96,16 @@ void lg_meter_start(struct lg_meter *meter, pid_t pid, double polling)
     meter->start = lg_now();
 }
 
-/* End: `seconds` and `own` become what it took since the start. */
+/* Stop measuring: set `seconds` and `own` to the costs since the start. */
 void lg_meter_stop(struct lg_meter *meter, double polling)
 {
     meter->seconds = (double)(lg_now() - meter->start) / 1e9;
     meter->own = lg_cpu() - polling - meter->own;
 }
 
-/* `watched` becomes what the other process used since the start, and `peak`
- * the memory that it had at most, 0 if that cannot be known. To be called
- * when it has come to rest, for its time to be complete. */
+/* Set `watched` to the CPU seconds that the watched process used since the
+ * start, and `peak` to its peak memory, 0 if unknown. Call this when the
+ * process has come to rest, so that its time is complete. */
 void lg_meter_watched(struct lg_meter *meter)
 {
     if (meter->peak)
@@ -127,7 +127,7 @@ void lg_sort(uint64_t *values, size_t count)
 }
 
 /* Returns the quantile `q` of sorted nanoseconds, in microseconds: the value
- * that the share `q` of them does not exceed. */
+ * that a share `q` of them does not exceed. */
 double lg_quantile(const uint64_t *values, size_t count, double q)
 {
     size_t rank = (size_t)(q * (double)count);

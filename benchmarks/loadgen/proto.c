@@ -8,7 +8,8 @@
 #define BYTES(text) {text, sizeof(text) - 1}
 #define NONE {NULL, 0}
 
-/* Returns what goes in front of a command for rankserver. */
+/* Write what goes in front of a command to rankserver. Returns its size, as
+ * all functions below do. */
 static size_t wrap_rank(char *out, size_t size)
 {
     (void)size;
@@ -16,8 +17,8 @@ static size_t wrap_rank(char *out, size_t size)
     return 4;
 }
 
-/* Read digits from `*at` up to `to`, and the one `end` behind them, and
- * move `*at` behind that. Returns the number, or exits. */
+/* Read digits from `*at`, before `to`, and the byte `end` behind them, and
+ * move `*at` behind that byte. Returns the number, or exits. */
 static uint64_t number(const char **at, const char *to, char end)
 {
     uint64_t value = 0;
@@ -31,16 +32,17 @@ static uint64_t number(const char **at, const char *to, char end)
     return value;
 }
 
-/* Returns whether five bytes begin a frame that all clients get. */
+/* Returns whether a log frame begins at `at`, where five bytes are. */
 static bool is_log_frame(const char *at)
 {
     return memcmp(at, "CMD ", 4) == 0 || memcmp(at, "JOIN ", 5) == 0 ||
            memcmp(at, "LEFT ", 5) == 0;
 }
 
-/* Check the frames between two texts: every log frame's number is one more
- * than that of the one before, and the last is the text's own CMD. A JOIN
- * or LEFT may come before it. Exits if anything is wrong. */
+/* Check the frames between two texts. Each log frame's number must be one more
+ * than the previous one's, and the last frame must be the CMD that the text
+ * belongs to. JOIN and LEFT frames may come before it. Exits if anything is
+ * wrong. */
 static void check_rank(struct lg_ref *ref, const char *from, const char *to)
 {
     const char *at = from;
@@ -69,7 +71,7 @@ static void check_rank(struct lg_ref *ref, const char *from, const char *to)
         lg_fail("a text without a command in front");
 }
 
-/* Check that what is in front of a text is what always is. Exits if not. */
+/* Check that the constant head is in front of a text. Exits if not. */
 static void check_head(struct lg_ref *ref, const char *from, const char *to)
 {
     size_t size = (size_t)(to - from);
@@ -82,14 +84,14 @@ static void check_head(struct lg_ref *ref, const char *from, const char *to)
             lg_quote(there, sizeof there, ref->head, ref->head_size));
 }
 
-/* Returns what goes in front of a command for Redis. */
+/* Write what goes in front of a command to Redis. */
 static size_t wrap_redis(char *out, size_t size)
 {
     return (size_t)sprintf(
         out, "*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n$%zu\r\n", size);
 }
 
-/* Returns what Redis puts in front of one: an array of three strings. */
+/* Write what Redis puts in front of one: an array of three strings. */
 static size_t head_redis(char *out, size_t size)
 {
     return (size_t)sprintf(
@@ -104,27 +106,28 @@ static size_t head_redis_push(char *out, size_t size)
     return size;
 }
 
-/* Returns what goes in front of a command for NATS. */
+/* Write what goes in front of a command to NATS. */
 static size_t wrap_nats(char *out, size_t size)
 {
     return (size_t)sprintf(out, "PUB c %zu\r\n", size);
 }
 
-/* Returns what NATS puts in front of one. */
+/* Write what NATS puts in front of one. */
 static size_t head_nats(char *out, size_t size)
 {
     return (size_t)sprintf(out, "MSG c 1 %zu\r\n", size);
 }
 
-/* Returns the fixed header, the length and the topic of PUBLISH with QoS 0
- * for MQTT 3.1.1, as it is sent and received: section 3.3. */
+/* Write the fixed header, the length and the topic of a PUBLISH with QoS 0,
+ * as sent and received in MQTT 3.1.1, section 3.3. */
 static size_t wrap_mqtt(char *out, size_t size)
 {
     static const char topic[] = {0, 1, 'c'};
     size_t left = sizeof topic + size, used = 0;
 
     out[used++] = '\x30';
-    do { /* seven bits in each byte, the lowest first: section 2.2.3 */
+    /* Seven bits in each byte, the lowest first: section 2.2.3. */
+    do {
         out[used++] = (char)(left % 128 + (left >= 128 ? 128 : 0));
         left /= 128;
     } while (left);
@@ -132,8 +135,8 @@ static size_t wrap_mqtt(char *out, size_t size)
     return used + sizeof topic;
 }
 
-/* Returns the header of a message of one part for ZeroMQ, as it is sent and
- * received: flags and length, see ZMTP 3.0, "Framing". */
+/* Write the header of a ZeroMQ message of one part, as sent and received:
+ * flags and length, see ZMTP 3.0, "Framing". */
 static size_t wrap_zmq(char *out, size_t size)
 {
     if (size < 256) {
@@ -141,13 +144,14 @@ static size_t wrap_zmq(char *out, size_t size)
         out[1] = (char)size;
         return 2;
     }
-    out[0] = 2; /* a long one: eight bytes of length, the highest first */
+    /* A long message: eight bytes of length, the highest first. */
+    out[0] = 2;
     for (int i = 8; i > 0; i--, size /= 256)
         out[i] = (char)(size % 256);
     return 9;
 }
 
-/* Our own line protocol has nothing in front of a command that is sent. */
+/* Write nothing: the plain protocol has nothing in front of a sent command. */
 static size_t wrap_plain(char *out, size_t size)
 {
     (void)out;
@@ -165,11 +169,11 @@ static void check_plain(struct lg_ref *ref, const char *from, const char *to)
                 (int)(to - from < 80 ? to - from : 80), from);
 }
 
-/* What clients say, are answered, and say last: those that hear commands. */
+/* The hellos of clients that receive commands, see struct lg_hello. */
 
 #define RANK_CLIENT {BYTES("HELLO\n"), BYTES("WELCOME "), NONE}
 
-/* REPLY OFF stops the replies to PUBLISH, and in RESP3 not the messages. */
+/* REPLY OFF stops the replies to PUBLISH but, in RESP3, not the messages. */
 #define REDIS_CLIENT {BYTES("HELLO 3\r\nSUBSCRIBE c\r\n"), \
                       BYTES("c\r\n:1\r\n"), BYTES("CLIENT REPLY OFF\r\n")}
 
@@ -177,20 +181,22 @@ static void check_plain(struct lg_ref *ref, const char *from, const char *to)
 #define NATS_CLIENT {BYTES(NATS_CONNECT "SUB c 1\r\nPING\r\n"), \
                      BYTES("PONG\r\n"), NONE}
 
-/* MQTT 3.1.1, sections 3.1 and 3.8: a clean session without a name and
- * without keepalive, and a subscription to the topic c; ready at SUBACK. */
+/* MQTT 3.1.1, sections 3.1 and 3.8: a clean session without a client name or
+ * keepalive, and a subscription to the topic c. It is ready at SUBACK. */
 #define MQTT_CONNECT "\x10\x0c\0\4MQTT\4\2\0\0\0\0"
 #define MQTT_CLIENT {BYTES(MQTT_CONNECT "\x82\x06\0\1\0\1c\0"), \
                      BYTES("\x90\3\0\1\0"), NONE}
 
-/* ZMTP 3.0: a greeting for the mechanism NULL and the command READY, which
- * need no answer between them, up to the type of the socket. */
+/* ZMTP 3.0: a greeting for the mechanism NULL, and the command READY up to the
+ * type of the socket. No answer is needed between the two. */
 #define ZEROS_8 "\0\0\0\0\0\0\0\0"
 #define ZMQ_MECHANISM "NULL" ZEROS_8 ZEROS_8
 #define ZMQ_FILLER ZEROS_8 ZEROS_8 ZEROS_8 "\0\0\0\0\0\0\0"
 #define ZMQ_HELLO "\xff" ZEROS_8 "\x7f\3\0" ZMQ_MECHANISM "\0" ZMQ_FILLER \
                   "\4\x19\5READY\xbSocket-Type\0\0\0\3"
-#define ZMQ_SUBSCRIBE "\0\1\1" /* to whatever begins with nothing */
+
+/* Subscribes to the empty prefix, which all messages have. */
+#define ZMQ_SUBSCRIBE "\0\1\1"
 
 #define PLAIN_CLIENT {NONE, BYTES("hello "), NONE}
 
@@ -233,15 +239,17 @@ static const struct lg_proto protos[] = {
         .head = head_redis_push,
         .check = check_head,
     },
-    { /* asks two seconds after a connection came, and then at the
-         ping_interval of the server, which must be longer than a run */
+    /* NATS asks two seconds after a connection was made, and then at its
+     * ping_interval, which must be longer than a run. */
+    {
         .name = "nats",
         .receiver = NATS_CLIENT,
         .sender = {BYTES(NATS_CONNECT "PING\r\n"), BYTES("PONG\r\n"), NONE},
         .question = BYTES("PING\r\n"),
         .answer = BYTES("PONG\r\n"),
         .tail = BYTES("\r\n"),
-        .own_order = true, /* a thread for each connection */
+        /* It has a thread for each connection. */
+        .own_order = true,
         .wrap = wrap_nats,
         .head = head_nats,
         .check = check_head,
@@ -278,8 +286,10 @@ static const struct lg_proto protos[] = {
         .head = wrap_mqtt,
         .check = check_head,
     },
-    { /* receivers are SUB sockets at an XPUB, senders PUB at an XSUB; ready
-         when the READY of the other socket names its type */
+    /* Receivers are SUB sockets at an XPUB, and senders are PUB sockets at an
+     * XSUB. They are ready when the READY of the other socket names its
+     * type. */
+    {
         .name = "zmq",
         .receiver = {BYTES(ZMQ_HELLO "SUB"), BYTES("XPUB"),
                      BYTES(ZMQ_SUBSCRIBE)},
@@ -294,7 +304,8 @@ static const struct lg_proto protos[] = {
         .receiver = PLAIN_CLIENT,
         .sender = PLAIN_CLIENT,
         .tail = BYTES("\n"),
-        .own_order = true, /* some of these servers have threads */
+        /* Some of these servers have threads. */
+        .own_order = true,
         .wrap = wrap_plain,
         .check = check_plain,
     },
@@ -310,7 +321,7 @@ static const struct lg_proto protos[] = {
     },
 };
 
-/* Returns the protocol of that name, or exits if there is none. */
+/* Returns the protocol called `name`, or exits if there is none. */
 const struct lg_proto *lg_find_proto(const char *name)
 {
     for (size_t i = 0; i < sizeof protos / sizeof *protos; i++)

@@ -1,5 +1,5 @@
-/* Verification: the reference stream, see loadgen.h. It costs each receiver
- * one memcmp, and the parsing once for all of them. */
+/* Verification against the reference stream, see loadgen.h. It costs one
+ * memcmp for each receiver, and parsing once for all of them. */
 #define _GNU_SOURCE
 #include "loadgen.h"
 
@@ -7,10 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BEFORE 20 /* bytes that an error shows of what is right */
+/* The most bytes that an error shows before the first difference. */
+#define BEFORE 20
+
+/* The most bytes that an error shows of each stream. */
 #define SHOWN 60
 
-/* Write a number as this many decimal digits. */
+/* Write `number` with exactly `digits` decimal digits. */
 static void put_digits(char *out, int digits, uint32_t number)
 {
     while (digits-- > 0) {
@@ -44,8 +47,8 @@ void lg_ref_open(struct lg_ref *ref, const struct lg_proto *proto,
         ref->head_size = proto->head(ref->head, text);
 }
 
-/* Begin a phase of `commands`; with `keep_ends` note where each one ends.
- * Memory of the phase before is used again. */
+/* Begin a phase of `commands`; with `keep_ends`, record where each one ends.
+ * Memory of the previous phase is reused. */
 void lg_ref_start(struct lg_ref *ref, size_t commands, bool keep_ends)
 {
     size_t capacity = commands * (ref->text + LG_MAX_WRAP);
@@ -74,7 +77,7 @@ bool lg_ref_complete(const struct lg_ref *ref)
     return ref->seen == ref->expected;
 }
 
-/* Read the number that the `digits` bytes at `at` are.
+/* Parse the `digits` bytes at `at` as a number.
  * Returns false if one of them is not a digit. */
 static inline bool fixed_number(const char *at, int digits, uint32_t *value)
 {
@@ -88,16 +91,17 @@ static inline bool fixed_number(const char *at, int digits, uint32_t *value)
     return true;
 }
 
-/* Read the id at the '@' at `at`. Returns false if there is none. */
+/* Parse the id that begins with the '@' at `at`. Returns false if there is
+ * none. */
 static inline bool read_id(const char *at, struct lg_id *id)
 {
     return fixed_number(at + 1, 4, &id->sender) && at[5] == ':' &&
            fixed_number(at + 6, 8, &id->index);
 }
 
-/* Check the whole text at `at`, which has this id, and the tail behind it,
- * to the last byte: it is the next of its sender, as `next` knows, in a
- * stream that has `seen` commands. Exits if not. */
+/* Check every byte of the text at `at`, which has this id, and of the tail
+ * behind it. It must be the next command of its sender, according to `next`.
+ * `seen` is its number in the stream, for errors. Exits if it is wrong. */
 static inline void check_text(const struct lg_ref *ref, const char *at,
                               struct lg_id id, uint32_t *next, size_t seen)
 {
@@ -113,8 +117,8 @@ static inline void check_text(const struct lg_ref *ref, const char *at,
         lg_fail("the frame of command %.14s does not end behind it", at);
 }
 
-/* The same for a stream that is not compared with the reference: `at` is
- * where its next text is. */
+/* The same for the text at `at` in a stream that is not compared with the
+ * reference. */
 void lg_take_text(const struct lg_ref *ref, const char *at,
                   struct lg_id *id, uint32_t *next, size_t seen)
 {
@@ -123,8 +127,7 @@ void lg_take_text(const struct lg_ref *ref, const char *at,
     check_text(ref, at, *id, next, seen);
 }
 
-/* Count the command that begins at the reference's frame, whose text is at
- * `at`. */
+/* Count the command that begins at `ref->frame` and whose text is at `at`. */
 static void count_text(struct lg_ref *ref, const char *at, struct lg_id id)
 {
     ref->frame = ref->look = (size_t)(at - ref->data) + ref->text +
@@ -136,8 +139,8 @@ static void count_text(struct lg_ref *ref, const char *at, struct lg_id id)
     ref->seen++;
 }
 
-/* Count the number up whose last digit is before `end`. Returns false if it
- * gets longer. */
+/* Increment the decimal number that ends before `end`. Returns false if it
+ * would get longer. */
 static bool count_up(char *end)
 {
     while (*--end == '9')
@@ -148,8 +151,8 @@ static bool count_up(char *end)
     return true;
 }
 
-/* Let the guess be the frame behind that which begins at `from` and whose
- * text is at `at`, or nothing. */
+/* Guess the frame that follows the one that begins at `from` and whose text is
+ * at `at`, or guess nothing. */
 static void guess_next(struct lg_ref *ref, const char *from, const char *at)
 {
     const char *space = ref->seq ? memchr(from + 4, ' ', 20) : NULL;
@@ -157,7 +160,7 @@ static void guess_next(struct lg_ref *ref, const char *from, const char *at)
     ref->guessed = 0;
     if (ref->senders > 1 || (size_t)(at - from) > LG_MAX_WRAP ||
         (ref->seq && memchr(from, '\n', (size_t)(at - from))))
-        return; /* that has a JOIN in front, or is otherwise not the rule */
+        return; /* it has a JOIN in front, or is unusual otherwise */
     memcpy(ref->guess, from, (size_t)(at - from) + LG_ID);
     ref->counts = space ? (size_t)(space - from) : 0;
     if (count_up(ref->guess + (at - from) + LG_ID) &&
@@ -165,8 +168,8 @@ static void guess_next(struct lg_ref *ref, const char *from, const char *at)
         ref->guessed = (size_t)(at - from) + LG_ID;
 }
 
-/* Take the next command if it is the one that was guessed, to the last byte:
- * that is quicker than to parse it. Returns false if it is not. */
+/* Accept the next command if it equals the guess to the last byte, which is
+ * faster than parsing it. Returns false if it does not. */
 static bool take_guessed(struct lg_ref *ref)
 {
     struct lg_bytes tail = ref->proto->tail;
@@ -189,8 +192,8 @@ static bool take_guessed(struct lg_ref *ref)
     return true;
 }
 
-/* Take the whole text at `at`, which has this id, or exit if anything is
- * wrong with it. */
+/* Accept the whole text at `at`, which has this id. Exits if anything is wrong
+ * with it. */
 static void accept_text(struct lg_ref *ref, const char *at, struct lg_id id)
 {
     const char *from = ref->data + ref->frame;
@@ -201,8 +204,8 @@ static void accept_text(struct lg_ref *ref, const char *at, struct lg_id id)
     guess_next(ref, from, at);
 }
 
-/* Parse what was appended. A '@' that no id follows belongs to the header
- * of a binary protocol. */
+/* Parse the appended bytes. A '@' without an id belongs to the header of a
+ * binary protocol. */
 static void scan(struct lg_ref *ref)
 {
     size_t whole = ref->text + ref->proto->tail.size;
@@ -227,8 +230,8 @@ static void scan(struct lg_ref *ref)
     }
 }
 
-/* Exit with the place at which two streams differ, and a little before it:
- * which command it is in. */
+/* Exit with the position at which two streams differ, and a few bytes before
+ * it, which show the command. */
 static void differ(const struct lg_ref *ref, size_t pos, const char *bytes,
                    size_t size)
 {
@@ -245,8 +248,9 @@ static void differ(const struct lg_ref *ref, size_t pos, const char *bytes,
             lg_quote(there, sizeof there, ref->data + pos + from, show));
 }
 
-/* Returns where the next bytes of the receiver that is furthest ahead go, to
- * be followed by lg_ref_grow, and how many fit there. Exits if none do. */
+/* Returns where to put the next bytes of the receiver that is furthest ahead;
+ * `*room` becomes the number that fit. The caller then calls lg_ref_grow.
+ * Exits if there is no room. */
 char *lg_ref_room(struct lg_ref *ref, size_t *room)
 {
     *room = ref->capacity - ref->size;
@@ -256,8 +260,8 @@ char *lg_ref_room(struct lg_ref *ref, size_t *room)
     return ref->data + ref->size;
 }
 
-/* Take `size` more bytes that were put behind the reference: parse them, or
- * exit if anything is wrong. */
+/* Parse `size` more bytes that were put behind the reference. Exits if
+ * anything is wrong. */
 void lg_ref_grow(struct lg_ref *ref, size_t size)
 {
     ref->size += size;
@@ -268,8 +272,8 @@ void lg_ref_grow(struct lg_ref *ref, size_t size)
                 (int)(more < 80 ? more : 80), ref->data + ref->frame);
 }
 
-/* Take `bytes` that a receiver got at its place `pos`: compare them, append
- * what is new, or exit if anything is wrong. */
+/* Compare `bytes` that a receiver got at its position `pos` with the
+ * reference, and append what is new. Exits if anything is wrong. */
 void lg_ref_take(struct lg_ref *ref, size_t pos, const char *bytes,
                  size_t size)
 {

@@ -1,4 +1,4 @@
-"""A doubly linked list that knows its ranks, in Python: what the C ranked list is compared with."""
+"""A doubly linked list with ranks in Python, to compare the C ranked list with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Node:
 
 
 class LinkedList:
-    """A ring of nodes around a root that is no member, so that neither end is a special case.
+    """A ring of nodes around a root that is not a member, so that neither end is a special case.
 
-    Ranks are numbered when one is asked for, not at each leave: many can leave for one numbering.
+    Ranks are renumbered when one is looked up, not at each leave, so many leaves share one renumbering.
     """
 
     __slots__ = ("_count", "_numbered", "_root")
@@ -37,7 +37,8 @@ class LinkedList:
         node = Node()
         node.prev = last
         node.next = root
-        node.rank = self._count  # right if the others' ranks are
+        # Right if the other ranks are up to date.
+        node.rank = self._count
         last.next = root.prev = node
         self._count += 1
         return node
@@ -54,7 +55,7 @@ class LinkedList:
         self._count -= 1
 
     def rank(self, node: Node) -> int:
-        """Return how many are before this member, -1 if it has left. O(n) after a leave, else O(1)."""
+        """Return how many members are before this one, -1 if it has left. O(n) after a leave, else O(1)."""
         if not self._numbered:
             self._number()
         return node.rank

@@ -1,7 +1,7 @@
-"""What the C core costs under bursts of commands, one part at a time; run by ``make microbench``.
+"""Benchmarks of the C core under bursts of commands, one part at a time; run by ``make microbench``.
 
-``benchmarks/load.py`` measures the whole server. These tell which part of it a change made faster. One
-operation is 1,000 commands where it says so: then microseconds are nanoseconds per command, and thousands
+``benchmarks/load.py`` measures the whole server; these show which part a change made faster. Where a
+benchmark says that one operation is 1,000 commands, microseconds are nanoseconds per command, and thousands
 of operations per second are millions of commands per second.
 """
 
@@ -19,17 +19,20 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
 
 MAX_LINE: Final = 65_536
-BURST: Final = 1_000  # commands
+# Commands in one operation.
+BURST: Final = 1_000
 ROUNDS: Final = 1_000
-WARM_UP: Final = 10  # rounds
-FLUSHES: Final = 100_000  # to all receivers in all rounds: with many receivers there are fewer rounds
+# Rounds before those that are measured.
+WARM_UP: Final = 10
+# Flushes over all receivers and rounds: the more receivers, the fewer rounds.
+FLUSHES: Final = 100_000
 OTHER_DESCRIPTORS: Final = 100
 
 
 class Clients:
-    """A log and its members, each with a cursor, whose sockets are read by nobody but ``drain``.
+    """A log and its members, each with a cursor, whose sockets only ``drain`` reads.
 
-    They are Unix sockets, the cheapest that the kernel has: what is compared is the core's part.
+    They are Unix sockets, the cheapest of the kernel's, so that the core's share of the time is large.
     """
 
     def __init__(self, stack: ExitStack, count: int) -> None:
@@ -45,14 +48,14 @@ class Clients:
             self.peers.append(theirs)
 
     def feed(self, commands: int) -> None:
-        """Let all read what they were sent before, and log as many commands of the first."""
+        """Drain all clients, and log this many commands of the first."""
         self.drain()
         first = self.log.seq + 1
         feed(self.cursors[0], line_of(64) * commands)
         self.waiting = b"".join(frame_of(seq, 64) for seq in range(first, first + commands))
 
     def drain(self) -> None:
-        """Read what was sent to each, and assert that it is what was logged."""
+        """Read what each client was sent, and assert that it equals what was logged."""
         if self.waiting:
             for peer in self.peers:
                 size = peer.recv_into(self.buffer, len(self.waiting), socket.MSG_WAITALL)
@@ -61,7 +64,7 @@ class Clients:
 
 
 def join(log: Log, member: int, fd: int) -> Cursor:
-    """Make a member, and a cursor that is attached to it."""
+    """Add a member, and return a cursor that is attached to it."""
     log.join(member)
     cursor = log.open(fd)
     cursor.attach(member)
@@ -69,7 +72,7 @@ def join(log: Log, member: int, fd: int) -> Cursor:
 
 
 def feed(cursor: Cursor, commands: bytes) -> None:
-    """Log what a client sent, which is commands and nothing else."""
+    """Log what a client sent, which must be commands only."""
     cursor.take(commands)
     assert cursor.next_line(logs=True) is None
 
@@ -80,12 +83,12 @@ def line_of(size: int) -> bytes:
 
 
 def frame_of(seq: int, size: int) -> bytes:
-    """Return it as all clients are sent it, if the one of rank 0 sent it."""
+    """Return the log frame of that command if the client of rank 0 sent it."""
     return b"CMD %d 0 %s\n" % (seq, b"x" * size)
 
 
 def need_descriptors(needed: int) -> None:
-    """Raise the limit of open files where that is needed; skip the benchmark where it may not be."""
+    """Raise the limit of open files if necessary; skip the benchmark if that is not allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != hard < needed:
         pytest.skip(f"needs {needed} descriptors, the limit is {hard} (ulimit -Hn)")
@@ -95,16 +98,16 @@ def need_descriptors(needed: int) -> None:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Close at the end of a benchmark what it opened."""
+    """Return a stack that is closed at the end of the benchmark."""
     with ExitStack() as stack:
         yield stack
 
 
 @pytest.mark.parametrize("size", [16, 64, 1_024, 16_384])
 def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
-    """Cut, check, stamp and log commands, in pieces of whole lines as large as the server reads.
+    """Cut, check, stamp and log commands, in pieces of whole lines of the size that the server reads.
 
-    Each piece counts as sent before the next, without being sent.
+    Before the next piece, each one is marked as sent, without being sent.
     """
     log = stack.enter_context(Log(MAX_LINE))
     cursor = join(log, 0, -1)
@@ -115,7 +118,8 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
         for piece in pieces:
             feed(cursor, piece)
             cursor.advance(cursor.lag())
-            log.flush_all()  # has nothing to send, and lets the log use its memory again
+            # There is nothing to send, but the log may now reuse its memory.
+            log.flush_all()
 
     benchmark.group = f"feed {BURST:,} commands"
     benchmark.pedantic(feed_pieces, rounds=ROUNDS, warmup_rounds=WARM_UP)
@@ -136,7 +140,7 @@ def test_append(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.parametrize("commands", [1, BURST])
 def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int) -> None:
-    """Send to one client what waits for it."""
+    """Send one client its backlog."""
     clients = Clients(stack, 1)
     only = clients.cursors[0]
 
@@ -152,7 +156,7 @@ def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int)
 @pytest.mark.parametrize("receivers", [1, 10, 100, 1_000], ids="to-{}".format)
 @pytest.mark.parametrize("commands", [1, BURST])
 def test_flush_all(benchmark: BenchmarkFixture, stack: ExitStack, commands: int, receivers: int) -> None:
-    """Send to all clients what waits for them."""
+    """Send all clients their backlogs."""
     need_descriptors(2 * receivers + OTHER_DESCRIPTORS)
     clients = Clients(stack, receivers)
 

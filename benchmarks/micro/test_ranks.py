@@ -1,9 +1,9 @@
 """The C ranked list against a Python list and a Python linked list; run by ``make microbench``.
 
-All three do the same work through the same three calls, and Python makes every call: what the C core needs
-for one is mostly the way into C. Lists are aged before they are measured, see ``Members``.
+All three do the same work through the same three calls, which Python makes: a call of the C core costs mostly
+the transition into C. Lists are aged before they are measured, see ``Members``.
 
-Most operations take less time than reading the clock, so that STEPS of them are measured as one.
+Most operations take less time than reading the clock, so STEPS of them are measured as one.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from rankserver.clist import Log
 
 C = TypeVar("C")
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a round's setup returns: the arguments
+# What the setup of a round returns: positional and keyword arguments.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 STEPS: Final = 5
 ROUNDS: Final = 1_000
-WARM_UP: Final = 10  # rounds
-VISITS: Final = 5_000_000  # of clients in all rounds of what visits each of them, but ...
+# Rounds before those that are measured.
+WARM_UP: Final = 10
+# Visits of clients in all rounds of a benchmark that visits each client, within LEAST_ROUNDS and ROUNDS.
+VISITS: Final = 5_000_000
 LEAST_ROUNDS: Final = 21
 
 
 class Ranks(Protocol[C]):
-    """Clients of type C in the order in which they joined."""
+    """Ranks of clients of type C, which are in the order of joining."""
 
     def __len__(self) -> int: ...
     def join(self) -> C: ...
@@ -41,7 +44,7 @@ class Ranks(Protocol[C]):
 
 
 class CList:
-    """The ranks of the C core. A member that leaves is freed, too."""
+    """The ranks of the C core. A member that leaves is also freed."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -68,10 +71,10 @@ class Member:
 
 
 class PythonList:
-    """A list of members, each with a ticket that is higher than all before it.
+    """A list of members, each with a higher ticket than the one before.
 
-    The list is thereby sorted: a rank is found by bisection in O(log n), and never numbered. This is the
-    best that a list can do: ``list.index`` and storing the new ranks after a leave are both O(n) in Python.
+    The list is therefore sorted, and a rank is found by bisection in O(log n) without any renumbering. A
+    Python list can do no better: ``list.index`` and storing new ranks after a leave are both O(n).
     """
 
     _ticket = attrgetter("ticket")
@@ -97,14 +100,14 @@ class PythonList:
 
 
 class Members(Generic[C]):
-    """Ranks of a given number of clients, and a plain list of them to tell what is right.
+    """Ranks of a given number of clients, and a plain list of them as the reference.
 
-    Half of the clients are newer than the others' departure: they lie where memory became free, in no order,
-    as in a server that has run for a while.
+    Half of the clients joined after others had left, so they lie in freed memory in no particular order, as
+    in a server that has run for a while.
     """
 
     def __init__(self, ranks: Ranks[C], count: int) -> None:
-        """Let ``count`` clients join, half of them leave and as many join."""
+        """Let ``count`` clients join, half of them leave, and the same number join again."""
         self.ranks = ranks
         self.count = count
         self.choose = random.Random(count)
@@ -116,33 +119,33 @@ class Members(Generic[C]):
         self.settle()
 
     def settle(self) -> None:
-        """Let clients join or leave at the tail until there are as many as there should be."""
+        """Let clients join or leave at the tail until the number is right again."""
         while len(self.order) > self.count:
             self.ranks.leave(self.order.pop())
         while len(self.order) < self.count:
             self.order.append(self.ranks.join())
 
     def take(self, first: int, count: int) -> list[C]:
-        """Return the clients from rank ``first`` on, who are going to leave."""
+        """Take clients that will leave out of the reference, from rank ``first`` on, and return them."""
         taken = self.order[first : first + count]
         del self.order[first : first + count]
         return taken
 
     def check(self) -> None:
-        """Assert that those who are there have the ranks 0, 1, 2, ..., and nobody else is there."""
+        """Assert that the clients of the reference, and no others, have the ranks 0, 1, 2, ...."""
         assert len(self.ranks) == len(self.order)
         assert list(map(self.ranks.rank, self.order)) == list(range(len(self.order)))
 
 
 @pytest.fixture(scope="module", params=[10, 100, 1_000, 10_000, 100_000])
 def count(request: pytest.FixtureRequest) -> int:
-    """Return how many clients there are."""
+    """Return the number of clients."""
     return int(request.param)
 
 
 @pytest.fixture(scope="module", params=["C", "list", "linked"])
 def members(request: pytest.FixtureRequest, count: int) -> Iterator[Members[Any]]:
-    """Return clients in each of the three kinds of list; one test after the other uses the same."""
+    """Return clients in each of the three kinds of list; consecutive tests share them."""
     with ExitStack() as stack:
         if request.param == "C":
             yield Members(CList(stack.enter_context(Log(65_536))), count)
@@ -168,7 +171,7 @@ def test_append(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
 
 @pytest.mark.parametrize("place", ["head", "middle", "tail"])
 def test_remove(benchmark: BenchmarkFixture, members: Members[Any], place: str) -> None:
-    """Leave, one after the other; the tail's is the last first."""
+    """Leave one after the other; at the tail, the last client leaves first."""
     first = {"head": 0, "middle": (members.count - STEPS) // 2, "tail": members.count - STEPS}[place]
     leave = members.ranks.leave
 
@@ -188,7 +191,7 @@ def test_remove(benchmark: BenchmarkFixture, members: Members[Any], place: str) 
 
 
 def test_lookup(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
-    """Ask for ranks while nobody leaves."""
+    """Look up ranks while nobody leaves."""
     rank = members.ranks.rank
     members.settle()
     members.check()
@@ -206,7 +209,7 @@ def test_lookup(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
 
 
 def test_renumber(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
-    """Leave from the head, then ask for the rank of the last, which is what the server does in a turn."""
+    """Leave from the head, then look up the last client's rank, as the server does in a turn."""
     leave, rank = members.ranks.leave, members.ranks.rank
 
     def setup() -> Call:
@@ -228,7 +231,7 @@ def test_renumber(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
 
 
 def test_rank_of_each(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
-    """Leave from the head, then ask for the rank of each who stays."""
+    """Leave from the head, then look up the rank of each remaining client."""
     leave, rank = members.ranks.leave, members.ranks.rank
 
     def setup() -> Call:
@@ -245,5 +248,5 @@ def test_rank_of_each(benchmark: BenchmarkFixture, members: Members[Any]) -> Non
 
 
 def rounds_of(visits: int) -> int:
-    """Return how often to do what visits so many clients."""
+    """Return the number of rounds for a benchmark that visits this many clients in each."""
     return max(LEAST_ROUNDS, min(ROUNDS, VISITS // visits))

@@ -1,8 +1,8 @@
-"""A broadcast server with asyncio streams, as people write one; with --uvloop it runs on uvloop.
+"""A broadcast server with asyncio streams, as one would usually write it; --uvloop runs it on uvloop.
 
-A client sends lines, and each goes to every other client with the sender's place in the list in front.
-Nothing drains: waiting for writers costs time and cannot make any of them faster. What a client does not
-take yet is kept in memory, without a bound.
+Each line that a client sends goes to every other client, after the sender's place in the list. The server
+never calls ``drain``: waiting for writers would cost time without making any of them faster. Data that a
+client has not taken yet is kept in memory, without a bound.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Final
 # Connections that may wait to be accepted.
 BACKLOG: Final = 4096
 
-# The bytes of a line.
+# The most bytes of a line.
 MAX_LINE: Final = 1 << 20
 
 clients: list[asyncio.StreamWriter] = []
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Take a client into the list, and pass on its lines until it leaves."""
+    """Add a client to the list, and pass on its lines until it leaves."""
     writer.write(b"hello %d\n" % len(clients))
     clients.append(writer)
     with suppress(ConnectionError):
@@ -35,14 +35,15 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                     continue
                 try:
                     other.write(message)
-                except RuntimeError:  # uvloop's word for a connection that is just lost
+                # uvloop raises this for a connection that has just been lost.
+                except RuntimeError:
                     continue
     clients.remove(writer)
     writer.close()
 
 
 async def main() -> None:
-    """Listen on a port that the system picks, and serve forever."""
+    """Listen on a port that the system picks, and serve until the process is ended."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=BACKLOG, limit=MAX_LINE)
     host, port = server.sockets[0].getsockname()
     print(f"listening on {host}:{port}", flush=True)
@@ -52,7 +53,8 @@ async def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--uvloop", action="store_true", help="run on uvloop")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a word, as SIGTERM does
+    # Ctrl-C ends it silently, as SIGTERM does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if parser.parse_args().uvloop:
         importlib.import_module("uvloop").run(main())
     else:

@@ -1,6 +1,6 @@
-"""A broadcast server with a thread for each client, a lock, and a linked list: how this was done before.
+"""A broadcast server with a thread for each client, a lock, and a linked list: the traditional design.
 
-A client sends lines, and each goes to every other client with the sender's place in the list in front.
+Each line that a client sends goes to every other client, after the sender's place in the list.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ READ_SIZE: Final = 65_536
 
 
 class Client:
-    """A client, and the one behind it in the list."""
+    """A client, with a link to the next one in the list."""
 
     __slots__ = ("connection", "next")
 
@@ -37,7 +37,7 @@ class Clients:
         self._count = 0
 
     def add(self, client: Client) -> None:
-        """Put a client at the end, and tell it its rank."""
+        """Append a client, and tell it its rank."""
         with self._lock:
             if self._tail is None:
                 self._head = client
@@ -48,7 +48,7 @@ class Clients:
             self._count += 1
 
     def remove(self, client: Client) -> None:
-        """Take a client out."""
+        """Remove a client."""
         with self._lock:
             before, other = None, self._head
             while other is not None and other is not client:
@@ -62,13 +62,14 @@ class Clients:
             self._count -= 1
 
     def broadcast(self, sender: Client, line: bytes) -> None:
-        """Send a line to all but its sender."""
+        """Send a line to all clients but its sender."""
         with self._lock:
             message = b"%d %b\n" % (self._rank(sender), line)
             other = self._head
             while other is not None:
                 if other is not sender:
-                    with suppress(OSError):  # it is gone: its own thread takes it out
+                    # A client that is gone is removed by its own thread.
+                    with suppress(OSError):
                         other.connection.sendall(message)
                 other = other.next
 
@@ -81,7 +82,7 @@ class Clients:
 
 
 def serve(connection: socket.socket, clients: Clients) -> None:
-    """Take a client into the list, and pass on its lines until it leaves."""
+    """Add a client to the list, and pass on its lines until it leaves."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     client, rest = Client(connection), b""
     with connection, suppress(ConnectionError):
@@ -94,8 +95,9 @@ def serve(connection: socket.socket, clients: Clients) -> None:
 
 
 def main() -> None:
-    """Listen on a port that the system picks, and give each client a thread."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a word, as SIGTERM does
+    """Listen on a port that the system picks, and start a thread for each client."""
+    # Ctrl-C ends it silently, as SIGTERM does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     clients = Clients()
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     host, port = listener.getsockname()

@@ -1,6 +1,6 @@
-"""A ZeroMQ forwarder: subscribers at the first address get what is published at the second.
+"""A ZeroMQ forwarder: subscribers at the first address get the messages published at the second.
 
-There is no high-water mark on either side, so nothing is dropped.
+Neither side has a high-water mark, so nothing is dropped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zmq
 # Connections that may wait to be accepted.
 BACKLOG: Final = 4096
 
-# No limit to the messages that wait.
+# High-water marks of 0 set no limit to the messages that wait.
 NO_MARK: Final = 0
 
 
@@ -27,14 +27,15 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[byt
 
 
 def address(listener: zmq.Socket[bytes]) -> str:
-    """Return where it listens, as HOST:PORT."""
+    """Return the socket's address as HOST:PORT."""
     endpoint: str = listener.getsockopt_string(zmq.LAST_ENDPOINT)
     return endpoint.removeprefix("tcp://")
 
 
 def main() -> None:
-    """Listen for both sides, and pass on until the process is ended."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it without a word, as SIGTERM does
+    """Listen for both sides, and forward messages until the process is ended."""
+    # Ctrl-C ends it silently, as SIGTERM does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     context = zmq.Context()
     publishers, subscribers = listen(context, zmq.XSUB), listen(context, zmq.XPUB)
     print(f"listening on {address(subscribers)} {address(publishers)}", flush=True)

@@ -1,5 +1,6 @@
-"""Code that abuses a server to see whether it can be trusted: the rows of docs/reliability.md.
+"""Code that abuses servers to find out how reliable they are: the rows of docs/reliability.md.
 
-Each is a function: it starts a server, does its worst to it, and returns an ``Outcome``: the figure that was
-measured, and what did not hold. ``reliability.py`` runs all and writes the page; the tests run them in small.
+Each row is a function that starts a server, abuses it, and returns an ``Outcome``: the measured figure, and
+the requirements that did not hold. ``reliability.py`` runs all rows and writes the page; the tests run them
+with smaller numbers.
 """

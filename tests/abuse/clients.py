@@ -1,6 +1,6 @@
-"""Clients for rows: they connect, join, read lines, and check what they get. Many are read by one thread.
+"""Clients for rows: they connect, join, read lines, and check what they get. One thread reads many of them.
 
-They share nothing with the server's code but the rules for ranks, and nothing with the real client.
+They share only the rules for ranks with the server's code, and nothing with the real client.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# Seconds that anything may take that is not measured: a loaded machine is slow.
+# Seconds that anything that is not measured may take; this is generous because a loaded machine is slow.
 MAX_WAIT: Final = 60.0
 
 # The bytes of one read.
 MAX_READ: Final = 262_144
 
-# Clients that connect before they are asked whether they have joined.
+# Clients that connect before the crowd waits for them to have joined.
 BATCH: Final = 250
 
-# Seconds between two looks at whether all is done.
+# Seconds between two checks whether all is done.
 ROUND: Final = 0.05
 
-# The value of SO_LINGER with which closing sends an RST.
+# The value of SO_LINGER that makes closing send an RST.
 RESET: Final = struct.pack("ii", 1, 0)
 
-# The bytes of a segment. A sender's buffer grows with it, and is 2 MiB with those of the loopback.
+# The bytes of a segment. A sender's buffer grows with the segment size; on the loopback it would reach 2 MiB.
 SMALL_SEGMENT: Final = 536
 
-# About the bytes that the system receives for a client that does not read.
+# Approximate bytes that the system buffers for a client that does not read.
 SMALL_BUFFER: Final = 4096
 
 
@@ -56,16 +56,16 @@ class Client:
     """A client of a server that keeps the texts of the commands it gets.
 
     Args:
-        subject: which server it is.
+        subject: the kind of server.
         address: where it listens.
-        hello: what to say first; by default what lets it get commands.
-        receive_buffer: bytes that the system is to keep for it, 0 for what is usual; little is kept for it
-            on the server's side, too.
-        tls: the context, if TLS is spoken.
+        hello: the first bytes to send; by default those that make it receive commands.
+        receive_buffer: bytes of its receive buffer, 0 for the default. If set, the server's buffer for it is
+            small, too.
+        tls: the context, if it uses TLS.
 
     Attributes:
-        texts: of the commands that it got.
-        ended: the connection is over.
+        texts: the texts of the commands that it got.
+        ended: whether the connection is over.
     """
 
     def __init__(
@@ -118,12 +118,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection without a word. Again does no harm."""
+        """Close the connection without a BYE. Further calls do nothing."""
         self.ended = True
         self.sock.close()
 
     def read(self, most: int = MAX_READ) -> bool:
-        """Read once, and look at what came; return whether there may be more."""
+        """Read once, and handle what came; return whether there may be more."""
         try:
             data = self.sock.recv(most)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
@@ -142,11 +142,11 @@ class Client:
         return True
 
     def take(self, lines: list[bytes]) -> None:
-        """Look at whole lines that came."""
+        """Handle complete lines."""
         self.texts += self.subject.texts(lines)
 
     def until(self, done: Callable[[], bool], what: str) -> None:
-        """Read until that is so.
+        """Read until ``done()`` is true.
 
         Raises:
             BenchmarkError: if the connection ends before, or ``MAX_WAIT`` seconds pass.
@@ -158,12 +158,12 @@ class Client:
 
 
 class Checker(Client):
-    """A client that compares each command with the one that is expected next.
+    """A client that compares each command with the next expected one.
 
     Attributes:
-        expected: all of them; given after joining.
-        got: how many of them have come.
-        wrong: some text was another.
+        expected: all expected commands; set after joining.
+        got: the number of commands that have come.
+        wrong: whether any text differed.
     """
 
     expected: list[bytes] = []  # noqa: RUF012 - never changed
@@ -177,15 +177,15 @@ class Checker(Client):
 
 
 class Follower(Client):
-    """A client of rankserver that reads the log as docs/protocol.md says, and notes all that is not so.
+    """A client of rankserver that reads the log by docs/protocol.md, and records all violations.
 
     Attributes:
         me: its rank.
-        clients: how many there are.
-        seq: of the last log frame.
-        commands: rank and text of each CMD and ASK, with the seq.
-        private: lines for it alone, but for PINGs.
-        wrong: what is not as it must be.
+        clients: the number of clients.
+        seq: the number of the last log frame.
+        commands: seq, rank and text of each CMD and ASK.
+        private: its private lines, except PINGs.
+        wrong: descriptions of the violations.
     """
 
     def __init__(self, address: Address, name: str = "", **options: Any) -> None:
@@ -218,7 +218,7 @@ class Follower(Client):
                 self.private.append(line)
 
     def roster(self) -> list[str]:
-        """Return the names of all by rank, as the server says; what else comes meanwhile is taken."""
+        """Return all names by rank, from the server's roster; handle other lines that come first."""
         self.private.clear()
         self.send(b"WHO\nPING roster\n")
         self.until(lambda: b"PONG roster" in self.private, "get the roster")
@@ -242,7 +242,7 @@ def raise_descriptor_limit() -> None:
 
 @contextmanager
 def crowd(count: int, make: Callable[[int], C]) -> Iterator[list[C]]:
-    """Let ``count`` clients join, each made of its number; they are closed at the end of the block."""
+    """Let ``count`` clients join, made by ``make(number)``; they are closed at the end of the block."""
     clients: list[C] = []
     try:
         while len(clients) < count:
@@ -259,7 +259,7 @@ def crowd(count: int, make: Callable[[int], C]) -> Iterator[list[C]]:
 
 
 def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float = MAX_WAIT) -> bool:
-    """Read these clients, until that is so or they have all ended; return whether it was so in time."""
+    """Read from clients until ``done()`` or until all have ended; return whether it was done in time."""
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for client in clients:
@@ -276,10 +276,10 @@ def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float
 
 
 def pass_time(server: Server, seconds: float) -> None:
-    """Let time pass, as long as the server runs.
+    """Wait for some seconds while the server runs.
 
     Raises:
-        BenchmarkError: if it ends meanwhile.
+        BenchmarkError: if the server ends.
     """
     with os.fdopen(os.pidfd_open(server.pid), "rb", buffering=0) as process:
         ended, _, _ = select.select([process], [], [], seconds)

@@ -1,4 +1,4 @@
-"""Rows: very many connections, connections that come and go, and half of all gone at once."""
+"""Rows: very many connections, connections that come and go, and half of all lost at once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 # Places for clients that are just leaving.
 SPARE: Final = 32
 
-# The bytes of memory that are noise: the allocator's, and the log of what happened.
+# Bytes of memory growth that are noise, from the allocator and from the operator's log.
 MAX_GROWTH: Final = 2 * MIB
 
-# Seconds for a server to notice that all have gone.
+# Seconds for a server to notice that all clients have gone.
 MAX_SETTLE: Final = 10.0
 
-# Seconds between two looks.
+# Seconds between two checks.
 LOOK: Final = 0.02
 
 
@@ -58,7 +58,7 @@ def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> Outco
 
 
 def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
-    """Connect and abort: before and after joining, with a FIN and with a RST."""
+    """Connect and disconnect: before and after joining, with a FIN and with an RST."""
     outcome = Outcome()
     with subject.start(256, rankserver=["--log-level", "warning"]) as server:
         witness = Follower(server.address, "witness") if subject is RANK else None
@@ -99,7 +99,7 @@ def _churn(subject: Subject, address: Address, cycles: int) -> None:
 
 
 def _settled(server: Server, wanted: int) -> int:
-    """Return how many descriptors are open once they are as many as wanted, or do not change any more."""
+    """Return the number of open descriptors once it is ``wanted`` or no longer changes."""
     last, deadline = -1, time.monotonic() + MAX_SETTLE
     while (now := subjects.descriptors(server.pid)) != wanted and time.monotonic() < deadline:
         if not wanted and now == last:
@@ -149,7 +149,7 @@ def _texts(member: Client) -> list[bytes]:
 
 
 def _ranks(members: list[Client], before: list[str], outcome: Outcome) -> str:
-    """Check that those that stay keep their order, and that each agrees with the server on its rank."""
+    """Check that the remaining clients keep their order, and that each agrees with the server on its rank."""
     followers = [member for member in members if isinstance(member, Follower)]
     read_all(followers, lambda: all(follower.clients == len(followers) + 1 for follower in followers))
     roster = followers[0].roster()

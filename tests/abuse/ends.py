@@ -1,4 +1,4 @@
-"""Rows: a server that is told to end, is killed, or does not run for a while."""
+"""Rows: a server that is told to end, is killed, or is stopped for a while."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from rankserver.client import Client as ApiClient
     from tests.abuse.subjects import Subject
 
-# The time from SIGTERM to the end of the server, in seconds: two for clients that do not read, and one.
+# The most seconds from SIGTERM to the end of the server: two for clients that do not read, and one more.
 MAX_EXIT: Final = 3.0
 
-# The time in which a client has to find out that the server is gone, or back, in seconds.
+# Seconds in which a client must notice that the server is gone, or back.
 MAX_NOTICE: Final = 1.0
 
-# Places for others than the clients that a row counts.
+# Places for clients other than those that a row counts.
 SPARE: Final = 16
 
 
@@ -37,7 +37,7 @@ SPARE: Final = 16
 
 
 def sigterm(subject: Subject, receivers: int = 50, seconds: float = 3, backlog: int = 2 * MIB) -> Outcome:
-    """Send SIGTERM while commands flow as fast as they can."""
+    """Send SIGTERM while commands flow at full speed."""
     outcome = Outcome()
     with (
         subject.start(receivers + SPARE, rankserver=["--max-backlog", str(backlog)]) as server,
@@ -84,10 +84,10 @@ class _Receiver(Consumer):
 
 
 def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: float) -> tuple[float, int]:
-    """Let commands flow for some seconds, end the server, and read to the end.
+    """Let commands flow for ``seconds``, end the server, and read to the end.
 
     Returns:
-        The seconds from SIGTERM to its end, and its exit code.
+        The seconds from SIGTERM to the end of the server, and its exit code.
     """
     begin, told = time.monotonic(), 0.0
     with Pump([sender], members) as pump:
@@ -107,7 +107,7 @@ def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: fl
 
 
 def kill(subject: Subject) -> Outcome:
-    """Kill the server, and look when clients know."""
+    """Kill the server, and measure when clients notice."""
     outcome = Outcome()
     with subject.start(8) as server, Client(subject, server.address) as client:
         client.join()
@@ -123,7 +123,8 @@ def kill(subject: Subject) -> Outcome:
             while "ank" not in console.line(MAX_WAIT):
                 pass
             seconds, told = asyncio.run(_killed(server, client, console, where))
-            code = console.wait()  # before it is told to end
+            # It ends before it is told to.
+            code = console.wait()
     for who, after in (("a bare socket", seconds[0]), ("the API", seconds[1]), ("the console", seconds[2])):
         outcome.check_time(after <= MAX_NOTICE, f"{who} knew after {after:.1f} s")
     outcome.check(code != 0, "the console ended with 0")
@@ -137,7 +138,7 @@ def kill(subject: Subject) -> Outcome:
 async def _killed(
     server: Server, client: Client, console: Program, where: str
 ) -> tuple[tuple[float, float, float], str]:
-    """Kill it, and return when a socket, the API and the console knew, and what the console said."""
+    """Kill the server; return when a socket, the API and the console noticed, and what the console said."""
     async with connect(where, name="api") as api:
         waiting = asyncio.ensure_future(_until_lost(api))
         await asyncio.sleep(0)
@@ -153,7 +154,7 @@ async def _killed(
 
 
 async def _until_lost(api: ApiClient) -> float:
-    """Return when this client learns that its connection is lost."""
+    """Return the time at which this client learns that its connection is lost."""
     with contextlib.suppress(DisconnectedError):
         async for _ in api:
             pass
@@ -164,7 +165,7 @@ async def _until_lost(api: ApiClient) -> float:
 
 
 def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: float = 5) -> Outcome:
-    """Stop the server for longer than two heartbeats, and let it go on for as long."""
+    """Stop the server for longer than two heartbeats, and let it run on for the same time."""
     outcome = Outcome()
     settings = {"rankserver": ["--heartbeat", str(heartbeat)], "nats": [f'ping_interval: "{heartbeat:g}s"']}
 
@@ -179,7 +180,8 @@ def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: fl
         sender.join()
         read_all([sender, *members], lambda: False, heartbeat)
         server.signal(signal.SIGSTOP)
-        read_all([sender, *members], lambda: False, stopped)  # who was asked before answers
+        # Clients that were sent a PING before answer it.
+        read_all([sender, *members], lambda: False, stopped)
         server.signal(signal.SIGCONT)
         begin = time.perf_counter()
         sender.command(b"#back")

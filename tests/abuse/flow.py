@@ -1,4 +1,4 @@
-"""Commands that flow as fast as they can, each with bytes of its own, and those that check them all."""
+"""Commands that flow at full speed, each with its own bytes, and consumers that check all of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-# The bytes that a producer makes at a time.
+# The bytes that a producer prepares at a time.
 PRODUCED: Final = 256 * 1024
 
-# Seconds to wait for something to do.
+# Seconds to wait until a socket is ready.
 TURN: Final = 0.005
 
 
@@ -23,8 +23,8 @@ class Producer:
     """Sends commands as fast as the server takes them, each with its own number and bytes.
 
     Attributes:
-        sent: how many commands have begun to be sent.
-        size: bytes of each.
+        sent: the number of commands whose sending has begun.
+        size: the bytes of each command.
     """
 
     def __init__(self, client: Client, number: int, size: int) -> None:
@@ -36,12 +36,12 @@ class Producer:
         client.sock.setblocking(False)
 
     def text(self, count: int) -> bytes:
-        """Return a command: it differs from all others all over."""
+        """Return a command, all parts of which differ from those of all others."""
         head = b"#%d %d " % (self._number, count)
         return (head * (self.size // len(head) + 1))[: self.size]
 
     def send(self, *, more: bool = True) -> bool:
-        """Send as much as is taken; return whether all that has begun is sent."""
+        """Send what the server takes; return whether no command is left half sent."""
         if not self._data and more:
             count = PRODUCED // self.size
             texts = map(self.text, range(self.sent, self.sent + count))
@@ -56,7 +56,7 @@ class Producer:
         return not self._data or self.client.ended
 
     def drop(self) -> None:
-        """Read and forget."""
+        """Read and discard."""
         try:
             if not self.client.sock.recv(MAX_READ):
                 self.client.ended = True
@@ -67,21 +67,21 @@ class Producer:
 
 
 class Consumer(Client):
-    """Reads a part at a time, and checks each byte of it against what its producer sends.
+    """Reads bit by bit, and checks each byte against what its producer sends.
 
     Attributes:
-        counts: what has come of each producer.
-        wrong: a command was not the next of its producer.
+        counts: the number of commands from each producer.
+        wrong: whether any command was not the next of its producer.
     """
 
     def follow(self, producers: list[Producer]) -> None:
-        """Expect the commands of these."""
+        """Expect the commands of these producers."""
         self.producers = producers
         self.counts = [0] * len(producers)
         self.wrong = False
 
     def read_now(self, part: int) -> None:
-        """Read some of what is there, without waiting for more."""
+        """Read up to ``part`` bytes that are there, without waiting."""
         if not self.ended:
             self.sock.setblocking(False)
             self.read(part)
@@ -98,7 +98,7 @@ class Pump:
     """Lets producers send and readers read whenever they can, turn by turn.
 
     Attributes:
-        more: producers begin with further commands when they have sent what they have.
+        more: whether producers prepare further commands when all theirs are sent.
     """
 
     def __init__(self, senders: Sequence[Producer], readers: Sequence[Client] = ()) -> None:
@@ -121,7 +121,7 @@ class Pump:
         self._selector.close()
 
     def turn(self) -> None:
-        """Let each do once what it can."""
+        """Let each socket that is ready send or read once."""
         for key, events in self._selector.select(TURN):
             one = key.data
             if isinstance(one, Client):

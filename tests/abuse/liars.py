@@ -1,4 +1,4 @@
-"""Rows: frames that are not what they seem, and text that is to move somebody's cursor."""
+"""Rows: forged frames, and text that tries to move a cursor."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from tests.abuse.subjects import RANK, RankServer
 if TYPE_CHECKING:
     from tests.abuse.subjects import Subject
 
-# What a lower rank sends. The first are commands, and may be logged: under its own rank.
+# Lines that a lower rank sends. The first ones are commands, which may be logged under its own rank.
 ALLOWED: Final = (
     b"CMD 1 0 x",
     b"CMD CMD 5 0 x",
     b"CMD LEFT 5 0",
     b"CMD RES 1 ok",
     b"CMD 99999999999999999999 0 x",
-    b"CMD \xe2\x80\xa8JOIN 5 0",  # a line separator that is none here
+    # U+2028 is a line separator in Unicode, but not here.
+    b"CMD \xe2\x80\xa8JOIN 5 0",
 )
 REFUSED: Final = (
     b"JOIN 5 0",
@@ -50,14 +51,14 @@ REFUSED: Final = (
     b"ASK",
 )
 
-# This is no control character, but it lets text run backwards.
+# This is not a control character, but it makes text run backwards.
 REVERSING: Final = "\u202eexe.txt".encode()
 
 ESCAPES: Final = (b"\x1b[2J", b"\x1b]0;owned\x07", b"\x08\x08", b"\r", b"\x7f", b"\xc2\x9b31m")
 
 
 def forging(subject: Subject, rounds: int = 200) -> Outcome:
-    """Let a lower rank send frames of the server's, answers of others, and text with line ends in it."""
+    """Let a lower rank send the server's frames, others' answers, and text with line ends in it."""
     outcome = Outcome()
     lines = (*ALLOWED, *REFUSED)
     with (
@@ -106,7 +107,7 @@ def forging(subject: Subject, rounds: int = 200) -> Outcome:
 
 
 def escapes(subject: Subject) -> Outcome:
-    """Put escape sequences into names, tokens, commands, answers, and whatever is logged or shown."""
+    """Put escape sequences into names, tokens, commands, answers, and all else that is logged or shown."""
     if subject is RANK:
         return _escapes()
     outcome = Outcome()
@@ -156,7 +157,7 @@ def _escapes() -> Outcome:
 
 
 def _is_rejected(server: RankServer, escape: bytes) -> bool:
-    """Say HELLO with this in its name and in more, raw and in JSON; return whether each was turned away."""
+    """Put ``escape`` into fields of HELLO, raw and as JSON; return whether each HELLO was rejected."""
     text = escape.decode()
     hellos = [
         b'HELLO {"name":"' + escape + b'"}\n',
@@ -175,7 +176,7 @@ def _is_rejected(server: RankServer, escape: bytes) -> bool:
 
 
 def _shown(server: RankServer, liar: Follower) -> bytes:
-    """Return what the real client shows that asks something, and gets answers with escapes."""
+    """Return what the real client shows after it asks, and gets answers with escape sequences."""
     where = f"{server.address.host}:{server.address.port}"
     command = [sys.executable, "-m", "client", where, "--wait-for", "1", *["-c", "#ask"] * len(ESCAPES)]
     with tempfile.TemporaryFile() as output, Program("the client", command, output=output) as client:

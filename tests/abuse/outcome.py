@@ -1,4 +1,4 @@
-"""What a row comes to: a figure, and what did not hold."""
+"""The outcome of a row: a figure, and the requirements that did not hold."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 
-# The 99th percentile of the latency of clients that have no part in an abuse, in seconds: far more than the
-# usual fraction of a millisecond, as clients and server share the machine.
+# The most seconds for the p99 latency of clients that take no part in the abuse. It is far above the usual
+# fraction of a millisecond, because clients and server share the machine.
 MAX_P99 = 0.1
 
 
 @dataclass
 class Outcome:
-    """What was measured, in words, each thing that had to hold and does not, and what took too long.
+    """The measured figures in words, the requirements that do not hold, and the times that are too long.
 
-    Times depend on what else the machine does. The tests look at ``unmet`` alone; ``make reliability``, which
-    has the machine for itself, at ``late`` as well.
+    Times depend on the load of the machine. The tests check ``unmet`` only; ``make reliability``, which has
+    the machine to itself, checks ``late``, too.
     """
 
     figure: str = ""
@@ -29,22 +29,22 @@ class Outcome:
     late: list[str] = field(default_factory=list)
 
     def check(self, holds: bool, otherwise: str) -> None:
-        """Note what is wrong, if it does not hold."""
+        """Record what is wrong unless ``holds``."""
         if not holds:
             self.unmet.append(otherwise)
 
     def check_time(self, holds: bool, otherwise: str) -> None:
-        """Note what took too long, or was too slow, if it does not hold."""
+        """Record what took too long, or was too slow, unless ``holds``."""
         if not holds:
             self.late.append(otherwise)
 
     def check_latency(self, who: str, times: Sequence[float]) -> None:
-        """Note if commands took too long, in seconds each."""
+        """Record it if commands took too long; ``times`` are in seconds."""
         self.check_time(percentile(times, 0.99) <= MAX_P99, f"{who} {latency(times)}")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which this share of them lies."""
+    """Return the value below which this share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 

@@ -1,7 +1,7 @@
-"""What bystanders notice: two clients in a process of their own, and how long their commands take.
+"""Measure what bystanders notice: two clients in a separate process, and how long their commands take.
 
-As a program, it sends a command every few milliseconds and waits until it comes back, until its standard
-input ends or has a line; then it prints the times as one line of JSON.
+Run as a program, it sends a command every few milliseconds and waits until it comes back. When its standard
+input ends or has a line, it prints the times as one line of JSON and exits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-# As a program it is started by its path, and has to find the package that it is part of, and the harness.
+# When it is started as a program by its path, it must find its own package and the harness.
 if __name__ == "__main__":
     ROOT = Path(__file__).resolve().parents[2]
     sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -53,14 +53,15 @@ def main() -> int:
     ):
         reader.join()
         sender.join()
-        sender.sock.setblocking(False)  # what it gets is read now and then
+        # Its own input is read from time to time.
+        sender.sock.setblocking(False)
         print(json.dumps({"event": "ready"}), flush=True)
         print(json.dumps({"event": "latency", "seconds": _measure(sender, reader)}), flush=True)
     return 0
 
 
 def trusting() -> ssl.SSLContext:
-    """Return the context of a client that trusts any server."""
+    """Return a client context that trusts any server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -84,10 +85,10 @@ def _measure(sender: Client, reader: Client) -> list[float]:
 
 
 class Probe:
-    """A probe that runs.
+    """A running probe.
 
     Attributes:
-        times: in seconds, each command's; once it is over.
+        times: the seconds that each command took, once the probe is over.
     """
 
     def __init__(self) -> None:
@@ -96,10 +97,10 @@ class Probe:
 
 @contextmanager
 def probing(subject: Subject, address: Address, *, token: str = "", tls: bool = False) -> Iterator[Probe]:
-    """Measure in the block; afterwards the times are known.
+    """Run a probe during the block; afterwards ``times`` is set.
 
     Raises:
-        BenchmarkError: one of its commands did not arrive.
+        BenchmarkError: if one of its commands did not arrive.
     """
     options = [address.host, str(address.port), subject.key, token, "tls" if tls else ""]
     probe = Probe()

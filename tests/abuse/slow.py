@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# The bytes that may wait for the slowest client by default.
+# The default of --max-backlog: the bytes that may wait for the slowest client.
 BACKLOG: Final = 64 * MIB
 
-# The bytes of memory for everything but the backlog.
+# The bytes of memory allowed for everything but the backlog.
 MAX_SLACK: Final = 16 * MIB
 
-# Seconds for slow readers to get what was kept for them, in small segments.
+# Seconds for slow readers to get their backlog, in small segments.
 MAX_CATCH_UP: Final = 120.0
 
-# Seconds between two looks.
+# Seconds between two checks.
 LOOK: Final = 0.05
 
-# Seconds between two looks at memory.
+# Seconds between two measurements of memory.
 SAMPLE: Final = 0.1
 
-# The bytes that are read or sent at a time.
+# The bytes of one read or send.
 MAX_PART: Final = 16_384
 
 
 def slow_readers(
     subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012
 ) -> Outcome:
-    """Send commands to very many that hardly read, and look how long one that reads has to wait."""
+    """Send commands to very many slow readers, and measure how long a fast reader waits."""
     outcome = Outcome()
     expected = [b"#%d " % number + b"x" * 1000 for number in range(commands)]
     with (
@@ -94,7 +94,7 @@ def slow_readers(
 
 
 def _catch_up(sender: Client) -> None:
-    """Read what a sender has got, without waiting."""
+    """Read what a sender has received, without waiting."""
     with selectors.DefaultSelector() as selector:
         selector.register(sender.sock, selectors.EVENT_READ)
         while selector.select(0) and sender.read():
@@ -108,7 +108,7 @@ def _share(part: int, whole: int) -> str:
 def producers(
     subject: Subject, seconds: float = 60, pace: float = 2 * MIB, backlog: int = BACKLOG, size: int = 1000
 ) -> Outcome:
-    """Let three send as fast as they can to three that read ``pace`` bytes a second each."""
+    """Let three clients send at full speed to three that read ``pace`` bytes a second each."""
     outcome = Outcome()
     options = [] if backlog == BACKLOG else ["--max-backlog", str(backlog)]
     with (
@@ -144,9 +144,10 @@ def producers(
 def _produce(
     server: Server, sending: list[Producer], consumers: list[Consumer], seconds: float, pace: float
 ) -> Iterator[int]:
-    """Send and read, and yield the server's memory ten times a second."""
+    """Send and read, and yield the server's memory in bytes ten times a second."""
     begin = sampled = time.monotonic()
-    read = 0  # bytes by each consumer
+    # Bytes that each consumer has read.
+    read = 0
     with Pump(sending) as pump:
         while (now := time.monotonic()) < begin + seconds and not all(one.ended for one in consumers):
             pump.turn()
@@ -163,7 +164,7 @@ def _produce(
 
 
 def _finish(sending: list[Producer], consumers: list[Consumer]) -> None:
-    """Send what is begun, and read all that is still to come."""
+    """Complete the commands that were begun, and read everything that is still to come."""
     total = [producer.sent for producer in sending]
     deadline = time.monotonic() + MAX_WAIT
     with Pump(sending, consumers) as pump:
@@ -173,13 +174,17 @@ def _finish(sending: list[Producer], consumers: list[Consumer]) -> None:
 
 
 class _Flow(NamedTuple):
-    """How it went while one sent to another as fast as it could."""
+    """The course of a time in which one client sent to another at full speed."""
 
-    rate: float  # bytes a second that the reader got
-    longest: float  # seconds in which it got nothing
-    most: int  # bytes of memory that the server had
+    # Bytes per second that the reader got.
+    rate: float
+    # The longest time, in seconds, in which the reader got nothing.
+    longest: float
+    # The server's peak memory in bytes.
+    most: int
     seconds: float
-    is_over: bool  # because what was waited for was so
+    # Whether it ended because ``over()`` was true.
+    is_over: bool
 
 
 def never_reads(
@@ -189,9 +194,10 @@ def never_reads(
     after: float = 2,
     least: float = 1 / 3,
 ) -> Outcome:
-    """Let one never read while another sends as fast as it can, and look how a third one fares.
+    """Let one client never read while another sends at full speed, and measure the effect on a third.
 
-    Its rate is measured for ``after`` seconds before and after that; ``least`` of it is to be there again.
+    The third one's rate is measured for ``after`` seconds before and after that; the second rate must be at
+    least ``least`` times the first.
     """
     outcome = Outcome()
     patience = timeout + 15
@@ -237,7 +243,7 @@ def _flow(
     seconds: float,
     over: Callable[[], bool] = lambda: False,
 ) -> _Flow:
-    """Send and read for this many seconds, or until it is over."""
+    """Send and read for this many seconds, or until ``over()``."""
     begin = last = looked = time.monotonic()
     first = count = reader.counts[0]
     longest, most, is_over = 0.0, 0, False
@@ -255,7 +261,7 @@ def _flow(
 
 
 class _Executor(Follower):
-    """Answers each ASK at length."""
+    """A client that answers each ASK with a long text."""
 
     answer = b""
 
@@ -271,7 +277,7 @@ class _Executor(Follower):
         self.push()
 
     def push(self) -> None:
-        """Send what answers the server takes."""
+        """Send as much of the answers as the server takes."""
         with suppress(BlockingIOError):
             while self._waiting:
                 sent = self.sock.send(self._waiting[0])
@@ -287,7 +293,7 @@ def asker(
     timeout: float = 5,
     size: int = 30_000,
 ) -> Outcome:
-    """Let one ask all the time and never read the answers, which are long."""
+    """Let one client keep asking without ever reading the answers, which are long."""
     outcome = Outcome()
     with (
         subject.start(16, rankserver=["--slow-timeout", str(timeout)]) as server,

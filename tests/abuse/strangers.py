@@ -1,4 +1,4 @@
-"""Rows: connections that are no clients, that have no token, or for which there is no descriptor."""
+"""Rows: connections that are not clients, that have no token, or for which there is no descriptor."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# While there are too few descriptors: the part of a CPU that the server may use, and the seconds in which a
-# member is served; then those in which clients that waited are served once there are descriptors.
+# Limits while there are too few descriptors: the server's share of a CPU, and the seconds in which a member
+# is served. The last one is the seconds in which waiting clients are served once there are descriptors.
 MAX_SHARE: Final = 0.05
 MAX_SERVED: Final = 1.0
 MAX_RESUMED: Final = 3.0
@@ -42,7 +42,7 @@ KINDS: Final = {
     "noise": bytes(range(128, 256)) + b"\n" + bytes(64) + b"\n",
 }
 
-# Seconds between two bytes of a client that drips them.
+# Seconds between two bytes of a connection that drips them.
 DRIP: Final = 0.2
 
 # The bytes of one read.
@@ -51,7 +51,7 @@ MAX_READ: Final = 65_536
 
 @dataclass
 class _Stranger:
-    """One connection; ``seconds`` until it was closed, 0 as long as it is open."""
+    """One connection; ``seconds`` is the time until it was closed, 0 while it is open."""
 
     kind: str
     sock: socket.socket
@@ -59,7 +59,7 @@ class _Stranger:
 
 
 def strangers(subject: Subject, each: int = 10, timeout: float = 5, patience: float = 8) -> Outcome:
-    """Connect and say nothing, or what no client says."""
+    """Connect and send nothing, or bytes that no client sends."""
     outcome = Outcome()
     with subject.start(200, rankserver=["--handshake-timeout", str(timeout)]) as server:
         with probing(subject, server.address) as probe:
@@ -71,7 +71,7 @@ def strangers(subject: Subject, each: int = 10, timeout: float = 5, patience: fl
 
 
 def plain_to_tls(subject: Subject, each: int = 10, timeout: float = 5, patience: float = 8) -> Outcome:
-    """Say to a port that speaks TLS what is no TLS, or nothing."""
+    """Connect to a TLS port and send nothing, or bytes that are not TLS."""
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as folder:
         options = [*_certificate(Path(folder)), "--handshake-timeout", str(timeout)]
@@ -86,12 +86,12 @@ def plain_to_tls(subject: Subject, each: int = 10, timeout: float = 5, patience:
 
 
 def has_openssl() -> bool:
-    """Tell whether there is what certificates are made with."""
+    """Return whether there is an ``openssl`` command, which makes the certificates."""
     return shutil.which("openssl") is not None
 
 
 def _certificate(folder: Path) -> list[str]:
-    """Make a certificate, and return the options for it."""
+    """Make a certificate, and return the server's options for it."""
     cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     command += ["-nodes", "-subj", "/CN=localhost", "-days", "2", "-keyout", key, "-out", cert]
@@ -100,7 +100,7 @@ def _certificate(folder: Path) -> list[str]:
 
 
 def _pester(address: Address, kinds: Sequence[str], patience: float) -> list[_Stranger]:
-    """Connect as each of these kinds, and wait for as long as our patience lasts."""
+    """Connect as each of these kinds, and wait for up to ``patience`` seconds."""
     found = {}
     poll = select.poll()
     begin = dripped = time.monotonic()
@@ -149,7 +149,7 @@ def _judge(found: list[_Stranger], bound: float, outcome: Outcome) -> None:
 
 
 def _told(found: list[_Stranger], patience: float) -> str:
-    """Return how long each kind stayed."""
+    """Return how long each kind stayed connected, as text."""
     kinds = list(dict.fromkeys(one.kind for one in found))
     longest = {kind: [one.seconds for one in found if one.kind == kind] for kind in kinds}
     return "closed after: " + ", ".join(
@@ -162,7 +162,7 @@ def _told(found: list[_Stranger], patience: float) -> str:
 
 
 def tokens(subject: Subject, guessers: int = 50, seconds: float = 5) -> Outcome:
-    """Guess tokens: wrong ones, none, and one of 60,000 bytes, from many connections again and again."""
+    """Keep guessing tokens from many connections: wrong ones, none, and one of 60,000 bytes."""
     outcome = Outcome()
     token = secrets.token_urlsafe(16)
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def tokens(subject: Subject, guessers: int = 50, seconds: float = 5) -> Outcome:
 
 
 def _first_answers(subject: Subject, server: Server, tokens: Sequence[bytes | None]) -> list[str]:
-    """Return the first words, for each of these tokens, that say whether it is accepted."""
+    """Return, for each of these tokens, the first words of the server that say whether it is accepted."""
     clients = [Client(subject, server.address) for _ in tokens]
     for client, token in zip(clients, tokens, strict=True):
         client.sock.settimeout(5)
@@ -211,7 +211,7 @@ def _first_answer(client: Client) -> str:
 
 
 def _guess(subject: Subject, server: Server, guessers: int, seconds: float) -> tuple[int, int]:
-    """Guess as fast as answers come; return how many were answered, and how many let us in."""
+    """Guess as fast as answers come; return how many guesses were answered, and how many were accepted."""
     guesses = entered = 0
     poll = select.poll()
     clients: dict[int, socket.socket] = {}
@@ -233,7 +233,8 @@ def _guess(subject: Subject, server: Server, guessers: int, seconds: float) -> t
             except OSError:
                 data = b""
             entered += data.startswith((b"+OK", b"PONG")) or b"WELCOME " in data
-            if data.startswith(b"-WRONGPASS"):  # it may try again
+            # The connection may try again.
+            if data.startswith(b"-WRONGPASS"):
                 guesses += 1
                 _try(subject, sock)
             elif not data:
@@ -257,7 +258,7 @@ def _try(subject: Subject, sock: socket.socket) -> None:
 
 
 def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, seconds: float = 5) -> Outcome:
-    """Let more connect than the server has descriptors for, then some of the others leave."""
+    """Let more clients connect than the server has descriptors for, then let some of the first ones leave."""
     outcome = Outcome()
     with subject.start(clients + too_many + 64) as server, Client(subject, server.address) as member:
         member.join()
@@ -266,7 +267,8 @@ def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, secon
             crowd(clients, lambda _: Client(subject, server.address)) as members,
         ):
             sender.join()
-            pass_time(server, 0.3)  # what it opens for itself while it starts
+            # Some descriptors are only opened shortly after the start.
+            pass_time(server, 0.3)
             limit = subjects.descriptors(server.pid) + 2
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
             waiting = [Client(subject, server.address) for _ in range(too_many)]
@@ -299,7 +301,7 @@ def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, secon
 
 
 def _joined(clients: list[Client]) -> bool:
-    """Wait until these are served."""
+    """Wait until these clients have joined."""
     for client in clients:
         client.sock.settimeout(10)
         while not client.joined:

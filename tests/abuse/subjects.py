@@ -1,7 +1,8 @@
-"""The servers that are put to the test, as they come, and what a client says to each.
+"""The servers under test, with their defaults, and what a client sends to each.
 
-Each has its default settings but for what a row names, and speaks in lines: what a command is and how it
-arrives is all that rows need to know. Commands begin with ``#``, so that they are found in any protocol.
+Each has its default settings except those that a row names. All of them speak in lines, so rows need to know
+only how a command is sent and how it arrives. Commands begin with ``#``, so that they can be found in any
+protocol.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from harness import Address, BenchmarkError, Server
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The time that a server has to listen.
+# Seconds in which a server must listen.
 MAX_START_SECONDS: Final = 30.0
 
-# The ticks in a second in which the kernel counts CPU time.
+# The kernel's ticks per second for CPU time.
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 REDIS: Final = 'bind HOST\nport PORT\nsave ""\nmaxclients CLIENTS\n'
 NATS: Final = 'listen: "HOST:PORT"\n'
 
 
-# --- what the system knows of a process -------------------------------------------------------
+# --- the system's data on a process -----------------------------------------------------------
 
 
 def descriptors(pid: int) -> int:
-    """Return how many descriptors a process has open."""
+    """Return the number of descriptors that a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def memory(pid: int) -> int:
-    """Return the bytes of memory that a process has (VmRSS of proc_pid_status(5))."""
+    """Return the resident memory of a process in bytes (VmRSS in proc_pid_status(5))."""
     found = re.search(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     if found is None:
         raise BenchmarkError(f"process {pid} has no memory: it has ended")
@@ -48,7 +49,7 @@ def memory(pid: int) -> int:
 
 
 def cpu(pid: int) -> float:
-    """Return the seconds of CPU time that a process has used, in both modes (proc_pid_stat(5))."""
+    """Return the CPU seconds of a process, user and system (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -57,12 +58,12 @@ def cpu(pid: int) -> float:
 
 
 class Subject(ABC):
-    """One of the servers.
+    """A kind of server.
 
     Attributes:
-        key: how it is called on the command line.
-        joining: what a client says first that wants to get commands.
-        sending: the same for one that only sends them.
+        key: its name on the command line.
+        joining: the first bytes of a client that receives commands.
+        sending: the first bytes of a client that only sends commands.
     """
 
     key: str
@@ -71,23 +72,23 @@ class Subject(ABC):
 
     @abstractmethod
     def title(self) -> str | None:
-        """Return its name and version, None if it is not installed."""
+        """Return its name and version, or None if it is not installed."""
 
     @abstractmethod
     def start(self, clients: int, **settings: Sequence[str]) -> Server:
-        """Start it; ``settings[key]`` are options or lines of configuration that differ from the defaults."""
+        """Start it; ``settings[key]`` has options or configuration lines that differ from the defaults."""
 
     @abstractmethod
     def has_joined(self, line: bytes) -> bool:
-        """Tell whether with this line a client gets all commands from now on, or may send."""
+        """Return whether, after this line, a client receives all commands, or may send."""
 
     @abstractmethod
     def command(self, text: bytes) -> bytes:
-        """Return what a client sends to command ``text``."""
+        """Return the bytes that send command ``text``."""
 
     @abstractmethod
     def guess(self, token: bytes) -> bytes:
-        """Return what a client sends that tries a token."""
+        """Return the bytes that try a token."""
 
     def texts(self, lines: list[bytes]) -> list[bytes]:
         """Return the texts of the commands in these lines."""
@@ -95,7 +96,7 @@ class Subject(ABC):
 
 
 class RankServer(Server):
-    """The real server, with all defaults; what it logs is kept."""
+    """The real server with its defaults; its log is kept."""
 
     def __init__(self, clients: int, options: Sequence[str]) -> None:
         """Start it and wait until it listens.
@@ -116,13 +117,13 @@ class RankServer(Server):
         self._stack.close()
 
     def log(self) -> bytes:
-        """Return all that it has logged."""
+        """Return everything that it has logged."""
         self._errors.seek(0)
         return self._errors.read()
 
 
 class Rank(Subject):
-    """The server that this is about."""
+    """rankserver."""
 
     key = "rankserver"
     joining = sending = b"HELLO\n"

@@ -1,4 +1,4 @@
-"""Answers on their way back: what is expected of them, and that all else is found."""
+"""The answers benchmark: the expected lines, and that any others are found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankserver.wire.frames import Result
 REPLY = Reply(17, 5, "web-5", "done")
 
 
-def test_what_is_expected_is_what_the_protocol_says() -> None:
+def test_expected_lines_follow_the_protocol() -> None:
     result = protocol.parse_client_line(REPLY.frame.removesuffix(b"\n"))
     assert isinstance(result, Result)
     assert protocol.answer(REPLY.rank, REPLY.name, *result) == f"{REPLY.relayed}\n".encode()

@@ -1,4 +1,4 @@
-"""The comparison: what becomes of a peer that fails, and what a run leaves behind."""
+"""The comparison: peers that fail, and what a run writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import machine
 import plan
 import pytest
 import rounds
-from grid import Asked, Progress, Run
+from grid import Progress, Run, Settings
 from harness import BenchmarkError, Places, RankServer, Server
 from measurements import Measurements
 from peers import PEERS, Load, Peer, Script
@@ -77,7 +77,7 @@ PLACES = Places.choose()
 
 
 class Watching:
-    """Notes what is said, and does something when a step of a peer begins for the second time."""
+    """Progress that records steps, and calls ``then`` when step ``when`` begins for the second time."""
 
     def __init__(self, when: str = "", then: Any = None) -> None:
         self.said: list[str] = []
@@ -90,7 +90,7 @@ class Watching:
             self._then()
 
     def passed(self, _seconds: float) -> None:
-        """Nothing is shown."""
+        """Ignore the time."""
 
 
 def run_point(*peers: Peer, point: Point = TINY, progress: Watching | None = None) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def gone(pid: int) -> bool:
 
 
 def mortal_peer(started: list[Server]) -> tuple[Peer, Any]:
-    """Return a peer, and what kills the first of its servers."""
+    """Return a peer, and a function that kills the first of its servers."""
 
     def start(load: Load, cpu: int | None) -> Server:
         started.append(RankServer(load.connections, cpu=cpu))
@@ -135,7 +135,7 @@ def test_a_peer_that_dies_keeps_its_rounds_and_others_go_on() -> None:
     assert gone(started[0].pid)
 
 
-def test_a_pair_whose_peer_then_died_is_forgotten() -> None:
+def test_a_measurement_paired_with_a_failed_one_is_forgotten() -> None:
     mortal, die = mortal_peer([])
     watching = Watching("latency at half load of mortal, rankserver", die)
     point = TINY._replace(latency=True)
@@ -147,7 +147,7 @@ def test_a_pair_whose_peer_then_died_is_forgotten() -> None:
     assert len(sources["rankserver"]["half"]["rounds"]) == 2
 
 
-def test_who_is_first_at_half_load_alternates() -> None:
+def test_the_order_at_half_load_alternates() -> None:
     watching = Watching()
     other = replace(BY_KEY["rankserver"], key="other", name="other")
     run_point(BY_KEY["rankserver"], other, point=TINY._replace(latency=True), progress=watching)
@@ -183,14 +183,14 @@ def test_a_peer_is_left_out_where_it_has_too_few_connections() -> None:
     assert list(run_point(BY_KEY["rankserver"], few)) == ["rankserver"]
 
 
-def test_nothing_goes_on_without_the_ceiling() -> None:
+def test_a_run_stops_if_the_ceiling_fails() -> None:
     broken = replace(BY_KEY["ceiling"], start=lambda _load, cpu: RankServer(1, cpu=cpu), one="rank")
 
     with pytest.raises(BenchmarkError, match=f"{broken.name}, 2 receivers, 64 bytes: .*closed by the server"):
         run_point(broken)
 
 
-def test_what_this_server_loses_is_marked_as_with_any_other() -> None:
+def test_losses_of_this_server_are_marked_like_any_others() -> None:
     broken = replace(BY_KEY["rankserver"], start=lambda _load, cpu: RankServer(1, cpu=cpu))
     sources = run_point(broken, BY_KEY["asyncio"], point=TINY._replace(latency=True))
 
@@ -215,7 +215,7 @@ def test_a_run_in_which_this_server_fails_is_no_success(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what a small run has written."""
+    """Return the folder that a small run has written."""
     output = tmp_path_factory.mktemp("compare")
     arguments = ["--quick", "--peers", "asyncio,ceiling", "--receivers", "10", "--rounds", "2"]
     assert compare.main([*arguments, "--members", "10", "--output", str(output)]) == 0
@@ -224,7 +224,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def measured(folder: Path) -> Measurements:
-    """Return what it has measured."""
+    """Return the measurements of that run."""
     return Measurements.parse((folder / "compare.json").read_text())
 
 
@@ -263,7 +263,7 @@ def test_there_is_a_burst_of_each_source_in_each_round(measured: Measurements) -
 
 def test_what_a_sender_hears_is_a_delivery_where_all_send(measured: Measurements) -> None:
     for burst in measured.bursts.itertuples():
-        # The asyncio server does not send anybody their own commands.
+        # The asyncio server does not send clients their own commands.
         hear = burst.receivers - (burst.senders == "every" and burst.peer == "asyncio")
         assert burst.deliveries == burst.commands * hear
 
@@ -286,13 +286,13 @@ def test_membership_holds_all_rounds(measured: Measurements) -> None:
     members = measured.members
     assert members.clients.tolist() == [10, 10]
     assert members["round"].tolist() == [0, 1]
-    # A hundred of ten cannot leave.
+    # A hundred clients cannot leave if there are ten.
     assert members.hundred_leave.isna().all()
     assert (members.half_leave > 0).all()
 
 
-def asked(*points: Point) -> Asked:
-    return Asked(points, (), [BY_KEY["rankserver"]], Timing.quick(1), PLACES)
+def settings(*points: Point) -> Settings:
+    return Settings(points, (), [BY_KEY["rankserver"]], Timing.quick(1), PLACES)
 
 
 def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
@@ -300,9 +300,9 @@ def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
     part, head = tmp_path / "part", {"command": "c", "machine": {}, "peers": [], "seconds": 0.0}
     first, second = TINY, TINY._replace(receivers=3)
     with Progress(1.0) as progress:
-        Run(asked(first), head, part).run(progress)
+        Run(settings(first), head, part).run(progress)
         left = json.loads(part.read_text())
-        again = Run(asked(first, second), head, part)
+        again = Run(settings(first, second), head, part)
         again.resume()
         result = again.run(progress)
     again.finish()
@@ -314,26 +314,26 @@ def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
     assert not part.exists()
 
 
-def test_a_run_of_older_code_can_be_resumed_and_that_is_told(tmp_path: Path) -> None:
+def test_a_resumed_run_of_older_code_names_both_commits(tmp_path: Path) -> None:
     peer = {"key": "redis", "version": "7.0.15", "skipped": None, "settings": "old words"}
     old = {"command": "c", "machine": {}, "peers": [peer], "seconds": 7.0, "points": [], "membership": []}
     part = tmp_path / "part"
     part.write_text(json.dumps(old))
     described = [peer | {"settings": "new words"}]
-    run = Run(asked(), old | {"peers": described, "commit": "new", "resumed": False}, part)
+    run = Run(settings(), old | {"peers": described, "commit": "new", "resumed": False}, part)
     run.resume()
 
     assert run.result["peers"] == described
     assert (run.result["commit"], run.result["earlier_commits"]) == ("new", [None])
     assert run.result["resumed"] is True
-    other = Run(asked(), old | {"peers": [peer | {"version": "7.2"}]}, part)
+    other = Run(settings(), old | {"peers": [peer | {"version": "7.2"}]}, part)
     with pytest.raises(BenchmarkError, match="different peers"):
         other.resume()
 
 
 def test_a_different_run_is_not_resumed(tmp_path: Path) -> None:
     part, head = tmp_path / "part", {"command": "c", "machine": {"cpus": 2}, "peers": []}
-    run = Run(asked(), head, part)
+    run = Run(settings(), head, part)
 
     with pytest.raises(BenchmarkError, match="no run was interrupted"):
         run.resume()

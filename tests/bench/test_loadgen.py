@@ -1,6 +1,6 @@
-"""The load generator's verification: a server that follows a script breaks one thing, and that is reported.
+"""The load generator's verification: it reports each single fault of a scripted server.
 
-A command that never comes is left out: only silence shows it, and the generator waits 10 s for that.
+There is no test of a command that never comes, because the generator would wait 10 s before it reports that.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from tests.support.waiting import BOUND
 
 pytestmark = pytest.mark.timeout(2 * BOUND)
 
-# The number of clients where each of them sends: two in each half whose order is compared.
+# The number of clients that all send: two in each half whose order is compared.
 SENDERS: Final = 4
 
-# The number of commands that each of them sends.
+# The number of commands that each of these clients sends.
 EACH: Final = 10
 
 BOTH_CUTS: Final = pytest.mark.parametrize("cut", [whole, pieces])
 
 
 def refused(message: str) -> AbstractContextManager[object]:
-    """Expect the generator to report a fault, as this pattern has it."""
+    """Expect the generator to report a fault that matches this pattern."""
     return pytest.raises(BenchmarkError, match=message)
 
 
-# What is wrong with a text, and what the generator says of it.
+# Faults in a text, and the generator's messages about them.
 WRONG_TEXTS: Final[dict[str, tuple[Fault, str]]] = {
     "lost": (lost, "command {at} of the stream is @0000:{after:08}, expected index {at}$"),
     "doubled": (doubled, "command {after} of the stream is @0000:{at:08}, expected index {after}$"),
@@ -116,7 +116,7 @@ def test_a_wrong_text_is_found_in_pieces(proto: str, fault: Fault, message: str)
 @BOTH_CUTS
 @pytest.mark.parametrize("at", [0, 1, 60, COMMANDS - 1])
 @pytest.mark.parametrize("proto", FRAMES)
-def test_a_frame_that_ends_in_another_way_is_found(proto: str, at: int, cut: Cut) -> None:
+def test_a_frame_with_a_wrong_end_is_found(proto: str, at: int, cut: Cut) -> None:
     frames = broken(FRAMES[proto](texts()), byte(-1, b"\r"), at)
     with refused(f"the frame of command @0000:{at:08} does not end behind it"):
         one(proto, burst(proto, frames, cut))
@@ -124,7 +124,7 @@ def test_a_frame_that_ends_in_another_way_is_found(proto: str, at: int, cut: Cut
 
 @BOTH_CUTS
 @pytest.mark.parametrize("new", [b"", b"5", b"x5 ", b"x ", b" "])
-def test_what_is_no_rank_is_found(new: bytes, cut: Cut) -> None:
+def test_a_malformed_rank_is_found(new: bytes, cut: Cut) -> None:
     with refused("bad frame"):
         one("plain", burst("plain", broken(in_lines(texts()), front(b"5 ", new), 60), cut))
 
@@ -148,7 +148,7 @@ def test_a_rank_may_change(proto: str) -> None:
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("proto", FRAMES)
 def test_a_receiver_that_gets_something_else_is_found(proto: str, cut: Cut, *, ahead: bool) -> None:
-    """What differs is right in itself: only comparing shows it."""
+    """The different bytes are valid by themselves: only the comparison finds them."""
     right = FRAMES[proto](texts())
     wrong = broken(right, front(right[60][:-SIZE], right[60][:-SIZE].replace(b"5 ", b"6 ")), 60)
     first, last = (wrong, right) if ahead else (right, wrong)
@@ -161,7 +161,7 @@ def test_a_receiver_that_gets_something_else_is_found(proto: str, cut: Cut, *, a
 @pytest.mark.parametrize("extra", [b"x", b"\n", b"5 @0000:00000120xxxxxx\n"])
 @pytest.mark.parametrize("proto", FRAMES)
 def test_bytes_behind_the_last_command_are_found(proto: str, extra: bytes, cut: Cut) -> None:
-    """The others wait for their last command meanwhile, so the phase is not over before they come."""
+    """Others still wait for their last command, so the phase does not end before the extra bytes come."""
     frames = FRAMES[proto](texts())
     ahead = b"".join(frames) + extra
     behind_it = b"".join(frames[:-1])
@@ -214,12 +214,12 @@ def test_leftovers_in_memory_do_not_pass_for_what_has_not_come(fault: Fault, cut
 
 # --- the numbers of log frames ----------------------------------------------------------------
 
-# The command before which the number gets wrong: at the ends of 9, 99, and where nothing gets longer.
+# The command from which the number is wrong: behind 9, behind 99, and where no number gets longer.
 WHERE: Final = pytest.mark.parametrize("at", [1, 8, 9, 10, 50, 98, 99, 100])
 
 
 def counted(numbers: Iterable[int]) -> list[bytes]:
-    """Return commands with these numbers."""
+    """Return commands with these log numbers."""
     return [b"CMD %d 5 %b\n" % pair for pair in zip(numbers, texts(), strict=True)]
 
 
@@ -286,7 +286,7 @@ def test_a_join_or_left_that_is_lost_or_comes_twice_is_found(verb: bytes, at: in
         one("rank", burst("rank", broken(frames, doubled, at), cut))
 
 
-# What may not be in front of the command with the number 51, and what the generator says.
+# Invalid bytes in front of the command with the number 51, and the generator's messages.
 WRONG_HEADS: Final = {
     b"CMD 51 x ": "bad frame: x $",
     b"CMD 51  ": "bad frame:  $",
@@ -307,7 +307,7 @@ WRONG_HEADS: Final = {
 
 @BOTH_CUTS
 @pytest.mark.parametrize(("head", "message"), WRONG_HEADS.items())
-def test_what_is_no_log_frame_is_found(head: bytes, message: str, cut: Cut) -> None:
+def test_a_malformed_log_frame_is_found(head: bytes, message: str, cut: Cut) -> None:
     frames = broken(in_log(texts()), front(b"CMD 51 5 ", head), 50)
     with refused(message):
         one("rank", burst("rank", frames, cut))
@@ -326,19 +326,19 @@ def test_a_number_that_gets_longer_is_not_counted_up_in_place(number: bytes, gue
 def crowd(
     rank: int, order: Sequence[int] = range(SENDERS), senders: int = SENDERS, each: int = EACH
 ) -> list[bytes]:
-    """Return lines of all senders but this one, who take turns in this order."""
+    """Return lines of all senders except ``rank``, which take turns in this order."""
     said = [texts(each, sender) for sender in range(senders)]
     return [b"%d %b\n" % (who, said[who][index]) for index in range(each) for who in order if who != rank]
 
 
 def every(lines: Sequence[Sequence[bytes]], cut: Cut) -> list[Event]:
-    """Play a burst in which each client sends, and gets these lines."""
+    """Play a burst in which each client sends and gets these lines."""
     streams = [b"".join(stream) for stream in lines]
     return play("plain-all", 0, SENDERS, Burst(streams, cut, SENDERS * EACH))
 
 
 def with_fault(fault: Fault, at: int, cut: Cut) -> None:
-    """Play one in which the third client gets something wrong."""
+    """Play such a burst with a fault in the stream of the third client."""
     lines = [crowd(rank) for rank in range(SENDERS)]
     fault(lines[2], at)
     every(lines, cut)
@@ -356,7 +356,7 @@ def test_streams_that_have_no_fault_pass_one_by_one(cut: Cut) -> None:
 
 @BOTH_CUTS
 @pytest.mark.parametrize("other", range(SENDERS))
-def test_another_order_of_the_senders_is_told(other: int, cut: Cut) -> None:
+def test_a_different_order_of_the_senders_is_reported(other: int, cut: Cut) -> None:
     lines = [crowd(rank) for rank in range(SENDERS)]
     lines[other] = crowd(other, range(SENDERS)[::-1])
     (event,) = every(lines, cut)
@@ -374,7 +374,7 @@ def test_receivers_may_get_several_senders_in_their_own_order(cut: Cut, *, same:
     assert event["deliveries"] == 4 * EACH
 
 
-# The place of index 4 of sender 1, between others, in what the third client gets.
+# The place of the command with index 4 of sender 1 in the third client's stream; others surround it.
 AT: Final = 13
 
 WRONG_LINES: Final[dict[str, tuple[Fault, str]]] = {
@@ -406,7 +406,7 @@ def test_a_fault_in_the_stream_of_one_client_is_found(fault: Fault, message: str
         with_fault(fault, AT, cut)
 
 
-def test_its_own_command_does_not_stand_for_one_that_is_lost() -> None:
+def test_an_own_command_does_not_replace_a_lost_one() -> None:
     def instead(items: list[bytes], at: int) -> None:
         items[at] = b"2 %b\n" % texts(1, 2)[0]
 
@@ -434,8 +434,8 @@ def test_a_stream_among_several_that_is_cut_is_found() -> None:
 
 
 @BOTH_CUTS
-def test_one_stream_of_several_senders_has_the_same_for_all(cut: Cut) -> None:
-    """With ranks the log has an order, so what another client gets in its own order is a fault."""
+def test_with_ranks_all_streams_have_one_order(cut: Cut) -> None:
+    """With ranks the log has one order, so a client that gets commands in another order is a fault."""
 
     def log(order: Sequence[int]) -> bytes:
         said = [texts(EACH, sender) for sender in range(2)]
@@ -453,7 +453,7 @@ def test_one_stream_of_several_senders_has_the_same_for_all(cut: Cut) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"), [(lost, "00000006, expected index 5$"), (doubled, "00000005, expected index 6$")]
 )
-def test_a_fault_in_the_one_stream_of_several_senders_is_found(fault: Fault, message: str) -> None:
+def test_a_fault_in_the_common_stream_of_senders_is_found(fault: Fault, message: str) -> None:
     said = [text for pair in zip(texts(EACH, 0), texts(EACH, 1), strict=True) for text in pair]
     stream = b"".join(in_log(broken(said, fault, 11)))
     with refused("is @0001:" + message):
@@ -464,7 +464,7 @@ def test_a_fault_in_the_one_stream_of_several_senders_is_found(fault: Fault, mes
 
 
 def drop_one(wrong: str = "") -> Event:
-    """Return what the generator of members says of one that leaves."""
+    """Return the generator's report when one of its members leaves."""
     harness.build()
     with ThreadPoolExecutor(1) as thread, socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(BOUND)
@@ -479,11 +479,11 @@ def drop_one(wrong: str = "") -> Event:
     return event
 
 
-def test_members_that_know_their_ranks_pass() -> None:
+def test_members_with_right_ranks_pass() -> None:
     assert drop_one()["survivors"] == 2
 
 
 @pytest.mark.parametrize("wrong", ["joined", "left"])
-def test_a_member_that_has_a_wrong_rank_is_found(wrong: str) -> None:
+def test_a_member_with_a_wrong_rank_is_found(wrong: str) -> None:
     with refused(r"client \d believes that its rank is \d, not \d"):
         drop_one(wrong)

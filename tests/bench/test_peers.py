@@ -1,4 +1,4 @@
-"""What rankserver is compared with: the servers in ``benchmarks/servers/``, and how peers start and end."""
+"""The peers of the comparison: the servers in ``benchmarks/servers/``, and how peers start and end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.waiting import BOUND
 COMMANDS: Final = 1_000
 BY_KEY: Final = {peer.key: peer for peer in PEERS}
 
-# The modules that a peer imports and that need not be there.
+# The optional modules that peers import.
 EXTRAS: Final = {"uvloop": "uvloop", "zeromq": "zmq"}
 
 UNTIL_TOLD: Final = """
@@ -52,7 +52,7 @@ def need(key: str) -> None:
 
 
 class Script:
-    """One of our servers as a process, whose words can be read to the end."""
+    """One of our servers as a process whose output can be read to the end."""
 
     def __init__(self, *command: str) -> None:
         file, *options = command
@@ -67,7 +67,7 @@ class Script:
         self.addresses = [Address.parse(word) for word in words]
 
     def end(self) -> tuple[int, str]:
-        """Tell it to end; return its exit code, and what it printed since it listens."""
+        """End it; return its exit code and what it printed after it began to listen."""
         self.process.terminate()
         out, err = self.process.communicate(timeout=BOUND)
         return self.process.returncode, out + err
@@ -137,7 +137,7 @@ def test_a_long_line_in_two_parts_stays_one(connect: Callable[[], Client]) -> No
 
 
 @pytest.mark.parametrize("abrupt", [False, True], ids=["closes", "vanishes"])
-def test_those_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, abrupt: bool) -> None:
+def test_clients_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, abrupt: bool) -> None:
     head, leaver, last = connect(), connect(), connect()
     leaver.socket.sendall(b"bye\nno end of line")
     assert [head.line(), last.line()] == [b"1 bye\n", b"1 bye\n"]
@@ -145,7 +145,8 @@ def test_those_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, 
         leaver.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     leaver.close()
     rank = b"2"
-    while rank == b"2":  # until the server knows
+    # Repeat until the server has noticed.
+    while rank == b"2":
         last.socket.sendall(b"still here\n")
         rank, _, text = head.line().partition(b" ")
         assert text == b"still here\n"
@@ -153,7 +154,7 @@ def test_those_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, 
     assert connect().hello == b"hello 2\n"
 
 
-def test_it_ends_without_a_word_while_clients_are_connected(
+def test_it_ends_silently_while_clients_are_connected(
     broadcast: Script, connect: Callable[[], Client]
 ) -> None:
     connect(), connect()
@@ -175,7 +176,8 @@ def test_the_zeromq_proxy_passes_everything_on_and_ends() -> None:
         subscriber.connect(receiving)
         subscriber.subscribe(b"")
         publisher.connect(sending)
-        assert publisher.recv() == b"\1"  # the subscription has come through the proxy
+        # The subscription has passed through the proxy.
+        assert publisher.recv() == b"\1"
         texts = [b"%d" % index for index in range(COMMANDS)]
         for text in texts:
             publisher.send(text)
@@ -206,7 +208,8 @@ def test_a_peer_that_is_installed_listens_and_ends(peer: Peer) -> None:
 def test_all_threads_run_on_the_given_cpu_and_we_do_not() -> None:
     before = os.sched_getaffinity(0)
     with BY_KEY["threads"].start(Load(1, 1, 64), max(before)) as server:
-        client = Client(server.address)  # it has a thread of its own now
+        # The server has started a thread for it.
+        client = Client(server.address)
         threads = [int(path.name) for path in Path(f"/proc/{server.pid}/task").iterdir()]
         assert [os.sched_getaffinity(thread) for thread in threads] == [{max(before)}] * 2
         client.close()
@@ -214,7 +217,7 @@ def test_all_threads_run_on_the_given_cpu_and_we_do_not() -> None:
 
 
 @pytest.mark.parametrize("key", ["redis", "nats", "mosquitto"])
-def test_a_peer_that_is_not_installed_has_no_version_and_says_so(
+def test_a_peer_that_is_not_installed_has_no_version(
     key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -225,7 +228,7 @@ def test_a_peer_that_is_not_installed_has_no_version_and_says_so(
 
 
 def fake(folder: Path, script: str) -> None:
-    """Put a program in place of NATS."""
+    """Put a program in the place of NATS."""
     program = folder / "nats-server"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o700)

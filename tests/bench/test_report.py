@@ -1,4 +1,4 @@
-"""What is made of the rounds of a comparison: tables, plots, and the page."""
+"""The tables, plots and page that are made from the rounds of a comparison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def result() -> dict[str, Any]:
 
 
 def row(page: str, name: str, *after: str) -> list[str]:
-    """Return the cells of the first row that begins with a name, behind these places in the page."""
+    """Return the cells of the first row that begins with ``name`` after these texts in the page."""
     for place in after:
         page = page[page.index(place) :]
     line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
@@ -127,12 +127,12 @@ def test_membership_is_shown_by_the_number_of_clients(result: dict[str, Any]) ->
     ]
 
 
-def test_what_a_connection_costs_is_shown(result: dict[str, Any]) -> None:
+def test_the_cost_of_a_connection_is_shown(result: dict[str, Any]) -> None:
     source(result, Corner("one", 1_000, 64), "redis").update(idle_memory=1_001 * 2_048, join_seconds=0.5)
     assert row(page(result), "Redis pub/sub", "What each of 1,000") == ["2.00", "2,000"]
 
 
-def test_the_page_begins_with_what_is_not_met(result: dict[str, Any]) -> None:
+def test_the_page_begins_with_the_targets_not_met(result: dict[str, Any]) -> None:
     set_rates(result, HERE, "rankserver", [6e6] * 5)
     set_rates(result, HERE, "redis", [1e6] * 5)
     text = page(result)
@@ -143,14 +143,14 @@ def test_the_page_begins_with_what_is_not_met(result: dict[str, Any]) -> None:
     assert f"Of 57 targets **{states.count(True)} are met, {states.count(False)} are NOT MET**" in start
 
 
-def test_a_skipped_peer_is_named_with_what_installs_it(result: dict[str, Any]) -> None:
+def test_a_skipped_peer_is_named_with_its_install_command(result: dict[str, Any]) -> None:
     skip(result, "uvloop")
     text = page(result)
     assert "not installed: `apt-get install uvloop`" in text
     assert "\n| uvloop | 1" not in text
 
 
-def test_what_a_peer_lost_is_marked_and_told(result: dict[str, Any]) -> None:
+def test_losses_of_a_peer_are_marked_and_described(result: dict[str, Any]) -> None:
     lossy = source(result, HERE, "mosquitto")
     lossy.update(lost="stream 3 | ended\nearly <here>", bursts=lossy["bursts"][:1])
     text = page(result)
@@ -167,7 +167,7 @@ def test_a_peer_that_failed_at_once_has_no_numbers(result: dict[str, Any]) -> No
     assert "\n| Mosquitto" not in text[text.index("## Throughput") : text.index("## Latency")]
 
 
-def test_where_the_generator_limits_is_marked(result: dict[str, Any]) -> None:
+def test_values_limited_by_the_generator_are_marked(result: dict[str, Any]) -> None:
     for burst in source(result, HERE, "rankserver")["bursts"]:
         burst["generator_cpu"] = 0.96 * burst["seconds"]
     text = page(result)
@@ -182,14 +182,14 @@ def test_a_rate_that_was_not_achieved_is_marked(result: dict[str, Any]) -> None:
     assert (cells[0], cells[4]) == ("100", "100 §")
 
 
-def test_an_order_that_differs_is_told(result: dict[str, Any]) -> None:
+def test_a_differing_order_is_reported(result: dict[str, Any]) -> None:
     source(result, EVERY, "nats")["bursts"][2]["same_order"] = False
     text = page(result)
     assert row(text, "NATS core", "## Every client a sender")[0] == "differs"
     assert row(text, "Redis pub/sub", "## Every client a sender")[0] == "same for all"
 
 
-def test_a_page_of_nothing_at_all_can_be_written() -> None:
+def test_a_page_without_any_measurement_can_be_written() -> None:
     text = page(sample() | {"points": [], "membership": []})
     assert "57 were not measured" in text
     assert "## Throughput" in text
@@ -213,7 +213,7 @@ def test_the_same_files_are_written_again_from_the_json(
     assert "cannot read" in capsys.readouterr().err
 
 
-def test_no_plot_is_left_of_what_was_not_measured(tmp_path: Path) -> None:
+def test_old_plots_without_measurements_are_removed(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "throughput.svg").touch()
     report.write(Measurements.of_run(sample() | {"points": [], "membership": []}), tmp_path)

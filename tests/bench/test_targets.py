@@ -1,4 +1,4 @@
-"""What the comparison must show: each demand, and what is enough for it."""
+"""The targets of the comparison, and the values that meet them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result() -> dict[str, Any]:
 
 
 def one(result: dict[str, Any], what: str, place: int) -> Target:
-    """Return the only target of this kind."""
+    """Return the only target with this name and place."""
     (target,) = (it for it in targets.check(measured(result)) if (it.what, it.place) == (what, place))
     return target
 
@@ -70,14 +70,14 @@ def test_throughput_is_compared_with_that_of_a_peer(
 @pytest.mark.parametrize(
     ("limit", "met"), [(targets.AT_LEAST, True), (targets.AT_MOST, True), (targets.BELOW, False)]
 )
-def test_the_very_number_that_is_required(limit: str, met: bool) -> None:
+def test_a_value_exactly_at_the_limit(limit: str, met: bool) -> None:
     assert Target("", 1, limit, 7.0, 7.0).met is met
 
 
 def test_ratios_are_taken_round_by_round(result: dict[str, Any]) -> None:
     set_rates(result, HERE, "rankserver", [10, 20, 30, 40, 50])
     set_rates(result, HERE, "redis", [1, 10, 30, 40, 50])
-    # The medians of both are the same as well: 30.
+    # The medians of both are equal: 30.
     assert one(result, "throughput, 64 bytes: multiple of redis", 100).value == pytest.approx(1.0)
     set_rates(result, HERE, "redis", [10, 10, 5, 5, 5])
     assert one(result, "throughput, 64 bytes: multiple of redis", 100).value == pytest.approx(6.0)
@@ -91,7 +91,7 @@ def test_ratios_are_taken_round_by_round(result: dict[str, Any]) -> None:
         ("latency at half load, each at half of its own rate, p99", "half", "p99", False),
     ],
 )
-def test_latency_is_compared_with_the_best_peer_s(
+def test_latency_is_compared_with_that_of_the_best_peer(
     result: dict[str, Any], what: str, load: str, quantile: str, at_one: bool
 ) -> None:
     for key in PEERS:
@@ -127,7 +127,7 @@ def test_at_the_same_rate_a_peer_that_lost_leaves_it_open(result: dict[str, Any]
     ("key", "good", "bad"),
     [("joins_per_second", 2_000.0, 1_999.0), ("memory_per_client", 2_048.0, 2_049.0)],
 )
-def test_membership_holds_at_the_very_number(
+def test_membership_targets_hold_at_exactly_the_limit(
     result: dict[str, Any], key: str, good: float, bad: float
 ) -> None:
     (what,) = (what for what, name, *_ in targets.MEMBERSHIP if name == key)
@@ -145,7 +145,7 @@ def test_leaves_take_two_seconds_or_a_fifth_more_than_sending(result: dict[str, 
         assert [target.met for target in left] == [met, met]
 
 
-def test_cost_may_grow_as_the_ceiling_s_does(result: dict[str, Any]) -> None:
+def test_the_cost_may_grow_by_the_same_factor_as_the_ceilings(result: dict[str, Any]) -> None:
     many = Corner("one", 5_000, 64)
     for key, cpu in (("rankserver", 4e-9), ("ceiling", 2e-9)):
         for corner in (Corner("one", 10, 64), many):
@@ -158,13 +158,13 @@ def test_cost_may_grow_as_the_ceiling_s_does(result: dict[str, Any]) -> None:
     assert targets.check(measured(result))[-1].met is False
 
 
-def test_nothing_measured_is_never_met() -> None:
+def test_a_target_without_a_measurement_is_never_met() -> None:
     found = targets.check(measured(sample() | {"points": [], "membership": []}))
     assert len(found) == 57
     assert {target.met for target in found} == {None}
 
 
-def test_what_a_skipped_peer_should_show_is_not_measured(result: dict[str, Any]) -> None:
+def test_targets_against_a_skipped_peer_are_not_measured(result: dict[str, Any]) -> None:
     skip(result, "zeromq")
     assert one(result, "throughput, 64 bytes: multiple of zeromq", 100).met is None
     assert one(result, "throughput, 64 bytes: multiple of nats", 100).met is not None
@@ -184,7 +184,7 @@ def test_the_rounds_of_a_peer_before_it_lost_prove_nothing(result: dict[str, Any
     assert one(result, "latency on an idle server, p99", 100).peer != "nats"
 
 
-def test_what_we_lost_ourselves_is_not_met(result: dict[str, Any]) -> None:
+def test_targets_where_this_server_lost_are_not_met(result: dict[str, Any]) -> None:
     assert one(result, "throughput, 64 bytes: multiple of redis", 100).met is True
     source(result, HERE, "rankserver")["lost"] = "a stream ended"
     assert one(result, "throughput, 64 bytes: multiple of redis", 100).met is False

@@ -1,11 +1,11 @@
-/* The C core with an allocator that fails when it is told to, for
- * test_clist_fault.py. The core's own source is compiled as it is. */
+/* The C core with an allocator that fails on request, for
+ * test_clist_fault.py. The core's source is compiled unchanged. */
 #define _GNU_SOURCE
 #include <stddef.h>
 #include <stdlib.h>
 
-/* The allocation that fails, counted down to 0 from when it was set; never,
- * while it is negative. */
+/* The number of allocations before the one that fails. If it is negative,
+ * none fails. */
 static long fault_countdown = -1;
 static long fault_live_count;
 
@@ -38,12 +38,12 @@ static void fault_free(void *memory) {
     free(memory);
 }
 
-/* Let the allocation fail that comes after `after` others, and no other. */
+/* Let the allocation after the next `after` ones fail, and no other. */
 void fault_arm(long after) {
     fault_countdown = after;
 }
 
-/* Let no allocation fail. Returns whether the one that was to fail has. */
+/* Let no allocation fail any more. Returns whether the armed one failed. */
 int fault_disarm(void) {
     int failed = fault_countdown < 0;
 
@@ -51,7 +51,7 @@ int fault_disarm(void) {
     return failed;
 }
 
-/* Allocations that were not freed. */
+/* Returns the number of live allocations. */
 long fault_live(void) {
     return fault_live_count;
 }

@@ -1,6 +1,6 @@
-"""What ``sanitize.sh`` runs first: proof that it tests a core in which the sanitizers are at work.
+"""Tests that ``sanitize.sh`` runs first, to prove that the sanitizers are active in the core under test.
 
-It fails with the ordinary build, and therefore is not named as a test.
+They fail with the ordinary build, so the file does not have the name of a test module.
 """
 
 from __future__ import annotations

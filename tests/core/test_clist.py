@@ -1,4 +1,4 @@
-"""The C core through its typed face, one behaviour at a time: ranks, cursors, and what goes into the log."""
+"""The C core through its typed wrapper, one behaviour at a time: ranks, cursors, and frames in the log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_ranks_are_in_the_order_of_joining(peers: Peers) -> None:
     assert peers.log.count == 3
 
 
-def test_those_below_a_member_that_leaves_move_up(peers: Peers) -> None:
+def test_members_below_one_that_leaves_move_up(peers: Peers) -> None:
     for member in range(6):
         peers.log.join(member)
     for member in (4, 2, 0):
@@ -48,7 +48,7 @@ def test_those_below_a_member_that_leaves_move_up(peers: Peers) -> None:
     peers.log.check()
 
 
-def test_who_joins_while_ranks_are_not_numbered_is_last(peers: Peers) -> None:
+def test_a_join_before_ranks_are_renumbered_gets_the_last_rank(peers: Peers) -> None:
     for member in range(3):
         peers.log.join(member)
     peers.log.leave(0)
@@ -65,7 +65,7 @@ def test_a_lower_class_ranks_above_and_the_first_of_one_above(peers: Peers) -> N
     assert [peers.log.rank(member) for member in members] == list(range(9))
 
 
-def test_the_last_can_leave_and_ranks_begin_at_0_again(peers: Peers) -> None:
+def test_after_the_last_member_left_ranks_begin_at_0_again(peers: Peers) -> None:
     peers.log.join(1)
     peers.log.leave(1)
     assert (peers.log.count, peers.log.members()) == (0, [])
@@ -129,7 +129,7 @@ def test_a_cursor_without_a_member_follows_the_log(peers: Peers) -> None:
     assert peers.read(follower) == peers.read(client) == b"JOIN 2 1\n"
 
 
-def test_what_frames_are_still_kept_can_be_attached_to(peers: Peers) -> None:
+def test_a_cursor_can_be_attached_at_any_kept_frame(peers: Peers) -> None:
     slow, fast = peers.join(), peers.join()
     peers.feed(fast, commands(50))
     peers.rest(fast)
@@ -178,7 +178,7 @@ def test_the_end_is_found_when_nothing_else_is_kept(peers: Peers) -> None:
 # --- misuse -----------------------------------------------------------------------------------
 
 
-def test_nobody_is_a_member_twice(peers: Peers) -> None:
+def test_a_member_cannot_join_twice(peers: Peers) -> None:
     peers.log.join(7)
     with pytest.raises(ValueError, match="7 is a member already"):
         peers.log.join(7)
@@ -194,7 +194,7 @@ def test_nobody_is_a_member_twice(peers: Peers) -> None:
         lambda log, member: log.apply(member, b"CMD a\n"),
     ],
 )
-def test_who_is_no_member_is_named(call: Callable[[Log, int], object], peers: Peers) -> None:
+def test_an_unknown_member_is_named_in_the_error(call: Callable[[Log, int], object], peers: Peers) -> None:
     peers.log.join(7)
     peers.log.leave(7)
     with pytest.raises(ValueError, match="7 is no member"):
@@ -220,14 +220,14 @@ def test_a_member_has_one_cursor(peers: Peers) -> None:
     second.attach(None)
 
 
-def test_nothing_is_attached_behind_a_frame_to_come(peers: Peers) -> None:
+def test_nothing_is_attached_behind_a_future_frame(peers: Peers) -> None:
     client = peers.open()
     with pytest.raises(ValueError, match="not a call for this"):
         client.attach(None, 1)
     client.attach(None, 0)
 
 
-def test_only_what_is_attached_is_detached(peers: Peers) -> None:
+def test_only_an_attached_cursor_can_be_detached(peers: Peers) -> None:
     fresh, left = peers.open(), peers.join()
     peers.leave(left)
     for client in (fresh, left):

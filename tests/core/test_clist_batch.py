@@ -1,4 +1,4 @@
-"""Commands that are collected, and applied later: the log must be as if they had been logged at once."""
+"""Commands that are collected and applied later: the log must be the same as if they were logged at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def peers() -> Iterator[Peers]:
 
 
 def collected(client: Cursor, data: bytes) -> list[bytes]:
-    """Let ``data`` come, and return its batches of commands and its other lines, in order."""
+    """Receive ``data``, and return its batches of commands and its other lines, in order."""
     client.take(data)
     got: list[bytes] = []
     while True:
@@ -47,14 +47,15 @@ def collected(client: Cursor, data: bytes) -> list[bytes]:
     has_cursor=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_collected_and_applied_is_as_if_it_had_been_logged(
+def test_collecting_and_applying_gives_the_same_log(
     lines: list[bytes], cuts: list[int], before: int, has_cursor: bool
 ) -> None:
     data = b"".join(lines)
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     with Peers() as peers, Peers() as later:
         client, reader, sender = peers.join(), later.log.retain(), later.join()
-        for _ in range(before):  # so that seqs grow longer, and the batch begins anywhere in a block
+        # This makes seqs longer, and lets the batch begin anywhere in a block.
+        for _ in range(before):
             peers.log.append(b"JOIN", b"0")
             later.log.append(b"JOIN", b"0")
         batches = []
@@ -127,7 +128,7 @@ def test_applying_nothing_logs_nothing(batch: bytes, peers: Peers) -> None:
     assert peers.log.seq == 0
 
 
-def test_what_is_applied_carries_the_rank_of_then(peers: Peers) -> None:
+def test_applied_commands_carry_the_current_rank(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
     second.take(b"CMD a\n")
     batch = second.collect()

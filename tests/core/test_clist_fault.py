@@ -1,6 +1,6 @@
-"""The C core when memory runs out: each call is repeated with each of its allocations failing in turn.
+"""The C core without memory: each call is repeated with each of its allocations failing in turn.
 
-What may fail says so and changes nothing, works when it is tried again, and leaks nothing.
+A call that fails must report it, change nothing, leak nothing, and succeed when it is retried.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FAULTS: Final = "void fault_arm(long after); int fault_disarm(void); long fault_
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Build the core once more, with an allocator that can fail."""
+    """Build the core again, with an allocator that can fail."""
     sources = ROOT / "rankserver"
     builder = FFI()
     builder.cdef(declarations((sources / "_clist.h").read_text()) + FAULTS)
@@ -55,7 +55,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def lib(core: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Put that core behind ``clist``; in the end no allocation is left."""
+    """Make ``clist`` use that core, and check that no allocation is left at the end."""
     monkeypatch.setattr(clist, "ffi", core.ffi)
     monkeypatch.setattr(clist, "lib", core.lib)
     core.lib.fault_disarm()
@@ -66,7 +66,7 @@ def lib(core: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class State(NamedTuple):
-    """All that can be asked of a log with two cursors, and what the first of them is to be sent."""
+    """The observable state of a log with two cursors, and the frames that the first must be sent."""
 
     seq: int
     end: int
@@ -103,7 +103,7 @@ class Scene:
         )
 
     def frames(self) -> list[bytes]:
-        """Return the frames that the ranked client is to be sent."""
+        """Return the frames that the ranked client must be sent."""
         got = b""
         while spans := self.ranked.peek():
             data = b"".join(spans)
@@ -112,7 +112,7 @@ class Scene:
         return got.splitlines()
 
     def feed(self, client: Cursor, data: bytes) -> list[bytes]:
-        """Let ``data`` come in one piece; return the lines of it that are handed over."""
+        """Receive ``data`` in one piece; return the lines that are handed over."""
         client.take(data)
         return self.lines(client)
 
@@ -123,8 +123,9 @@ class Scene:
         return client.next_line(logs=True)
 
 
-def test_a_new_log_that_gets_no_memory_leaves_none_behind(lib: Any) -> None:
-    for after in range(4):  # the log itself, its input buffer, its first block, and the spare one
+def test_a_new_log_without_memory_leaves_none_allocated(lib: Any) -> None:
+    # The allocations are the log, its input buffer, its first block, and the spare block.
+    for after in range(4):
         lib.fault_arm(after)
         with pytest.raises(MemoryError):
             Log(MAX_LINE, BLOCK_BYTES)
@@ -179,7 +180,8 @@ def test_an_append_that_gets_no_memory_logs_nothing(lib: Any) -> None:
         assert lib.fault_live() == 0
         if not failed:
             break
-    assert after == 3  # each block but the first failed once: the spare one is kept for a departure
+    # Each block except the first failed once: the spare block is reserved for a departure.
+    assert after == 3
 
 
 def test_commands_that_get_no_memory_are_logged_later(lib: Any) -> None:
@@ -214,7 +216,7 @@ def test_commands_that_get_no_memory_are_logged_later(lib: Any) -> None:
 
 
 @pytest.mark.parametrize("pieces", [[b"CMD a\nCM"], [b"CMD a\nC", b"M"], [b"CMD a\n", b"C", b"M"]])
-def test_a_begun_line_that_gets_no_memory_is_kept_later(pieces: list[bytes], lib: Any) -> None:
+def test_an_incomplete_line_without_memory_is_kept_later(pieces: list[bytes], lib: Any) -> None:
     scene = Scene()
     *pieces, last = pieces
     for piece in pieces:
@@ -260,7 +262,7 @@ def test_input_that_gets_no_memory_stays_where_it_is(begun: bytes, lib: Any) -> 
 
 
 def test_a_begun_line_goes_on_after_keeping_it_has_failed(lib: Any) -> None:
-    """The client is not taken for one with something set aside, though it has begun a line."""
+    """The client has begun a line, but must not count as having input set aside."""
     scene = Scene()
     scene.feed(scene.ranked, b"CMD")
     scene.ranked.take(b" a")
@@ -280,7 +282,8 @@ def test_a_begun_line_is_not_copied_to_each_read(lib: Any) -> None:
     for piece in (b"CMD", b" a", b"b", b"c"):
         scene.feed(scene.ranked, piece)
         scene.ranked.take(b"d")
-        assert lib.fault_live() == live + 1  # it is where it was
+        # The line is still in its place.
+        assert lib.fault_live() == live + 1
         assert scene.next_line(scene.ranked) is None
     scene.ranked.take(b"\n")
     assert lib.fault_live() == live
@@ -315,7 +318,8 @@ def test_whole_lines_and_what_is_kept_need_no_memory(lib: Any) -> None:
     scene.feed(scene.ranked, b"CM")
     lib.fault_arm(0)
     assert scene.feed(scene.ranked, b"D a\nWHO\n") == [b"WHO"]
-    scene.ranked.keep()  # nothing is left of it
+    # No input is left to keep.
+    scene.ranked.keep()
     assert scene.lines(scene.new) == [b"HELLO", b"PING"]
     scene.new.ignore()
     assert scene.feed(scene.new, b"WHO\nCM") == []
@@ -379,7 +383,8 @@ def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
     scene = Scene()
     live = lib.fault_live()
     scene.feed(scene.ranked, COMMAND * 200)
-    assert lib.fault_live() == live + 99  # blocks of two commands each
+    # Each block holds two commands.
+    assert lib.fault_live() == live + 99
     scene.frames()
     kept = lib.fault_live()
     assert live <= kept < live + 20
@@ -392,7 +397,7 @@ def test_blocks_are_used_again_and_only_a_few_are_kept(lib: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["line", "take", "collect"])
-def test_anothers_input_that_cannot_be_kept_stays_where_it_is(call: str, lib: Any) -> None:
+def test_others_input_that_cannot_be_kept_stays_where_it_is(call: str, lib: Any) -> None:
     scene = Scene()
     scene.new.take(b"HELLO\nCM")
     assert scene.new.next_line(logs=True) == b"HELLO"
@@ -434,7 +439,8 @@ def test_a_batch_that_gets_no_memory_changes_nothing(lib: Any) -> None:
             scene.log.apply(MEMBER, batch)
         else:
             assert not lib.fault_disarm()
-            assert after == 3  # blocks beyond the first, and the spare one is left
+            # Each block beyond the first failed once, and the spare block is left.
+            assert after == 3
         assert len(scene.frames()) == 1 + COMMANDS
         scene.log.check()
         scene.log.close()

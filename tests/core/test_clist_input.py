@@ -1,6 +1,6 @@
-"""What clients send: received, cut into lines, logged or handed over.
+"""Input of clients: it is received, cut into lines, and logged or handed over.
 
-Input that is not gone through at once is in ``test_clist_kept``.
+``test_clist_kept`` has the tests of input that is not handled at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def peers() -> Iterator[Peers]:
 # --- lines ------------------------------------------------------------------------------------
 
 
-def test_a_command_carries_the_rank_of_when_it_is_logged(peers: Peers) -> None:
+def test_a_command_carries_the_rank_at_the_time_of_logging(peers: Peers) -> None:
     first, second = peers.join(), peers.join()
     peers.feed(second, b"CMD a\nCMD ")
     peers.leave(first)
@@ -44,14 +44,14 @@ def test_a_command_carries_the_rank_of_when_it_is_logged(peers: Peers) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_input_may_be_any_kind_of_bytes(kind: Callable[[bytes], Any], peers: Peers) -> None:
+def test_input_may_be_any_bytes_like_object(kind: Callable[[bytes], Any], peers: Peers) -> None:
     client = peers.join()
     client.take(kind(b"CMD a\nWHO\nCMD b\n"))
     assert peers.lines(client) == [b"WHO"]
     assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\n"
 
 
-def test_what_was_taken_may_change_before_it_is_handled(peers: Peers) -> None:
+def test_a_taken_buffer_may_change_before_it_is_handled(peers: Peers) -> None:
     client = peers.join()
     data = bytearray(b"CMD a\nWHO\n")
     client.take(data)
@@ -85,7 +85,8 @@ def test_what_was_taken_may_change_before_it_is_handled(peers: Peers) -> None:
         (b"CMD a\0\n", [b"CMD a\0"], b""),
         (b"CMD a\x7f\n", [b"CMD a\x7f"], b""),
         (b"CMD \xff\n", [b"CMD \xff"], b""),
-        (b"CMD \xc2\n\x80\n", [b"CMD \xc2", b"\x80"], b""),  # no sequence across lines
+        # A UTF-8 sequence does not continue across lines.
+        (b"CMD \xc2\n\x80\n", [b"CMD \xc2", b"\x80"], b""),
     ],
 )
 def test_valid_commands_are_logged_and_other_lines_handed_over(
@@ -165,7 +166,7 @@ def test_ten_thousand_commands_in_one_piece_are_logged_in_order(peers: Peers) ->
 
 
 @pytest.mark.parametrize("seq", [8, 9, 98, 99, 100, 999, 9_998, 9_999])
-def test_seq_goes_on_beside_a_change_of_its_length(seq: int, peers: Peers) -> None:
+def test_seq_goes_on_where_its_number_gets_longer(seq: int, peers: Peers) -> None:
     for _ in range(seq):
         peers.log.append(b"JOIN", b"0")
     client = peers.join()
@@ -193,7 +194,7 @@ def test_seq_goes_on_behind_a_line_that_caused_frames(peers: Peers) -> None:
 def test_one_bad_line_among_many_is_found_wherever_it_is(
     sizes: list[int], spoil: list[tuple[int, bytes]], cuts: list[int]
 ) -> None:
-    """The core looks at plain text in large pieces; what is rough may be anywhere in one, or beside it."""
+    """The core checks plain text in large pieces; a bad byte may be anywhere in a piece, or next to one."""
     data = bytearray(b"".join(commands(1, size) for size in sizes) * 2)
     for place, what in spoil:
         at = place % len(data)
@@ -232,7 +233,7 @@ def test_the_longest_line_has_max_line_bytes_with_its_end(
 
 @pytest.mark.parametrize("rest", [b"", b"\n", b"\nCMD b\n"])
 @pytest.mark.parametrize("size", [MAX_LINE, 3 * MAX_LINE])
-def test_a_line_that_is_too_long_stays_so(size: int, rest: bytes, peers: Peers) -> None:
+def test_a_line_that_is_too_long_stays_too_long(size: int, rest: bytes, peers: Peers) -> None:
     client = peers.join()
     client.take(b"CMD a\nWHO\n" + b"CMD ".ljust(size, b"x") + rest)
     assert peers.next_line(client) == b"WHO"
@@ -324,14 +325,15 @@ def test_a_connection_that_was_reset_is_an_os_error(peers: Peers) -> None:
     client = peers.join()
     client.private(b"PONG\n")
     client.flush()
-    peers.hang_up(client)  # and never reads that
+    # The client never reads that.
+    peers.hang_up(client)
     with pytest.raises(ConnectionResetError) as caught:
         client.read(READ_SIZE)
     assert caught.value.errno == errno.ECONNRESET
     assert peers.next_line(client) is None
 
 
-def test_a_descriptor_that_is_none_is_an_os_error_with_its_errno(peers: Peers) -> None:
+def test_a_bad_descriptor_is_an_os_error_with_its_errno(peers: Peers) -> None:
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
         peers.log.open(-1).read(READ_SIZE)
     assert caught.value.errno == errno.EBADF
@@ -365,7 +367,7 @@ def test_each_cursor_has_its_own_input_whichever_was_read_last(peers: Peers) -> 
 
 
 @arrive_in_any_way
-def test_what_clients_have_begun_is_kept_apart(arrive: Arrive, peers: Peers) -> None:
+def test_incomplete_lines_of_clients_are_kept_apart(arrive: Arrive, peers: Peers) -> None:
     clients = [peers.join() for _ in range(5)]
     lines = [b"CMD of %d" % number for number in range(5)]
     for at in range(len(lines[0])):
@@ -389,12 +391,13 @@ def test_a_read_that_brings_nothing_leaves_others_input_alone(peers: Peers) -> N
 
 
 @pytest.mark.parametrize("begun", [b"", b"CMD begun"])
-def test_the_input_of_a_client_that_is_discarded_is_nobodys(begun: bytes, peers: Peers) -> None:
+def test_the_input_of_a_discarded_client_goes_to_nobody(begun: bytes, peers: Peers) -> None:
     clients = [peers.join() for _ in range(20)]
     gone = clients.pop()
     peers.feed(gone, begun)
     gone.take(b"\nCMD a\nWHO\n")
-    for client in (*clients, gone):  # so many that the allocator gives their memory to the next
+    # Enough clients that the allocator reuses their memory for the next ones.
+    for client in (*clients, gone):
         client.discard()
     peers.log.check()
     for _ in range(20):
@@ -402,7 +405,7 @@ def test_the_input_of_a_client_that_is_discarded_is_nobodys(begun: bytes, peers:
     assert peers.log.seq == 0
 
 
-def test_commands_are_for_the_caller_where_it_says_so(peers: Peers) -> None:
+def test_commands_are_handed_over_if_the_caller_asks_for_them(peers: Peers) -> None:
     client = peers.join()
     client.take(b"CMD a\nPING\nCMD b\n")
     lines = [client.next_line(logs=False) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Input that is not gone through at once: kept, brought back or thrown away."""
+"""Input that is not handled at once: it is kept, brought back or discarded."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_cursor_with_nothing_left_can_be_read(data: bytes, peers: Peers) -> No
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_nothing_is_read_before_all_is_gone_through(keeps: bool, peers: Peers) -> None:
+def test_nothing_is_read_before_all_input_is_handled(keeps: bool, peers: Peers) -> None:
     client = peers.join()
     peers.send(client, b"CMD b\n")
     for left in (b"CMD a\n", b"CM", b"D a\nWHO"):
@@ -122,7 +122,7 @@ def test_a_line_that_may_be_brought_back_holds_up_the_next_read(peers: Peers) ->
     assert peers.log.seq == 1
 
 
-def test_a_begun_line_is_kept_with_what_goes_on_with_it(peers: Peers) -> None:
+def test_an_incomplete_line_is_kept_with_its_continuation(peers: Peers) -> None:
     client = peers.join()
     for piece in (b"CM", b"D", b" a"):
         assert peers.feed(client, piece) == []
@@ -162,7 +162,7 @@ def test_a_line_that_is_too_long_is_found_after_keeping(rest: bytes, peers: Peer
     assert peers.log.seq == 1
 
 
-def test_keeping_what_is_kept_changes_nothing(peers: Peers) -> None:
+def test_keeping_input_twice_changes_nothing(peers: Peers) -> None:
     client, other = peers.join(), peers.join()
     peers.feed(client, b"CMD a")
     peers.feed(other, b"WHO\n")
@@ -207,10 +207,10 @@ PIECES: Final = st.lists(
     byte_by_byte=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_input_of_several_is_gone_through_in_any_order(
+def test_inputs_of_several_cursors_are_handled_in_any_order(
     steps: list[tuple[int, str, bytes]], byte_by_byte: bool
 ) -> None:
-    """Each cursor's lines are those of a model that knows of no other."""
+    """Each cursor's lines are those of a model without other cursors."""
     with Peers(HUGE_LINE, read_bytes=700) as peers:
         clients = [peers.join() for _ in range(3)]
         models = [ModelLog(HUGE_LINE) for _ in clients]
@@ -246,7 +246,7 @@ def test_input_of_several_is_gone_through_in_any_order(
 
 @pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_line_comes_again_and_all_behind_it(keeps: bool, others: int, peers: Peers) -> None:
+def test_a_line_brought_back_comes_again_with_all_behind_it(keeps: bool, others: int, peers: Peers) -> None:
     client, other = peers.join(), peers.join()
     assert peers.feed(client, b"CMD a\nPI") == []
     client.take(b"NG\r\nCMD b\nWHO\n")
@@ -342,7 +342,7 @@ def ignored_for_a_line_that_is_too_long(peers: Peers, client: Cursor) -> None:
         ignored_for_a_line_that_is_too_long,
     ],
 )
-def test_what_an_ignored_cursor_has_sent_and_sends_is_lost(
+def test_past_and_future_input_of_an_ignored_cursor_is_lost(
     ignored: Callable[[Peers, Cursor], None], enter: Callable[[Peers], Cursor], arrive: Arrive, peers: Peers
 ) -> None:
     client = enter(peers)
@@ -364,7 +364,8 @@ def test_nothing_is_kept_of_an_ignored_cursor(peers: Peers) -> None:
     client.keep()
     peers.log.check()
     peers.send(client, b"CMD b\n")
-    assert peers.receive(client) == []  # and it can be read
+    # The cursor can be read again.
+    assert peers.receive(client) == []
     assert peers.next_line(client) is None
     assert peers.log.seq == 0
 

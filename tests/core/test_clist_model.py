@@ -1,4 +1,4 @@
-"""The C core against ``clist_model``, step by step: any calls in any order, over sockets that fill up."""
+"""The C core against ``clist_model``, step by step: any calls in any order, with sockets that fill up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from rankserver.clist import PEEK_SPANS, Flushed
 from tests.support.clist_world import INPUT_BYTES, MAX_LINE, READ_SIZE, Peer, Reader, World
 
-# Which of the cursors or members a rule is for.
+# Selects the cursor or member that a rule applies to.
 WHICH: Final = st.integers(0, 99)
 CLASSES: Final = st.sampled_from([0, 0, 1, 2, 0xFFFFFFFF])
 TEXTS: Final = st.one_of(
@@ -21,7 +21,7 @@ TEXTS: Final = st.one_of(
     st.integers(0, MAX_LINE + 4).map(lambda size: b"x" * size),
 )
 
-# Where what is sent is cut.
+# Selects the place at which sent data is cut.
 CUTS: Final = st.lists(st.integers(0, 2 * INPUT_BYTES), max_size=4)
 LINES: Final = st.tuples(
     st.sampled_from([b"CMD ", b"CMD ", b"CMD ", b"CMD a", b"ASK ", b"WHO", b""]),
@@ -62,7 +62,7 @@ class LogMachine(World):
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, member=WHICH, follows=st.booleans(), back=st.integers(-1, 12))
     def attach(self, which: int, member: int, follows: bool, back: int) -> None:
-        """Attach a cursor to the frames after any, for a member with or without another cursor."""
+        """Attach a cursor after any frame, for a member with or without another cursor."""
         peer = self._pick(self.peers, which)
         chosen = None if follows or not self.model.members else self._pick(self.model.members, member)
         seq = max(self.model.seq - back, 0)
@@ -88,7 +88,7 @@ class LogMachine(World):
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, part=st.floats(0, 1))
     def cut(self, which: int, part: float) -> None:
-        """Cut a cursor that may have begun to get any frame."""
+        """Cut a cursor, at any place in its frames."""
         self.send_by_hand(which, part)
         peer = self._pick(self.peers, which)
         self.model.cut(peer.model, peer.sent)
@@ -122,7 +122,7 @@ class LogMachine(World):
     @precondition(lambda self: self.readers)
     @rule(which=WHICH, part=st.floats(0, 1), closes=st.booleans())
     def read_retained(self, which: int, part: float, closes: bool) -> None:
-        """Read from a retaining cursor, which sees what is not published."""
+        """Read from a retaining cursor, which also sees unpublished frames."""
         reader = self._pick(self.readers, which)
         data = b"".join(reader.cursor.peek())
         assert reader.model.stream[len(reader.received) :].startswith(data)
@@ -135,7 +135,7 @@ class LogMachine(World):
             self.model.detach(reader.model)
             self.readers.remove(reader)
 
-    # --- what is sent to them ---
+    # --- sent to clients ---
 
     @rule(verb=st.sampled_from([b"JOIN", b"LEFT", b"ASK"]), size=st.integers(0, MAX_LINE))
     def append(self, verb: bytes, size: int) -> None:
@@ -153,7 +153,7 @@ class LogMachine(World):
 
     @rule(back=st.one_of(st.none(), st.integers(0, 20)))
     def publish(self, back: int | None) -> None:
-        """Publish everything, or the log up to any frame."""
+        """Publish the whole log, or the log up to any frame."""
         self.model.published = None if back is None else self.model.ends[max(self.model.seq - back, 0)]
         self.log.publish(self.model.published)
 
@@ -168,7 +168,7 @@ class LogMachine(World):
         else:
             assert self.log.find(seq) == self.model.ends[seq]
 
-    # --- what they send ---
+    # --- received from clients ---
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, lines=st.lists(LINES, max_size=8))
@@ -191,7 +191,7 @@ class LogMachine(World):
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, lines=st.lists(LINES, max_size=8), cuts=CUTS)
     def feed(self, which: int, lines: list[bytes], cuts: list[int]) -> None:
-        """Bring several reads in a row, cut anywhere, and do not go through the last of them."""
+        """Deliver several reads in a row, cut anywhere, and leave the last one unhandled."""
         peer = self._pick(self.peers, which)
         if peer.model.has_input:
             self._expect_misuse(lambda: peer.cursor.take(b"CMD a\n"))
@@ -216,7 +216,7 @@ class LogMachine(World):
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, count=st.integers(1, 5), logs=st.booleans(), unreads=st.booleans())
     def go_through(self, which: int, count: int, logs: bool, unreads: bool) -> None:
-        """Go through anybody's input, maybe not to its end; maybe bring each line back once."""
+        """Handle a cursor's input, maybe not to its end; maybe bring each line back once."""
         peer = self._pick(self.peers, which)
         for _ in range(count):
             if self._next_line(peer, logs=logs) is None:
@@ -228,7 +228,7 @@ class LogMachine(World):
     @precondition(lambda self: self.peers)
     @rule(which=WHICH)
     def unread(self, which: int) -> None:
-        """Bring back the line that came last of this one's, if none was taken since."""
+        """Bring back the last line of this cursor, if none was taken since."""
         peer = self._pick(self.peers, which)
         peer.cursor.unread()
         self.model.unread(peer.model)
@@ -246,7 +246,7 @@ class LogMachine(World):
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, member=WHICH)
     def collect(self, which: int, member: int) -> None:
-        """Collect anybody's commands, and apply them for any member."""
+        """Collect a cursor's commands, and apply them for any member."""
         peer = self._pick(self.peers, which)
         batch = peer.cursor.collect()
         assert batch == self.model.collect(peer.model)
@@ -255,7 +255,7 @@ class LogMachine(World):
             self.log.apply(chosen.number, batch)
             self.model.apply(chosen, batch)
 
-    # --- how it gets out ---
+    # --- sending ---
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH)
@@ -294,7 +294,7 @@ class LogMachine(World):
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, part=st.floats(0, 1))
     def send_by_hand(self, which: int, part: float) -> None:
-        """Send what the core would send next, or a part of it."""
+        """Send the bytes that the core would send next, or a part of them."""
         peer = self._pick(self.peers, which)
         peer.read(READ_SIZE)
         spans = peer.cursor.peek()
@@ -313,7 +313,7 @@ class LogMachine(World):
         self._pick(self.peers, which).hang_up()
 
 
-# How long an example takes to make depends on what else the machine does, and says nothing about the core.
+# The time to generate an example depends on the load of the machine, so it is not checked.
 LogMachine.TestCase.settings = settings(
     max_examples=100,
     stateful_step_count=50,

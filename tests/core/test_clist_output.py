@@ -1,4 +1,4 @@
-"""The C core through its typed face: what it sends by itself, and what others send for it."""
+"""The C core through its typed wrapper: bytes that it sends by itself, and bytes that callers send for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_a_full_socket_blocks_and_goes_on_where_it_stopped(peers: Peers) -> None
 def test_one_flush_sends_a_bounded_amount(peers: Peers) -> None:
     client = peers.join()
     expected = b""
-    for number in range(1, 201):  # a private frame between any two: nothing that is one piece of memory
+    # There is a private frame between any two log frames, so no two are in one piece of memory.
+    for number in range(1, 201):
         client.private(b"PONG %d\n" % number)
         peers.log.append(b"JOIN", b"0")
         expected += b"PONG %d\nJOIN %d 0\n" % (number, number)
@@ -52,13 +53,14 @@ def test_one_flush_sends_a_bounded_amount(peers: Peers) -> None:
 def test_a_connection_that_is_gone_is_broken(peers: Peers) -> None:
     client = peers.join()
     peers.hang_up(client)
-    assert client.flush() is Flushed.DONE  # there was nothing to send
+    # There is nothing to send, so nothing fails.
+    assert client.flush() is Flushed.DONE
     peers.log.append(b"JOIN", b"1")
     assert client.flush() is Flushed.BROKEN
     peers.log.check()
 
 
-def test_flushing_all_names_who_is_blocked_and_who_is_gone_once(peers: Peers) -> None:
+def test_flush_all_names_each_blocked_or_lost_client_once(peers: Peers) -> None:
     fine, slow, gone = peers.join(), peers.join(), peers.join()
     peers.shrink(slow)
     peers.hang_up(gone)
@@ -72,7 +74,7 @@ def test_flushing_all_names_who_is_blocked_and_who_is_gone_once(peers: Peers) ->
     assert peers.read(fine) == b"JOIN 101 3\n"
 
 
-def test_what_is_logged_is_unflushed_until_all_were_flushed(peers: Peers) -> None:
+def test_logged_frames_are_unflushed_until_flush_all(peers: Peers) -> None:
     client, slow = peers.join(), peers.join()
     peers.shrink(slow)
     assert peers.log.unflushed == 0
@@ -88,7 +90,7 @@ def test_what_is_logged_is_unflushed_until_all_were_flushed(peers: Peers) -> Non
     assert peers.log.unflushed == 1
 
 
-def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
+def test_flush_all_skips_cursors_without_a_rank(peers: Peers) -> None:
     early, late = peers.open(), peers.join()
     peers.log.append(b"JOIN", b"0")
     peers.leave(late)
@@ -97,7 +99,7 @@ def test_flushing_all_leaves_out_those_without_a_rank(peers: Peers) -> None:
     assert [peers.read(client) for client in (early, late)] == [b"", b""]
 
 
-def test_flushing_all_leaves_out_those_whom_the_caller_sends_to(peers: Peers) -> None:
+def test_flush_all_skips_cursors_that_the_caller_sends_to(peers: Peers) -> None:
     client = peers.open(external=True)
     peers.enter(client)
     peers.log.append(b"JOIN", b"0")
@@ -108,7 +110,7 @@ def test_flushing_all_leaves_out_those_whom_the_caller_sends_to(peers: Peers) ->
     assert client.lag() == 0
 
 
-def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
+def test_queued_counts_only_private_frames_that_wait(peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"0")
     client.private(b"PONG\n")
@@ -117,20 +119,22 @@ def test_what_is_queued_is_the_private_part_of_what_waits(peers: Peers) -> None:
     assert (client.queued(), client.sent()) == (0, 14)
 
 
-def test_what_is_in_flight_is_sent_and_not_read(peers: Peers) -> None:
+def test_in_flight_bytes_are_sent_but_not_read(peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"0")
     assert client.in_flight() == 0
     client.flush()
-    assert client.in_flight() >= 9  # the system counts what it needs itself, too
+    # The system also counts its own overhead.
+    assert client.in_flight() >= 9
     assert peers.read(client) == b"JOIN 1 0\n"
     assert client.in_flight() == 0
 
 
-def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:
+def test_flush_all_sends_a_log_of_many_pieces_completely(peers: Peers) -> None:
     client = peers.join()
     peers.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
-    for number in range(100):  # a private frame between any two: far more spans than one call takes
+    # There is a private frame between any two log frames: far more spans than one call takes.
+    for number in range(100):
         client.private(b"PONG %d\n" % number)
         peers.log.append(b"JOIN", b"0")
     assert peers.log.flush_all() == ([], [])
@@ -138,7 +142,7 @@ def test_flushing_all_sends_all_of_a_log_of_many_pieces(peers: Peers) -> None:
     assert peers.read(client) == expected
 
 
-def test_flushing_all_has_room_to_name_everybody(peers: Peers) -> None:
+def test_flush_all_has_room_to_name_everybody(peers: Peers) -> None:
     clients = [peers.join() for _ in range(150)]
     for client in clients:
         peers.hang_up(client)

@@ -1,4 +1,4 @@
-"""What a cursor is owed: private frames in their places, how far it is sent, and what is kept for it."""
+"""The stream of a cursor: private frames in their places, how far it is sent, and what is kept for it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_private_frame_joins_those_that_are_sent_in_part(peers: Peers) -> None
 
 
 @pytest.mark.parametrize("sent", range(31))
-def test_who_is_cut_gets_the_frame_that_was_begun_and_no_other(sent: int, peers: Peers) -> None:
+def test_a_cut_cursor_gets_only_the_frame_that_was_begun(sent: int, peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"1")  # bytes 0 to 9
     client.private(b"PONG alpha\n")  # 9 to 20
@@ -125,7 +125,7 @@ def test_who_is_cut_gets_the_frame_that_was_begun_and_no_other(sent: int, peers:
 
 
 @pytest.mark.parametrize("sent", range(1, 18))
-def test_who_is_cut_twice_still_gets_the_frame_that_was_begun(sent: int, peers: Peers) -> None:
+def test_a_cursor_cut_twice_gets_the_frame_that_was_begun(sent: int, peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"1")
     peers.log.append(b"LEFT", b"1")
@@ -139,7 +139,7 @@ def test_who_is_cut_twice_still_gets_the_frame_that_was_begun(sent: int, peers: 
 
 
 @pytest.mark.parametrize("sent", range(36))
-def test_who_is_cut_gets_no_other_private_frame_of_one_place(sent: int, peers: Peers) -> None:
+def test_a_cut_cursor_gets_no_other_private_frame_of_the_place(sent: int, peers: Peers) -> None:
     client = peers.join()
     peers.log.append(b"JOIN", b"1")  # bytes 0 to 9
     for text in (b"alpha", b"b", b"gamma"):  # to 20, 27 and 38
@@ -155,11 +155,12 @@ def test_who_is_cut_gets_no_other_private_frame_of_one_place(sent: int, peers: P
     assert peers.rest(client) == stream[sent:end] + b"BYE slow\n"
 
 
-def test_who_is_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
+def test_a_cursor_cut_at_the_end_of_a_block_gets_no_more(peers: Peers) -> None:
     client, other = peers.join(), peers.join()
     peers.log.append(b"JOIN", b"0".ljust(500))
     got = peers.rest(client)
-    peers.feed(other, commands(3, 200))  # these begin in the next block
+    # These commands begin in the next block.
+    peers.feed(other, commands(3, 200))
     client.cut()
     assert got.count(b"\n") == 1
     assert peers.rest(client) == b""
@@ -178,7 +179,7 @@ def test_a_farewell_follows_the_frame_that_was_begun(peers: Peers) -> None:
 # --- muted ------------------------------------------------------------------------------------
 
 
-def test_who_is_muted_keeps_its_rank_and_gets_nothing_more(peers: Peers) -> None:
+def test_a_muted_client_keeps_its_rank_and_gets_no_more(peers: Peers) -> None:
     muted, below = peers.join(), peers.join()
     peers.log.append(b"JOIN", b"1")
     assert muted.private(b"PONG\n") == 5
@@ -197,7 +198,7 @@ def test_who_is_muted_keeps_its_rank_and_gets_nothing_more(peers: Peers) -> None
 
 
 @pytest.mark.parametrize("leave", [Cursor.detach, Cursor.cut, Cursor.discard])
-def test_nothing_is_kept_for_who_is_muted(leave: Callable[[Cursor], None], peers: Peers) -> None:
+def test_nothing_is_kept_for_a_muted_client(leave: Callable[[Cursor], None], peers: Peers) -> None:
     muted, below = peers.join(), peers.join()
     muted.mute()
     peers.feed(below, commands(200))
@@ -209,7 +210,7 @@ def test_nothing_is_kept_for_who_is_muted(leave: Callable[[Cursor], None], peers
     assert [peers.rank(client) for client in (muted, below)] == [0, 1]
 
 
-def test_who_is_muted_and_then_attached_gets_nothing(peers: Peers) -> None:
+def test_a_muted_cursor_that_is_attached_gets_nothing(peers: Peers) -> None:
     client = peers.open()
     client.private(b"INFO\n")
     client.mute()
@@ -220,7 +221,7 @@ def test_who_is_muted_and_then_attached_gets_nothing(peers: Peers) -> None:
     assert client.lag() == 0
 
 
-def test_what_a_detached_cursor_is_owed_is_not_written_over(
+def test_frames_owed_to_a_detached_cursor_are_not_overwritten(
     peers: Peers,
 ) -> None:
     left, muted, below = (peers.join() for _ in range(3))
@@ -235,7 +236,7 @@ def test_what_a_detached_cursor_is_owed_is_not_written_over(
     assert peers.rest(below) == b"JOIN 1 1\nLEFT 2 0\n"
 
 
-def test_behind_are_those_for_whom_more_is_kept(peers: Peers) -> None:
+def test_cursors_for_which_more_is_kept_are_behind(peers: Peers) -> None:
     slow, left, muted, fast, stranger = (*(peers.join() for _ in range(4)), peers.open())
     muted.mute()
     peers.log.append(b"JOIN", b"0")
@@ -252,7 +253,7 @@ def test_behind_are_those_for_whom_more_is_kept(peers: Peers) -> None:
 # --- published --------------------------------------------------------------------------------
 
 
-def test_nothing_is_sent_that_is_not_published(peers: Peers) -> None:
+def test_unpublished_frames_are_not_sent(peers: Peers) -> None:
     client, follower = peers.join(), peers.follow()
     peers.log.append(b"JOIN", b"0")
     peers.log.publish(peers.log.end)
@@ -283,7 +284,7 @@ def test_a_private_frame_waits_for_its_place_to_be_published(peers: Peers) -> No
     assert peers.rest(client) == b"JOIN 1 0\nPONG\nBYE\n"
 
 
-def test_who_is_attached_beyond_what_is_published_waits(peers: Peers) -> None:
+def test_a_cursor_attached_beyond_what_is_published_waits(peers: Peers) -> None:
     peers.log.publish(0)
     peers.log.append(b"JOIN", b"0")
     client = peers.join()
@@ -295,7 +296,7 @@ def test_who_is_attached_beyond_what_is_published_waits(peers: Peers) -> None:
     assert peers.rest(client) == b"WELCOME\n"
 
 
-def test_what_is_not_published_blocks_nobody(peers: Peers) -> None:
+def test_unpublished_frames_block_nobody(peers: Peers) -> None:
     client = peers.join()
     peers.log.publish(0)
     peers.feed(client, commands(3))
@@ -331,7 +332,7 @@ def test_a_retaining_cursor_keeps_the_log_from_its_place_on(peers: Peers) -> Non
     assert peers.log.held <= MAX_LINE + 256
 
 
-def test_a_retaining_cursor_is_behind_in_no_question(peers: Peers) -> None:
+def test_a_retaining_cursor_never_counts_as_behind(peers: Peers) -> None:
     client, reader = peers.join(), peers.log.retain()
     peers.feed(client, commands(20))
     assert peers.log.behind(0) == [peers.fd(client)]
@@ -367,7 +368,7 @@ def test_nothing_is_kept_for_a_client_that_is_cut_or_discarded(
     assert peers.log.held <= MAX_LINE + 256
 
 
-def test_nothing_is_kept_for_who_is_cut_in_the_middle_of_a_frame(peers: Peers) -> None:
+def test_nothing_is_kept_for_a_cursor_cut_within_a_frame(peers: Peers) -> None:
     slow, fast = peers.join(), peers.join()
     peers.feed(fast, commands(200))
     slow.advance(150)
@@ -381,7 +382,7 @@ def test_nothing_is_kept_for_who_is_cut_in_the_middle_of_a_frame(peers: Peers) -
     assert rest.endswith(b"x\n")
 
 
-def test_the_log_is_kept_for_who_has_left_until_it_has_all(peers: Peers) -> None:
+def test_the_log_is_kept_for_a_leaver_until_it_has_all(peers: Peers) -> None:
     client = peers.join()
     peers.feed(client, commands(100))
     peers.leave(client)
@@ -400,7 +401,8 @@ def test_with_nobody_ranked_the_log_does_not_grow(peers: Peers) -> None:
 
 def test_the_log_is_given_back_block_by_block(peers: Peers) -> None:
     client = peers.join()
-    frame = b"JOIN 1 %s\n" % (b"x" * 300)  # more than half a block, so there is one in each
+    # Each frame takes more than half a block, so each block holds one.
+    frame = b"JOIN 1 %s\n" % (b"x" * 300)
     for _ in range(5):
         peers.log.append(b"JOIN", b"x" * 300)
     for left in range(5, 0, -1):

@@ -1,4 +1,4 @@
-"""The text rule in C, which must say of any bytes what the Python side of the protocol says."""
+"""The text rule in C, which must agree with the Python implementation about any bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_kind_of_longer_sequence_is_judged_as_in_python() -> None:
     assert [text for text in texts if text_ok(text) != keeps_text_rule(text)] == []
 
 
-def test_a_sequence_that_the_length_cuts_off_is_no_text() -> None:
+def test_a_truncated_utf8_sequence_is_not_text() -> None:
     text = "😀".encode()
     assert [lib.cl_text_ok(text, length) for length in range(5)] == [1, 0, 0, 0, 1]
 

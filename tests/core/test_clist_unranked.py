@@ -1,4 +1,4 @@
-"""What is sent without a rank: before a cursor is attached, without a member, or after that has left."""
+"""Input without a rank: before a cursor is attached, without a member, or after the member has left."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_lines_of_a_cursor_that_follows_are_handed_over(peers: Peers) -> None:
     assert peers.log.seq == 0
 
 
-def test_what_is_left_at_the_attachment_is_the_members(peers: Peers) -> None:
+def test_input_left_at_the_attachment_is_the_members(peers: Peers) -> None:
     client = peers.open()
     client.take(b"HELLO\nCMD a\nWHO\nCMD b\nCM")
     assert peers.next_line(client) == b"HELLO"
@@ -61,7 +61,7 @@ def test_what_is_left_at_the_attachment_is_the_members(peers: Peers) -> None:
     assert peers.rest(client) == b"CMD 1 0 a\nCMD 2 0 b\nCMD 3 0 c\n"
 
 
-def test_what_is_left_when_a_member_leaves_is_handed_over(peers: Peers) -> None:
+def test_input_left_when_a_member_leaves_is_handed_over(peers: Peers) -> None:
     client = peers.join()
     client.take(b"CMD a\nBYE\nCMD b\n")
     assert peers.next_line(client) == b"BYE"
@@ -70,7 +70,7 @@ def test_what_is_left_when_a_member_leaves_is_handed_over(peers: Peers) -> None:
     assert peers.log.seq == 1
 
 
-def test_what_was_begun_or_kept_before_is_the_members(peers: Peers) -> None:
+def test_input_begun_or_kept_before_is_the_members(peers: Peers) -> None:
     first, second = peers.open(), peers.open()
     peers.feed(first, b"CMD a")
     second.take(b"CMD b\nWHO\nCM")
@@ -101,7 +101,7 @@ def test_a_fresh_cursors_line_has_at_most_64_kib(max_line: int) -> None:
                     assert peers.feed(client, data[:edge]) + peers.feed(client, data[edge:]) == [line]
 
 
-def test_a_bounded_amount_is_read_of_a_fresh_cursor() -> None:
+def test_a_bounded_amount_is_read_from_a_fresh_cursor() -> None:
     with Peers(HUGE_LINE, read_bytes=READ_SIZE) as peers:
         client = peers.open()
         peers.send(client, b"x" * (FRESH_BYTES + 1000))
@@ -111,7 +111,7 @@ def test_a_bounded_amount_is_read_of_a_fresh_cursor() -> None:
 
 
 @pytest.mark.parametrize("first", [1000, FRESH_BYTES - 1])
-def test_what_is_kept_of_a_fresh_cursor_counts_as_read(first: int) -> None:
+def test_input_kept_for_a_fresh_cursor_counts_as_read(first: int) -> None:
     with Peers(HUGE_LINE, read_bytes=READ_SIZE) as peers:
         client = peers.open()
         peers.send(client, b"x" * (FRESH_BYTES + 1000))
@@ -128,7 +128,7 @@ def test_a_fresh_cursor_may_send_many_lines_bit_by_bit(peers: Peers) -> None:
         assert peers.feed(client, b"\n" * FRESH_BYTES + b"WHO\n") == [b"WHO"]
 
 
-def test_one_read_is_kept_of_a_fresh_cursor_however_many_lines() -> None:
+def test_one_read_of_a_fresh_cursor_is_kept_with_all_its_lines() -> None:
     with Peers(read_bytes=READ_SIZE) as peers:
         client = peers.open()
         data = b"HELLO\n" + commands(2000, 45)

@@ -18,7 +18,7 @@ from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
-# The wait before another attempt is at most half a second, and random.
+# The delay before another attempt is random, and at most half a second.
 RETRY = r"trying again in (0\.[2-5]) s"
 
 
@@ -70,7 +70,7 @@ def test_a_handler_gets_commands_on_its_input(
         assert json.loads(line.partition(b" ok ")[2])["out"] == "web does it; please\n"
 
 
-def test_a_denied_command_is_not_said_to_be_executed(
+def test_a_denied_command_is_not_reported_as_executed(
     serve: Callable[..., ServerProcess], tmp_path: Path
 ) -> None:
     server = serve(8)
@@ -99,7 +99,7 @@ def test_jobs_bounds_how_many_commands_execute_at_once(
     with RawClient(server.address) as top:
         top.hello()
         agent("shell", "--allow-all", "--jobs", "2")
-        # Each waits for the other to open its end.
+        # Each command waits for the other to open its end.
         top.send(f"ASK echo >{there}; read x <{back}\nASK read x <{there}; echo >{back}\n".encode())
         assert [line.split()[0] for line in top.lines(3)] == [b"JOIN", b"ASK", b"ASK"]
         for _ in range(2):
@@ -119,7 +119,8 @@ def test_a_signal_ends_it_even_if_nobody_reads_what_it_writes(
     with RawClient(server.address) as top, ClientProgram(server.where, "--stay", "--delay", "0") as agent:
         top.hello()
         top.expect(b"JOIN ")
-        top.send(b"ASK %s\n" % (b"x" * 60_000) * 20)  # twice in its output: no pipe takes so much
+        # The client writes each text twice, which is more than a pipe holds.
+        top.send(b"ASK %s\n" % (b"x" * 60_000) * 20)
         answers = 0
         while answers == 0:
             answers = top.line().startswith(b"RES ")

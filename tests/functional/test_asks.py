@@ -1,4 +1,5 @@
-"""Answers to ASK (docs/protocol.md), from the real server: who may answer, and who hears of it."""
+"""Answers to ASK (docs/protocol.md), from the real server: which clients may answer, and who gets the
+answers."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ Join = Callable[..., list[RawClient]]
 
 
 def ask(asker: RawClient, others: list[RawClient], text: bytes = b"uptime") -> int:
-    """Let ``asker`` ask and everybody hear it; return the seq."""
+    """Let ``asker`` ask, and wait until all have the ASK; return its seq."""
     asker.send(b"ASK %s\n" % text)
     line = asker.expect(b"ASK ")
     assert [other.line() for other in others] == [line] * len(others)
@@ -45,7 +46,7 @@ def test_an_answer_goes_to_the_asker_alone_with_rank_and_name(
     assert asker.settle() == other.settle() == []
 
 
-def test_everybody_else_may_answer_whatever_the_order_and_rank(anywhere: ServerProcess, join: Join) -> None:
+def test_all_others_may_answer_in_any_order_and_at_any_rank(anywhere: ServerProcess, join: Join) -> None:
     first, asker, last = clients = join(anywhere, "first", "asker", "last")
     seq = ask(asker, [first, last])
     for rank, name in ((2, b"last"), (0, b"first")):
@@ -73,7 +74,7 @@ def test_only_the_first_answer_counts(server: ServerProcess, join: Join) -> None
     assert asker.settle() == [b"RES %d 1 executor ok" % seq]
 
 
-def test_nobody_answers_an_ask_of_its_own(server: ServerProcess, join: Join) -> None:
+def test_a_client_cannot_answer_its_own_ask(server: ServerProcess, join: Join) -> None:
     asker, executor = join(server, "asker", "executor")
     seq = ask(asker, [executor])
     asker.send(b"RES %d ok\n" % seq)
@@ -87,7 +88,8 @@ def test_a_client_that_joined_after_an_ask_may_not_answer_it(
 ) -> None:
     asker, executor, leaver = join(server, "asker", "executor", "leaver")
     seq = ask(asker, [executor, leaver])
-    leaver.send(b"BYE\n")  # so that the later one takes the place of one that might have answered
+    # The later client takes the slot of one that was allowed to answer.
+    leaver.send(b"BYE\n")
     asker.expect(b"LEFT ")
     later = connect(server)
     later.hello("later")

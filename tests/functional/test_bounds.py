@@ -1,4 +1,5 @@
-"""Strangers, and a server that was stopped for a while: those who have joined hardly notice either."""
+"""Connections that have not joined, and a server that was stopped for a while: members hardly notice
+either."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
 Serve = Callable[..., ServerProcess]
 
-# Descriptors of the server's own: standard streams, listener, selector, signals, and some to spare.
+# Descriptors of the server itself: standard streams, listener, selector, signals, and some to spare.
 OWN_DESCRIPTORS = 16
 STRANGERS = 3 * MIN_STRANGERS
 
@@ -131,7 +132,8 @@ def test_a_standard_error_that_nobody_reads_holds_nobody_up(
         fcntl.fcntl(stderr, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
     server = serve(8, stderr=stderr)
     (member,) = join(server, "a")
-    for _ in range(200):  # twice as many bytes as a terminal takes
+    # These are twice as many bytes as a terminal buffers.
+    for _ in range(200):
         client = connect(server)
         client.send(b"HELLO\nBYE\n")
         client.rest()
@@ -155,9 +157,11 @@ def test_a_server_that_was_stopped_for_long_drops_nobody(serve: Serve, connect: 
             pass
     stranger = connect(server)
     stranger.expect(b"INFO ")
-    server.wait_until_asleep()  # a stop in the middle of a turn would count in part
+    # A stop in the middle of a turn would count partly.
+    server.wait_until_asleep()
     with server.paused():
-        assert not select.select([stranger.sock], [], [], 3.0)[0]  # longer than either timeout
+        # This is longer than either timeout.
+        assert not select.select([stranger.sock], [], [], 3.0)[0]
     for client in clients:
         client.send(b"PONG\n")
     assert stranger.hello()["rank"] == len(clients)

@@ -24,7 +24,7 @@ from tests.support.waiting import BOUND
 
 @pytest.fixture
 def listen() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """Return a function that serves a script to the first who connects, and gives the address."""
+    """Return a function that serves a script to the first client, and returns the address."""
     with contextlib.ExitStack() as stack:
 
         def start(script: Callable[[socket.socket], None]) -> str:
@@ -47,7 +47,7 @@ def listen() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
 # --- a day in the life ---
 
 
-def test_what_three_clients_see_word_by_word(server: ServerProcess) -> None:
+def test_the_exact_output_of_three_clients(server: ServerProcess) -> None:
     top = ClientProgram(server.where, "--name", "top", "--delay", "0")
     with top, RawClient(server.address) as low:
         assert top.line() == f"connected to {server.where} as top: rank 0 of 1"
@@ -129,7 +129,7 @@ def test_every_kind_of_address_works(anywhere: ServerProcess) -> None:
     assert line.startswith(f"connected to {anywhere.where} as ")
 
 
-def test_the_command_line_wins_over_the_environment(server: ServerProcess, closed: str) -> None:
+def test_the_command_line_overrides_the_environment(server: ServerProcess, closed: str) -> None:
     assert run(env=os.environ | {"RANKSERVER": server.where})[0] == 0
     assert run(server.where, env=os.environ | {"RANKSERVER": closed})[0] == 0
 
@@ -137,7 +137,7 @@ def test_the_command_line_wins_over_the_environment(server: ServerProcess, close
 # --- the input ---
 
 
-def test_any_line_end_will_do_and_the_last_line_needs_none(
+def test_all_line_ends_work_and_the_last_line_needs_none(
     server: ServerProcess,
 ) -> None:
     code, lines, err = run(server.where, stdin=b"a\r\n\n \t \n  b\nc")
@@ -152,7 +152,7 @@ def test_any_line_end_will_do_and_the_last_line_needs_none(
     ]
 
 
-def test_what_may_not_be_sent_is_refused_and_the_rest_goes_on(server: ServerProcess) -> None:
+def test_unsendable_input_is_refused_and_the_rest_goes_on(server: ServerProcess) -> None:
     stdin = b"\n".join([b"df\x1b[2J", b"\xff", b"x" * 65_536, b"y" * 100_000, "grüße\tan alle".encode()])
     code, lines, err = run(server.where, stdin=stdin)
     assert (code, lines[1:]) == (6, ["sent #2: grüße\tan alle", "#2: executed by 0 of 0"])
@@ -190,7 +190,8 @@ def test_100_000_commands_from_a_file_need_little_memory(server: ServerProcess, 
     lines = done.stdout.splitlines()
     assert lines[-1] == b"#100001: executed by 0 of 0"
     assert len(lines) == 200_001
-    assert int(done.stderr.split()[1]) < 60_000  # kB; an idle one has 20,000
+    # In kB; an idle client has 20,000.
+    assert int(done.stderr.split()[1]) < 60_000
 
 
 @pytest.mark.parametrize("redirect", ["<&-", "</dev/null"])

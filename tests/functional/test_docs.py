@@ -1,7 +1,7 @@
-"""The examples in the docs do what the page says: each is run as a program against a server of its own.
+"""The examples in the docs do what the page says: each runs as a program with its own server.
 
-A ``python`` block is one program, or what stands in its ``main``; the ``text`` block after it is what it
-prints. A comment before it says what happens to the server meanwhile.
+A ``python`` block is a whole program, or the body of its ``main``; the ``text`` block after it is its output.
+A comment before the block says what happens to the server during the run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if inspect.isawaitable(main):
 
 
 class Example(NamedTuple):
-    """A program on a page, and what it prints; the server is told ``action`` after it printed ``cue``."""
+    """A program on a page and its output; after it printed ``cue``, ``action`` is done to the server."""
 
     name: str
     code: str
@@ -63,7 +63,7 @@ def examples(page: Path) -> Iterator[Example]:
 
 
 def run(example: Example, path: Path) -> tuple[str, str]:
-    """Return what the example writes to standard output and standard error."""
+    """Run the example; return its standard output and standard error."""
     with ExitStack() as stack:
         server = stack.enter_context(ServerProcess(8, unix=path))
         program = stack.enter_context(
@@ -95,7 +95,7 @@ def test_an_example_prints_what_the_page_says(example: Example, tmp_path: Path) 
     assert run(example, tmp_path / "socket") == (example.output, "")
 
 
-def test_every_example_is_found() -> None:
+def test_all_examples_of_the_page_are_found() -> None:
     found = list(examples(API))
     text = API.read_text()
     assert len(found) == text.count("```python\n") > 10
@@ -112,13 +112,13 @@ def test_an_example_that_prints_something_else_is_noticed(tmp_path: Path) -> Non
 
 
 def reference() -> tuple[str, str]:
-    """Return the two tables of the reference: that of the client and that of an ask."""
+    """Return the two tables of the reference, for clients and for asks."""
     of_client, _, of_ask = API.read_text().partition("## Reference")[2].partition("Of an `Ask`:")
     return of_client, of_ask
 
 
 @pytest.mark.parametrize(("kind", "variable", "page"), [(aio.Client, "client", 0), (ask.Ask, "ask", 1)])
-def test_the_reference_lists_what_is_public(kind: type, variable: str, page: int) -> None:
+def test_the_reference_lists_all_public_names(kind: type, variable: str, page: int) -> None:
     listed = set(re.findall(rf"\b{variable}\.(\w+)", reference()[page].replace("rankserver.client.sync", "")))
     public = members(kind).keys() - INTERNAL | {"address" if kind is aio.Client else "text"}
     assert listed == public | ({"events"} if kind is aio.Client else set())
@@ -142,11 +142,11 @@ def test_the_reference_lists_the_fields_of_values() -> None:
     assert words >= {*Answer._fields, *Execute._fields, *Counts._fields}
 
 
-def test_the_page_names_all_that_is_public() -> None:
+def test_the_page_mentions_all_public_names() -> None:
     assert set(re.findall(r"\w+", API.read_text())) >= set(rankserver.client.__all__)
 
 
-def test_what_the_page_imports_is_public() -> None:
+def test_the_page_imports_only_public_names() -> None:
     names = re.findall(r"^from rankserver.client import (.+)$", API.read_text(), re.MULTILINE)
     assert {name for line in names for name in line.split(", ")} <= set(rankserver.client.__all__)
     assert sync.connect.__module__ == "rankserver.client.sync"

@@ -1,4 +1,4 @@
-"""The programs of examples/ with the real server, run as docs/ says."""
+"""The programs in examples/ with the real server, run as described in docs/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import BOUND, read_line
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., ExampleProgram]]:
-    """Return a function that starts a program; what still runs at the end is killed."""
+    """Return a function that starts a program; programs that still run at the end are killed."""
     with ExitStack() as stack:
         yield lambda *arguments: stack.enter_context(ExampleProgram(*arguments))
 
@@ -32,7 +32,7 @@ def start() -> Iterator[Callable[..., ExampleProgram]]:
 
 @pytest.fixture
 def stand_by(start: Callable[..., ExampleProgram], tmp_path: Path) -> Callable[[str, str], ExampleProgram]:
-    """Return a function that starts a copy that writes to ``tmp_path / "work"``, and waits until it is in."""
+    """Return a function that starts a copy that writes to ``tmp_path / "work"`` and waits for its join."""
 
     def begin(where: str, name: str) -> ExampleProgram:
         arguments = (tmp_path / "work", "--server", where, "--name", name, "--every", "0.02")
@@ -44,9 +44,10 @@ def stand_by(start: Callable[..., ExampleProgram], tmp_path: Path) -> Callable[[
 
 
 def generations(work: Path) -> list[tuple[int, str]]:
-    """Return the fences in the file with who used them; check that each was used once, by one, in order."""
+    """Return the fences in the file with their users; check that they are in order, each with one user."""
     lines = [line.split() for line in work.read_text().splitlines()]
-    assert [int(number) for _, number, _ in lines] == list(range(1, len(lines) + 1))  # none lost, none twice
+    # No number is lost or repeated.
+    assert [int(number) for _, number, _ in lines] == list(range(1, len(lines) + 1))
     found = [key for key, _ in groupby((int(fence), name) for fence, _, name in lines)]
     fences = [fence for fence, _ in found]
     assert fences == sorted(set(fences)), fences
@@ -63,7 +64,7 @@ def test_each_killed_leader_is_followed_by_the_next(
         leader.kill()
         heir.until("worked: ")
     copies[-1].kill()
-    # The number of the log frame that made it lead: seven joined, and then one left for each.
+    # The seq of the log frame that made it lead: seven clients joined, and then one left for each new leader.
     assert generations(tmp_path / "work") == list(zip([1, *range(8, 14)], names, strict=True))
 
 
@@ -76,10 +77,12 @@ def test_a_leader_that_slept_writes_nothing_under_its_old_fence(
     sleeper.stop()
     heir.until("worked: 3 ")
     sleeper.go_on()
-    slept = sleeper.until("sleeper: rank ")  # it has joined again
+    # It has joined again.
+    slept = sleeper.until("sleeper: rank ")
     assert slept[-1] == "sleeper: rank 1, standing by"
     heir.kill()
-    sleeper.until("worked: 5 ")  # 4 was its JOIN, 5 the heir's LEFT
+    # Frame 4 was its JOIN, and 5 the LEFT that made the heir lead.
+    sleeper.until("worked: 5 ")
     sleeper.kill()
     assert generations(tmp_path / "work") == [(1, "sleeper"), (3, "heir"), (5, "sleeper")]
 
@@ -102,7 +105,7 @@ def test_the_heir_cuts_off_a_line_that_was_not_written_whole(
 
 
 class Relay:
-    """Between one client and the server: when it is cut, the server sees an end, and the client nothing."""
+    """A relay to the server. When it is cut, the server sees the end, and the client sees nothing."""
 
     def __init__(self, server: ServerProcess) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -123,7 +126,8 @@ class Relay:
         self._server.close()
 
     def cut(self) -> None:
-        with suppress(OSError):  # again does no harm
+        # A second cut does nothing.
+        with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
 
     def _forward(self) -> None:
@@ -134,7 +138,8 @@ class Relay:
         self._pump(self._client, self._server)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):  # cut
+        # The connection was cut.
+        with suppress(OSError):
             while data := source.recv(65_536):
                 sink.sendall(data)
 
@@ -148,7 +153,8 @@ def test_a_leader_that_is_cut_off_is_fenced_by_the_file(
         leader.until("worked: 1 3")
         relay.cut()
         assert leader.until("fenced: ")[-1] == "fenced: 3 is in the file, 1 is ours"
-        code, rest, error = leader.end()  # the server does not say that it is still there
+        # The server no longer shows that it is alive.
+        code, rest, error = leader.end()
         assert (code, rest) == (1, [])
         assert "a function of on_lead failed" in error
         heir.until("worked: 3 ")
@@ -165,7 +171,8 @@ def test_a_leader_cut_off_before_it_begins_does_not_begin(
         heir = stand_by(server.where, "heir")
         relay.cut()
         heir.until("heir: rank 0")
-        fcntl.flock(file, fcntl.LOCK_UN)  # now either may be the first to lock it
+        # Now either copy may be the first to lock it.
+        fcntl.flock(file, fcntl.LOCK_UN)
         code, rest, _ = leader.end()
         assert (code, rest) == (1, [])
         heir.until("worked: 3 ")
@@ -196,9 +203,11 @@ def test_after_a_restart_of_the_server_exactly_one_works(
     with RawClient(after.address) as watcher:
         watcher.hello("watcher")
         assert watcher.roster()[0] == leads
-    for copy in sorted(copies[1:], key=lambda copy: copy is copies[names.index(leads)]):  # or its heir works
+    # Or its heir works.
+    for copy in sorted(copies[1:], key=lambda copy: copy is copies[names.index(leads)]):
         copy.kill()
-    # Three joined, one left: 4. The new server's log begins with 1 again, so the next fence is one more.
+    # Three joined and one left, so the fence was 4. The new server's log begins with 1 again, so the next
+    # fence is one higher.
     assert generations(tmp_path / "work") == [(1, "one"), (4, "two"), (5, leads)]
 
 
@@ -209,7 +218,7 @@ def test_after_a_restart_of_the_server_exactly_one_works(
 def agent(
     start: Callable[..., ExampleProgram], server: ServerProcess, tmp_path: Path
 ) -> Callable[..., ExampleProgram]:
-    """Return a function that starts an agent which works in a directory of its own name, and has joined."""
+    """Return a function that starts an agent in a directory with its name, and waits until it has joined."""
 
     def begin(name: str, allow: str | None = None) -> ExampleProgram:
         (tmp_path / name).mkdir(exist_ok=True)
@@ -238,7 +247,7 @@ def operate(start: Callable[..., ExampleProgram], server: ServerProcess) -> Call
     return begin
 
 
-def test_a_fleet_is_gathered_from_once_all_are_there(
+def test_a_fleet_is_queried_once_all_agents_are_there(
     operate: Callable[..., ExampleProgram], agent: Callable[..., ExampleProgram]
 ) -> None:
     operator = operate(3)
@@ -264,8 +273,10 @@ def test_agents_that_deny_fail_or_die_are_accounted_for(
         (tmp_path / name / "role").write_text("a web server\n\x1b[2J")
     agent("denies", "cat roles")
     dies = agent("dies", "cat role")
-    os.mkfifo(tmp_path / "dies" / "role")  # nobody writes to it: it takes for ever
-    agent("fails", "cat role")  # and has no such file
+    # Nobody writes to it, so reading it takes for ever.
+    os.mkfifo(tmp_path / "dies" / "role")
+    # It has no such file.
+    agent("fails", "cat role")
     assert dies.until("executing ")[-1].endswith(" from rank 0: cat role")
     dies.kill()
     code, lines, error = operator.end()
@@ -289,7 +300,7 @@ def test_agents_that_deny_fail_or_die_are_accounted_for(
     ]
 
 
-def test_an_agent_that_takes_too_long_is_not_waited_for(
+def test_an_agent_that_takes_too_long_times_out(
     operate: Callable[..., ExampleProgram], agent: Callable[..., ExampleProgram], tmp_path: Path
 ) -> None:
     operator = operate(1, "cat role", "--answer-timeout", "0.1")
@@ -300,7 +311,7 @@ def test_an_agent_that_takes_too_long_is_not_waited_for(
     assert lines[-1] == "1 asked: 0 executed, 0 failed, 0 refused, 0 denied, 1 timed out, 0 gone"
 
 
-def test_an_operator_that_comes_last_is_told_to_come_first(
+def test_an_operator_that_joins_last_is_told_to_join_first(
     start: Callable[..., ExampleProgram], server: ServerProcess, agent: Callable[..., ExampleProgram]
 ) -> None:
     agent("web-1")
@@ -309,7 +320,7 @@ def test_an_operator_that_comes_last_is_told_to_come_first(
     assert error == "operator: 1 clients rank higher and would refuse: be the first to join\n"
 
 
-def test_one_shot_gathers_from_a_fleet_that_joins_after_it(
+def test_a_one_shot_waits_for_a_fleet_that_joins_after_it(
     start: Callable[..., ExampleProgram], server: ServerProcess, agent: Callable[..., ExampleProgram]
 ) -> None:
     operator = start(
@@ -322,7 +333,8 @@ def test_one_shot_gathers_from_a_fleet_that_joins_after_it(
     agent("careful", "uptime")
     code, lines, _ = operator.end()
     assert code == 6
-    assert sum("(2) web-[1-2]" in line for line in lines) == 1  # the same, so once
+    # Equal answers are shown once.
+    assert sum("(2) web-[1-2]" in line for line in lines) == 1
     assert sum("(1) careful: denied (not allowed here: uname -a)" in line for line in lines) == 1
     assert lines[-1].endswith(": executed by 2 of 3, denied by 1")
 
@@ -364,7 +376,8 @@ def test_a_lesson_from_the_first_page_to_the_table(attend: Callable[..., Example
         teacher.type("")
         ada.until(question)
         ada.type(of_ada)
-        assert teacher.line() == f"  ada: {of_ada!r} is right"  # as it comes: bob has not answered
+        # It is shown as it comes, before bob has answered.
+        assert teacher.line() == f"  ada: {of_ada!r} is right"
         bob.until(question)
         bob.type(of_bob)
         assert teacher.line() == f"  bob: {of_bob!r} is {'right' if of_ada == of_bob else 'wrong'}"
@@ -389,7 +402,8 @@ def test_the_assistant_goes_on_where_the_teacher_went(attend: Callable[..., Exam
     ada.until("'2/3 of 12 = ?'")
     teacher.kill()
     assert assistant.until("Enter")[-1] == "Enter for step 3 of 5: quiz 2/3 of 12 = ? | 8"
-    ada.type("8")  # to the one who is gone
+    # This answer goes to the teacher that is gone.
+    ada.type("8")
     assistant.type("")
     ada.until("'2/3 of 12 = ?'")
     ada.type("8")
@@ -397,7 +411,7 @@ def test_the_assistant_goes_on_where_the_teacher_went(attend: Callable[..., Exam
     assert ada.until("step 3")[-1] == "step 3 is done; points: {'ada': 2}"
 
 
-def test_a_pupil_commands_nobody(
+def test_pupils_cannot_command_anybody(
     attend: Callable[..., ExampleProgram], start: Callable[..., ExampleProgram], server: ServerProcess
 ) -> None:
     teacher = attend("teacher", "teacher", LESSON)
@@ -416,10 +430,11 @@ def test_a_pupil_commands_nobody(
     teacher.until("Enter")
     teacher.type("")
     assert teacher.line() == "  2 of 2 did it, 0 too late, 0 gone"
-    assert ada.line() == bob.line() == OPEN  # and nothing else
+    # They have seen nothing else.
+    assert ada.line() == bob.line() == OPEN
 
 
-def test_a_pupil_that_is_too_late_or_goes_holds_up_nobody(attend: Callable[..., ExampleProgram]) -> None:
+def test_a_late_or_departed_pupil_holds_nobody_up(attend: Callable[..., ExampleProgram]) -> None:
     teacher = attend("teacher", "teacher", LESSON, "--seconds", "0.2")
     ada, bob = attend("pupil", "ada"), attend("pupil", "bob")
     teacher.until("Enter")

@@ -1,7 +1,7 @@
-"""One client among many (docs/protocol.md): whatever it sends and however it reads, others are served.
+"""Fairness (docs/protocol.md): whatever one client sends and however it reads, the others are served.
 
-How long the others wait is measured by ``benchmarks/fairness.py``. Here the order of the frames shows that
-they do not wait for the end of a flood.
+``benchmarks/fairness.py`` measures how long the others wait. Here the order of the frames shows that they do
+not wait for the end of a flood.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
 Serve = Callable[..., ServerProcess]
 
-# Answers that one client may get before another is served: somewhat more than the lines of one turn.
+# The most answers that one client may get before another is served: somewhat more than the lines of one turn.
 MAX_ANSWERS_BEFORE = 1_500
 
-# It joins, and from then on only writes: what the server has for it cannot be sent.
+# This program joins and then only writes, so the server cannot send anything to it.
 WRITER = """
 import os, socket, sys
 data = b"CMD %s\\n" % (b"a" * 123) * 100_000
@@ -52,7 +52,7 @@ except OSError:
 """
 
 
-# --- who cannot be sent to --------------------------------------------------------------------
+# --- clients that cannot be sent to -----------------------------------------------------------
 
 
 def test_a_writer_that_cannot_be_sent_to_starves_nobody(serve: Serve, join: Join, tmp_path: Path) -> None:
@@ -96,7 +96,8 @@ def test_a_flood_from_a_client_that_is_gone_delays_no_shutdown(
 ) -> None:
     server = serve(4, unix=tmp_path / "socket")
     other, gone = join(server, "a", "b")
-    with server.paused():  # all of it comes in one turn, and is more than one turn handles
+    # All of it comes in one turn, and is more than one turn handles.
+    with server.paused():
         gone.send(b"PONG\n" * 2_000)
         gone.close()
         server.process.send_signal(signal.SIGTERM)
@@ -105,15 +106,16 @@ def test_a_flood_from_a_client_that_is_gone_delays_no_shutdown(
     assert server.process.wait(BOUND) == 0
 
 
-# --- endings of who is behind -----------------------------------------------------------------
+# --- ends of clients that are behind ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["proto", "shutdown"])
 @pytest.mark.parametrize("kib", [220, 300, 400, 800])
-def test_who_catches_up_in_the_turn_of_its_end_gets_the_goodbye(
+def test_a_client_that_catches_up_in_its_last_turn_gets_its_bye(
     serve: Serve, join: Join, tmp_path: Path, ending: str, kib: int
 ) -> None:
-    server = serve(4, unix=tmp_path / "socket")  # a Unix socket holds some 200 KiB, and never more
+    # A Unix socket holds about 200 KiB, and never more.
+    server = serve(4, unix=tmp_path / "socket")
     sender, behind = join(server, "a", "b")
     sender.send(b"CMD %s\n" % (b"x" * 1_019) * kib)
     log = sender.settle()
@@ -136,7 +138,7 @@ def test_who_catches_up_in_the_turn_of_its_end_gets_the_goodbye(
 
 
 def drain(client: RawClient) -> list[bytes]:
-    """Read from now on, in a thread, all that a client gets, into the list that is returned."""
+    """Start a thread that reads all that a client gets; return the list that it fills."""
     got: list[bytes] = []
 
     def read() -> None:
@@ -153,7 +155,7 @@ def flood(
 ) -> list[bytes]:
     """Send ``data`` while ``sender`` commands ``other``; return all lines that the flooder gets.
 
-    The first command comes together with the flood. Each of the next is sent when the one before has arrived.
+    The first command is sent together with the flood, and each further one when the one before has arrived.
     """
     lines: list[bytes] = []
 
@@ -183,7 +185,7 @@ def flood(
 
 
 def answers_between_commands(lines: list[bytes]) -> list[bytes]:
-    """Return the answers to a flood; check that the first command did not wait for many of them."""
+    """Check that the first command did not wait for many answers to the flood; return the answers."""
     first = next(place for place, line in enumerate(lines) if line.startswith(b"CMD "))
     assert first <= MAX_ANSWERS_BEFORE
     return [line for line in lines if not line.startswith((b"CMD ", b"JOIN "))]
@@ -222,7 +224,7 @@ def test_a_flood_of_rosters_delays_nobody_and_all_are_whole(
     assert [member["name"] for member in fields_of(answers[0])["clients"]] == names
 
 
-def test_what_follows_a_flood_in_one_stream_is_done_after_it(server: ServerProcess, join: Join) -> None:
+def test_lines_behind_a_flood_are_handled_after_it(server: ServerProcess, join: Join) -> None:
     other, flooder = join(server, "a", "b")
     flooder.send(b"PING x\n" * 20_000 + b"CMD after\n" + b"PING y\n" * 20_000 + b"CMD last\n")
     flooder.sock.shutdown(socket.SHUT_WR)
@@ -234,7 +236,7 @@ def test_what_follows_a_flood_in_one_stream_is_done_after_it(server: ServerProce
 # --- many answers for one ---------------------------------------------------------------------
 
 
-def test_an_asker_that_reads_gets_all_answers_that_come_at_once(serve: Serve, connect: Connect) -> None:
+def test_a_reading_asker_gets_all_simultaneous_answers(serve: Serve, connect: Connect) -> None:
     executors, asks = 100, 200
     server = serve(executors + 1, "--max-backlog", str(4 * 1024 * 1024))
     asker, *others = [connect(server) for _ in range(executors + 1)]
@@ -248,7 +250,8 @@ def test_an_asker_that_reads_gets_all_answers_that_come_at_once(serve: Serve, co
             pass
     with server.paused():
         for other in others:
-            other.send(answers)  # fits in what the kernel keeps
+            # This fits into the kernel's buffers.
+            other.send(answers)
     got: dict[int, list[int]] = {rank: [] for rank in range(1, executors + 1)}
     for line in asker.lines(executors * asks):
         verb, seq, rank, _ = line.split(maxsplit=3)

@@ -1,4 +1,4 @@
-"""A fleet whose members die while it works: every ask ends, every answer is right, no process is left."""
+"""A fleet whose agents die while it works: every ask ends, every answer is right, and no process is left."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.support.waiting import BOUND, read_line
 AGENTS = 50
 ASKS = 100
 KILLED = 25
-# Says who executes it, and leaves one process in its group and one in a session of its own.
+# Prints the name of its agent, and leaves one process in its group and one in another session.
 LITTERS = "sleep 1000 & setsid sleep 1000 & printenv RANK_NAME"
 
 
 class Fleet:
-    """Client programs that execute, and die when they are told to.
+    """Client programs that execute commands, and that the test can kill.
 
     Args:
-        mark: what all their processes, and those of their commands, have in their environment.
+        mark: TMPDIR in the environment of all their processes, including those of their commands.
     """
 
     def __init__(self, address: str, mark: Path) -> None:
@@ -58,10 +58,11 @@ class Fleet:
         self._parent.communicate()
 
     def processes(self) -> list[int]:
-        """Return all that bear the mark and are not dead."""
+        """Return all live processes with the mark."""
         found = []
         for entry in Path("/proc").iterdir():
-            with suppress(OSError):  # it went away meanwhile
+            # The process may have ended by now.
+            with suppress(OSError):
                 if entry.name.isdecimal() and self.mark in (entry / "environ").read_bytes().split(b"\0"):
                     found.append(int(entry.name))
         return found
@@ -78,14 +79,14 @@ def fleet(address: str, mark: Path) -> Iterator[Fleet]:
 
 
 async def until(client: Client, happened: Callable[[], bool]) -> None:
-    """Wait for events until something is so."""
+    """Wait for events until ``happened`` returns true for one."""
     events = aiter(client)
     while not happened():
         await anext(events)
 
 
 def wait_until_gone(agents: Fleet) -> None:
-    """Wait until no process of theirs, or of what they executed, is there any more."""
+    """Wait until no process of the agents or of their commands is left."""
     while left := agents.processes():
         with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(left[0])
@@ -95,7 +96,7 @@ def wait_until_gone(agents: Fleet) -> None:
 
 
 def check(ask: Ask, roster: dict[int, str]) -> None:
-    """Check that everybody who was there has exactly one answer, and that it is their own."""
+    """Check that every target has exactly one answer, which is its own."""
     assert ask.is_done
     assert sum(ask.counts) == len(ask) == len(ask.by_rank)
     assert set(ask.by_rank) == set(range(1, len(ask) + 1))
@@ -125,7 +126,8 @@ def test_a_fleet_answers_100_asks_while_half_of_it_is_killed(
                     if number % (ASKS // KILLED) == 0:
                         agents.kill(victims.pop())
                     check(await asyncio.wait_for(ask, 2 * BOUND), roster)
-                    # Who had answered before it was killed may go later, and the roster would be out of date.
+                    # A client that answered before it was killed may leave later, which would make the roster
+                    # out of date.
                     await asyncio.wait_for(
                         until(c, lambda: c.clients == AGENTS + 1 - KILLED + len(victims)), BOUND
                     )

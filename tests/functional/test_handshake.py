@@ -59,7 +59,7 @@ def test_the_rank_counts_from_hello_not_from_the_connection(server: ServerProces
     assert early.hello()["rank"] == 1
 
 
-def test_a_client_is_not_sent_its_own_join(server: ServerProcess, connect: Connect) -> None:
+def test_a_client_does_not_receive_its_own_join(server: ServerProcess, connect: Connect) -> None:
     client = connect(server)
     client.hello()
     assert client.settle() == []
@@ -178,7 +178,7 @@ def test_a_place_is_free_again_after_a_disconnect(serve: Serve, connect: Connect
 
 
 def wait_for_place(server: ServerProcess) -> RawClient:
-    """Join as soon as the server has noticed that a place is free."""
+    """Retry until the server has noticed that a place is free, and join."""
     deadline = time.monotonic() + BOUND
     while time.monotonic() < deadline:
         client = RawClient(server.address)
@@ -238,7 +238,7 @@ def test_many_hellos_in_one_moment_share_the_places_exactly(serve: Serve, connec
         b"HELLO " + b"[" * 30_000 + b"\n",
     ],
 )
-def test_a_first_frame_other_than_a_valid_hello_is_the_end(
+def test_a_first_frame_other_than_a_valid_hello_disconnects(
     shared: ServerProcess, connect: Connect, join: Join, first: bytes
 ) -> None:
     (witness,) = join(shared, "w")
@@ -268,7 +268,7 @@ def test_an_unknown_session_cannot_be_resumed(server: ServerProcess, connect: Co
     assert connect(server).hello()["rank"] == 0
 
 
-def test_a_first_line_is_too_long_before_its_end_arrives(serve: Serve, connect: Connect) -> None:
+def test_an_overlong_first_line_is_refused_before_it_ends(serve: Serve, connect: Connect) -> None:
     server = serve(8, "--max-line", "256")
     whole, open_end, longest = connect(server), connect(server), connect(server)
     for client in (whole, open_end, longest):
@@ -300,7 +300,7 @@ def test_silent_and_dripping_connections_time_out_without_a_rank(serve: Serve, c
 
 
 def drip_until_goodbye(client: RawClient) -> None:
-    """Send a HELLO that never ends, a byte every 20 ms, until the server has had enough."""
+    """Send an endless HELLO, a byte every 20 ms, until the server ends the connection."""
     deadline = time.monotonic() + BOUND
     client.send(b"HELLO {")
     while not select.select([client.sock], [], [], 0.02)[0]:

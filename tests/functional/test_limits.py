@@ -1,4 +1,4 @@
-"""Limits of docs/protocol.md, kept by the real server: long lines, silence, slow clients, shutdown."""
+"""Limits of docs/protocol.md with the real server: long lines, silence, slow clients, shutdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB = 1024 * 1024
 
 @pytest.mark.parametrize("verb", [b"CMD ", b"ASK "])
 @pytest.mark.parametrize("max_line", [256, protocol.DEFAULT_MAX_LINE])
-def test_a_line_of_max_line_bytes_is_taken_and_no_longer_one(
+def test_a_line_may_have_max_line_bytes_and_no_more(
     serve: Serve, join: Join, verb: bytes, max_line: int
 ) -> None:
     sender, other = join(serve(4, "--max-line", str(max_line)), "a", "b")
@@ -44,7 +44,7 @@ def test_a_line_of_max_line_bytes_is_taken_and_no_longer_one(
     assert other.settle() == []
 
 
-def test_an_endless_line_is_too_long_before_it_ends(anywhere: ServerProcess, join: Join) -> None:
+def test_an_endless_line_is_refused_before_it_ends(anywhere: ServerProcess, join: Join) -> None:
     sender, other = join(anywhere, "a", "b")
     for _ in range(16):
         sender.send(b"x" * 4_096)
@@ -73,7 +73,8 @@ def test_no_line_of_the_server_is_longer_than_max_line_and_256(serve: Serve, con
     executor.send(answer + b"o" * (256 - len(answer) - 3) + b'"}\n')
     for n in range(1, 60, 2):
         clients[n].close()
-    wide = "😀".encode()  # the longest of all that an error message may repeat
+    # The longest text that an error message may quote.
+    wide = "😀".encode()
     bad = [b"\xff" * 255, b"x" * 255, b"RES %s ok" % (b"9" * 240), b'RES 1 ok {"%s' % (b"j" * 240)]
     bad += [wide * 60, b"RES 1 " + wide * 60, b"RES %s ok" % (wide * 60)]
     bad += [b'HELLO {"name":"%s"}' % (wide * 58), b"HELLO"]
@@ -90,7 +91,7 @@ def test_no_line_of_the_server_is_longer_than_max_line_and_256(serve: Serve, con
     assert max(len(line) + 1 for line in lines) <= 256 + 256
 
 
-def test_a_hello_that_is_too_long_is_told_the_limit(serve: Serve, connect: Connect) -> None:
+def test_the_error_for_an_overlong_hello_names_the_limit(serve: Serve, connect: Connect) -> None:
     client = connect(serve(4, "--max-line", "200000"))
     client.expect(b"INFO ")
     client.send(b'HELLO {"more":"%s"}\n' % (b"x" * 70_000))
@@ -137,7 +138,8 @@ def test_any_traffic_keeps_a_client_alive(serve: Serve, connect: Connect) -> Non
     clients = [connect(server) for _ in traffic]
     for client in clients:
         client.hello()
-    for _ in range(2):  # without traffic, a goodbye would come in place of the second PING
+    # Without traffic, a goodbye would come instead of the second PING.
+    for _ in range(2):
         for client, data in zip(clients, traffic, strict=True):
             while client.line() != b"PING":
                 pass
@@ -178,7 +180,8 @@ def test_an_immensely_long_timeout_works_like_any_other(
 ) -> None:
     server = serve(4, option, seconds)
     client, other = connect(server), connect(server)
-    client.expect(b"INFO ")  # the server has had a turn in which only the handshakes can time out
+    # The server has had a turn in which only handshakes could time out.
+    client.expect(b"INFO ")
     assert client.hello()["heartbeat"] == (float(seconds) if option == "--heartbeat" else 30)
     other.hello()
     client.expect(b"JOIN ")
@@ -215,7 +218,8 @@ def test_a_slow_client_is_dropped_after_a_whole_frame(
         sent += 100
         own += sender.settle()
         others += other.settle()
-    own += sender.settle()  # the LEFT may have come between the two
+    # The LEFT may have come between the two.
+    own += sender.settle()
     left = next(line for line in others if line.startswith(b"LEFT "))
     assert left.endswith(b" 1")
     assert [line for line in own if line != left] == [line for line in own if line.startswith(b"CMD ")]
@@ -236,7 +240,8 @@ def test_a_small_backlog_cuts_no_frame_of_a_dropped_client(serve: Serve, connect
     sender.expect(b"JOIN ")
     log: list[bytes] = []
     after = 0
-    while after < 40:  # goes on for long after the slow one is gone
+    # This continues long after the slow client is gone.
+    while after < 40:
         assert len(log) < 64 * 1_000, "the slow client is never dropped"
         sender.send(b"CMD %s\n" % (b"x" * 990) * 50)
         log += sender.settle()
@@ -301,7 +306,7 @@ def send_until_the_end(client: RawClient) -> None:
             client.send(b"CMD %s\n" % (b"x" * 60_000))
 
 
-def test_connections_in_the_handshake_are_told_of_a_shutdown(
+def test_connections_in_the_handshake_get_the_shutdown_bye(
     server: ServerProcess, connect: Connect, join: Join
 ) -> None:
     (member,) = join(server, "a")

@@ -34,7 +34,7 @@ WAYS_TO_LEAVE = (*DISCONNECTS, bye)
 
 
 def numbered(lines: list[bytes], verb: bytes, rank: int) -> list[bytes]:
-    """Return the texts of log frames that must all have this verb and rank, and consecutive numbers."""
+    """Return the texts of log frames; check that all have this verb and rank, and consecutive numbers."""
     words = [line.split(b" ", 3) for line in lines]
     first = int(words[0][1])
     expected = [(verb, first + n, rank) for n in range(len(lines))]
@@ -108,7 +108,7 @@ def test_private_frames_keep_their_place_among_the_others(server: ServerProcess,
 # --- ranks ------------------------------------------------------------------------------------
 
 
-def test_join_tells_everybody_else_the_new_rank(anywhere: ServerProcess, connect: Connect) -> None:
+def test_a_join_tells_all_others_the_new_rank(anywhere: ServerProcess, connect: Connect) -> None:
     clients: list[RawClient] = []
     for rank in range(4):
         client = connect(anywhere)
@@ -117,7 +117,7 @@ def test_join_tells_everybody_else_the_new_rank(anywhere: ServerProcess, connect
         clients.append(client)
 
 
-def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: ServerProcess, join: Join) -> None:
+def test_a_left_names_the_old_rank_and_lower_ranks_move_up(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, *"abcdef")
     seq = 6
     for leave, rank in zip(WAYS_TO_LEAVE, (1, 4, 0, 2), strict=True):
@@ -132,7 +132,7 @@ def test_left_tells_the_rank_from_before_and_those_below_move_up(anywhere: Serve
 
 
 @pytest.mark.parametrize("leave", [bye, half_close])
-def test_who_leaves_gets_what_was_logged_before_and_then_the_end(
+def test_a_leaver_gets_the_log_before_its_left_and_then_the_end(
     anywhere: ServerProcess, join: Join, leave: Callable[[RawClient], None]
 ) -> None:
     leaver, other = join(anywhere, "a", "b")
@@ -147,12 +147,13 @@ def test_who_leaves_gets_what_was_logged_before_and_then_the_end(
 def test_closing_the_sending_side_after_bye_loses_nothing_owed(server: ServerProcess, join: Join) -> None:
     (leaver,) = join(server, "a")
     leaver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-    leaver.send(b"CMD %s\n" % (b"x" * 60_000) * 200 + b"BYE\n")  # more than the sockets hold
+    # These are more bytes than the sockets hold.
+    leaver.send(b"CMD %s\n" % (b"x" * 60_000) * 200 + b"BYE\n")
     half_close(leaver)
     assert len(leaver.rest()) == 200
 
 
-def test_others_hear_of_a_join_once_it_has_waited_for_company(
+def test_a_join_is_announced_after_waiting_for_further_joins(
     serve: Serve, connect: Connect, join: Join
 ) -> None:
     server = serve(3)
@@ -161,7 +162,7 @@ def test_others_hear_of_a_join_once_it_has_waited_for_company(
     start = time.monotonic()
     client.hello("b")
     first.expect(b"JOIN ")
-    # The server counts from the beginning of its turn, which may be a little before our clock was read.
+    # The server counts from the beginning of its turn, which may be slightly before our clock was read.
     assert time.monotonic() - start >= 0.9 * MIN_JOIN_WAIT
 
 
@@ -202,7 +203,7 @@ def test_departures_of_one_moment_are_split_into_valid_frames(serve: Serve, conn
 
 
 def log_until(client: RawClient, wanted: int, n: int) -> list[frames.JoinFrame | frames.LeftFrame]:
-    """Return the JOIN and LEFT frames that bring n clients to the number wanted."""
+    """Return the JOIN and LEFT frames that change the number of clients from ``n`` to ``wanted``."""
     received: list[frames.JoinFrame | frames.LeftFrame] = []
     while n != wanted:
         line = client.line()
@@ -221,7 +222,8 @@ def test_a_join_during_a_departure_gets_the_right_rank(
     newcomers = [connect(server), connect(server)]
     for newcomer in newcomers:
         newcomer.expect(b"INFO ")
-    clients[0].settle()  # the turn in which they came is over: what comes now is ready in its order
+    # The turn in which they came is over, so what comes now becomes ready in order.
+    clients[0].settle()
     with server.paused():
         newcomers[0].send(b'HELLO {"name":"d"}\n')
         clients[1].close()
@@ -249,7 +251,7 @@ def test_commands_right_before_a_disconnect_precede_its_left(
         assert other.expect(b"LEFT ").endswith(b" 0")
 
 
-def test_commands_count_though_their_sender_is_gone(anywhere: ServerProcess, join: Join) -> None:
+def test_commands_count_even_if_their_sender_is_gone(anywhere: ServerProcess, join: Join) -> None:
     *leavers, witness, other = join(anywhere, *"abcdef")
     texts = [b"%d %s" % (n, b"x" * 990) for n in range(40)]
     for leaver, leave in zip(leavers, WAYS_TO_LEAVE, strict=True):
@@ -279,7 +281,8 @@ def test_hello_commands_and_the_end_in_one_moment_all_count(
 ) -> None:
     (witness,) = join(anywhere, "w")
     for leave in WAYS_TO_LEAVE:
-        early = connect(anywhere) if anywhere.tls else None  # a paused server does not shake hands
+        # A paused server cannot do a TLS handshake.
+        early = connect(anywhere) if anywhere.tls else None
         with anywhere.paused() if paused else nullcontext():
             client = early or connect(anywhere)
             client.send(b"HELLO\nCMD one\nCMD two\n")
@@ -416,7 +419,7 @@ def test_ping_is_answered_with_the_same_text(anywhere: ServerProcess, join: Join
     assert other.settle() == []
 
 
-def test_who_is_answered_with_the_roster_by_rank(anywhere: ServerProcess, join: Join) -> None:
+def test_a_who_is_answered_with_the_roster_by_rank(anywhere: ServerProcess, join: Join) -> None:
     clients = join(anywhere, "a", "b", "c")
     clients[1].send(b"WHO\n")
     assert fields_of(clients[1].expect(b"ROSTER ")) == {

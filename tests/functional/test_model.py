@@ -1,7 +1,7 @@
-"""Random clients against the real server: whatever they do, there is one log, and the ranks follow from it.
+"""Random clients with the real server: whatever they do, there is one log, and the ranks follow from it.
 
-Hypothesis draws what the clients do; one server serves all examples, one after the other. What was
-received is checked at the end of an example, against a replay of the log from the example's beginning.
+Hypothesis draws the clients' actions; one server serves all examples, one after the other. At the end of an
+example, everything received is checked against a replay of the log from the beginning of the example.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
 from tests.support.waiting import BOUND
 
-# Classes of a server with tokens: token "c" puts its holder into class c.
+# The classes of a server with tokens. Token "c" puts its holder into class c.
 CLASSES: Final = 3
-# Bytes of a receive buffer that is soon full.
+# Bytes of a receive buffer that fills up soon.
 SMALL: Final = 32_768
 
 
 class RandomClient:
-    """A client of the model. What it is to send waits in an outbox; all that it receives is kept.
+    """A client of the model. Its frames to send wait in an outbox; all received frames are kept.
 
     Attributes:
-        sent: the frames that the server has got whole, in order.
-        frames: what it has received, in order.
-        token: what it joins with, if the server has tokens.
+        sent: the frames that were sent completely, in order.
+        frames: the frames that it has received, in order.
+        token: the token that it joins with, if the server has tokens.
     """
 
     def __init__(
@@ -70,9 +70,10 @@ class RandomClient:
         self._partial_sent = b""
         self._partial_received = b""
         self._commands = itertools.count(1)
-        self._seen = 0  # frames that were looked at for something to answer
+        # The number of frames that were searched for an ASK to answer.
+        self._seen = 0
 
-    # --- what it does ---
+    # --- its actions ---
 
     def hello(self) -> None:
         self.greeted = True
@@ -83,7 +84,7 @@ class RandomClient:
         self._outbox += protocol.submit(text, wants_answer=wants_answer)
 
     def answer(self, status: str) -> None:
-        """Answer the next ASK of another that has arrived, if there is one."""
+        """Answer the next ASK of another client, if one has arrived."""
         while self._seen < len(self.frames):
             frame = self.frames[self._seen]
             self._seen += 1
@@ -102,7 +103,7 @@ class RandomClient:
         self.write(len(self._outbox))
 
     def read(self, size: int, *, wait: bool = False) -> bool:
-        """Receive at most so many bytes, and wait for them only if told so; return False at the end."""
+        """Receive at most ``size`` bytes, waiting only if told to; return False at the end of the stream."""
         self.raw.sock.settimeout(BOUND if wait else 0)
         try:
             data = self.raw.sock.recv(size)
@@ -121,7 +122,7 @@ class RandomClient:
             assert self.read(READ_SIZE, wait=True), f"{self.name} was disconnected"
 
     def settle(self, mark: str) -> None:
-        """Send everything, and receive what is logged until the server handles the last of it."""
+        """Send everything, and receive the log until the server has handled all that was sent."""
         self.write_all()
         self._outbox += protocol.ping(mark)
         self.write_all()
@@ -129,7 +130,7 @@ class RandomClient:
         self.read_until(lambda: Pong(mark) in self.frames[start:])
 
     def wait_until_received(self) -> None:
-        """Wait until the server's side has what was sent: a reset destroys what is still on ours."""
+        """Wait until the server's side has all sent bytes: a reset destroys those still on our side."""
         deadline = time.monotonic() + BOUND
         while struct.unpack("i", fcntl.ioctl(self.raw.sock, termios.TIOCOUTQ, bytes(4))) != (0,):
             assert time.monotonic() < deadline, "the server does not read"
@@ -146,17 +147,18 @@ class RandomClient:
             self.raw.close() if how == "close" else self.raw.abort()
 
     def read_to_the_end(self) -> None:
-        """After a departure that leaves our side open: receive all that the server still has for us."""
+        """Receive all that the server still has for us, after a departure that leaves our side open."""
         if self.raw.sock.fileno() >= 0:
             while self.read(READ_SIZE, wait=True):
                 pass
             assert not self._partial_received, f"{self.name}'s stream ends in the middle of a line"
 
-    # --- what is known of it ---
+    # --- its state ---
 
     @property
     def has_joined(self) -> bool:
-        return self.sent[:1] == [frames.Hello(name=self.name, token=self.token)]  # and there is a place
+        # And there is a free place.
+        return self.sent[:1] == [frames.Hello(name=self.name, token=self.token)]
 
     @property
     def rank_class(self) -> int:
@@ -179,7 +181,7 @@ class RandomClient:
         return [frame.text for frame in self.sent if isinstance(frame, Submit)]
 
     def rank_and_clients(self) -> tuple[int, int]:
-        """Return this client's own idea of its rank and of how many there are."""
+        """Return the rank and the number of clients that this client derives from its frames."""
         assert self.welcome is not None
         me, n = self.welcome.rank, self.welcome.clients
         for frame in self.log:
@@ -198,7 +200,7 @@ def parsed(line: bytes) -> frames.ServerFrame:
 
 
 def sender(frame: CommandFrame) -> str:
-    """Return whose command this is, by its text."""
+    """Return the sender of a command, which its text names."""
     return frame.text.partition(" ")[0]
 
 
@@ -206,18 +208,19 @@ def sender(frame: CommandFrame) -> str:
 
 
 class Replay:
-    """The log from the observer's WELCOME on, and who held which rank after each frame of it.
+    """The log from the observer's WELCOME on, and the clients by rank after each of its frames.
 
     Args:
-        names: the clients by rank when the observer had joined.
-        observer: the one who has received all of the log.
-        peers: all who may appear in it.
+        names: the clients by rank when the observer joined.
+        observer: the client that has received the whole log.
+        peers: all clients that may appear in the log.
     """
 
     def __init__(self, names: list[str], observer: RandomClient, peers: list[RandomClient]) -> None:
         assert observer.welcome is not None
         self.first = observer.welcome.seq
-        self.names = [names]  # by rank, after frame number first + index
+        # Names by rank; the index is that of the frame after which they hold.
+        self.names = [names]
         self.texts: dict[str, list[str]] = {}
         self.left_at: dict[str, int] = {}
         self.log = observer.log
@@ -239,7 +242,8 @@ class Replay:
             for rank in reversed(frame.ranks):
                 self.left_at[names.pop(rank)] = frame.seq
             return names
-        if not names[frame.rank]:  # it was gone before it read its WELCOME, but this is its command
+        # It was gone before it read its WELCOME, but the command names it.
+        if not names[frame.rank]:
             assert sender(frame) not in names
             names[frame.rank] = sender(frame)
         assert names[frame.rank] == sender(frame)
@@ -248,7 +252,7 @@ class Replay:
 
 
 def check_stream(peer: RandomClient, replay: Replay) -> None:
-    """Check that a client got the common log from its WELCOME on, and answers from whom they name."""
+    """Check that a client got the log from its WELCOME on, and answers from the clients they name."""
     if peer.welcome is None:
         assert not peer.log
         return
@@ -276,7 +280,7 @@ def check_stream(peer: RandomClient, replay: Replay) -> None:
 
 
 def check_answers(peers: list[RandomClient]) -> None:
-    """Check that every answer reached its asker once, if that one was still there."""
+    """Check that every answer reached its asker once, if the asker was still there."""
     given = Counter(
         (frame.seq, peer.name, frame.status)
         for peer in peers
@@ -294,7 +298,7 @@ def check_answers(peers: list[RandomClient]) -> None:
 
 
 def check_departure(peer: RandomClient, replay: Replay) -> None:
-    """Check that who left and went on reading got everything up to its own LEFT."""
+    """Check that a client that left and went on reading got everything up to its own LEFT."""
     last = peer.log[-1].seq if peer.log else peer.welcome.seq if peer.welcome else None
     assert last == replay.left_at[peer.name] - 1
 
@@ -303,7 +307,7 @@ def check_departure(peer: RandomClient, replay: Replay) -> None:
 
 
 class Step(NamedTuple):
-    """What one client does; ``who`` chooses among those who are there, the rest is used as needed."""
+    """An action of one client; ``who`` selects the client, and actions use the other fields as needed."""
 
     who: int
     what: str
@@ -317,7 +321,8 @@ class Step(NamedTuple):
 WAYS_TO_LEAVE: Final = ("bye", "close", "abort", "half-close", "bye half-close")
 ACTIONS: Final = (
     *("connect", "hello", "command", "burst", "write", "flush", "read", "leave", "storm"),
-    *("ask", "answer", "answer", "answer"),  # it takes several who have read that far
+    # Several clients must have read that far, so these are frequent.
+    *("ask", "answer", "answer", "answer"),
 )
 STEPS: Final = st.builds(
     Step,
@@ -332,10 +337,10 @@ STEPS: Final = st.builds(
 
 
 class Scenario:
-    """One example's clients: those who were there at its beginning, and those that its steps bring.
+    """The clients of one example: those present at its beginning, and those that its steps bring.
 
-    ``previous`` is the observer of the last example, who leaves when the new one is there: so that the
-    log that they see has no gap, and the ranks above the observer change as well.
+    ``previous`` is the observer of the last example, which leaves when the new observer has joined. So the
+    log that the observers see has no gap, and ranks above the observer also change.
     """
 
     def __init__(self, server: ServerProcess, number: int, previous: RandomClient, early: int) -> None:
@@ -399,12 +404,14 @@ class Scenario:
                 peer.write_all()
 
     def _storm(self, step: Step, others: list[RandomClient]) -> None:
-        """Let several leave and join in one turn of the server."""
+        """Let several clients leave and join in one turn of the server."""
         leavers = [peer for peer in others if peer.unsent < SMALL][step.who : step.who + 3]
         for peer in leavers:
-            peer.wait_until_received()  # so that there is room for the rest
+            # This makes room for the rest.
+            peer.wait_until_received()
         early = [self._connect() for _ in range(step.times % 4)] if self._server.tls else []
-        with self._server.paused():  # and cannot shake hands
+        # A paused server cannot do a TLS handshake.
+        with self._server.paused():
             for peer in leavers:
                 peer.leave(step.how)
             for peer in early or [self._connect() for _ in range(step.times % 4)]:
@@ -413,7 +420,7 @@ class Scenario:
                 peer.write_all()
 
     def finish(self) -> None:
-        """Let everybody who is there send and receive the rest, and all who went be gone."""
+        """Let all present clients send and receive the rest, and wait until all departed ones are gone."""
         for peer in self.peers:
             if not peer.here:
                 peer.read_to_the_end()
@@ -455,7 +462,7 @@ class Scenario:
         check_answers(self.peers)
 
     def close(self) -> None:
-        """Close all but the observer, who bridges to the next example."""
+        """Close all clients except the observer, which bridges to the next example."""
         for peer in self.peers:
             if peer is not self.observer:
                 peer.raw.close()
@@ -467,7 +474,7 @@ def departures(peer: RandomClient) -> int:
 
 
 class Arena:
-    """A server, and who is alone in it between two examples. A failure replaces both."""
+    """A server, and the only client of it between two examples. A failure replaces both."""
 
     def __init__(self, *options: str, unix: Path | None = None, tls: Certificates | None = None) -> None:
         self._options = options
@@ -520,11 +527,13 @@ def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def line_of(rank_class: int) -> str:
-    """Return the line of a token file that puts who has the class as a token into that class."""
+    """Return the line of a token file that maps the token of this class to the class."""
     return f"c:{rank_class} {hashlib.sha256(str(rank_class).encode()).hexdigest()}\n"
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(early=st.integers(0, 2), steps=st.lists(STEPS, min_size=30, max_size=150))
-def test_whatever_clients_do_one_log_gives_all_the_ranks(arena: Arena, early: int, steps: list[Step]) -> None:
+def test_whatever_clients_do_all_ranks_follow_from_one_log(
+    arena: Arena, early: int, steps: list[Step]
+) -> None:
     arena.play(early, steps)

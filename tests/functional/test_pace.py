@@ -1,6 +1,6 @@
-"""Clients that cannot keep up (docs/design.md): who waits, who is dropped, and what is kept.
+"""Clients that cannot keep up (docs/design.md): which ones wait, which are dropped, and what is kept.
 
-These tests drive the real server. How long a wait takes is tested with an injected clock, in ``unit/server``.
+These tests drive the real server. The duration of waits is tested with an injected clock, in ``unit/server``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Serve = Callable[..., ServerProcess]
 KIB = 1024
 MIB = 1024 * KIB
 BACKLOG = MIB
-# The option that allows this backlog.
+# The option that sets this backlog.
 ALLOWED = ("--max-backlog", str(BACKLOG))
-# Seconds until a slow client is dropped, where a test waits for that.
+# Seconds until a slow client is dropped, in tests that wait for that.
 SLOW = 1.0
-# The option for it, and one for tests in which nobody may be dropped.
+# The option for this time, and one for tests in which nobody may be dropped.
 SOON = ("--slow-timeout", str(SLOW))
 NEVER = ("--slow-timeout", "1000")
-# Bytes that a server may need beside the backlog: two turns' growth, its buffers, and Python's.
+# Bytes that a server may need besides the backlog: the growth in two turns, its buffers, and Python's.
 ROOM = 12 * MIB
 GOODBYE = b"BYE slow read too slowly for %g seconds\n" % SLOW
 # Bytes of one command, as its sender writes it.
@@ -46,7 +46,7 @@ def commands(count: int, size: int = LINE) -> bytes:
 
 
 def numbers(stream: bytes, rank: int) -> list[int]:
-    """Return the numbers of the commands of one rank in a stream, in its order."""
+    """Return the numbers of the commands of one rank in a stream, in order."""
     words = (line.split(maxsplit=4) for line in stream.splitlines() if line.startswith(b"CMD "))
     return [int(word[3]) for word in words if int(word[2]) == rank]
 
@@ -58,20 +58,20 @@ def seqs(stream: bytes) -> list[int]:
 
 @contextlib.contextmanager
 def bounded(server: ServerProcess, room: int = BACKLOG + ROOM) -> Iterator[None]:
-    """Check that the server never needs more than this many bytes beyond what it has now."""
+    """Check that the server's memory grows by no more than ``room`` bytes during the block."""
     before = server.memory()
     yield
     assert server.peak_memory() - before < room
 
 
 def hold(server: ServerProcess, *peers: PumpedClient) -> None:
-    """Let these send until they have to wait."""
+    """Let these clients send until they have to wait."""
     pump(server, *peers)
     assert any(peer.to_send for peer in peers)
 
 
 def small(client: RawClient) -> RawClient:
-    """Let little be on the way to a client."""
+    """Shrink the buffers on the way to a client."""
     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
     return client
 
@@ -134,7 +134,8 @@ def test_clients_that_never_read_are_dropped_and_others_go_on(
     with bounded(server):
         exchange(consumer, producer, until=b"\nLEFT ")
         for peer in slow:
-            peer.reads = 1 << 40  # now that it is too late
+            # Now it is too late.
+            peer.reads = 1 << 40
         exchange(consumer, producer, *slow, until=b" 0 %06d " % (count - 1))
         pump(server, consumer)
     assert numbers(consumer.received, 0) == list(range(count))
@@ -185,19 +186,20 @@ def test_a_long_stop_of_the_server_costs_slow_clients_no_time(serve: Serve, join
     assert numbers(slow.received, 0) == list(range(20_000))
 
 
-# --- who is gone while it waits ---------------------------------------------------------------
+# --- clients lost while they wait -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_producer_that_leaves_while_it_waits_loses_no_line(
     serve: Serve, join: Join, tmp_path: Path, *, reads: bool
 ) -> None:
-    # What was sent through a Unix socket is there whatever follows; it is reset if what came is not read.
+    # Data sent through a Unix socket arrives whatever follows; the socket is reset if its input is not read.
     server = serve(8, *ALLOWED, *SOON, unix=tmp_path / "socket")
     first, second, third = join(server, "producer", "consumer", "slow")
     producer, consumer = PumpedClient(first, commands(20_000)), PumpedClient(second)
     if not reads:
-        pump(server, consumer, producer)  # in the end it has nothing to read, but a frame
+        # In the end it has only a frame left to read.
+        pump(server, consumer, producer)
         third.send(b"CMD 0 unread\n")
         pump(server, consumer)
     else:
@@ -210,7 +212,7 @@ def test_a_producer_that_leaves_while_it_waits_loses_no_line(
     assert consumer.received.splitlines()[-1].startswith(b"LEFT "), "it has its rank until all is logged"
 
 
-def test_who_waits_for_itself_and_is_gone_loses_no_line(serve: Serve, join: Join, tmp_path: Path) -> None:
+def test_a_lost_client_that_waited_for_itself_loses_no_line(serve: Serve, join: Join, tmp_path: Path) -> None:
     server = serve(8, *ALLOWED, *NEVER, unix=tmp_path / "socket")
     first, second = join(server, "producer", "consumer")
     producer, consumer = PumpedClient(first, commands(20_000), reads=0), PumpedClient(second)
@@ -233,10 +235,10 @@ def test_nobody_waits_for_a_connection_that_is_gone(serve: Serve, join: Join) ->
     assert numbers(consumer.received, 0) == list(range(20_000))
 
 
-# --- what goes on meanwhile -------------------------------------------------------------------
+# --- while commands wait ----------------------------------------------------------------------
 
 
-def test_all_else_goes_on_while_commands_wait(serve: Serve, join: Join, connect: Connect) -> None:
+def test_everything_else_goes_on_while_commands_wait(serve: Serve, join: Join, connect: Connect) -> None:
     server = serve(8, *ALLOWED, *NEVER, "--heartbeat", "1.5")
     asker, executor, first, second = join(server, "asker", "executor", "producer", "slow")
     asker.send(b"ASK what\n" * 100)
@@ -245,9 +247,10 @@ def test_all_else_goes_on_while_commands_wait(serve: Serve, join: Join, connect:
     readers = [PumpedClient(asker), PumpedClient(executor)]
     hold(server, producer, *readers)
     answered = 0
-    # The second PING comes after the time in which the first had to be answered.
+    # The second PING comes after the time in which the first one had to be answered.
     while producer.received.count(b"PING\n") < 2:
-        second.send(b"PONG\n")  # it is there, and reads nothing
+        # The client is alive, but reads nothing.
+        second.send(b"PONG\n")
         executor.send(b"PONG\nRES %d ok\n" % asks[answered])
         asker.send(b"PONG\n")
         exchange(readers[0], until=b"RES %d 1 executor ok\n" % asks[answered])
@@ -286,7 +289,7 @@ def test_the_server_stops_while_everybody_waits(serve: Serve, join: Join) -> Non
     assert numbers(slow.received, 0) == got[: len(numbers(slow.received, 0))]
 
 
-# --- who does not read what is for it alone ---------------------------------------------------
+# --- clients that do not read their private frames --------------------------------------------
 
 
 def answers(asks: list[int], size: int = 50_000) -> bytes:
@@ -339,10 +342,11 @@ def test_an_asker_that_never_reads_is_dropped(serve: Serve, join: Join) -> None:
     [b"WHO\n", b"PING %s\n" % (b"x" * 500), b"NONSENSE %s\n" % (b"x" * 80)],
     ids=["who", "ping", "err"],
 )
-def test_who_floods_without_reading_the_answers_is_dropped(
+def test_a_flooder_that_reads_no_answers_is_dropped(
     serve: Serve, join: Join, tmp_path: Path, line: bytes
 ) -> None:
-    server = serve(8, *SOON, unix=tmp_path / "socket")  # a Unix socket takes 200 KiB, and never more
+    # A Unix socket holds about 200 KiB, and never more.
+    server = serve(8, *SOON, unix=tmp_path / "socket")
     sender, other, third = join(server, "x" * 60 + "a", "x" * 60 + "b", "x" * 60 + "c")
     flood = PumpedClient(third, line * 40_000, reads=0)
     with bounded(server, ROOM):
@@ -380,7 +384,7 @@ def test_one_of_two_that_answer_each_other_unread_is_dropped(serve: Serve, join:
 
 
 def test_a_slow_but_steady_reader_is_not_taken_for_dead(serve: Serve, join: Join, connect: Connect) -> None:
-    # Its pace: what the system has taken for it, some 3 MiB, takes longer than two heartbeats to read.
+    # At this pace, it takes longer than two heartbeats to read what the system buffers for it, some 3 MiB.
     heartbeat, pause = 0.8, 0.05
     server = serve(2, "--heartbeat", str(heartbeat), "--max-backlog", str(32 * MIB))
     producer = join(server, "producer")[0]

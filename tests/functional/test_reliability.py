@@ -1,6 +1,6 @@
-"""Each row of docs/reliability.md in small: the same code, with numbers that take a second or two.
+"""Each row of docs/reliability.md on a small scale: the same code, with numbers that take a second or two.
 
-How long anything took is left to ``make reliability``.
+Times are checked by ``make reliability`` only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def test_the_table_goes_between_its_marks_and_leaves_the_rest(tmp_path: Path) ->
     assert text.count("**holds.** some figure") == 1
 
 
-def test_what_does_not_hold_is_said_in_the_table() -> None:
+def test_the_table_says_what_does_not_hold() -> None:
     cell = {"figure": "5 of 6", "unmet": ["one was lost"], "seconds": 1}
     lines = reliability.table(
         {"titles": {"rankserver": "rankserver"}, "rows": {"kill": {"rankserver": cell}}}

@@ -1,4 +1,4 @@
-"""What the console draws on a terminal; ``test_terminal`` has what is typed there."""
+"""The console's output on a terminal; ``test_terminal`` is about its input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.servers import ServerProcess
 
 @pytest.fixture
 def other(server: ServerProcess, console: TerminalClient) -> Iterator[RawClient]:
-    """Join as rank 1, to answer what the console asks."""
+    """Join as rank 1, to answer the console's asks."""
     with RawClient(server.address) as client:
         client.hello("web")
         console.see("0/2>")
@@ -47,17 +47,19 @@ def test_a_burst_of_answers_is_drawn_in_few_writes(
     burst = console.raw[before:]
     assert burst.count(b"#3 rank 1 web | ") == 1000
     assert burst.count(b"cannot execute #") == 1000
-    assert burst.count(DRAWN) <= 20  # 2,000 if each line had one
+    # It would be 2,000 if each line were drawn separately.
+    assert burst.count(DRAWN) <= 20
 
 
-def test_what_comes_one_by_one_is_shown_one_by_one(console: TerminalClient, other: RawClient) -> None:
+def test_lines_that_come_one_by_one_are_shown_one_by_one(console: TerminalClient, other: RawClient) -> None:
     for count in range(3, 20):
         other.send(b"CMD a\n")
         console.see(f"cannot execute #{count} from lower-ranked rank 1: a", "0/2>")
 
 
 def test_the_terminal_is_not_asked_where_the_cursor_is(console: TerminalClient) -> None:
-    assert b"\x1b[6n" not in console.raw  # not every terminal answers, and one that does not gets a warning
+    # Not every terminal answers, and the library warns if one does not.
+    assert b"\x1b[6n" not in console.raw
 
 
 # --- text of all kinds ---
@@ -182,13 +184,14 @@ def test_a_terminal_of_20_columns_and_5_rows_is_enough(
         console.type(CTRL_C)
         console.until(lambda: console.rows() == ["0/2>"])
         console.type("e" + TAB)
-        console.see("0/2> echo abc", "       echo abc")  # one in grey, and a menu of one row
+        # A suggestion in grey, and a menu of one row.
+        console.see("0/2> echo abc", "       echo abc")
         console.type(TAB + TAB)
         console.see("0/2> exit", "       exit")
 
 
 @pytest.mark.parametrize("size", [(1, 20), (2, 2), (3, 1)])
-def test_it_works_where_next_to_nothing_can_be_seen(
+def test_it_works_on_a_tiny_screen(
     server: ServerProcess, start: Callable[..., TerminalClient], size: tuple[int, int]
 ) -> None:
     with RawClient(server.address) as top:
@@ -233,7 +236,7 @@ def test_each_kind_of_line_has_its_colour(console: TerminalClient, other: RawCli
     assert console.colour("0/2> :nothing", len("0/2> ")) == "default"
 
 
-def test_what_is_executed_is_green(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
+def test_an_executed_command_is_green(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
     with RawClient(server.address) as top:
         top.hello()
         console = start(server.where, "--delay", "0")
@@ -259,7 +262,7 @@ def test_no_color_means_no_colour_and_no_suggestion(
     assert not console.has_colour()
 
 
-def test_an_empty_no_color_is_none(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
+def test_an_empty_no_color_is_ignored(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:
     console = start(server.where, changes={"NO_COLOR": ""})
     console.see("0/1>")
     assert console.has_colour()

@@ -25,13 +25,13 @@ from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
-# Seconds that no test waits: a program that ends did not wait for an answer that long.
+# More seconds than any test takes: a program that ends has not waited for this long.
 LONG = "1000"
 
 
 @pytest.fixture
 def fleet(server: ServerProcess) -> Iterator[Callable[..., list[RawClient]]]:
-    """Return a function that lets clients join who do nothing by themselves."""
+    """Return a function that joins clients that do nothing by themselves."""
     with ExitStack() as stack:
 
         def join(*names: str) -> list[RawClient]:
@@ -91,7 +91,8 @@ def test_a_command_is_asked_answered_and_left_at_once(
     assert program.error() == "waiting for others: 0 of 2 here"
     web, db = fleet("web", "db")
     answer(web, "uptime", 'ok {"code":0,"out":"up 3 days\\n"}')
-    assert program.line() == "#4 rank 1 web | up 3 days"  # as it comes, not at the end
+    # It is printed as it comes, not at the end.
+    assert program.line() == "#4 rank 1 web | up 3 days"
     answer(db, "uptime", "ok")
     assert program.end() == (
         0,
@@ -121,7 +122,7 @@ def test_a_last_target_that_leaves_is_not_waited_for(
         ("timeout", "timed out", 6),
     ],
 )
-def test_the_exit_code_tells_what_became_of_it(
+def test_the_exit_code_tells_the_outcome_of_a_command(
     script: Callable[..., ClientProgram],
     fleet: Callable[..., list[RawClient]],
     outcome: str,
@@ -135,7 +136,7 @@ def test_the_exit_code_tells_what_became_of_it(
     assert program.end()[0] == code
 
 
-def test_a_command_that_nobody_may_execute_is_exit_code_5(
+def test_a_command_that_nobody_executes_is_exit_code_5(
     server: ServerProcess, fleet: Callable[..., list[RawClient]]
 ) -> None:
     assert run(server.where, "-c", "x")[:2] == (5, ["#2: executed by 0 of 0"])
@@ -150,7 +151,8 @@ def test_the_worst_of_several_commands_gives_the_exit_code(
     server: ServerProcess,
 ) -> None:
     code, lines, err = run(server.where, "-c", "a", "-c", "", "-c", "-x", "--name", "me", stdin=b"not read\n")
-    assert code == 6  # one could not be sent, and for the others there was nobody
+    # One command could not be sent, and the others had no targets.
+    assert code == 6
     assert lines == ["#2: executed by 0 of 0", "#3: executed by 0 of 0"]
     assert sorted(err.splitlines()) == [
         "cannot send: the command is empty",
@@ -172,7 +174,7 @@ def test_a_client_that_does_not_answer_in_time_is_timed_out(
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 6)])
-def test_an_interrupted_command_says_how_far_it_was(
+def test_an_interrupt_reports_the_progress_of_commands(
     script: Callable[..., ClientProgram], fleet: Callable[..., list[RawClient]], signum: int, code: int
 ) -> None:
     program = script("-c", "x", "-c", "y", "-c", "z", "--wait-for", "3")
@@ -187,7 +189,7 @@ def test_an_interrupted_command_says_how_far_it_was(
     assert err.splitlines()[-3:] == ["#5: 2 of 3 answers", "#6: 0 of 3 answers", "#7: 1 of 3 answers"]
 
 
-def test_interrupted_while_waiting_it_says_that_nothing_was_sent(
+def test_an_interrupt_while_waiting_says_that_nothing_was_sent(
     script: Callable[..., ClientProgram],
 ) -> None:
     program = script("-c", "x", "--wait-for", "1")
@@ -250,7 +252,7 @@ def test_an_output_can_neither_forge_a_line_nor_move_the_cursor(
 # --- JSON --------------------------------------------------------------------------------------
 
 
-def test_json_is_all_that_is_on_the_output(
+def test_with_json_the_output_is_json_only(
     script: Callable[..., ClientProgram], fleet: Callable[..., list[RawClient]]
 ) -> None:
     program = script("-c", "x", "--wait-for", "1", "--json")
@@ -273,7 +275,7 @@ def test_json_is_all_that_is_on_the_output(
     assert events[4] == {"event": "exit", "code": 6}
 
 
-def test_json_tells_why_there_is_no_connection(
+def test_json_says_why_there_is_no_connection(
     server: ServerProcess, serve: Callable[..., ServerProcess]
 ) -> None:
     full = serve(1)
@@ -428,7 +430,7 @@ def test_more_clients_than_the_server_takes_are_not_waited_for(
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_the_progress_is_shown_on_a_terminal_only_while_it_lasts(
+def test_progress_is_shown_only_on_a_terminal_and_then_erased(
     server: ServerProcess, fleet: Callable[..., list[RawClient]], term: str
 ) -> None:
     child: pexpect.spawn[bytes] = pexpect.spawn(

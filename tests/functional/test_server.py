@@ -31,7 +31,7 @@ Serve = Callable[..., ServerProcess]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a server that is expected to end by itself."""
+    """Run a server that must end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "rankserver", *arguments],
         cwd=ROOT,
@@ -43,7 +43,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def check_failure(result: subprocess.CompletedProcess[str], code: int, *named: str) -> None:
-    """Check that the program failed with this code and one line that names what is wrong."""
+    """Check that the program failed with this code and one line that says what is wrong."""
     assert (result.returncode, result.stdout) == (code, "")
     assert len(result.stderr.splitlines()) == 1, result.stderr
     for part in named:
@@ -81,11 +81,12 @@ def check_failure(result: subprocess.CompletedProcess[str], code: int, *named: s
     ],
     ids=" ".join,
 )
-def test_bad_usage_exits_2_with_one_line_that_names_it(
+def test_bad_usage_exits_2_with_one_line_that_says_what_is_bad(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        cli.main(arguments)  # in this process, because there are so many
+        # Run in this process, because there are many cases.
+        cli.main(arguments)
     output, errors = capsys.readouterr()
     assert (exit_.value.code, output, len(errors.splitlines())) == (2, "", 1)
     assert (arguments[1] if arguments[1:2] > ["--"] else "rankserver") in errors
@@ -135,8 +136,9 @@ def test_a_host_without_an_address_exits_with_one_line() -> None:
 # --- listening --------------------------------------------------------------------------------
 
 
-def test_it_accepts_by_the_time_it_says_where_it_listens(tmp_path: Path) -> None:
-    with ServerProcess(8, "--host", "::1", unix=tmp_path / "socket") as server:  # checks both lines
+def test_it_accepts_as_soon_as_it_says_where_it_listens(tmp_path: Path) -> None:
+    # Starting the server checks both lines.
+    with ServerProcess(8, "--host", "::1", unix=tmp_path / "socket") as server:
         assert server.host == "::1"
         for address in (("::1", server.port), str(tmp_path / "socket")):
             with RawClient(address) as client:
@@ -165,7 +167,8 @@ def test_a_port_is_free_again_at_once_for_the_next_server(serve: Serve) -> None:
     client = RawClient(first.address)
     client.hello()
     first.process.send_signal(signal.SIGTERM)
-    client.rest()  # so that it is the server that closes first, and has to wait for stray segments
+    # The server now closes first, so its side has to wait for stray segments.
+    client.rest()
     client.close()
     assert first.wait() == 0
     second = subprocess.Popen(
@@ -262,7 +265,7 @@ def test_a_slow_reader_gets_everything_before_the_server_stops(
     assert lines[-1].startswith(b"BYE shutdown ")
 
 
-def test_nobody_is_accepted_any_more_while_it_stops(server: ServerProcess, join: Join) -> None:
+def test_no_connection_is_accepted_while_it_stops(server: ServerProcess, join: Join) -> None:
     (lingering,) = join(server, "a")
     server.process.send_signal(signal.SIGTERM)
     lingering.expect(b"BYE shutdown ")
@@ -349,13 +352,13 @@ def test_no_client_can_write_control_characters_to_the_log(serve: Serve, connect
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Ask the server again and again, which takes it a turn each, until something is so."""
+    """Ping the server, which takes a turn each time, until ``condition()`` is true."""
     deadline = time.monotonic() + BOUND
     while not condition():
         assert time.monotonic() < deadline, what
 
 
-def test_it_waits_for_descriptors_without_dying_or_spinning(
+def test_without_descriptors_it_waits_and_does_not_spin(
     server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")
@@ -409,7 +412,7 @@ def test_an_idle_server_never_wakes_up(server: ServerProcess, join: Join) -> Non
     server.wait_until_idle(1.0)
 
 
-def test_an_http_client_is_told_what_this_is_and_harms_nobody(
+def test_an_http_client_gets_an_explanation_and_harms_nobody(
     server: ServerProcess, join: Join, connect: Connect
 ) -> None:
     (member,) = join(server, "a")

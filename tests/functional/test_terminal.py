@@ -1,4 +1,4 @@
-"""What is typed into the console on a terminal, and how it ends; ``test_screen`` has what is drawn."""
+"""The console's input on a terminal, and its end; ``test_screen`` is about its output."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_bottom_line_counts_open_answers(server: ServerProcess, console: Ter
         console.see_bottom(f"rank 0 of 3 | {where}")
 
 
-def test_a_lost_connection_shows_and_comes_back(
+def test_a_lost_connection_is_shown_and_restored(
     serve: Callable[..., ServerProcess], start: Callable[..., TerminalClient]
 ) -> None:
     first = serve(8)
@@ -141,7 +141,7 @@ def test_a_lost_connection_shows_and_comes_back(
     console.see("0/1> uptime", "sent #2: uptime", "#2: executed by 0 of 0", "0/1>")
 
 
-# --- what is typed ---
+# --- input ---
 
 
 def test_a_paste_of_several_lines_is_several_commands(console: TerminalClient) -> None:
@@ -173,7 +173,7 @@ def test_lines_typed_faster_than_they_are_read_are_sent_in_order(console: Termin
     console.see("sent #201: 199", "#201: executed by 0 of 0", "0/1>")
 
 
-def test_what_may_not_be_sent_is_refused_above_the_prompt(console: TerminalClient) -> None:
+def test_unsendable_text_is_refused_above_the_prompt(console: TerminalClient) -> None:
     console.type("\x1b[200~a\x1bb\n\x1b[201~half")
     console.see(
         "0/1> a\\x1bb",
@@ -199,7 +199,7 @@ def test_the_roster_marks_the_clients_own_place(
                 )
 
 
-def test_help_says_what_can_be_typed_and_so_does_a_complaint(console: TerminalClient) -> None:
+def test_help_and_complaints_say_what_can_be_typed(console: TerminalClient) -> None:
     console.type(":hello\r")
     console.until(lambda: console.rows()[-2].startswith("unknown: :hello (:help lists"))
     console.type(":help\r")
@@ -212,7 +212,7 @@ def test_help_says_what_can_be_typed_and_so_does_a_complaint(console: TerminalCl
 
 @pytest.fixture
 def experienced(server: ServerProcess, console: TerminalClient) -> TerminalClient:
-    """Return a console with three earlier commands, the first at another time."""
+    """Return a console in which three commands have been entered."""
     for seq, command in enumerate(("upgrade all", "uptime", "date"), 2):
         console.type(command + "\r")
         console.see(f"sent #{seq}: {command}", f"#{seq}: executed by 0 of 0", "0/1>")
@@ -222,7 +222,8 @@ def experienced(server: ServerProcess, console: TerminalClient) -> TerminalClien
 
 def test_tab_completes_from_earlier_commands_the_latest_first(experienced: TerminalClient) -> None:
     experienced.type("u" + TAB)
-    experienced.see("0/1> uptime", "        uptime", "        upgrade all")  # one in grey, and the choice
+    # A suggestion in grey, and the menu.
+    experienced.see("0/1> uptime", "        uptime", "        upgrade all")
     experienced.type(TAB + TAB)
     experienced.see("0/1> upgrade all", "        uptime", "        upgrade all")
     experienced.type("\r")
@@ -268,7 +269,8 @@ def test_the_right_arrow_accepts_a_suggestion_from_the_history(experienced: Term
     experienced.type("upt")
     experienced.see("0/1> uptime")
     experienced.until(lambda: experienced.cursor() == (-1, len("0/1> upt")))
-    experienced.type("\r")  # what is only suggested is not sent
+    # A mere suggestion is not sent.
+    experienced.type("\r")
     experienced.see("0/1> upt", "sent #5: upt", "#5: executed by 0 of 0", "0/1>")
     experienced.type("upg")
     experienced.see("0/1> upgrade all")
@@ -285,7 +287,7 @@ def test_ctrl_r_searches_earlier_commands(experienced: TerminalClient) -> None:
     experienced.see("sent #5: upgrade all", "#5: executed by 0 of 0", "0/1>")
 
 
-def test_ctrl_c_leaves_a_search_and_not_the_client(experienced: TerminalClient) -> None:
+def test_ctrl_c_ends_a_search_but_not_the_client(experienced: TerminalClient) -> None:
     experienced.type(CTRL_R + "gra")
     experienced.see("(reverse-i-search)`gra': upgrade all")
     experienced.type(CTRL_C)
@@ -298,7 +300,8 @@ def test_history_is_kept_for_next_time_and_its_owner_alone(
     history = tmp_path / "state" / "rankserver" / "history"
     console.type("uptime\r")
     console.see("sent #2: uptime", "#2: executed by 0 of 0", "0/1>")
-    history.unlink()  # while it runs
+    # The file is removed while the console runs.
+    history.unlink()
     console.type("date\r")
     console.see("sent #3: date", "#3: executed by 0 of 0", "0/1>")
     assert history.stat().st_mode & 0o777 == 0o600
@@ -312,7 +315,7 @@ def test_history_is_kept_for_next_time_and_its_owner_alone(
     again.see("0/1> date")
 
 
-def test_it_does_without_a_history_file_that_cannot_be_written(
+def test_it_works_without_a_writable_history_file(
     server: ServerProcess, start: Callable[..., TerminalClient]
 ) -> None:
     console = start(server.where, changes={"XDG_STATE_HOME": os.devnull})
@@ -369,8 +372,10 @@ def test_the_end_of_the_server_leaves_the_terminal_as_it_was(
     said = {signal.SIGTERM: "shutdown the server is stopping", signal.SIGKILL: "connection lost"}
     assert console.rows()[-1] == f"disconnected: {said[signum]}"
     assert console.is_cooked()
-    assert console.raw.rfind(b"\x1b[?2004l") > console.raw.rfind(b"\x1b[?2004h")  # bracketed paste is off
-    assert console.raw.rfind(b"\x1b[?7h") > console.raw.rfind(b"\x1b[?7l")  # and long lines are wrapped
+    # Bracketed paste is off.
+    assert console.raw.rfind(b"\x1b[?2004l") > console.raw.rfind(b"\x1b[?2004h")
+    # Long lines are wrapped again.
+    assert console.raw.rfind(b"\x1b[?7h") > console.raw.rfind(b"\x1b[?7l")
 
 
 def test_ctrl_z_stops_it_and_fg_goes_on(server: ServerProcess, start: Callable[..., TerminalClient]) -> None:

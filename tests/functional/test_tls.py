@@ -1,6 +1,6 @@
-"""TLS: who is let in, and that nothing a peer does with it disturbs anybody else.
+"""TLS: which clients are admitted, and that no misuse of it by a peer disturbs others.
 
-That the protocol holds over TLS is checked by the modules in ``conftest.CONFORMANCE``, with the same tests.
+The modules in ``conftest.CONFORMANCE`` run the protocol's tests over TLS.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def plain(server: ServerProcess) -> Iterator[socket.socket]:
 
 
 def rest(sock: socket.socket) -> bytes:
-    """Return what comes until the end, which may be a reset."""
+    """Return everything up to the end, which may be a reset."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
         while more := sock.recv(READ_SIZE):
@@ -47,7 +47,7 @@ def rest(sock: socket.socket) -> bytes:
     return data
 
 
-# --- who gets in ------------------------------------------------------------------------------
+# --- admission --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -70,14 +70,14 @@ def test_older_versions_are_refused_at_once(
     join(server, "a")
 
 
-def test_a_client_authority_makes_a_client_certificate_necessary(
+def test_with_a_client_authority_a_certificate_is_required(
     serve: Serve, certificates: Certificates, tmp_path: Path
 ) -> None:
     server = serve(2, "--tls-client-ca", str(certificates.ca), "--log-level", "debug", tls=certificates)
     stranger = Certificates(tmp_path).context(identity="stranger")
     stranger.load_verify_locations(certificates.ca)
     for context in (certificates.client, stranger):
-        # With TLS 1.3 the handshake is over for us before the server has seen our certificate.
+        # With TLS 1.3, our handshake is over before the server has seen our certificate.
         with (
             pytest.raises((ssl.SSLError, ConnectionResetError)),
             RawClient(TlsAddress(server.host, server.port, context)) as client,
@@ -93,9 +93,7 @@ def test_a_client_authority_makes_a_client_certificate_necessary(
 @pytest.mark.parametrize(
     "sent", [b"HELLO\n", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 70_000]
 )
-def test_a_client_that_speaks_no_tls_is_sent_away_at_once(
-    server: ServerProcess, join: Join, sent: bytes
-) -> None:
+def test_a_client_without_tls_is_disconnected_at_once(server: ServerProcess, join: Join, sent: bytes) -> None:
     (member,) = join(server, "a")
     with plain(server) as sock:
         with contextlib.suppress(OSError):
@@ -117,7 +115,7 @@ def test_tls_to_a_plain_server_fails_at_once(
 
 
 class SlowHandshake:
-    """A client whose side of the handshake is sent as slowly as the test likes."""
+    """A client whose test decides how slowly its side of the handshake is sent."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self.sock = sock
@@ -127,7 +125,7 @@ class SlowHandshake:
         self.hello = self.tls._outgoing.read()
 
     def finish(self, more: bytes = b"") -> bytes:
-        """Read the server's part, and return ours, with ``more`` behind it."""
+        """Read the server's part of the handshake; return ours, followed by ``more``."""
         while True:
             self.tls._incoming.write(self.sock.recv(READ_SIZE))
             with contextlib.suppress(ssl.SSLWantReadError):
@@ -174,7 +172,7 @@ def test_a_stalled_handshake_times_out(
         assert member.settle() == []
 
 
-def test_data_with_the_last_of_the_handshake_is_served(
+def test_data_sent_with_the_end_of_the_handshake_is_served(
     server: ServerProcess, certificates: Certificates
 ) -> None:
     with plain(server) as sock:
@@ -189,7 +187,7 @@ def test_data_with_the_last_of_the_handshake_is_served(
 # --- records ----------------------------------------------------------------------------------
 
 
-def test_what_the_tls_layer_holds_is_served_without_more_input(server: ServerProcess, join: Join) -> None:
+def test_data_in_the_tls_layer_is_served_without_more_input(server: ServerProcess, join: Join) -> None:
     member, other = join(server, "a", "b")
     texts = [b"CMD %d\n" % number for number in range(5_000)]
     records = b"".join(map(member.sock.encrypted, texts[:100])) + member.sock.encrypted(b"".join(texts[100:]))
@@ -205,7 +203,8 @@ def test_records_may_come_in_any_pieces(server: ServerProcess, join: Join) -> No
     for start in range(60):
         member.sock.plain.sendall(records[start : start + 1])
     member.sock.plain.sendall(records[60:20_000])
-    before = other.lines(1_001)  # records that are whole do not wait for the next
+    # Complete records do not wait for the next one.
+    before = other.lines(1_001)
     member.sock.plain.sendall(records[20_000:])
     assert [line.split()[3] for line in before + other.lines(3_002 - len(before))] == [
         b"one",
@@ -250,7 +249,8 @@ def test_the_client_cannot_renegotiate(server: ServerProcess, join: Join, certif
         client.stdin.write(b"HELLO\n")
         client.stdin.flush()
         member.expect(b"JOIN ")
-        client.stdin.write(b"R\n")  # its command for that
+        # This is its command for renegotiation.
+        client.stdin.write(b"R\n")
         client.stdin.flush()
         _, errors = client.communicate(timeout=BOUND)
     assert b"no renegotiation" in errors
@@ -284,15 +284,18 @@ def test_the_clients_end_is_answered(server: ServerProcess, join: Join, certific
         while b"CMD 3 1 x\n" not in received:
             received += tls.recv(READ_SIZE)
         tls.unwrap()
-        assert member.line() == b"LEFT 4 1"  # though the socket is still open
+        # The socket is still open.
+        assert member.line() == b"LEFT 4 1"
 
 
-def test_data_in_one_piece_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:
+def test_data_sent_together_with_the_clients_end_counts(server: ServerProcess, join: Join) -> None:
     (member,) = join(server, "a")
     hasty = RawClient(server.address)
-    lines = b"HELLO\n" + b"WHO\n" * 3_000 + b"CMD x\n"  # more than one turn handles
+    # More lines than one turn handles.
+    lines = b"HELLO\n" + b"WHO\n" * 3_000 + b"CMD x\n"
     hasty.sock.plain.sendall(hasty.sock.encrypted(lines) + hasty.sock.goodbye())
-    assert member.lines(3) == [b"JOIN 2 1", b"CMD 3 1 x", b"LEFT 4 1"]  # its socket is still open
+    # Its socket is still open.
+    assert member.lines(3) == [b"JOIN 2 1", b"CMD 3 1 x", b"LEFT 4 1"]
     assert sum(line.startswith(b"ROSTER ") for line in hasty.rest()) == 3_000
     hasty.close()
 
@@ -334,10 +337,12 @@ def test_many_clients_all_get_the_same_log(server: ServerProcess, connect: Conne
     for client in clients:
         client.send(b"HELLO\n")
     for client in clients:
-        client.settle()  # all have joined after that, ...
+        # After this, all have joined.
+        client.settle()
     assert len(clients[0].roster()) == 200
     for client in clients:
-        client.settle()  # ... and all know after this
+        # After this, all know of all.
+        client.settle()
     for client in clients[:20]:
         client.send(b"".join(b"CMD %d\n" % number for number in range(50)))
     received = [client.lines(1_000) for client in clients]

@@ -1,4 +1,4 @@
-"""Tokens and classes: who may join, who ranks above whom, and what an operator can change while it runs."""
+"""Tokens and classes: admission, ranks, and what an operator can change while the server runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Guarded:
     """A server with a token file, and its clients.
 
     Attributes:
-        tokens: that it accepts, by the name of the holder.
+        tokens: the accepted tokens by the name of the holder.
     """
 
     def __init__(self, serve: Serve, connect: Connect, path: Path, *options: str) -> None:
@@ -48,7 +48,7 @@ class Guarded:
         self.server = serve(300, "--token-file", str(self.file), "--log-level", "debug", *options)
 
     def write(self, classes: dict[str, int]) -> None:
-        """Write a file with these holders and their classes; who has a token keeps it."""
+        """Write a file with these holders and their classes; holders keep their tokens."""
         lines = []
         for name, rank_class in classes.items():
             token, line = tokens.new(f"{name}:{rank_class}")
@@ -77,7 +77,7 @@ class Guarded:
 
 
 def signalled(server: ServerProcess, number: int, client: RawClient) -> None:
-    """Send a signal, and wait until it is handled: that may be in the turn after the one that it came in."""
+    """Send a signal, and wait until it is handled, maybe in the turn after that in which it came."""
     server.process.send_signal(number)
     for _ in range(2):
         client.settle()
@@ -95,7 +95,7 @@ def guarded(serve: Serve, connect: Connect, tmp_path: Path) -> Guarded:
 # --- tokens -----------------------------------------------------------------------------------
 
 
-def test_a_token_lets_in_and_the_banner_says_that_it_is_needed(guarded: Guarded, serve: Serve) -> None:
+def test_a_token_admits_a_client_and_the_banner_asks_for_it(guarded: Guarded, serve: Serve) -> None:
     with RawClient(guarded.server.address) as client:
         assert fields_of(client.expect(b"INFO "))["auth"] is True
         assert client.hello("a", token=guarded.tokens["web"])["class"] == 5
@@ -103,7 +103,7 @@ def test_a_token_lets_in_and_the_banner_says_that_it_is_needed(guarded: Guarded,
         assert fields_of(client.expect(b"INFO "))["auth"] is False
 
 
-def test_only_the_stranger_with_a_wrong_token_waits(guarded: Guarded) -> None:
+def test_only_a_connection_with_a_wrong_token_waits(guarded: Guarded) -> None:
     member = guarded.join("web", "member")
     almost = guarded.tokens["web"][:-1]
     huge = protocol.hello(token="x" * 65_000)
@@ -140,7 +140,7 @@ def test_a_hello_with_a_malformed_token_ends_without_a_penalty(guarded: Guarded)
     assert not select.select([waiting.sock], [], [], 0)[0], "they were as slow as a wrong token"
 
 
-def test_penalized_strangers_hold_no_place_and_delay_no_shutdown(
+def test_penalized_clients_hold_no_place_and_delay_no_shutdown(
     serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
     guarded = Guarded(serve, connect, tmp_path)
@@ -163,10 +163,12 @@ def test_no_token_is_ever_logged(guarded: Guarded) -> None:
     strangers[1].send(b'HELLO {"token":["%s"]}\n' % wrong.encode())
     strangers[2].send(b'HELLO {"token":"%s\n' % wrong.encode())
     member = guarded.join("op", "a")
-    member.send(guarded.hello("op", "a"))  # a second one
+    # A second HELLO.
+    member.send(guarded.hello("op", "a"))
     for stranger in strangers:
         stranger.rest()
-    write_private(guarded.file, f"op {guarded.tokens['op']}\n")  # a line that is none
+    # An invalid line.
+    write_private(guarded.file, f"op {guarded.tokens['op']}\n")
     other = guarded.join("web", "b")
     guarded.signal(signal.SIGHUP, other)
     guarded.signal(signal.SIGUSR1, other)
@@ -205,7 +207,8 @@ def test_rank_follows_the_class_and_then_the_order_of_joining(guarded: Guarded) 
         welcome = client.hello(name, token=guarded.tokens[holder])
         assert (welcome["rank"], welcome["class"]) == (rank, CLASSES[holder])
         assert witness.expect(b"JOIN ").endswith(b" %d" % rank)
-        assert client.settle() == []  # its own JOIN is not for it
+        # A client does not get its own JOIN.
+        assert client.settle() == []
     assert witness.roster() == ["o1", "o2", "w1", "w2", "w3", "b1", "b2"]
     witness.send(protocol.who())
     members = fields_of(witness.expect(b"ROSTER "))["clients"]
@@ -251,30 +254,32 @@ def test_many_joins_are_split_into_valid_frames(serve: Serve, connect: Connect, 
         witness.receive()
     assert (witness.session.log.rank, newcomers[0].roster()) == (60, names)
     for number, client in enumerate(newcomers):
-        if number:  # its WELCOME was read above
+        # Its WELCOME was read above.
+        if number:
             assert fields_of(client.expect(b"WELCOME "))["seq"] > 1
 
 
 class Player:
-    """A client's session on a plain connection: what the log means to it."""
+    """A client's session on a plain connection, which interprets the log."""
 
     def __init__(self, guarded: Guarded, holder: str, name: str) -> None:
         self.client = RawClient(guarded.server.address)
         self.session = Session()
         self.session.hello(name=name)
-        self.session.data_to_send()  # it knows no token yet
+        # The session's own HELLO, which has no token, is discarded.
+        self.session.data_to_send()
         self.client.send(guarded.hello(holder, name))
         self.happened: list[events.Event] = []
         while not self.happened:
             self.receive()
 
     def receive(self) -> None:
-        """Receive what comes next."""
+        """Receive the next data."""
         self.happened += self.session.receive_data(self.client.sock.recv(READ_SIZE))
         self.client.send(self.session.data_to_send())
 
     def until(self, kind: type[Happened]) -> Happened:
-        """Return the next event of this kind, and forget it and those before."""
+        """Return the next event of this kind; forget it and the events before it."""
         while True:
             for number, event in enumerate(self.happened):
                 if isinstance(event, kind):
@@ -291,7 +296,7 @@ class Player:
         self.client.send(self.session.data_to_send())
 
 
-def test_who_joins_above_others_commands_them_and_asks_go_on(guarded: Guarded) -> None:
+def test_a_higher_newcomer_commands_others_and_asks_go_on(guarded: Guarded) -> None:
     web, bulk = Player(guarded, "web", "web"), Player(guarded, "bulk", "bulk")
     web.say(web.session.ask, "before")
     asked = bulk.until(events.Execute)
@@ -301,8 +306,10 @@ def test_who_joins_above_others_commands_them_and_asks_go_on(guarded: Guarded) -
         assert (moved.rank, player.session.log.rank, player.session.log.clients) == (rank, rank, 3)
     bulk.answer(asked.seq)
     answer = web.until(events.Answer)
-    assert (answer.seq, answer.rank, answer.name) == (asked.seq, 1, "bulk")  # as it was when asked
-    assert web.until(events.AskDone).seq == asked.seq  # the operator need not answer: it was not there
+    # Rank and name are those at the time of the ask.
+    assert (answer.seq, answer.rank, answer.name) == (asked.seq, 1, "bulk")
+    # The operator need not answer, because it was not there.
+    assert web.until(events.AskDone).seq == asked.seq
 
     op.say(op.session.cmd, "down")
     assert [player.until(events.Execute).rank for player in (web, bulk)] == [0, 0]
@@ -315,7 +322,7 @@ def test_who_joins_above_others_commands_them_and_asks_go_on(guarded: Guarded) -
         player.client.close()
 
 
-# --- what the operator does meanwhile ---------------------------------------------------------
+# --- changes by the operator ------------------------------------------------------------------
 
 
 def test_sighup_rereads_the_tokens_and_members_stay(guarded: Guarded) -> None:
@@ -352,13 +359,13 @@ def test_sighup_with_an_unusable_file_changes_nothing(guarded: Guarded, damage: 
 
 
 def files(certificates: Certificates, path: Path) -> dict[str, Path]:
-    """Return the options that name files, each with one that can be used."""
+    """Return the options that name files, each with a valid file."""
     token_file = write_private(path / "tokens", "token\n")
     return dict(zip(FILES, (token_file, certificates.cert, certificates.key, certificates.ca), strict=True))
 
 
 def make_fifo(path: Path) -> None:
-    """Put a FIFO that nobody writes to in the place of a file."""
+    """Replace a file by a FIFO that nobody writes to."""
     path.unlink()
     os.mkfifo(path, 0o600)
 
@@ -370,7 +377,8 @@ def test_sighup_refuses_a_file_that_would_block(
     certificates = Certificates(tmp_path)
     named = files(certificates, tmp_path)
     arguments = [str(word) for pair in named.items() for word in pair]
-    server = serve(2, *arguments, unix=tmp_path / "socket")  # where TLS is not in the way
+    # Use the Unix socket, which needs no TLS.
+    server = serve(2, *arguments, unix=tmp_path / "socket")
     client = connect(server)
     client.hello("a", token="token")  # noqa: S106 - of a test
     make_fifo(named[option])
@@ -392,10 +400,12 @@ def test_sighup_and_sigusr1_harm_no_server_without_files(serve: Serve, connect: 
     server = serve(2)
     client = connect(server)
     client.hello("a")
-    for _ in range(100):  # more than fit into one read of the loop
+    # More signals than one read of the loop takes.
+    for _ in range(100):
         server.process.send_signal(signal.SIGHUP)
         server.process.send_signal(signal.SIGUSR1)
-    for _ in range(10):  # all are handled: it would be logged while we read
+    # After this all are handled; a failure would have been logged.
+    for _ in range(10):
         assert client.settle() == []
     log = server.log()
     assert "INFO reloaded" in log
@@ -430,7 +440,7 @@ def test_sighup_takes_a_new_certificate_unless_it_is_bad(
 # --- the command line -------------------------------------------------------------------------
 
 
-def test_new_token_prints_a_token_and_the_line_that_lets_it_in(
+def test_new_token_prints_a_token_and_its_line_for_the_file(
     serve: Serve, connect: Connect, tmp_path: Path
 ) -> None:
     result = run("--new-token", "web-1:3")

@@ -1,4 +1,4 @@
-"""The client program and library with tokens and TLS: who is let in, and an operator that comes late."""
+"""The client program and library with tokens and TLS: admission, and an operator that joins late."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import BOUND
 
 
 class Trusted:
-    """A server that wants a token and speaks TLS, and what clients need for it."""
+    """A server that requires a token and TLS, and the files that clients need for it."""
 
     def __init__(self, serve: Callable[..., ServerProcess], path: Path) -> None:
         self.certificates = Certificates(path)
@@ -38,7 +38,7 @@ class Trusted:
         self.where = self.server.where
 
     def options(self, name: str) -> list[str]:
-        """Return the options of a client program with the token of this name."""
+        """Return the options of a client program with the token of this holder."""
         return ["--tls", "--tls-ca", str(self.certificates.ca), "--token-file", str(self._path / name)]
 
 
@@ -57,14 +57,14 @@ def test_an_operator_that_comes_last_commands_higher_classes(trusted: Trusted) -
         assert agent.line() == "rank is now 1 of 2"
 
 
-def test_the_token_is_found_through_the_environment(trusted: Trusted) -> None:
+def test_the_environment_names_the_token_file(trusted: Trusted) -> None:
     *options, _, path = trusted.options("op")
     code, lines, _ = run(trusted.where, *options, env=os.environ | {"RANKSERVER_TOKEN_FILE": path})
     assert (code, len(lines)) == (0, 1)
 
 
 @pytest.mark.parametrize("reconnect", [(), ("--reconnect",)])
-def test_a_wrong_token_ends_it_after_the_penalty_for_good(
+def test_a_wrong_token_ends_it_for_good_after_the_penalty(
     trusted: Trusted, tmp_path: Path, reconnect: tuple[str, ...]
 ) -> None:
     write_private(tmp_path / "wrong", "guessed\n")
@@ -75,7 +75,7 @@ def test_a_wrong_token_ends_it_after_the_penalty_for_good(
     assert time.monotonic() - begin >= TOKEN_PENALTY
 
 
-def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(trusted: Trusted, tmp_path: Path) -> None:
+def test_a_server_without_a_valid_certificate_is_rejected(trusted: Trusted, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Certificates(tmp_path / "other")
     code, lines, err = run(trusted.where, "--tls", "--tls-ca", str(other.ca))

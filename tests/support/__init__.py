@@ -1,4 +1,4 @@
-"""What several test modules share.
+"""Helpers that several test modules share.
 
 Every helper waits for something to happen, for at most ``waiting.BOUND`` seconds; none of them sleeps.
 """

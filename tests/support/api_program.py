@@ -1,6 +1,6 @@
-"""A program that uses the whole API, asyncio and not: it runs, and ``mypy --strict`` knows the type of all.
+"""A program that uses the whole API, in both flavours: it runs, and ``mypy --strict`` knows all types.
 
-What is wrong stands in ``misused``, which never runs, beside what mypy has to say to it.
+``misused`` never runs: it has errors, each beside the code that mypy must report for it.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def without(address: str) -> None:
         assert boss.ask("four").by_rank[1].code == 4
         web.execute_with(Upper())
 
-        events = iter(boss)  # before it leads: what it commands then is to be among them
+        # Created before it leads, so that its commands as a leader are among the events.
+        events = iter(boss)
 
         @boss.on_lead
         def lead(seq: int) -> None:

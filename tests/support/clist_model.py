@@ -1,7 +1,7 @@
-"""What the C core does, as plain Python that is easy to believe: the oracle of its tests.
+"""A simple model of the C core in plain Python: the oracle of its tests.
 
-A cursor's stream is a list of frames in the order in which they are sent, and its input is all bytes of it
-that are not done with. Nothing is shared, nothing is freed, and every question is answered by looking at
+A cursor's stream is a list of frames in the order in which they are sent, and its input is all of its bytes
+that are not handled yet. Nothing is shared, nothing is freed, and every query is answered by looking through
 the lists.
 """
 
@@ -14,12 +14,12 @@ from rankserver.wire.exceptions import RemoteProtocolError
 
 COMMAND: Final = b"CMD "
 
-# The most bytes that are read and kept of a cursor before it is attached.
+# The most bytes that are read and kept from a cursor before it is attached.
 FRESH_BYTES: Final = 65_536
 
 
 def keeps_text_rule(line: bytes) -> bool:
-    """Tell what the Python side of the protocol says about the bytes of a line."""
+    """Return whether the bytes of a line keep the text rule, according to the Python implementation."""
     try:
         protocol.decode_line(line)
     except RemoteProtocolError:
@@ -28,7 +28,7 @@ def keeps_text_rule(line: bytes) -> bool:
 
 
 def is_command(line: bytes) -> bool:
-    """Tell whether the core logs this line of a member by itself."""
+    """Return whether the core itself logs this line of a member."""
     return line.startswith(COMMAND) and line != COMMAND and keeps_text_rule(line)
 
 
@@ -49,19 +49,23 @@ class ModelMember:
 
 
 class ModelCursor:
-    """All frames that a cursor is sent, from the first to the last, and what it has sent itself."""
+    """All frames that a cursor is sent, from the first to the last, and its input."""
 
     def __init__(self, *, retains: bool = False) -> None:
         self.frames: list[Sent] = []
-        self.start = 0  # where its part of the log begins
-        self.limit: int | None = 0  # where that ends; None while it is attached
+        # The position in the log at which its part begins.
+        self.start = 0
+        # The position at which its part ends; None while it is attached.
+        self.limit: int | None = 0
         self.member: ModelMember | None = None
         self.was_attached = False
         self.retains = retains
         self.is_muted = False
         self.input = b""
-        self.has_input = False  # that was not gone through
-        self.last_line = b""  # that was handed over and may be brought back, as it came
+        # Whether any input is not handled yet.
+        self.has_input = False
+        # The line last handed over, which may be brought back, as it came.
+        self.last_line = b""
         self.is_ignored = False
 
     @property
@@ -70,7 +74,7 @@ class ModelCursor:
         return b"".join(sent.frame for sent in self.frames)
 
     def begun(self, sent: int) -> int:
-        """Return how many frames have begun when ``sent`` bytes are out."""
+        """Return how many frames have begun once ``sent`` bytes are sent."""
         begins = 0
         for count, (frame, _) in enumerate(self.frames):
             if begins >= sent:
@@ -80,14 +84,15 @@ class ModelCursor:
 
 
 class ModelLog:
-    """The ranks are a list, and logging copies the frame to every attached cursor."""
+    """A log whose ranks are a list, and which copies each logged frame to every attached cursor."""
 
     def __init__(self, max_line: int) -> None:
         self.max_line = max_line
         self.members: list[ModelMember] = []
         self.attached: list[ModelCursor] = []
         self.logged: list[bytes] = []
-        self.ends = [0]  # the position behind each frame; frame 0 is before the first
+        # The position behind each frame; frame 0 stands for the beginning.
+        self.ends = [0]
         self.published: int | None = None
 
     @property
@@ -108,7 +113,7 @@ class ModelLog:
         self.members.remove(member)
 
     def attach(self, cursor: ModelCursor, member: ModelMember | None, seq: int, sent: int = 0) -> None:
-        """Attach a cursor that got ``sent`` bytes so far."""
+        """Attach a cursor that was sent ``sent`` bytes so far."""
         cursor.was_attached = True
         cursor.member = member
         if member:
@@ -133,18 +138,18 @@ class ModelLog:
             cursor.limit = self.ends[-1]
 
     def cut(self, cursor: ModelCursor, sent: int) -> None:
-        """Cut a cursor that got ``sent`` bytes so far: no frame begins after them."""
+        """Cut a cursor that was sent ``sent`` bytes so far: no further frame begins."""
         if cursor in self.attached:
             self.detach(cursor)
         del cursor.frames[cursor.begun(sent) :]
         cursor.limit = max([cursor.start, *(frame.position for frame in cursor.frames)])
 
     def mute(self, cursor: ModelCursor, sent: int) -> None:
-        """Send no more to a cursor that got ``sent`` bytes so far."""
+        """Send no more to a cursor that was sent ``sent`` bytes so far."""
         cursor.frames = [Sent(cursor.stream[:sent], 0)]
         cursor.is_muted = True
 
-    # --- what they are sent ---
+    # --- output ---
 
     def private(self, cursor: ModelCursor, frame: bytes) -> None:
         if not cursor.is_muted:
@@ -161,7 +166,7 @@ class ModelLog:
         return self.seq
 
     def sendable(self, cursor: ModelCursor) -> int:
-        """Return the length of the stream that may be sent so far."""
+        """Return how many bytes of the stream may be sent so far."""
         size = 0
         for frame, position in cursor.frames:
             if self.published is not None and position > self.published and not cursor.retains:
@@ -169,7 +174,7 @@ class ModelLog:
             size += len(frame)
         return size
 
-    # --- what they send ---
+    # --- input ---
 
     def take(self, cursor: ModelCursor, data: bytes) -> None:
         assert not cursor.has_input
@@ -178,7 +183,7 @@ class ModelLog:
             cursor.has_input = bool(data)
 
     def next_line(self, cursor: ModelCursor, *, logs: bool = True) -> bytes | None:
-        """Log the commands at the start of the input; stop behind the first other line."""
+        """Log the commands at the start of the input; stop after the first other line."""
         if not cursor.has_input:
             return None
         cursor.last_line = b""
@@ -199,7 +204,7 @@ class ModelLog:
         return None
 
     def collect(self, cursor: ModelCursor) -> bytes:
-        """Take the commands at the start of the input, and the empty lines before the last of them."""
+        """Take the commands at the start of the input, with the empty lines before the last of them."""
         if not cursor.has_input:
             return b""
         cursor.last_line = b""

@@ -1,4 +1,4 @@
-"""A real log whose cursors are on socket pairs, for the tests of the C core one behaviour at a time."""
+"""A real log whose cursors use socket pairs, for tests of single behaviours of the C core."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rankserver.wire import protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
 MAX_LINE: Final = 256
-READ_SIZE: Final = 1 << 20  # more than a socket holds
+# More bytes than a socket holds.
+READ_SIZE: Final = 1 << 20
 
 
 class Peers:
-    """A log and both ends of its clients' connections; a context manager, which walks the invariants."""
+    """A log and both ends of its clients' connections; a context manager that checks the invariants."""
 
     def __init__(self, max_line: int = MAX_LINE, block_bytes: int = 1, read_bytes: int = READ_BYTES) -> None:
         self.log = Log(max_line, block_bytes, read_bytes)
@@ -38,7 +39,7 @@ class Peers:
             for sock in (*self.ours.values(), *self.theirs.values()):
                 sock.close()
 
-    # --- who there is ---
+    # --- clients ---
 
     def open(self, *, external: bool = False) -> Cursor:
         ours, theirs = socket.socketpair()
@@ -49,7 +50,7 @@ class Peers:
         return client
 
     def enter(self, client: Cursor, rank_class: int = 0) -> int:
-        """Make a member, and attach the client to it; return the member."""
+        """Add a member, attach the client to it, and return the member."""
         self._joined += 1
         self.log.join(self._joined, rank_class)
         client.attach(self._joined)
@@ -57,7 +58,7 @@ class Peers:
         return self._joined
 
     def join(self, rank_class: int = 0) -> Cursor:
-        """Return a new client that is attached to a new member."""
+        """Return a new client, attached to a new member."""
         client = self.open()
         self.enter(client, rank_class)
         return client
@@ -69,7 +70,7 @@ class Peers:
         return client
 
     def leave(self, client: Cursor) -> None:
-        """Take the client's member out of the ranks."""
+        """Remove the client's member from the ranks."""
         self.log.leave(self.members[client])
 
     def rank(self, client: Cursor) -> int:
@@ -79,42 +80,42 @@ class Peers:
         return self.ours[client].fileno()
 
     def shrink(self, client: Cursor) -> None:
-        """Let the kernel keep no more than a few KiB for the client."""
+        """Limit the kernel's buffers for the client to a few KiB."""
         self.ours[client].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
     def hang_up(self, client: Cursor) -> None:
         self.theirs[client].close()
 
-    # --- what they send ---
+    # --- input ---
 
     def send(self, client: Cursor, data: bytes) -> None:
-        """Let ``data`` lie in the socket, where ``Log.read`` finds it."""
+        """Send ``data`` into the socket, where ``Log.read`` finds it."""
         assert self.theirs[client].send(data) == len(data)
 
     def lines(self, client: Cursor) -> list[bytes]:
-        """Go through the client's input; return the lines that are handed over."""
+        """Handle the client's input; return the lines that are handed over."""
         return list(iter(lambda: self.next_line(client), None))
 
     def next_line(self, client: Cursor) -> bytes | None:
         return client.next_line(logs=True)
 
     def feed(self, client: Cursor, data: bytes) -> list[bytes]:
-        """Let ``data`` come in one piece, and go through it."""
+        """Receive ``data`` in one piece, and handle it."""
         client.take(data)
         return self.lines(client)
 
     def receive(self, client: Cursor, most: int = READ_SIZE) -> list[bytes]:
-        """Read what lies in the socket, at most ``most`` bytes at a time, and go through it."""
+        """Read all that is in the socket, at most ``most`` bytes at a time, and handle it."""
         lines: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while client.read(most):
                 lines += self.lines(client)
         return lines
 
-    # --- what they are sent ---
+    # --- output ---
 
     def read(self, client: Cursor, most: int = READ_SIZE) -> bytes:
-        """Return what the client has been sent and did not read before."""
+        """Return what the client was sent and has not read yet."""
         with contextlib.suppress(BlockingIOError):
             return self.theirs[client].recv(most)
         return b""
@@ -167,5 +168,5 @@ def commands(count: int, size: int = 100) -> bytes:
 
 
 def logged_commands(count: int, size: int = 100) -> bytes:
-    """Return what the ranked clients of a new log get when its first one sent ``commands``."""
+    """Return what the ranked clients of a new log get when the first one has sent ``commands``."""
     return b"".join(b"CMD %d 0 %s\n" % (seq, b"x" * size) for seq in range(1, count + 1))

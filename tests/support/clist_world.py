@@ -1,4 +1,4 @@
-"""Cursors, members and a log in both worlds, the core's and the model's, for ``test_clist_model``."""
+"""Cursors, members and a log, both in the core and in the model, for ``test_clist_model``."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 MAX_LINE: Final = 256
 
-# The least that the core allows: a few lines in each block.
+# The smallest block that the core allows: it holds a few lines.
 BLOCK_BYTES: Final = MAX_LINE + 256
 
-# The most bytes of one read: a few lines.
+# The most bytes of one read, which are a few lines.
 INPUT_BYTES: Final = 1000
 
-# More than a socket holds.
+# More bytes than a socket holds.
 READ_SIZE: Final = 1 << 20
 
 
 class Peer:
-    """One cursor in both worlds, with both ends of its connection."""
+    """A cursor of the core and its model, with both ends of its connection."""
 
     def __init__(self, log: Log, *, is_slow: bool) -> None:
         self.ours, self.theirs = socket.socketpair()
@@ -43,13 +43,14 @@ class Peer:
         self.cursor = log.open(self.fd)
         self.model = ModelCursor()
         self.received = bytearray()
-        self.on_the_way = b""  # what it sent that was not read yet
+        # Bytes that it sent and that were not read yet.
+        self.on_the_way = b""
         self.is_blocked = False
         self.has_hung_up = False
 
     @property
     def sent(self) -> int:
-        """Bytes that the core has got rid of, as the kernel tells it."""
+        """The number of bytes that the core has handed to the kernel."""
         return len(self.received) + self._in_the_socket()
 
     @property
@@ -66,7 +67,8 @@ class Peer:
             self.on_the_way += data[: self.theirs.send(data)]
 
     def hang_up(self) -> None:
-        self.read(READ_SIZE)  # or the connection would be reset, and what is on the way lost
+        # Otherwise the connection would be reset, and bytes on the way lost.
+        self.read(READ_SIZE)
         self.has_hung_up = True
         self.theirs.close()
 
@@ -82,7 +84,7 @@ class Peer:
 
 
 class Reader:
-    """A retaining cursor in both worlds."""
+    """A retaining cursor of the core and its model."""
 
     def __init__(self, log: Log, model: ModelLog) -> None:
         self.cursor = log.retain()
@@ -92,7 +94,7 @@ class Reader:
 
 
 class World(RuleBasedStateMachine):
-    """Both worlds, with all that can be asked of them compared after each step of a subclass."""
+    """The core and the model; everything observable is compared after each step of a subclass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,9 +103,10 @@ class World(RuleBasedStateMachine):
         self.peers: list[Peer] = []
         self.readers: list[Reader] = []
         self.joined = 0
-        self.flushed = 0  # the seq at the last flush of all
+        # The seq at the last ``flush_all``.
+        self.flushed = 0
 
-    # --- what holds at all times ---
+    # --- invariants ---
 
     @invariant()
     def nothing_in_the_core_is_broken(self) -> None:
@@ -132,7 +135,7 @@ class World(RuleBasedStateMachine):
             assert self.log.held <= BLOCK_BYTES
 
     def teardown(self) -> None:
-        """Let everybody read to the end: nothing is lost, doubled or out of order."""
+        """Let all cursors read to the end: nothing is lost, doubled or out of order."""
         self.log.publish(None)
         for peer in self.peers:
             gone = peer.has_hung_up or peer.model.is_muted
@@ -163,15 +166,15 @@ class World(RuleBasedStateMachine):
         self.model.attach(peer.model, member, seq, peer.sent)
 
     def _is_gone(self, seq: int) -> bool:
-        """Tell whether the log is not kept from behind this frame on."""
+        """Return whether the log behind this frame is no longer kept."""
         return self.model.ends[seq] < self.log.end - self.log.held
 
     def _waits(self, peer: Peer) -> bool:
-        """Tell whether something could be sent now."""
+        """Return whether something could be sent now."""
         return not peer.model.is_muted and self.model.sendable(peer.model) > peer.sent
 
     def _feed(self, peer: Peer, data: bytes, cuts: list[int]) -> None:
-        """Let this be read in pieces that one read can bring, and go through all but the last."""
+        """Deliver ``data`` in pieces of at most one read, and handle all but the last piece."""
         edges = {0, len(data), *(cut % (len(data) + 1) for cut in cuts), *range(0, len(data), INPUT_BYTES)}
         for start, stop in itertools.pairwise(sorted(edges)):
             while peer.model.has_input:
@@ -180,7 +183,7 @@ class World(RuleBasedStateMachine):
             self.model.take(peer.model, data[start:stop])
 
     def _next_line(self, peer: Peer, *, logs: bool) -> bytes | None:
-        """Ask for the next line in both worlds; ignore, as a server does, a cursor with one too long."""
+        """Get the next line from both; ignore a cursor whose line is too long, as a server does."""
         try:
             line = self.model.next_line(peer.model, logs=logs)
         except RemoteProtocolError as error:

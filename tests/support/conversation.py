@@ -1,4 +1,4 @@
-"""One channel in a loop whose handler knows no frames, driven a turn at a time."""
+"""One channel in a loop whose handler knows no frames, driven turn by turn."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rankserver.pace import MAX_PRIVATE_BYTES
 from tests.support.turns import ManualSelector
 
 MAX_LINE: Final = 256
-# Bytes that a socket holds for sure.
+# Bytes that any socket holds.
 SEND_BYTES: Final = 64 * 1024
 WATCHER, MEMBER = 1, 2
 
 
 class LineHandler:
-    """Does with lines what a server would, as far as the reader is concerned: all but BYE means nothing.
+    """Handles lines as a server does, as far as the reader is concerned. Only BYE has a meaning.
 
     Attributes:
-        lines: those that were handed over.
-        blocker: what all lines but the first wait for.
-        error: why the channel departed, if it was not with BYE.
-        ended: why nothing more comes.
+        lines: the lines that were handed over.
+        blocker: the wait that all lines but the first return.
+        error: the reason of the departure, unless it was a BYE.
+        ended: the reason why the stream ended.
     """
 
     def __init__(self, log: Log) -> None:
@@ -69,7 +69,7 @@ class LineHandler:
         channel.move(going)
 
     def settle(self) -> None:
-        """Make nothing count: the test lets clients join and leave."""
+        """Do nothing: the test itself lets clients join and leave."""
 
     def on_slow(self, channel: Channel) -> None:
         raise AssertionError(f"{channel} is too slow")
@@ -121,7 +121,7 @@ class Conversation:
         return self.channel.state
 
     def feed(self, data: bytes) -> None:
-        """Send ``data``, and take turns for as long as the channel is read and there is something."""
+        """Send ``data``, and take turns while the channel is read and has input."""
         for at in range(0, len(data), SEND_BYTES):
             piece = data[at : at + SEND_BYTES]
             assert self.theirs.send(piece) == len(piece)
@@ -132,7 +132,7 @@ class Conversation:
             self.loop.turn()
 
     def join(self) -> None:
-        """Do what a server does at the end of the turn that brought the HELLO, and read on."""
+        """Join, as a server does at the end of the turn that brought the HELLO, and read on."""
         assert self.state is ChannelState.JOINING
         self.log.join(MEMBER)
         self.channel.cursor.attach(MEMBER)
@@ -153,14 +153,14 @@ class Conversation:
         return other, theirs
 
     def congested(self) -> Channel:
-        """Return another channel for which too many private frames wait."""
+        """Return another channel, for which too many private frames wait."""
         other, _ = self.connect()
         other.cursor.private(b"x" * MAX_PRIVATE_BYTES + b"\n")
         self.loop.pace.mark_congested(other)
         return other
 
     def relieve(self, other: Channel) -> None:
-        """Let the other channel have been sent all that waits for it."""
+        """Mark all that waits for the other channel as sent."""
         other.cursor.advance(other.cursor.queued())
 
     @property

@@ -1,4 +1,4 @@
-"""A program of examples/, started with pipes: tests type into it and read what it writes line by line."""
+"""A program of examples/, started with pipes: tests write its input, and read its output line by line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.waiting import BOUND, read_line
 
 
 class ExampleProgram:
-    """A program that the test reads from, and types to."""
+    """An example program, whose input the test writes and whose output it reads."""
 
     def __init__(self, *arguments: str | Path) -> None:
         self.process = subprocess.Popen(
@@ -53,7 +53,7 @@ class ExampleProgram:
         self.process.stdin.write(line.encode() + b"\n")
 
     def end(self) -> tuple[int, list[str], str]:
-        """Wait for its end; return the exit code, the rest of the output, and what went to stderr."""
+        """Wait for its end; return the exit code, the rest of the output, and its stderr."""
         out, err = self.process.communicate(timeout=BOUND)
         return self.process.returncode, out.decode().splitlines(), err.decode()
 
@@ -63,12 +63,12 @@ class ExampleProgram:
         self.process.stdin = None
 
     def kill(self) -> None:
-        """``kill -9`` it; again does no harm."""
+        """Kill it with SIGKILL; further calls do nothing."""
         self.process.kill()
         self.process.communicate()
 
     def stop(self) -> None:
-        """Let it sleep as of now."""
+        """Suspend it with SIGSTOP."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 

@@ -1,4 +1,4 @@
-"""What the tests of executing share: commands to execute, and a way to see that nothing of one is left."""
+"""Helpers for tests of execution: commands, and a way to check that no process of a command is left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ E = TypeVar("E", bound=Executor)
 
 
 def command(text: str, *, seq: int = 7) -> Execute:
-    """Return what rank 1, told by rank 0, is to execute."""
+    """Return a command from rank 0 that rank 1 must execute."""
     return Execute(seq, 0, text, True, 1, "me")
 
 
@@ -52,19 +52,19 @@ async def closing(executor: E) -> AsyncIterator[E]:
 def shell(
     *, timeout: float | None = None, output_limit: int = 32_768, workdir: Path | None = None
 ) -> ShellExecutor:
-    """Return a shell that may do everything."""
+    """Return a shell executor that allows every command."""
     return ShellExecutor(ExecutorOptions(policy.ALL, timeout, output_limit, workdir))
 
 
 def detail(result: Outcome, status: str) -> dict[str, Any]:
-    """Return the fields of an outcome that must have this status."""
+    """Check the status of an outcome; return its fields."""
     assert result.status == status, result
     assert result.detail is not None
     return dict(result.detail)
 
 
 class Tether:
-    """A FIFO; who holds it open for writing is not gone, and its end proves that nobody is left.
+    """A FIFO that processes hold open for writing: its end proves that none of them is left.
 
     Commands write to it as ``path``.
     """
@@ -75,7 +75,7 @@ class Tether:
         self._fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
 
     def line(self) -> str:
-        """Return the next line that somebody writes."""
+        """Return the next line that a process writes."""
         line = b""
         while not line.endswith(b"\n"):
             self._wait(select.POLLIN)
@@ -83,14 +83,14 @@ class Tether:
         return line.decode().strip()
 
     def is_free(self) -> bool:
-        """Tell whether nobody holds it any more, right now."""
+        """Return whether no process holds it at the moment."""
         try:
             return os.read(self._fd, 1) == b""
         except BlockingIOError:
             return False
 
     def until_free(self) -> None:
-        """Wait until nobody holds it any more."""
+        """Wait until no process holds it."""
         self._wait(select.POLLHUP)
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ def tethered(directory: Path) -> Iterator[Tether]:
 
 
 async def told(wait: Callable[[], T]) -> T:
-    """Wait for something that blocks, while the loop goes on."""
+    """Run a blocking call in a thread, while the loop goes on."""
     return await asyncio.get_running_loop().run_in_executor(None, wait)
 
 

@@ -1,4 +1,4 @@
-"""Start many client programs from one interpreter, because fifty of them would spend their time importing.
+"""Start many client programs from one interpreter: fifty separate ones would spend their time importing.
 
 Usage: ``python -m tests.support.forked_clients ADDRESS COUNT OPTION...``. Each child does what
 ``python -m client ADDRESS --name agent-N OPTION...`` does. The parent prints the pid of each on a line

@@ -1,6 +1,6 @@
-"""A server for the load generator that follows a script, and what may be wrong with what it sends.
+"""A scripted server for the load generator, and faults in the data that it sends.
 
-It lets the generator join, and when the commands of a burst have come, it plays what a test has written out.
+It lets the generator join, and when the commands of a burst have come, it sends what the test specifies.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from tests.support.waiting import BOUND
 # The bytes of a text.
 SIZE: Final = 20
 
-# So many that the numbers of log frames, from 1 on, get longer twice.
+# Enough commands that the numbers of log frames, from 1 on, get longer twice.
 COMMANDS: Final = 120
 
 RECEIVERS: Final = 3
 WELCOME: Final = b'INFO {"proto":1}\nWELCOME {"rank":0,"clients":1,"seq":0}\n'
 
-Fault = Callable[[list[bytes], int], None]  # breaks the item with this index
-Cut = Callable[[Sequence[bytes]], Iterator[tuple[int, bytes]]]  # what is sent to whom, in which order
+# Breaks the item with this index.
+Fault = Callable[[list[bytes], int], None]
+# Yields a stream's index and the next bytes to send on it, in the order of sending.
+Cut = Callable[[Sequence[bytes]], Iterator[tuple[int, bytes]]]
 
 
-# --- what is sent -----------------------------------------------------------------------------
+# --- streams ----------------------------------------------------------------------------------
 
 
 def texts(commands: int = COMMANDS, sender: int = 0) -> list[bytes]:
@@ -40,13 +42,13 @@ def texts(commands: int = COMMANDS, sender: int = 0) -> list[bytes]:
 
 
 def in_log(items: Iterable[bytes], first: int = 1) -> list[bytes]:
-    """Return log frames: each item is a text, or a frame with ``%d`` where its number goes."""
+    """Return log frames: each item is a text, or a frame with ``%d`` in the place of its number."""
     frames = (item if b"%d" in item else b"CMD %%d 5 %b\n" % item for item in items)
     return [frame % number for number, frame in enumerate(frames, first)]
 
 
 def in_lines(items: Iterable[bytes]) -> list[bytes]:
-    """Return the lines of one sender for the others."""
+    """Return the lines that others get from one sender."""
     return [b"5 %b\n" % item for item in items]
 
 
@@ -54,12 +56,12 @@ FRAMES: Final = {"rank": in_log, "plain": in_lines}
 
 
 def whole(streams: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Send all at once, to one after the other."""
+    """Send each stream at once, one after the other."""
     yield from enumerate(streams)
 
 
 def pieces(streams: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Send a few bytes to each by turns; now one is furthest ahead, now another."""
+    """Send a few bytes of each stream in turn, so that the one furthest ahead varies."""
     chance = random.Random(1)
     at = [0] * len(streams)
     while any(at[rank] < len(stream) for rank, stream in enumerate(streams)):
@@ -70,22 +72,24 @@ def pieces(streams: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 class Burst(NamedTuple):
-    """What is sent when so many commands have come: a stream for each connection, in order of joining."""
+    """The streams, in order of joining, that are sent once this many commands have come."""
 
     streams: Sequence[bytes]
     cut: Cut = whole
     commands: int = COMMANDS
-    closed: int | None = None  # who is disconnected then
+    # The index of a connection that is then closed.
+    closed: int | None = None
 
 
 def burst(
     proto: str, frames: Sequence[bytes], cut: Cut = whole, last: Sequence[bytes] | None = None
 ) -> Burst:
-    """Return one of one sender, in which all get the same, or the last receiver something else."""
+    """Return a burst of one sender; all get ``frames``, but the last receiver gets ``last`` if given."""
     streams = [b"".join(frames)] * RECEIVERS
     if last is not None:
         streams[-1] = b"".join(last)
-    if proto == "rank":  # its sender hears itself
+    # Here the sender receives its own commands.
+    if proto == "rank":
         streams.append(streams[0])
     return Burst(streams, cut)
 
@@ -94,10 +98,11 @@ def burst(
 
 
 class FakeServer:
-    """Lets the generator join, passes its markers on, and then plays bursts whatever the commands were."""
+    """Lets the generator join, passes its markers on, and then plays bursts regardless of the commands."""
 
     def __init__(self, proto: str, receivers: int, senders: int, bursts: Sequence[Burst]) -> None:
-        self.heard: list[bytes] = []  # commands, without their LF
+        # Received commands, without their LF.
+        self.heard: list[bytes] = []
         self._proto = proto
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(BOUND)
@@ -119,7 +124,7 @@ class FakeServer:
             self._thread.shutdown()
 
     def _serve(self, bursts: Sequence[Burst]) -> None:
-        with suppress(ConnectionError):  # the generator ends when it finds a fault
+        with suppress(ConnectionError):  # The generator exits when it finds a fault.
             for _ in self._rest:
                 self._accept()
             for burst in bursts:
@@ -141,7 +146,7 @@ class FakeServer:
             client.sendall(b"hello %d\n" % (len(self._clients) - 1))
 
     def _hear(self, commands: int) -> None:
-        """Pass markers on until so many commands have come."""
+        """Pass markers on until ``commands`` commands have come."""
         target = len(self.heard) + commands
         with selectors.DefaultSelector() as selector:
             for rank, client in enumerate(self._clients):
@@ -171,10 +176,10 @@ class FakeServer:
 
 
 def play(proto: str, receivers: int, senders: int, *bursts: Burst, ask: str = "burst {}") -> list[Event]:
-    """Return what the generator says of these bursts.
+    """Return the generator's reports on these bursts.
 
     Raises:
-        BenchmarkError: with the fault that it finds.
+        BenchmarkError: if the generator finds a fault, which the message names.
     """
     harness.build()
     with (
@@ -219,7 +224,7 @@ def swapped(items: list[bytes], at: int, step: int = 1) -> None:
 
 
 def byte(place: int, value: bytes) -> Fault:
-    """Return what changes one byte of an item."""
+    """Return a fault that changes one byte of an item."""
 
     def change(items: list[bytes], at: int) -> None:
         changed = bytearray(items[at])
@@ -231,7 +236,7 @@ def byte(place: int, value: bytes) -> Fault:
 
 
 def behind(extra: bytes) -> Fault:
-    """Return what puts bytes behind an item."""
+    """Return a fault that adds bytes behind an item."""
 
     def add(items: list[bytes], at: int) -> None:
         items[at] += extra
@@ -240,7 +245,7 @@ def behind(extra: bytes) -> Fault:
 
 
 def front(old: bytes, new: bytes) -> Fault:
-    """Return what changes how an item begins."""
+    """Return a fault that changes the beginning of an item."""
 
     def change(items: list[bytes], at: int) -> None:
         assert items[at].startswith(old)
@@ -260,7 +265,7 @@ def broken(items: Sequence[bytes], fault: Fault, at: int) -> list[bytes]:
 
 
 def tell_three(listener: socket.socket, wrong: str) -> None:
-    """Let three clients join, and tell the others when one leaves; one has a wrong rank then, or before."""
+    """Let three clients join and one leave; ``wrong`` says at which of the two a rank is wrong, if any."""
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         clients: list[socket.socket] = []
         for rank in range(3):
@@ -275,7 +280,7 @@ def tell_three(listener: socket.socket, wrong: str) -> None:
             clients.append(client)
             selector.register(client, selectors.EVENT_READ, rank)
         gone = selector.select(BOUND)[0][0].data
-        with suppress(ConnectionError):  # the generator ends when it finds a fault
+        with suppress(ConnectionError):  # The generator exits when it finds a fault.
             for rank in {0, 1, 2} - {gone}:
                 left = (0 if gone == 2 and rank else 9) if wrong == "left" else gone
                 clients[rank].sendall(b"LEFT 3 %d\n" % left)

@@ -1,4 +1,4 @@
-"""The console on a pseudo-terminal, read from the screen as a person would.
+"""The console on a pseudo-terminal, whose screen is read as a person would read it.
 
 ``conftest`` has the fixtures that start a ``TerminalClient``.
 """
@@ -23,7 +23,7 @@ from tests.support.waiting import BOUND
 ROWS, COLUMNS = 24, 100
 CTRL_C, CTRL_D, CTRL_L, CTRL_Q, CTRL_R, CTRL_Z, TAB = "\x03", "\x04", "\x0c", "\x11", "\x12", "\x1a", "\t"
 UP, RIGHT, LEFT, END = "\x1b[A", "\x1b[C", "\x1b[D", "\x1b[F"
-# Ends each drawing: the cursor is shown again.
+# The sequence that ends each drawing: it shows the cursor again.
 DRAWN: Final = b"\x1b[?25h"
 CLIENT: Final = (sys.executable, "-m", "client")
 
@@ -32,13 +32,13 @@ class TerminalClient:
     """``python -m client`` on a terminal of its own.
 
     Args:
-        arguments: of the client.
-        env: all of its environment.
+        arguments: the client's arguments.
+        env: its whole environment.
         size: rows and columns.
-        in_shell: whether a shell with job control starts it, whose prompt is ``$``.
+        in_shell: whether a shell with job control starts it; the shell's prompt is ``$``.
 
     Attributes:
-        raw: everything that it wrote.
+        raw: all bytes that it wrote.
         child: the process.
     """
 
@@ -60,7 +60,8 @@ class TerminalClient:
             env=env | {"PS1": "$ ", "HISTFILE": ""},
             dimensions=size,
             timeout=BOUND,
-            echo=True,  # as a shell leaves it
+            # The state in which a shell leaves a terminal.
+            echo=True,
         )
         self.child.delaybeforesend = None
         if in_shell:
@@ -77,10 +78,10 @@ class TerminalClient:
         """Send keys."""
         self.child.send(text)
 
-    # --- what is seen ---
+    # --- the screen ---
 
     def rows(self) -> list[str]:
-        """Return what the screen shows above the bottom line, without empty rows at the end."""
+        """Return the rows above the bottom line, without empty ones at the end."""
         at = self._bottom_at()
         rows = [row.rstrip() for row in self._screen.display[: self._screen.lines if at is None else at]]
         while rows and not rows[-1]:
@@ -88,32 +89,32 @@ class TerminalClient:
         return rows
 
     def bottom(self) -> str:
-        """Return the bottom line, which is the last row that is in reverse video; empty if there is none."""
+        """Return the bottom line, the last row in reverse video; empty if there is none."""
         at = self._bottom_at()
         return "" if at is None else self._screen.display[at].rstrip()
 
     def bottom_distance(self) -> int:
-        """Return how many rows the bottom line is below the last of ``rows``."""
+        """Return the distance in rows from the last of ``rows`` to the bottom line."""
         at = self._bottom_at()
         assert at is not None, self._shown()
         return at + 1 - len(self.rows())
 
     def cursor(self) -> tuple[int, int]:
-        """Return in which of ``rows`` the cursor is, from the end: -1 is the last, and the column from 0."""
+        """Return the cursor's index in ``rows``, from the end (-1 is the last), and its column from 0."""
         return self._screen.cursor.y - len(self.rows()), self._screen.cursor.x
 
     def colour(self, text: str, column: int = 0) -> str:
-        """Return the colour of the last row that shows ``text``, ``column`` columns after that begins."""
+        """Return the colour in the last row that shows ``text``, ``column`` columns after its beginning."""
         at = next(row for row in reversed(range(self._screen.lines)) if text in self._screen.display[row])
         return str(self._screen.buffer[at][self._screen.display[at].index(text) + column].fg)
 
     def has_colour(self) -> bool:
-        """Tell whether anything that it wrote had a colour."""
+        """Return whether anything that it wrote had a colour."""
         return re.search(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m", self.raw) is not None
 
     @property
     def title(self) -> str:
-        """The title of the window."""
+        """The window title."""
         return str(self._screen.title)
 
     def _bottom_at(self) -> int | None:
@@ -123,7 +124,7 @@ class TerminalClient:
     # --- waiting ---
 
     def see(self, *last: str) -> None:
-        """Wait until these are the last rows above the bottom line."""
+        """Wait until ``rows`` are the last rows above the bottom line."""
         self.until(lambda: self.rows()[-len(last) :] == list(last))
 
     def see_bottom(self, line: str) -> None:
@@ -138,7 +139,7 @@ class TerminalClient:
         return self.child.exitstatus
 
     def until(self, happened: Callable[[], bool]) -> None:
-        """Read what the program writes until something is so."""
+        """Read the program's output until ``happened()`` is true."""
         deadline = time.monotonic() + BOUND
         while not happened():
             assert time.monotonic() < deadline, self._shown()
@@ -156,14 +157,14 @@ class TerminalClient:
     # --- the terminal ---
 
     def is_cooked(self) -> bool:
-        """Tell whether the terminal is as a shell needs it."""
+        """Return whether the terminal is in the mode that a shell needs."""
         flags = termios.ECHO | termios.ICANON | termios.ISIG
         return bool(termios.tcgetattr(self.child.child_fd)[3] & flags == flags)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Change the size of the terminal as xterm does.
+        """Resize the terminal as xterm does.
 
-        Rows are taken from below the text first, then from the top; rows that become too long are cut.
+        Rows below the text are removed first, then rows at the top; rows that become too long are cut.
         """
         screen = self._screen
         used = max([at for at, row in enumerate(screen.display) if row.strip()] + [screen.cursor.y]) + 1
@@ -173,7 +174,8 @@ class TerminalClient:
         for _ in range(over):
             screen.index()
         screen.cursor.y = at - over
-        screen.lines = rows  # and not by resize(), which leaves the cursor where another row is then
+        # Do not use resize(), which leaves the cursor in another row.
+        screen.lines = rows
         for row in [row for row in screen.buffer if row >= rows]:
             del screen.buffer[row]
         screen.resize(rows, columns)
@@ -181,13 +183,13 @@ class TerminalClient:
         self.child.setwinsize(rows, columns)
 
     def resized(self, rows: int, columns: int) -> None:
-        """Change the size of the terminal and wait until the console is drawn for it."""
+        """Resize the terminal, and wait until the console is redrawn."""
         drawn = self.raw.count(DRAWN)
         self.resize(rows, columns)
         self.until(lambda: self.raw.count(DRAWN) > drawn)
 
 
 def terminal_environment(state: os.PathLike[str]) -> dict[str, str]:
-    """Return the environment for a console whose history is in ``state``."""
+    """Return the environment for a console with its history in ``state``."""
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "RANKSERVER")}
     return kept | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": os.fspath(state)}

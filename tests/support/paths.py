@@ -1,4 +1,4 @@
-"""Where the source tree is, from which the tests start programs."""
+"""The path of the source tree, from which the tests start programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client program, started with pipes: tests type into it and read what it writes line by line."""
+"""The client program, started with pipes: tests write its input, and read its output line by line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WELCOME = protocol.welcome(frames.WelcomeFrame(0, 1, 0, "me", "s", 30))
 
 
 class ClientProgram:
-    """``python -m client`` in plain mode: the test types, and reads what it writes."""
+    """``python -m client`` in plain mode, whose input the test writes and whose output it reads."""
 
     def __init__(self, *arguments: str, **options: Any) -> None:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -56,7 +56,7 @@ class ClientProgram:
         return line[:-1].decode()
 
     def event(self, kind: str) -> dict[str, Any]:
-        """Return the next JSON object on standard output of this kind, past any others."""
+        """Return the next JSON object of this kind on standard output, skipping others."""
         while True:
             event: dict[str, Any] = json.loads(self.line())
             if event["event"] == kind:
@@ -67,12 +67,12 @@ class ClientProgram:
         self.process.send_signal(signum)
 
     def end(self, *, stdin: bytes = b"") -> tuple[int, list[str], str]:
-        """End the input, wait, and return the exit code, the rest of the output, and what went to stderr."""
+        """End the input and wait; return the exit code, the rest of the output, and the rest of stderr."""
         out, err = self.process.communicate(stdin, BOUND)
         return self.process.returncode, (out or b"").decode().splitlines(), (err or b"").decode()
 
 
 def run(*arguments: str, stdin: bytes = b"", **options: Any) -> tuple[int, list[str], str]:
-    """Run ``python -m client`` to its end; return the exit code, the output and what went to stderr."""
+    """Run ``python -m client`` to its end; return the exit code, the output and stderr."""
     with ClientProgram(*arguments, **options) as program:
         return program.end(stdin=stdin)

@@ -1,6 +1,6 @@
-"""Clients that send and read only while a test pumps them, so that it decides who is slow.
+"""Clients that send and read only while a test pumps them, so that the test decides which are slow.
 
-Whether everybody waits is not a matter of time: ``pump`` goes on until no client can move and the server
+``pump`` does not rely on time to see that all wait: it goes on until no client can move and the server
 sleeps.
 """
 
@@ -14,17 +14,17 @@ from tests.support.rawclient import READ_SIZE, RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
-# Seconds without any movement, longer than TCP delays an acknowledgement or waits to probe a full window.
+# Seconds without any movement: longer than TCP delays an acknowledgement or a probe of a full window.
 QUIET: Final = 0.3
 
 
 class PumpedClient:
-    """A client that sends and reads what it can when it is pumped.
+    """A client that sends and reads as much as it can when it is pumped.
 
     Args:
-        client: it joined.
-        data: what it has to send.
-        reads: bytes that it is willing to read; add to it.
+        client: the client, which has joined.
+        data: the bytes that it sends.
+        reads: the number of bytes that it is willing to read; tests add to it.
     """
 
     def __init__(self, client: RawClient, data: bytes = b"", reads: int = 1 << 40) -> None:
@@ -65,7 +65,7 @@ class PumpedClient:
 
 
 def move(peers: tuple[PumpedClient, ...], seconds: float) -> bool:
-    """Let each of these send and read once as soon as any of them can, and tell whether one could in time."""
+    """Let each of these send and read once when any can; return whether one could in ``seconds``."""
     with selectors.DefaultSelector() as selector:
         for peer in peers:
             if peer.interest:
@@ -77,7 +77,7 @@ def move(peers: tuple[PumpedClient, ...], seconds: float) -> bool:
 
 
 def pump(server: ServerProcess, *peers: PumpedClient, quiet: float = QUIET) -> None:
-    """Let these send and read until none of them can, and the server has slept for ``quiet`` seconds."""
+    """Let these send and read until none can and the server has slept for ``quiet`` seconds."""
     deadline = time.monotonic() + BOUND
     while True:
         naps = server.naps()
@@ -89,12 +89,12 @@ def pump(server: ServerProcess, *peers: PumpedClient, quiet: float = QUIET) -> N
 
 
 def exchange(*peers: PumpedClient, until: bytes) -> None:
-    """Let these send and read until the first of them has got ``until``."""
+    """Let these send and read until the first of them has received ``until``."""
     while until not in b"".join(peers[0].pieces[-2:]):
         assert move(peers, BOUND), f"{until!r} never comes"
 
 
 def finish(*peers: PumpedClient) -> None:
-    """Let these send and read until the server has ended all of their connections."""
+    """Let these send and read until the server has ended all their connections."""
     while any(not peer.ended for peer in peers):
         assert move(peers, BOUND), "the server does not end a connection"

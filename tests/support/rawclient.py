@@ -1,4 +1,4 @@
-"""A client that sends and receives lines, and interprets nothing."""
+"""A client that sends and receives lines without interpreting them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rankserver.wire import protocol
 from tests.support.tls_peer import TlsAddress, TlsSocket
 from tests.support.waiting import BOUND
 
-# Bytes that one call receives at most.
+# The most bytes that one call receives.
 READ_SIZE: Final = 65_536
 
 # Host and port, or the path of a Unix socket.
@@ -20,15 +20,16 @@ Address = tuple[str, int] | TlsAddress | str
 
 
 class RawClient:
-    """A client that knows nothing but lines: the test that uses it checks what it receives.
+    """A client that only knows lines; tests check the lines that it receives.
 
     Args:
-        address: where to connect to.
-        bound: seconds that any one read or write may take; ``TimeoutError`` after that.
+        address: the address to connect to.
+        bound: the most seconds of a read or write; after that it raises ``TimeoutError``.
     """
 
     def __init__(self, address: Address, *, bound: float = BOUND) -> None:
-        self.sock: Any  # a socket, or what speaks TLS on one
+        # A socket, or a TlsSocket.
+        self.sock: Any
         if isinstance(address, str):
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(bound)
@@ -39,7 +40,8 @@ class RawClient:
         if isinstance(address, TlsAddress):
             self.sock = TlsSocket(self.sock, address.context)
             self.sock.handshake()
-        self._lines: deque[bytes] = deque()  # complete, and not asked for yet
+        # Complete lines that were not returned yet.
+        self._lines: deque[bytes] = deque()
         self._partial = b""
         self._was_reset = False
 
@@ -59,7 +61,7 @@ class RawClient:
         self.sock.close()
 
     def send(self, data: bytes) -> None:
-        """Send ``data`` as it is: the caller adds the LF."""
+        """Send ``data`` unchanged; the caller adds the LF."""
         self.sock.sendall(data)
 
     def line(self) -> bytes:
@@ -90,12 +92,12 @@ class RawClient:
         return fields
 
     def settle(self) -> list[bytes]:
-        """Return the lines that the server has for this client by the time that it handles a PING."""
+        """Send a PING, and return the lines that come before its answer."""
         self.send(b"PING settle\n")
         return list(iter(self.line, b"PONG settle"))
 
     def roster(self) -> list[str]:
-        """Return the names of all clients by rank, and forget the lines before."""
+        """Return the names of all clients by rank; discard lines before the roster."""
         self.settle()
         self.send(protocol.who())
         names: list[str] = []
@@ -112,9 +114,9 @@ class RawClient:
             line = self.expect(b"ROSTER ")
 
     def rest(self) -> list[bytes]:
-        """Return the lines until the server closes the connection, which must end with a whole one.
+        """Return the lines until the server closes the connection; the last must be complete.
 
-        With TLS, the server must have announced that end, too.
+        With TLS, the server must also have announced the end.
         """
         while self._receive():
             pass
@@ -125,14 +127,15 @@ class RawClient:
         return list(lines)
 
     def eof(self) -> None:
-        """Check that the server has closed the connection and nothing is left to read."""
+        """Check that the server has closed the connection and that nothing is left to read."""
         rest = self.rest()
         assert not rest, rest
 
     def _receive(self) -> bool:
         try:
             data = self.sock.recv(READ_SIZE)
-        except ConnectionResetError:  # an end as well: we had sent what it never read
+        # This is an end as well, if the server did not read all that we sent.
+        except ConnectionResetError:
             self._was_reset = True
             return False
         *lines, self._partial = (self._partial + data).split(b"\n")
@@ -141,7 +144,7 @@ class RawClient:
 
 
 def fields_of(line: bytes) -> dict[str, Any]:
-    """Return the JSON object behind the verb of a line."""
+    """Return the JSON object after the verb of a line."""
     fields = json.loads(line.partition(b" ")[2])
     assert isinstance(fields, dict)
     return fields

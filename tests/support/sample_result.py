@@ -1,4 +1,4 @@
-"""A small result of a comparison, made up by rule, for the tests of what is made of one."""
+"""A small synthetic result of a comparison, for tests of the tables, plots and targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from measurements import Measurements
 
 
 class Corner(NamedTuple):
-    """A place in the grid."""
+    """A point of the grid."""
 
     senders: str
     receivers: int
@@ -19,7 +19,7 @@ class Corner(NamedTuple):
 HERE = Corner("one", 100, 64)
 EVERY = Corner("every", 1_000, 64)
 
-# The name of each peer, and the million deliveries per second that it would make.
+# The name of each peer, and its synthetic throughput in million deliveries per second.
 PEERS = {
     "rankserver": ("rankserver", 88.0),
     "redis": ("Redis pub/sub", 10.1),
@@ -32,12 +32,13 @@ PEERS = {
     "ceiling": ("ceiling", 92.0),
 }
 RIVALS = [key for key in PEERS if key not in {"rankserver", "ceiling"}]
-NOISE = (1.0, 0.97, 1.04, 0.99, 1.02)  # by round
+# The factor of each round.
+NOISE = (1.0, 0.97, 1.04, 0.99, 1.02)
 COMMANDS = 1_000
 
 
 def sample() -> dict[str, Any]:
-    """Return a result, as a run has collected it, in which all peers took part and lost nothing."""
+    """Return a result as a run collects it, in which all peers took part and lost nothing."""
     corners = [Corner("one", count, 64) for count in (1, 10, 100, 1_000, 5_000)]
     corners += [Corner("one", 1_000, size) for size in (16, 1_024)]
     return {
@@ -54,7 +55,7 @@ def sample() -> dict[str, Any]:
 
 
 def measured(result: dict[str, Any]) -> Measurements:
-    """Return the measurements of a result, as they are read from a file."""
+    """Return the measurements of a result as they are read from a file."""
     return Measurements.parse(Measurements.of_run(result).dump())
 
 
@@ -98,11 +99,11 @@ def _members(noise: float) -> dict[str, Any]:
     return {"joins_per_second": 6_500.0 * noise, "memory_per_client": 1_250.0} | copy.deepcopy(once)
 
 
-# --- looking into it and changing it ----------------------------------------------------------
+# --- queries and changes ----------------------------------------------------------------------
 
 
 def source(result: dict[str, Any], corner: Corner, key: str) -> dict[str, Any]:
-    """Return what was measured of a peer at a corner."""
+    """Return the measurements of a peer at a corner."""
     where = corner._asdict().items()
     (found,) = (it["sources"][key] for it in result["points"] if where <= it.items())
     assert isinstance(found, dict)
@@ -110,7 +111,7 @@ def source(result: dict[str, Any], corner: Corner, key: str) -> dict[str, Any]:
 
 
 def skip(result: dict[str, Any], key: str) -> None:
-    """Make the result one for which a peer was not installed."""
+    """Change the result to one without this peer, as if it was not installed."""
     for peer in result["peers"]:
         if peer["key"] == key:
             peer.update(version=None, skipped="not installed")
@@ -133,7 +134,7 @@ def set_latency(paced: dict[str, Any], **quantiles: float) -> None:
 
 
 def set_same_rate(result: dict[str, Any], ratios: dict[str, float]) -> None:
-    """Give our p99 these multiples of that of each of these peers at its half load, and 0.1 of all others."""
+    """Set the ratios of our p99 to those of these peers at their half load, and 0.1 to all others."""
     for key, ours in source(result, HERE, "rankserver")["against"].items():
         half = source(result, HERE, key).get("half", {"rounds": []})
         for mine, other in zip(ours["rounds"], half["rounds"], strict=False):

@@ -1,4 +1,4 @@
-"""What several tests of the client share: sessions without a server, and servers that follow a script."""
+"""Helpers for tests of the client: sessions without a server, and servers that follow a script."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def welcome(rank: int, clients: int, seq: int = 0, heartbeat: float = 30) -> bytes:
-    """Return the WELCOME of a client that is called ``me``."""
+    """Return the WELCOME of a client called ``me``."""
     return protocol.welcome(frames.WelcomeFrame(rank, clients, seq, "me", "s", heartbeat))
 
 
 def joined(rank: int, clients: int, seq: int = 0) -> Session:
-    """Return a session that has joined, and may send lines of 1,000 bytes."""
+    """Return a session that has joined and may send lines of 1,000 bytes."""
     session = Session()
     session.hello(name="me")
     session.receive_data(SHORT_BANNER + welcome(rank, clients, seq))
@@ -48,7 +48,7 @@ def bytewise(session: Session, data: bytes) -> list[Event]:
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine within the bound; no task, descriptor or lost exception may be left by it."""
+    """Run a test's coroutine within the bound; it must leave no task, descriptor or unhandled exception."""
     lost: list[dict[str, Any]] = []
 
     async def main() -> None:
@@ -65,7 +65,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def descriptors() -> set[str]:
-    """Return the sockets that this process has open."""
+    """Return the names of the sockets that this process has open."""
     found = set()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @contextlib.asynccontextmanager
 async def fake(script: Script) -> AsyncIterator[str]:
-    """Serve ``script`` to whoever connects, and give the address."""
+    """Serve ``script`` to each client, and yield the address."""
     server = await asyncio.start_server(script, "127.0.0.1", 0)
     async with server:
         yield "{}:{}".format(*server.sockets[0].getsockname())

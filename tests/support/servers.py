@@ -1,4 +1,4 @@
-"""The real server as a process of its own."""
+"""The real server as a separate process."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tests.support.rawclient import Address
 from tests.support.tls_peer import Certificates, TlsAddress
 from tests.support.waiting import BOUND, read_line
 
-# The command that the server is started under, such as Valgrind with its options.
+# A command that runs the server, such as Valgrind with its options.
 WRAPPER: Final = shlex.split(os.environ.get("TEST_SERVER_UNDER", ""))
-# Options that a test may override. On a loaded machine a client may take long to say HELLO.
+# Options that a test may override. On a loaded machine, a client may take long to send HELLO.
 DEFAULTS: Final = ("--port", "0", "--handshake-timeout", "1000")
 
 
 class ServerProcess:
-    """The real server, from the moment that it accepts until the end of the ``with``.
+    """The real server, from the time at which it accepts connections to the end of the ``with`` block.
 
     Args:
-        capacity: how many clients it accepts.
+        capacity: the number of clients that it accepts.
         options: further command-line options, such as ``"--heartbeat", "1"``.
-        unix: the path of a Unix socket to listen on as well; it is then the ``address``.
-        tls: the certificates that it is to use, if it is to speak TLS; they are part of the ``address``.
+        unix: the path of a further Unix socket to listen on, which is then the ``address``.
+        tls: the certificates, if it must use TLS; they are part of the ``address``.
         cwd: the directory to run in.
-        stderr: the descriptor that is its standard error, if it is not to be the file behind ``log``.
+        stderr: the descriptor for its standard error, instead of the file behind ``log``.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ServerProcess:
 
     @property
     def where(self) -> str:
-        """Where it listens, as one tells a client."""
+        """Where it listens, in the form that a client program takes."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}" if self.unix is None else f"unix:{self.unix}"
 
@@ -102,18 +102,18 @@ class ServerProcess:
         return line.decode().rstrip("\n")
 
     def log(self) -> str:
-        """Return what it has written to stderr so far."""
+        """Return its standard error so far."""
         self._stderr.seek(0)
         return self._stderr.read().decode()
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
-        """Ask it to stop, wait until it has, and return its exit code; again does no harm."""
+        """Signal it to stop, wait for its end, and return its exit code; further calls do nothing."""
         if self.process.returncode is None:
             self.process.send_signal(signum)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait until it has stopped, and return its exit code."""
+        """Wait for its end, and return its exit code."""
         try:
             return self.process.wait(BOUND)
         except subprocess.TimeoutExpired:
@@ -122,7 +122,7 @@ class ServerProcess:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Hold the server meanwhile, so that it finds all that happens in one turn of its loop."""
+        """Suspend the server during the block, so that one turn of its loop finds all that happened."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
         try:
@@ -131,40 +131,41 @@ class ServerProcess:
             self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it without a goodbye."""
+        """Kill it."""
         self.process.kill()
         self.process.wait()
 
-    # --- what the system knows about the process ---
+    # --- the system's data on the process ---
 
     def descriptors(self) -> int:
-        """Return how many descriptors it has open."""
+        """Return the number of its open descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def memory(self) -> int:
-        """Return the bytes of memory that it occupies now."""
+        """Return its resident memory in bytes."""
         return self._status_bytes("VmRSS")
 
     def peak_memory(self) -> int:
-        """Return the most bytes of memory that it has ever occupied."""
+        """Return its peak resident memory in bytes."""
         return self._status_bytes("VmHWM")
 
     def naps(self) -> int | None:
-        """Return how often it has gone to sleep so far, or None if it is running.
+        """Return how often it has gone to sleep so far, or None if it is running now.
 
-        If two calls return the same number, it slept all the time in between, however busy the machine is.
+        If two calls return the same number, it slept all the time in between, no matter how busy the machine
+        is.
         """
         status = self._status()
         return int(status["voluntary_ctxt_switches"]) if status["State"].startswith("S") else None
 
     def wait_until_asleep(self) -> None:
-        """Wait until it has done all it has to do for now."""
+        """Wait until it has nothing left to do and sleeps."""
         deadline = time.monotonic() + BOUND
         while self.naps() is None:
             assert time.monotonic() < deadline, "the server does not go to sleep"
 
     def wait_until_idle(self, seconds: float) -> None:
-        """Wait until it sleeps for this long without waking up once."""
+        """Wait until it sleeps for this many seconds without waking up."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + BOUND
         while True:

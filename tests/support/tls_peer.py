@@ -1,7 +1,7 @@
-"""TLS for tests: certificates that are made for them, and the client's side of a connection.
+"""TLS for tests: certificates, and the client's side of a connection.
 
-The client's side is not ``ssl.SSLSocket``, which can neither close its sending side alone nor tell an end
-that the peer announced (close_notify) from one that an attacker may have forged.
+The client's side is not ``ssl.SSLSocket``, which can neither close only its sending side nor distinguish an
+end that the peer announced (close_notify) from one that an attacker may have forged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORD: Final = 16_384
 
 
 class TlsAddress(NamedTuple):
-    """Where a server listens that speaks TLS, and what a client needs for that."""
+    """The address of a server with TLS, and the certificates for its clients."""
 
     host: str
     port: int
@@ -29,10 +29,10 @@ class TlsAddress(NamedTuple):
 
 
 class Certificates:
-    """An authority and a certificate that it issued for the server, in files of this directory.
+    """An authority and a certificate that it issued for the server, as files in a directory.
 
     Attributes:
-        options: the server's command-line options that use them.
+        options: the server's command-line options for these files.
         client: the context of a client that trusts the authority.
     """
 
@@ -47,7 +47,7 @@ class Certificates:
         self.client = self.context()
 
     def renew(self, *others: str) -> None:
-        """Replace the server's certificate by a new one, which is valid for these names as well."""
+        """Replace the server's certificate by a new one, which is also valid for ``names``."""
         made = self._authority.issue_cert(HOST, "localhost", *others)
         self.key.unlink(missing_ok=True)
         self.key.touch(mode=0o600)
@@ -55,7 +55,7 @@ class Certificates:
         made.cert_chain_pems[0].write_to_path(str(self.cert))
 
     def keys_of_others(self, directory: Path) -> list[Path]:
-        """Write keys of other certificates, one of each kind, and return their files."""
+        """Write keys that belong to other certificates, one of each kind, and return the files."""
         paths = []
         for kind in trustme.KeyType:
             paths.append(directory / f"{kind.name}.key")
@@ -64,7 +64,7 @@ class Certificates:
         return paths
 
     def context(self, *, identity: str | None = None) -> ssl.SSLContext:
-        """Return a client's context that trusts the authority, with a certificate for ``identity`` if any."""
+        """Return a client context that trusts the authority, with a certificate for ``identity`` if given."""
         context = ssl.create_default_context(cafile=str(self.ca))
         if identity is not None:
             self._authority.issue_cert(identity).configure_cert(context)
@@ -72,11 +72,11 @@ class Certificates:
 
 
 class TlsSocket:
-    """A socket whose bytes travel in TLS, as far as tests use one; all else is delegated to the plain socket.
+    """A socket with TLS, as far as tests use one; everything else is delegated to the plain socket.
 
     Attributes:
         plain: the socket below.
-        said_goodbye: the peer has announced the end of what it sends.
+        said_goodbye: whether the peer has announced the end of its stream.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str = HOST) -> None:
@@ -85,14 +85,16 @@ class TlsSocket:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        self._received = b""  # decrypted, and not asked for yet
-        self._lock = threading.Lock()  # one thread may send while another one receives
+        # Decrypted bytes that were not returned yet.
+        self._received = b""
+        # One thread may send while another receives.
+        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
 
     def handshake(self) -> None:
-        """Shake hands, within the socket's timeout."""
+        """Do the handshake, within the socket's timeout."""
         while not self._shakes_hands():
             data = self.plain.recv(RECORD)
             if not data:
@@ -133,13 +135,13 @@ class TlsSocket:
         return data
 
     def shutdown(self, how: int) -> None:
-        """Announce the end of what we send, and close that side."""
+        """Announce the end of our stream, and close the sending side."""
         if how == socket.SHUT_WR:
             self.plain.sendall(self.goodbye())
         self.plain.shutdown(how)
 
     def goodbye(self) -> bytes:
-        """Return the record (close_notify) that announces the end of what we send."""
+        """Return the record (close_notify) that announces the end of our stream."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.unwrap()
         return self._outgoing.read()
@@ -160,7 +162,7 @@ class TlsSocket:
 
 
 def old_version(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """Return the context of a client that speaks only this version of TLS, and trusts everybody."""
+    """Return a client context that speaks only this version of TLS and trusts any server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -171,7 +173,7 @@ def old_version(version: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 def write_private(path: Path, text: str) -> Path:
-    """Write a file that nobody else may read."""
+    """Write a file that only its owner may read."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         file.write(text)

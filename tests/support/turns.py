@@ -1,7 +1,7 @@
-"""A server in the test's own thread: it takes a turn when it is told to, at a time that the test sets.
+"""A server in the test's own thread: the test tells it when to take a turn, and sets its clock.
 
-Its clients are socket pairs, so that what one side has sent is there for the other at once: nothing waits,
-and a test decides what each turn finds.
+Its clients are socket pairs, so bytes sent on one side are at once there on the other: nothing waits, and the
+test decides what each turn finds.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from rankserver.tokens import Holder, Tokens
 from rankserver.wire import protocol
 
 READ_SIZE: Final = 1 << 20
-# Where the clock of a test begins: a time that no deadline is near.
+# The initial time of a test's clock, which is far from any deadline.
 START: Final = 1000.0
 
 
 class ManualSelector(selectors.DefaultSelector):
-    """A selector that waits for no time, and the clock beside it.
+    """A selector that never waits, and its clock.
 
     Attributes:
-        now: what the clock says.
-        stopped: seconds for which the next select lasts though nothing comes, as if the process were stopped.
+        now: the time that the clock shows.
+        stopped: seconds that the next select lasts although nothing comes, as if the process were stopped.
     """
 
     def __init__(self) -> None:
@@ -58,13 +58,13 @@ class Client:
         self.sock.sendall(data)
 
     def received(self, size: int = READ_SIZE) -> bytes:
-        """Return what has come since the last call, at most ``size`` bytes; nothing is waited for."""
+        """Return what has come since the last call, at most ``size`` bytes, without waiting."""
         with contextlib.suppress(BlockingIOError):
             return self.sock.recv(size)
         return b""
 
     def state(self) -> ChannelState:
-        """Return where the connection is in its life now."""
+        """Return the current state of the connection."""
         return self.channel.state
 
 
@@ -72,9 +72,9 @@ class SteppedServer:
     """A server and its clients; a context manager, which checks the core's invariants at the end.
 
     Args:
-        capacity: how many clients it accepts.
-        tokens: who may join; None for everybody.
-        make: makes the server, if it is not to be a plain one.
+        capacity: the number of clients that it accepts.
+        tokens: the accepted tokens; None if clients need none.
+        make: a function that makes the server; by default it makes a plain one.
         options: further settings.
     """
 
@@ -112,7 +112,7 @@ class SteppedServer:
             self.loop.turn()
 
     def until(self, has_happened: Callable[[], object]) -> None:
-        """Take turns until something has happened; what happens at all does so within a few."""
+        """Take turns until ``has_happened()`` is true, which must be within a few turns."""
         for _ in range(1000):
             if has_happened():
                 return
@@ -120,7 +120,7 @@ class SteppedServer:
         raise AssertionError("it does not happen")
 
     def wait(self, seconds: float, step: float = 0.1) -> None:
-        """Let time go by, with a turn in each step of it: a longer one would be taken for a stop."""
+        """Let time go by, with a turn after each step; a longer step would be taken for a stop."""
         end = self.selector.now + seconds
         while self.selector.now < end:
             self.selector.now = min(self.selector.now + step, end)
@@ -145,7 +145,7 @@ class SteppedServer:
 
 
 def tokens_by_class(*classes: int) -> Tokens:
-    """Return one token for each class; the token ``of-3`` gives class 3."""
+    """Return a token for each class; ``of-3`` is the token of class 3."""
     return Tokens({sha256(b"of-%d" % number).digest(): Holder(f"t{number}", number) for number in classes})
 
 

@@ -1,4 +1,4 @@
-"""How long tests wait for something to happen, and reading a line from a pipe within that time."""
+"""The longest time that tests wait for something, and reading a line from a pipe within that time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import selectors
 import time
 from typing import IO, Final
 
-# Seconds until a test gives up waiting. A test that passes never waits this long, and a program may take ten
-# seconds to start on a machine with ten times more to do than it can. Tests under Valgrind multiply it.
+# Seconds until a test gives up waiting. A passing test never waits this long, but on a machine with ten times
+# more work than it can do, a program may take ten seconds to start. Tests under Valgrind multiply it.
 BOUND: Final = 30.0 * float(os.environ.get("TEST_SLOWNESS", "1"))
 
 
 def read_line(stream: IO[bytes], bound: float = BOUND) -> bytes:
-    """Return the next line of an unbuffered pipe, LF included, or what came before its end or ``bound``."""
+    """Return the next line of an unbuffered pipe with its LF, or what came before the end or ``bound``."""
     deadline = time.monotonic() + bound
     line = b""
     with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""The fuzzers in small: no input fails, and what they compare would show."""
+"""The fuzzers on a small scale: no input fails, and a failure would be reported."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_spaces_and_tabs_around_a_value_are_allowed(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "{} {}", "NaN", "[-Infinity]", "\u2003{}", "9" * 5_000])
-def test_what_is_not_one_json_value_is_rejected(text: str) -> None:
+def test_anything_but_one_json_value_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         jsontext.parse(text)
 
@@ -55,7 +55,7 @@ def test_both_sides_allow_the_same_nesting(line: bytes) -> None:
 
 @pytest.mark.parametrize("end", ["", '"', "\\"])
 def test_a_hostile_text_takes_time_linear_in_its_length(end: str) -> None:
-    # Time in the square of the length would run into the test's timeout.
+    # Quadratic time would run into the test's timeout.
     text = "{" * 65 + '"\\' * 300_000 + end
     assert jsontext.is_too_deep(text)
     with pytest.raises(ValueError, match=r"."):

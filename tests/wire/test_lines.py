@@ -46,7 +46,7 @@ def test_max_line_counts_every_byte_and_the_lf(bytewise: bool) -> None:
 
 
 def test_a_long_line_in_many_pieces_is_not_copied_for_each() -> None:
-    # A copy of what came so far for each piece would be a trillion bytes, and run into the test's timeout.
+    # If each piece copied all earlier ones, a trillion bytes would be copied, and the test would time out.
     size = 1_500_000
     buffer = LineBuffer(size + 1)
     assert all(buffer.feed(b"x") == [] for _ in range(size))

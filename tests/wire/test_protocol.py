@@ -38,7 +38,7 @@ from tests.support.pieces import cut
 
 NAME_CHARACTERS = "ABCXYZabcxyz0189._:@-"
 
-# What the text rule allows.
+# Text that the text rule allows.
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.just("\t"), min_size=1, max_size=40)
 names = st.text(NAME_CHARACTERS, min_size=1, max_size=64)
 numbers = st.integers(0, 10**protocol.MAX_NUMBER_DIGITS - 1)
@@ -83,7 +83,7 @@ def test_names_of_the_allowed_characters_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "a b", "ü", "a\n", "a/b", "\u0661"])
-def test_other_names_do_not(name: str) -> None:
+def test_other_names_are_refused(name: str) -> None:
     assert not protocol.is_name(name)
 
 
@@ -124,7 +124,7 @@ def test_a_result_comes_through_unchanged(seq: int, status: str, detail: dict[st
     assert (json.loads(result.detail) if result.detail else None) == detail
 
 
-def test_json_is_utf_8_but_for_what_no_line_can_have() -> None:
+def test_json_is_utf_8_except_where_a_line_cannot_have_it() -> None:
     out = "aä€😀\u2028\t\n\x1b\x7f\x9f\ud83d"
     frame = protocol.result(1, "ok", {"out": out})
     assert frame == 'RES 1 ok {"out":"aä€😀\u2028\\t\\n\\u001b\\u007f\\u009f\\ud83d"}\n'.encode()
@@ -365,7 +365,7 @@ def test_split_lists_of_ranks_fit_and_join_to_the_whole(ranks: list[int], most: 
 
 
 @given(rank_sets)
-def test_a_list_of_ranks_that_fits_is_one_piece_with_ranges(ranks: list[int]) -> None:
+def test_a_list_of_ranks_that_fits_is_whole_and_uses_ranges(ranks: list[int]) -> None:
     (piece,) = protocol.rank_lists(ranks, 10**6)
     ends = sum(rank - 1 not in ranks for rank in ranks)
     assert piece.count(b",") == ends - 1

@@ -28,7 +28,7 @@ def test_departures_behind_me_do_not_move_me() -> None:
     assert ranking.left(0, 3, [1, 2]) == (0, 1)
 
 
-def test_commands_from_above_are_executed_and_from_below_refused() -> None:
+def test_commands_from_above_are_executed_others_refused() -> None:
     assert [ranking.verdict(1, sender) for sender in range(3)] == [
         Verdict.EXECUTE,
         Verdict.OWN,
@@ -37,7 +37,7 @@ def test_commands_from_above_are_executed_and_from_below_refused() -> None:
 
 
 @given(data=st.data(), n=st.integers(1, 30))
-def test_join_does_what_inserting_into_a_list_does(data: st.DataObject, n: int) -> None:
+def test_a_join_equals_inserting_into_a_list(data: st.DataObject, n: int) -> None:
     everybody = list(range(n))
     me = data.draw(st.integers(0, n - 1))
     newcomers = data.draw(ascending(n + 5).filter(lambda ranks: ranks[-1] < n + len(ranks)))
@@ -48,7 +48,7 @@ def test_join_does_what_inserting_into_a_list_does(data: st.DataObject, n: int) 
 
 
 @given(data=st.data(), n=st.integers(2, 30))
-def test_leave_does_what_deleting_from_a_list_does(data: st.DataObject, n: int) -> None:
+def test_a_leave_equals_deleting_from_a_list(data: st.DataObject, n: int) -> None:
     me = data.draw(st.integers(0, n - 1))
     gone = data.draw(ascending(n - 1).filter(lambda ranks: me not in ranks))
     after = [rank for rank in range(n) if rank not in gone]
@@ -56,7 +56,7 @@ def test_leave_does_what_deleting_from_a_list_does(data: st.DataObject, n: int) 
 
 
 @given(data=st.data(), n=st.integers(1, 30))
-def test_the_newcomers_leaving_again_undoes_a_join(data: st.DataObject, n: int) -> None:
+def test_a_join_is_undone_when_its_newcomers_leave(data: st.DataObject, n: int) -> None:
     me = data.draw(st.integers(0, n - 1))
     newcomers = data.draw(ascending(n + 5).filter(lambda ranks: ranks[-1] < n + len(ranks)))
     assert ranking.left(*ranking.joined(me, n, newcomers), newcomers) == (me, n)

@@ -1,4 +1,4 @@
-"""Tests for ``wire.slots``: step by step against Python sets under Hypothesis, and the rules one by one."""
+"""``wire.slots`` step by step against Python sets, under Hypothesis, and single rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rankserver.wire.slots import Slots, contains, set_of, slots_of
 
 
 class SlotsAgainstASet(RuleBasedStateMachine):
-    """Drives ``Slots`` beside a set of the slots that are taken, and a set of members that is kept."""
+    """Drives ``Slots`` beside a set of the taken slots, and a set of members that is kept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class SlotsAgainstASet(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        """Take a slot: it was free, and below the most that were ever taken at once if any was free there."""
+        """Take a slot: it was free, and below the peak number of taken slots if any there was free."""
         slot = self.slots.take()
         assert slot not in self.taken
         self.taken.add(slot)
@@ -33,7 +33,7 @@ class SlotsAgainstASet(RuleBasedStateMachine):
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        """Release some of them, and clear them from the set that is kept."""
+        """Release some slots, and clear them from the kept set."""
         gone = data.draw(st.sets(st.sampled_from(sorted(self.taken))))
         self.slots.release(set_of(gone))
         self.kept &= ~set_of(gone)
@@ -41,12 +41,12 @@ class SlotsAgainstASet(RuleBasedStateMachine):
 
     @rule()
     def keep_everybody(self) -> None:
-        """Keep the set of all who are present."""
+        """Keep the set of all present members."""
         self.kept = self.slots.everybody
 
     @invariant()
     def agrees(self) -> None:
-        """Everything that can be asked agrees with the set."""
+        """Check that all queries agree with the set."""
         assert set(slots_of(self.slots.everybody)) == self.taken
         assert len(self.slots) == len(self.taken)
         assert self.slots.bound == self.most

@@ -1,4 +1,4 @@
-"""The client on one connection; ``test_aio_reconnect`` is about several."""
+"""The asyncio client on a single connection; ``test_aio_reconnect`` is about several."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_joining_gives_the_place(server: ServerProcess) -> None:
     run(main())
 
 
-def test_without_an_address_it_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_address_the_environment_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKSERVER", "unix:/run/ranks")
     assert connect().address == Address("/run/ranks", None)
     monkeypatch.delenv("RANKSERVER")
@@ -65,7 +65,7 @@ PROPERTIES = ("name", "rank", "clients", "seq", "max_line", "capacity")
 
 
 async def all_raise(client: Client, words: str) -> None:
-    """Check that whatever needs the connection raises."""
+    """Check that everything that needs a connection raises."""
     assert not client.is_connected
     for name in PROPERTIES:
         with pytest.raises(DisconnectedError, match=words):
@@ -78,7 +78,7 @@ async def all_raise(client: Client, words: str) -> None:
     await client.drain()
 
 
-def test_without_a_connection_all_that_needs_it_raises(server: ServerProcess) -> None:
+def test_calls_that_need_a_connection_raise_without_one(server: ServerProcess) -> None:
     async def main() -> None:
         client = connect(server.where)
         await all_raise(client, "the client has not connected yet")
@@ -103,7 +103,8 @@ def test_each_error_is_a_new_one() -> None:
         with pytest.raises(DisconnectedError) as caught:
             _ = client.rank
         errors.append(caught.value)
-    assert errors[0] is not errors[1]  # or it would keep the traceback of each time
+    # A shared exception would collect the tracebacks of all calls.
+    assert errors[0] is not errors[1]
 
 
 # --- commanding ---
@@ -135,7 +136,8 @@ def test_a_cancelled_command_disturbs_no_other(shared: ServerProcess) -> None:
             calls[3].cancel()
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert isinstance(ends[0], int)
-            assert ends[2] == ends[0] + 2  # it was sent all the same
+            # The cancelled command was sent nevertheless.
+            assert ends[2] == ends[0] + 2
             assert ends[4] == (frames.RosterEntry(0, client.name),)
 
     run(main())
@@ -152,7 +154,7 @@ def test_the_roster_has_all_by_rank_and_is_also_an_event(shared: ServerProcess) 
     run(main())
 
 
-def test_a_roster_that_nobody_asked_for_does_no_harm() -> None:
+def test_an_unrequested_roster_does_no_harm() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1) + b"".join(protocol.roster([frames.RosterEntry(0, "me")], 1_000)))
         await reader.readuntil(b"CMD x\n")
@@ -247,7 +249,7 @@ def test_iterating_raises_at_a_lost_connection_after_the_rest() -> None:
     run(main())
 
 
-def test_streams_that_nobody_reads_any_more_are_forgotten(shared: ServerProcess) -> None:
+def test_abandoned_streams_are_forgotten(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             for _ in range(100):
@@ -258,7 +260,7 @@ def test_streams_that_nobody_reads_any_more_are_forgotten(shared: ServerProcess)
     run(main())
 
 
-def test_a_flood_of_events_leaves_others_their_turn(shared: ServerProcess) -> None:
+def test_a_flood_of_events_does_not_starve_other_tasks(shared: ServerProcess) -> None:
     async def main() -> None:
         turns = 0
 
@@ -274,7 +276,8 @@ def test_a_flood_of_events_leaves_others_their_turn(shared: ServerProcess) -> No
                 last = client.seq + 30_000
                 events = aiter(client)
                 top.send(b"CMD x\n" * 30_000)
-                top.lines(30_001)  # half a megabyte is on its way, while the loop stands still
+                # Half a megabyte is on its way, while the loop stands still.
+                top.lines(30_001)
                 other = asyncio.create_task(others())
                 async for event in events:
                     if isinstance(event, Execute) and event.seq == last:
@@ -330,7 +333,7 @@ def _function(command: Execute) -> object:
 
 
 @pytest.mark.parametrize("function", [_coroutine, _function])
-def test_what_a_function_makes_of_a_command_is_the_answer(
+def test_the_result_of_a_function_is_the_answer(
     shared: ServerProcess, function: Callable[[Execute], object]
 ) -> None:
     async def main() -> None:
@@ -355,7 +358,8 @@ def test_what_a_function_makes_of_a_command_is_the_answer(
                 bad = await answer(text)
                 assert bad.status == "fail"
                 assert bad.reason.startswith("bad outcome: ")
-            assert await answer("none") == nothing  # it goes on
+            # The client goes on.
+            assert await answer("none") == nothing
 
     run(main())
 
@@ -384,7 +388,7 @@ def _raising(command: Execute) -> object:
     ("function", "of_generator"),
     [(_raising_coroutine, "GeneratorExit"), (_raising, "RuntimeError: GeneratorExit()")],
 )
-def test_what_a_function_raises_is_the_answer(
+def test_an_exception_of_a_function_is_the_answer(
     shared: ServerProcess, function: Callable[[Execute], object], of_generator: str
 ) -> None:
     async def main() -> None:
@@ -401,7 +405,7 @@ def test_what_a_function_raises_is_the_answer(
 
 
 class Hostile(str):
-    """A status that cannot be looked at."""
+    """A status that can be neither hashed nor compared."""
 
     __slots__ = ()
 
@@ -425,7 +429,7 @@ def test_a_client_that_cannot_go_on_executing_leaves(server: ServerProcess) -> N
     run(main())
 
 
-def test_executing_is_reported_to_whoever_iterates(shared: ServerProcess) -> None:
+def test_executing_is_reported_to_iterators(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
             low.executes(_function)
@@ -442,7 +446,7 @@ def test_executing_is_reported_to_whoever_iterates(shared: ServerProcess) -> Non
     run(main())
 
 
-def test_a_slow_executor_holds_up_nothing_but_what_is_behind_it(shared: ServerProcess) -> None:
+def test_a_slow_executor_delays_only_the_commands_behind_it(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as top, connect(shared.where, name="low") as low:
             begun, go_on = asyncio.Event(), asyncio.Event()
@@ -483,7 +487,7 @@ def test_several_jobs_are_executed_at_once(shared: ServerProcess) -> None:
 
 
 class Slow:
-    """An executor that takes its time to clean up, and says how far it is."""
+    """An executor that cleans up slowly, and records its progress."""
 
     def __init__(self) -> None:
         self.begun, self.ending, self.may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -504,7 +508,7 @@ class Slow:
 
 
 async def turns() -> None:
-    """Let everybody do what can be done without waiting."""
+    """Let all tasks do what they can do without waiting."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -520,11 +524,13 @@ def test_executing_is_ended_before_closing_is(server: ServerProcess, *, is_lost:
                 server.kill()
                 await (
                     executor.ending.wait()
-                )  # the client cleans up by itself, and closing comes into the middle
+                    # The client cleans up by itself, and ``close`` is called in the middle of this.
+                )
             closing = [asyncio.create_task(low.close()) for _ in range(2)]
             await executor.ending.wait()
             await turns()
-            closing[0].cancel()  # whoever closes may lose patience
+            # A caller of ``close`` may be cancelled.
+            closing[0].cancel()
             await asyncio.wait(closing[:1])
             await turns()
             assert executor.log == []
@@ -549,12 +555,13 @@ def test_a_function_may_close_its_own_client_and_still_answers(shared: ServerPro
     run(main())
 
 
-def test_to_set_an_executor_on_a_closed_client_starts_nothing(shared: ServerProcess) -> None:
+def test_setting_an_executor_on_a_closed_client_starts_nothing(shared: ServerProcess) -> None:
     async def main() -> None:
         async with connect(shared.where) as client:
             with shared.paused():
                 closing = asyncio.create_task(client.close())
-                await turns()  # it waits for the server now
+                # It is now waiting for the server.
+                await turns()
                 client.executes(_function)
             await closing
             client.executes(_function)
@@ -610,7 +617,7 @@ async def fail_inside(server: ServerProcess) -> None:
         raise ZeroDivisionError
 
 
-def test_an_error_of_the_program_passes_and_the_client_leaves(shared: ServerProcess) -> None:
+def test_an_error_of_the_program_passes_through_and_it_leaves(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -639,7 +646,7 @@ def test_a_client_joins_only_once(shared: ServerProcess) -> None:
     run(main())
 
 
-def test_of_two_that_join_one_client_at_once_the_first_does(shared: ServerProcess) -> None:
+def test_of_two_concurrent_joins_only_the_first_succeeds(shared: ServerProcess) -> None:
     async def main() -> None:
         client = connect(shared.where)
         first, second = await asyncio.gather(client.__aenter__(), client.__aenter__(), return_exceptions=True)
@@ -651,7 +658,7 @@ def test_of_two_that_join_one_client_at_once_the_first_does(shared: ServerProces
     run(main())
 
 
-def test_a_client_that_lost_its_connection_joins_no_more(server: ServerProcess) -> None:
+def test_a_client_that_lost_its_connection_cannot_join_again(server: ServerProcess) -> None:
     async def main() -> None:
         async with connect(server.where) as client:
             server.kill()

@@ -1,4 +1,4 @@
-"""The client over several connections: coming back, giving up, and leading meanwhile."""
+"""The asyncio client over several connections: reconnecting, giving up, and leading."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.servers import ServerProcess
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody wait long before the next try."""
+    """Shorten the delay before the next try."""
     monkeypatch.setattr(reconnect, "FIRST_DELAY", 0.002)
     monkeypatch.setattr(reconnect, "MAX_DELAY", 0.02)
 
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """Return a port that nobody listens on, and that nobody else is given."""
+    """Return a port that nobody listens on and that the system gives to nobody else."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
@@ -42,11 +42,11 @@ def again(server: ServerProcess) -> ServerProcess:
 
 
 async def taken(events: EventStream, *kinds: type) -> list[object]:
-    """Return the next events of these kinds, in this order."""
+    """Return the next events of these kinds, which must come in this order."""
     return [await take(events, kind) for kind in kinds]
 
 
-# --- coming back ---
+# --- reconnecting ---
 
 
 @pytest.mark.parametrize("end", [ServerProcess.kill, ServerProcess.stop])
@@ -70,7 +70,8 @@ def test_a_client_comes_back_at_the_tail_and_works_as_before(
                 retrying = await take(events, Retrying)
                 assert isinstance(retrying, Retrying)
                 reasons.append(retrying.text)
-            assert reasons[1] == ""  # nothing has been tried
+            # Nothing has been tried yet.
+            assert reasons[1] == ""
             with pytest.raises(DisconnectedError, match=r"connection lost|shutdown"):
                 _ = client.rank
             with again(server), RawClient((server.host, server.port)) as other:
@@ -78,7 +79,8 @@ def test_a_client_comes_back_at_the_tail_and_works_as_before(
                 back = await take(events, Connected)
                 assert isinstance(back, Connected)
                 assert (back.name, back.clients, client.is_connected) == ("me", client.clients, True)
-                if joined["rank"] == 0:  # or it was quicker than the other
+                # It may also have joined before the other one.
+                if joined["rank"] == 0:
                     assert (back.rank, back.clients) == (1, 2)
                     other.expect(b"JOIN ")
                     other.send(b"ASK hi\n")
@@ -126,7 +128,8 @@ def test_the_first_connection_is_tried_again_too(closed_port: int) -> None:
         events = aiter(client)
         entering = asyncio.ensure_future(client.__aenter__())
         await taken(events, Retrying, Retrying)
-        entering.cancel()  # and cancelled, it leaves nothing behind
+        # Cancelling it leaves nothing behind.
+        entering.cancel()
         await asyncio.wait({entering})
         assert entering.cancelled()
         assert [event async for event in events if not isinstance(event, Retrying)] == []
@@ -146,7 +149,7 @@ def test_without_reconnect_the_first_failure_is_the_last(closed_port: int) -> No
 
 
 @pytest.mark.parametrize("where", ["entering", "pausing", "joining"])
-def test_closing_ends_the_tries(closed_port: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_closing_ends_reconnecting(closed_port: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(reconnect, "FIRST_DELAY", 60.0 if where == "pausing" else 0.002)
 
     async def main() -> None:
@@ -175,7 +178,8 @@ def test_a_connection_that_comes_after_closing_is_closed(
 ) -> None:
     async def stubborn(*arguments: object, **options: object) -> Connection:
         joining = asyncio.ensure_future(join(*arguments, **options))  # type: ignore[arg-type]
-        with contextlib.suppress(asyncio.CancelledError):  # as ``wait_for`` does before Python 3.12
+        # ``wait_for`` before Python 3.12 does the same.
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(joining)
         return await joining
 
@@ -197,7 +201,7 @@ def test_a_connection_that_comes_after_closing_is_closed(
 
 
 def goodbye(*lines: bytes) -> tuple[Script, list[int]]:
-    """Return a script that says each of ``lines`` to one client, and the count of those who came."""
+    """Return a script that sends one of ``lines`` to each client, and a list that counts the clients."""
     count = [0]
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -219,7 +223,7 @@ async def until_lost(client: Client) -> None:
 
 @pytest.mark.parametrize("code", ["auth", "proto"])
 @pytest.mark.parametrize("before", [b"", welcome(0, 1)])
-def test_what_another_try_would_only_meet_again_is_final(code: str, before: bytes) -> None:
+def test_a_failure_that_would_only_recur_is_final(code: str, before: bytes) -> None:
     script, count = goodbye(BANNER + before + f"BYE {code} no\n".encode())
 
     async def main() -> None:
@@ -245,14 +249,15 @@ def test_a_full_server_is_tried_until_there_is_room() -> None:
                 reasons = [event.text for event in retrying if isinstance(event, Retrying)]
                 assert reasons == ["full all 8 places are taken"] * 2
                 assert count == [3]
-                client._runner._fail(DisconnectedError("", "enough"))  # the script does not say goodbye
+                # The script does not close the connection itself.
+                client._runner._fail(DisconnectedError("", "enough"))
                 assert client._runner._connection is not None
                 client._runner._connection._has_ended = True
 
     run(main())
 
 
-def test_pauses_grow_up_to_a_bound_and_differ(closed_port: int) -> None:
+def test_retry_delays_grow_up_to_a_bound_and_differ(closed_port: int) -> None:
     async def main() -> None:
         client = connect(f"127.0.0.1:{closed_port}", reconnect=True)
         events = aiter(client)
@@ -270,7 +275,7 @@ def test_pauses_grow_up_to_a_bound_and_differ(closed_port: int) -> None:
     run(main())
 
 
-def test_each_try_is_delayed_even_if_the_server_lets_us_in() -> None:
+def test_each_try_is_delayed_even_if_the_server_accepts() -> None:
     script, _ = goodbye(BANNER + welcome(0, 1) + b"BYE slow too slow\n")
 
     async def main() -> None:
@@ -284,10 +289,10 @@ def test_each_try_is_delayed_even_if_the_server_lets_us_in() -> None:
     run(main())
 
 
-# --- executing and leading meanwhile ---
+# --- executing and leading ---
 
 
-def test_what_is_executed_is_ended_before_the_client_comes_back(server: ServerProcess) -> None:
+def test_running_commands_end_before_the_client_reconnects(server: ServerProcess) -> None:
     async def main() -> None:
         begun, ending, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
         answers: list[str] = []
@@ -324,7 +329,7 @@ def test_what_is_executed_is_ended_before_the_client_comes_back(server: ServerPr
 
 
 class Leader:
-    """A function for ``on_lead`` that can be waited for."""
+    """A function for ``on_lead`` whose calls can be awaited."""
 
     def __init__(self) -> None:
         self.terms: list[int] = []
@@ -337,13 +342,14 @@ class Leader:
         try:
             await asyncio.Event().wait()
         finally:
-            for _ in range(100):  # closing waits that long
+            # Closing waits for this.
+            for _ in range(100):
                 await asyncio.sleep(0)
             self.ended += 1
             self._changed.set()
 
     async def until(self, terms: int, ended: int) -> None:
-        """Wait until there have been so many terms, and so many of them are over."""
+        """Wait until there have been this many terms, and ``ended`` of them are over."""
         while (len(self.terms), self.ended) != (terms, ended):
             self._changed.clear()
             await self._changed.wait()
@@ -360,7 +366,8 @@ def test_the_successor_leads_at_once_with_a_higher_number(shared: ServerProcess)
             await leader.until(1, 0)
             assert all(not later.terms for later in leaders[number + 1 :])
             late = Leader()
-            clients[number].on_lead(late.lead)  # called at once
+            # It is called at once.
+            clients[number].on_lead(late.lead)
             await late.until(1, 0)
             assert late.terms == leader.terms
             await clients[number].close()
@@ -426,7 +433,8 @@ def test_a_leader_that_fails_with_the_connection_comes_back(server: ServerProces
                 try:
                     await asyncio.Event().wait()
                 finally:
-                    await client.cmd("over")  # which fails
+                    # This fails.
+                    await client.cmd("over")
 
             await begun.wait()
             await take(events, Connected)

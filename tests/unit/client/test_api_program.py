@@ -1,4 +1,4 @@
-"""The API's types: a program that uses all of it runs, and mypy says of it what it should."""
+"""The API's types: a program that uses all of it runs, and mypy reports exactly its errors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ IGNORE = re.compile(r"  # type: ignore\[([a-z-]+)\]")
 
 
 def strictly(program: Path, cache: Path, python: str = "3.10") -> tuple[int, str]:
-    """Return the exit code of ``mypy --strict``, as somebody else would call it, and what it says."""
+    """Run ``mypy --strict`` as a user would; return its exit code and output."""
     options = ["--config-file=", "--strict", "--python-version", python, "--cache-dir", str(cache)]
     command = [sys.executable, "-m", "mypy", *options, str(program)]
-    # From here it sees the packages as they are; installed ones it sees because of their py.typed.
+    # In this folder mypy sees the packages' sources; installed ones it sees because of their py.typed.
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout
 
@@ -40,10 +40,11 @@ def test_the_program_runs(server: ServerProcess) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_program_uses_all_that_is_public() -> None:
+def test_the_program_uses_all_public_names() -> None:
     words = re.findall(r"\w+", PROGRAM.read_text())
     assert (members(ask.Ask).keys() - INTERNAL) | set(rankserver.client.__all__) <= set(words)
-    assert all(words.count(name) >= 2 for name in members(aio.Client))  # in both flavours
+    # Each name is used in both flavours.
+    assert all(words.count(name) >= 2 for name in members(aio.Client))
 
 
 @pytest.mark.parametrize("python", ["3.13", "3.10"])

@@ -1,4 +1,4 @@
-"""An ask by itself, and with a real server as far as the end of the connection is about it."""
+"""Asks without a server, and with a real one where the end of the connection matters."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_each_iteration_gives_all_answers_as_they_come() -> None:
     run(main())
 
 
-def test_what_is_there_can_be_looked_at_without_waiting() -> None:
+def test_answers_so_far_can_be_read_without_waiting() -> None:
     async def main() -> None:
         ask = open_ask()
         assert (list(ask), len(ask), ask.seq, ask.ok, ask.nobody) == ([], 0, None, False, False)
@@ -124,7 +124,7 @@ def test_each_outcome_is_counted_in_its_place(status: str) -> None:
         (AskDone(9, "up", 0, Counts()), False, True),
     ],
 )
-def test_what_it_comes_to_is_known_when_it_is_done(done: AskDone, ok: bool, nobody: bool) -> None:
+def test_the_result_is_known_when_the_ask_is_done(done: AskDone, ok: bool, nobody: bool) -> None:
     async def main() -> None:
         ask = open_ask()
         assert (ask.ok, ask.nobody) == (False, False)
@@ -147,7 +147,8 @@ def test_a_failure_is_raised_after_the_answers_that_came() -> None:
         waiting = [asyncio.ensure_future(each) for each in (ask, iterate(), ask.logged())]
         await asyncio.sleep(0)
         ask.end(LOST)
-        ask.end(DONE)  # the first end counts
+        # Only the first end counts.
+        ask.end(DONE)
         assert await asyncio.gather(*waiting, return_exceptions=True) == [LOST] * 3
         assert await gave_up(ask) is LOST
         assert seen == [A]
@@ -157,7 +158,7 @@ def test_a_failure_is_raised_after_the_answers_that_came() -> None:
     run(main())
 
 
-def test_its_number_can_be_waited_for() -> None:
+def test_the_seq_of_an_ask_can_be_awaited() -> None:
     async def main() -> None:
         ask = open_ask()
         waiting = asyncio.create_task(ask.logged())
@@ -172,7 +173,7 @@ def test_its_number_can_be_waited_for() -> None:
     run(main())
 
 
-def test_cancelling_one_who_waits_disturbs_no_other() -> None:
+def test_cancelling_one_waiter_disturbs_no_other() -> None:
     async def main() -> None:
         ask = open_ask()
         waiting = [asyncio.ensure_future(ask), asyncio.create_task(listed(ask)), asyncio.ensure_future(ask)]
@@ -187,14 +188,15 @@ def test_cancelling_one_who_waits_disturbs_no_other() -> None:
     run(main())
 
 
-def test_its_time_is_over_once_unless_it_ends_before() -> None:
+def test_an_ask_times_out_once_unless_it_ends_before() -> None:
     async def main() -> None:
         over: asyncio.Future[Ask] = asyncio.get_running_loop().create_future()
         early = Ask("a", never, 0.001)
         early.end(DONE)
         late = Ask("b", over.set_result, 0.001)
         assert await over is late
-        assert not late.is_done  # the client says what that means
+        # The client then decides what this means.
+        assert not late.is_done
 
     run(main())
 
@@ -254,13 +256,14 @@ async def async_echo(command: Execute) -> str:
     return command.text
 
 
-def test_who_has_not_answered_in_time_counts_as_timeout(shared: ServerProcess) -> None:
+def test_a_missing_answer_counts_as_timeout(shared: ServerProcess) -> None:
     async def main() -> None:
         async with pair(shared) as (top, low), connect(shared.where, name="deaf"):
             low.executes(hang_unless_done)
             ask = top.ask("up", timeout=BOUND)
             async for _ in ask:
-                top._runner.expire(ask)  # as its timer does
+                # The ask's timer does the same.
+                top._runner.expire(ask)
             assert {answer.name: answer.status for answer in ask} == {"low": "timeout", "deaf": "denied"}
             assert not ask.ok
 
@@ -273,7 +276,8 @@ def test_an_ask_not_logged_in_time_raises_even_if_logged_later(shared: ServerPro
 
             @low.executes
             async def echo(command: Execute) -> str:
-                while command.text == "up":  # which the asker has given up already
+                # The asker has already given this one up.
+                while command.text == "up":
                     await asyncio.Event().wait()
                 return command.text
 
@@ -292,7 +296,7 @@ def test_an_ask_not_logged_in_time_raises_even_if_logged_later(shared: ServerPro
 
 
 @pytest.mark.parametrize("text", ["", "a\nb", "\x1b[2J", "x" * 65_536, "\ud800"])
-def test_a_text_that_may_not_be_sent_is_refused(shared: ServerProcess, text: str) -> None:
+def test_an_unsendable_text_is_refused(shared: ServerProcess, text: str) -> None:
     async def main() -> None:
         async with pair(shared) as (top, low):
             low.executes(async_echo)
@@ -305,7 +309,7 @@ def test_a_text_that_may_not_be_sent_is_refused(shared: ServerProcess, text: str
     run(main())
 
 
-def test_what_the_server_rejects_raises() -> None:
+def test_a_rejection_by_the_server_raises() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1))
         await reader.readuntil(b"ASK b\n")
@@ -371,7 +375,8 @@ def test_open_asks_raise_when_the_connection_ends(
                 code,
                 code,
             ]
-            if end is not stop:  # or the server may have logged it before it stopped
+            # If the server stopped, it may have logged the ask first.
+            if end is not stop:
                 assert {type(error) for error in errors} == {DisconnectedError}
             assert done.is_done
             assert sum(logged.counts) == len(logged) == (0 if end is close else 1)

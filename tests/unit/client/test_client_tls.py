@@ -35,7 +35,7 @@ async def connect(
 def play(
     server: ServerProcess, context: ssl.SSLContext, scene: Callable[[TlsStream, socket.socket], Awaitable[T]]
 ) -> T:
-    """Let ``scene`` go on on a connection that has shaken hands."""
+    """Run ``scene`` on a connection after its handshake."""
 
     async def run() -> T:
         connection, sock = await connect(server, context)
@@ -106,7 +106,8 @@ def test_cancelling_loses_nothing_in_either_direction(server: ServerProcess, con
         )
         sent = 0
         with server.paused():
-            while True:  # until the server's side is full
+            # Until the server's side is full.
+            while True:
                 sending = asyncio.create_task(connection.send_all(b"CMD %d %s\n" % (sent, b"x" * 10_000)))
                 sent += 1
                 done, _ = await asyncio.wait({sending}, timeout=0.05)
@@ -121,7 +122,7 @@ def test_cancelling_loses_nothing_in_either_direction(server: ServerProcess, con
     play(server, context, scene)
 
 
-def test_a_server_that_cannot_prove_its_name_is_not_spoken_to(
+def test_a_server_without_a_valid_certificate_is_rejected(
     server: ServerProcess, context: ssl.SSLContext, tmp_path: Path
 ) -> None:
     stranger = tls.context(str(Certificates(tmp_path).ca))
@@ -149,7 +150,7 @@ def test_a_server_that_speaks_no_tls_is_an_error(serve: Serve, context: ssl.SSLC
     assert tls.reason(error.value) == "TLS: wrong version number"
 
 
-def test_a_server_that_wants_a_certificate_gets_ours(serve: Serve, certificates: Certificates) -> None:
+def test_a_server_that_wants_a_certificate_gets_one(serve: Serve, certificates: Certificates) -> None:
     server = serve(2, "--tls-client-ca", str(certificates.ca), tls=certificates)
 
     async def scene(connection: TlsStream, _: socket.socket) -> bytes:
@@ -163,7 +164,7 @@ def test_a_server_that_wants_a_certificate_gets_ours(serve: Serve, certificates:
     assert tls.reason(error.value) == "TLS: tlsv13 alert certificate required"
 
 
-def test_an_end_that_nobody_announced_is_an_end(server: ServerProcess, context: ssl.SSLContext) -> None:
+def test_an_unannounced_end_is_an_end(server: ServerProcess, context: ssl.SSLContext) -> None:
     async def scene(connection: TlsStream, _: socket.socket) -> None:
         await connection.send_all(b"HELLO\nPING\n")
         await read_until(connection, b"PONG\n")
@@ -187,7 +188,9 @@ def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_pat
             tls.context(*arguments)
 
 
-def test_a_key_of_another_certificate_is_said_to_be_one(certificates: Certificates, tmp_path: Path) -> None:
+def test_a_key_that_does_not_match_the_certificate_is_named(
+    certificates: Certificates, tmp_path: Path
+) -> None:
     for key in map(str, certificates.keys_of_others(tmp_path)):
         says = f"certificate {certificates.cert} with the key {key}: the key and .* do not belong together"
         with pytest.raises(ConfigError, match=says):

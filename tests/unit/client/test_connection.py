@@ -39,7 +39,7 @@ def test_addresses_are_understood(text: str, address: Address, written: str) -> 
 @pytest.mark.parametrize(
     "text", ["", ":80", "a:", "a:b", "a:0", "a:65536", "[::1", "[]:80", "unix:", "[a]b:1"]
 )
-def test_what_is_no_address_is_named(text: str) -> None:
+def test_a_bad_address_is_named(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_address(text)
     assert str(caught.value) == f"address {text!r} is not HOST, HOST:PORT, [IPV6]:PORT or unix:PATH"
@@ -82,7 +82,7 @@ def test_the_second_address_is_tried_when_the_first_refuses(
     run(main())
 
 
-def test_a_refused_connection_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_refused_connection_is_reported_with_its_reason(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 
@@ -91,7 +91,8 @@ def test_a_refused_connection_is_told_with_its_reason(tmp_path: Path) -> None:
             (f"127.0.0.1:{port}", "Connection refused"),
             (f"unix:{tmp_path}/none", "No such file or directory"),
             (f"unix:{tmp_path}/{'x' * 200}", "AF_UNIX path too long"),
-            ("unix:/a\0b", ""),  # Python's words, which vary
+            # Python's message, which varies.
+            ("unix:/a\0b", ""),
             ("a\0b:1", ""),
             ("a..b:1", ""),
         ):
@@ -102,7 +103,7 @@ def test_a_refused_connection_is_told_with_its_reason(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_silent_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connecting_to_a_silent_peer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT", 0.05)
 
     async def main() -> None:
@@ -130,7 +131,7 @@ def test_a_bad_name_is_refused_without_connecting() -> None:
     run(main())
 
 
-def test_a_full_server_is_told(serve: Callable[..., ServerProcess]) -> None:
+def test_a_full_server_is_reported(serve: Callable[..., ServerProcess]) -> None:
     async def main() -> None:
         where = parse_address(serve(1).where)
         connection = await join(where)
@@ -147,7 +148,7 @@ def test_a_full_server_is_told(serve: Callable[..., ServerProcess]) -> None:
 
 
 async def until_over(connection: Connection) -> list[Event]:
-    """Return all that happens from the beginning to the end."""
+    """Return all events up to the end of the connection."""
     happened = list(connection.happened)
     while connection.session.state is not SessionState.OVER:
         happened += await connection.receive()
@@ -196,7 +197,8 @@ def test_what_arrived_before_a_reset_is_read_if_sending_fails() -> None:
             connection.session.ask("go")
             connection.wake()
             await ready.wait()
-            while not connection._writer.done():  # the first may be taken by the kernel, the next ones fail
+            # The kernel may take the first write, but the next ones fail.
+            while not connection._writer.done():
                 connection.session.cmd("x" * 1_000)
                 connection.wake()
                 await asyncio.sleep(0)
@@ -230,7 +232,8 @@ def test_a_connection_that_ends_without_bye_is_lost(end: Callable[[asyncio.Strea
 def test_an_end_that_comes_with_the_welcome_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)  # which would be more than the bound
+    # This timeout is longer than the bound.
+    monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 60.0)
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1) + b"BYE slow too slow\n")
@@ -250,7 +253,7 @@ def test_an_end_that_comes_with_the_welcome_is_noticed(
 
 
 async def read_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """Return what comes until the other side says goodbye, and close."""
+    """Read up to the other side's BYE, close, and return what came."""
     data = bytearray()
     while not data.endswith(b"\nBYE\n") and (more := await reader.read(1 << 20)):
         data += more
@@ -283,19 +286,20 @@ def test_a_sender_waits_for_a_server_that_does_not_read() -> None:
 
 
 async def send_much(connection: Connection) -> None:
-    for _ in range(600):  # 36 MB: more than the kernel takes
+    # These are 36 MB, more than the kernel takes.
+    for _ in range(600):
         connection.session.cmd("x" * 60_000)
         connection.wake()
         await connection.drain()
 
 
 async def stuck(connection: Connection) -> None:
-    """Wait until somebody waits for room, which nothing announces."""
+    """Wait until a sender waits for room; there is no event for this."""
     while connection.session.unsent <= connection_module.MAX_UNSENT or connection._room.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
-def test_who_waits_for_room_is_told_when_there_will_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sender_waiting_for_room_fails_if_there_will_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "LEAVE_TIMEOUT", 0.05)
 
     async def main() -> None:
@@ -308,7 +312,8 @@ def test_who_waits_for_room_is_told_when_there_will_be_none(monkeypatch: pytest.
 
         async with fake(script) as address:
             connection = await join(parse_address(address))
-            for _ in range(2):  # the writer takes the first 36 MB, which the kernel does not, and is held up
+            # The writer takes the first 36 MB, more than the kernel takes, and is blocked.
+            for _ in range(2):
                 for _ in range(600):
                     connection.session.cmd("x" * 60_000)
                 connection.wake()
@@ -338,7 +343,7 @@ def test_all_that_was_sent_before_leaving_counts(shared: ServerProcess) -> None:
     run(main())
 
 
-def test_all_counts_even_if_the_session_has_left_before(shared: ServerProcess) -> None:
+def test_all_counts_even_if_the_session_left_first(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
             other.hello()
@@ -364,8 +369,10 @@ def test_everything_counts_with_a_slow_server_and_unread_input(shared: ServerPro
             with shared.paused():
                 connection.session.cmd("last")
                 closing = asyncio.create_task(connection.close())
-                await asyncio.wait([connection._writer])  # all is sent
-                assert not closing.done()  # or the 10,000 frames in the socket would make it a reset
+                # Everything is sent now.
+                await asyncio.wait([connection._writer])
+                # Otherwise the 10,000 unread frames would cause a reset.
+                assert not closing.done()
             await closing
             assert other.line().endswith(b" 1 last")
             other.expect(b"LEFT ")
@@ -391,7 +398,7 @@ def test_a_server_that_does_not_close_holds_nobody_up(monkeypatch: pytest.Monkey
     run(main())
 
 
-def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., ServerProcess]) -> None:
+def test_a_server_that_falls_silent_is_given_up(serve: Callable[..., ServerProcess]) -> None:
     async def main() -> None:
         server = serve(1, "--heartbeat", "0.2")
         connection = await join(parse_address(server.where))
@@ -402,7 +409,7 @@ def test_a_server_that_says_nothing_any_more_is_given_up(serve: Callable[..., Se
     run(main())
 
 
-def test_a_silent_server_is_pinged_and_not_given_up() -> None:
+def test_a_silent_server_that_answers_pings_is_kept() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(BANNER + welcome(0, 1, heartbeat=0.05))
         for _ in range(5):

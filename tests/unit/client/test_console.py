@@ -32,7 +32,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 class Puppet:
-    """A frontend whose person the test plays."""
+    """A frontend whose user is the test."""
 
     def __init__(self) -> None:
         self.typed: asyncio.Queue[bytes] = asyncio.Queue()
@@ -41,7 +41,8 @@ class Puppet:
         self.statuses: asyncio.Queue[Status] = asyncio.Queue()
         self.is_there = False
         self.max_line = 0
-        self.calls = 0  # of show
+        # The number of calls of ``show``.
+        self.calls = 0
 
     async def __aenter__(self) -> Puppet:
         self.is_there = True
@@ -91,7 +92,7 @@ Test = Callable[[Puppet, Running], Awaitable[None]]
 
 
 def converse(server: ServerProcess, test: Test, options: ConsoleOptions = SCRIPT) -> None:
-    """Run ``test`` beside a console that is connected and has said so."""
+    """Run ``test`` beside a console that has reported that it is connected."""
 
     async def main() -> None:
         puppet = Puppet()
@@ -130,9 +131,7 @@ async def join(server: ServerProcess, name: str = "other") -> RawClient:
         (2, Counts(ok=1, gone=1), Exit.NOT_ALL),
     ],
 )
-def test_an_ask_is_fine_if_all_who_may_execute_it_did_so(
-    may_execute: int, counts: Counts, code: Exit
-) -> None:
+def test_an_ask_succeeds_if_all_that_may_execute_it_did(may_execute: int, counts: Counts, code: Exit) -> None:
     assert exit_code(AskDone(1, "", may_execute, counts)) is code
 
 
@@ -149,7 +148,7 @@ def test_of_several_commands_the_highest_exit_code_counts(server: ServerProcess)
     converse(server, test)
 
 
-def test_without_any_command_all_is_fine(server: ServerProcess) -> None:
+def test_without_any_command_the_exit_code_is_0(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"", b" \t", b"EOF")
         assert await running is Exit.OK
@@ -158,7 +157,7 @@ def test_without_any_command_all_is_fine(server: ServerProcess) -> None:
     converse(server, test)
 
 
-def test_for_a_person_no_exit_code_speaks_of_commands(server: ServerProcess) -> None:
+def test_interactively_commands_do_not_affect_the_exit_code(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"nobody", b"a\x1bb", b"EOF")
         assert await running is Exit.OK
@@ -184,7 +183,7 @@ def test_the_end_of_the_input_waits_for_every_outcome(server: ServerProcess) -> 
     converse(server, test)
 
 
-def test_exit_waits_for_nothing_and_says_what_is_open(server: ServerProcess) -> None:
+def test_exit_does_not_wait_and_reports_open_asks(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server), await join(server) as third:
             puppet.type(b"a")
@@ -213,7 +212,7 @@ def test_an_unsendable_command_is_reported_and_not_waited_for(server: ServerProc
     converse(server, test)
 
 
-def test_commands_of_the_plan_are_asked_instead_of_what_is_typed(server: ServerProcess) -> None:
+def test_commands_given_as_options_replace_the_input(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("sent #2: exit", "#2: executed by 0 of 0", "sent #3: ?", "#3: executed by 0 of 0")
         assert await running is Exit.NOT_ALL
@@ -248,7 +247,7 @@ def test_others_that_are_there_already_are_not_waited_for(server: ServerProcess)
         converse(server, test, ConsoleOptions([b"a"], wait_for=1))
 
 
-def test_who_does_not_answer_in_time_counts_as_timed_out(server: ServerProcess) -> None:
+def test_a_client_that_does_not_answer_in_time_is_reported(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         await puppet.sees("sent #3: a", "#3 rank 0 top: timed out (no answer in time)")
         await puppet.sees("#3: executed by 0 of 0, timed out at 1")
@@ -303,7 +302,7 @@ def test_input_waits_while_too_many_asks_are_open(
 # --- leaving ---
 
 
-def test_who_is_interrupted_hears_how_far_everything_was(server: ServerProcess) -> None:
+def test_an_interrupt_reports_how_far_everything_was(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server) as other, await join(server) as third:
             puppet.type(b"a", b"b")
@@ -320,7 +319,7 @@ def test_who_is_interrupted_hears_how_far_everything_was(server: ServerProcess) 
     converse(server, test)
 
 
-def test_who_is_interrupted_before_anything_was_sent_hears_that(server: ServerProcess) -> None:
+def test_an_interrupt_before_anything_was_sent_says_so(server: ServerProcess) -> None:
     async def main() -> None:
         puppet = Puppet()
         options = ConsoleOptions([b"a\x1b", b"b"], wait_for=1)
@@ -337,7 +336,7 @@ def test_who_is_interrupted_before_anything_was_sent_hears_that(server: ServerPr
     run(main())
 
 
-def test_who_stays_goes_on_executing_until_it_is_told_to_leave(server: ServerProcess) -> None:
+def test_with_stay_it_executes_until_it_is_told_to_leave(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         puppet.type(b"EOF")
         for number in range(2):
@@ -366,10 +365,11 @@ def test_the_end_of_the_connection_ends_the_conversation(server: ServerProcess) 
     converse(server, test)
 
 
-def test_every_ask_has_a_summary_also_when_the_server_goes(server: ServerProcess) -> None:
+def test_every_ask_has_a_summary_even_if_the_server_ends(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         with await join(server), await join(server) as third:
-            await puppet.status(lambda status: status.clients == 3)  # or their names would not be known
+            # Otherwise their names would be unknown.
+            await puppet.status(lambda status: status.clients == 3)
             puppet.type(b"a", b"EOF")
             await puppet.sees("sent #4: a")
             third.send(b"RES 4 ok\n")
@@ -385,7 +385,7 @@ def test_every_ask_has_a_summary_also_when_the_server_goes(server: ServerProcess
     converse(server, test)
 
 
-def test_who_cannot_join_hears_why(serve: Callable[..., ServerProcess]) -> None:
+def test_a_client_that_cannot_join_says_why(serve: Callable[..., ServerProcess]) -> None:
     async def main(where: str, expected: type[Exception]) -> None:
         puppet = Puppet()
         with pytest.raises(expected):
@@ -402,7 +402,7 @@ def test_who_cannot_join_hears_why(serve: Callable[..., ServerProcess]) -> None:
     run(main(server.where, ConnectError))
 
 
-def test_a_face_that_fails_ends_the_conversation(server: ServerProcess) -> None:
+def test_a_frontend_that_fails_ends_the_conversation(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         def fail(lines: Sequence[Line]) -> None:
             raise StreamError(f"no {lines[0].text}")
@@ -415,7 +415,7 @@ def test_a_face_that_fails_ends_the_conversation(server: ServerProcess) -> None:
     converse(server, test)
 
 
-# --- what happens meanwhile ---
+# --- executing, ranks and status ---
 
 
 def test_commands_of_higher_ranks_are_executed_and_answered(server: ServerProcess) -> None:
@@ -432,7 +432,7 @@ def test_commands_of_higher_ranks_are_executed_and_answered(server: ServerProces
         converse(server, test)
 
 
-def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: ServerProcess) -> None:
+def test_a_new_rank_is_shown_and_the_status_is_up_to_date(server: ServerProcess) -> None:
     async def test(puppet: Puppet, _running: Running) -> None:
         assert await puppet.statuses.get() == Status(server.where, 1, 2, 0, 0, 0)
         with await join(server) as other:
@@ -455,11 +455,12 @@ def test_a_new_rank_is_told_and_the_status_is_always_up_to_date(server: ServerPr
         converse(server, test)
 
 
-def test_what_comes_together_is_shown_together(server: ServerProcess) -> None:
+def test_lines_that_come_together_are_shown_together(server: ServerProcess) -> None:
     async def test(puppet: Puppet, _running: Running) -> None:
         with server.paused():
             puppet.type(*[b"x"] * 1_000, b"\x1b", b"EOF")
-            await puppet.complaints.get()  # all before it was taken
+            # Everything before the complaint was handled.
+            await puppet.complaints.get()
             puppet.calls = 0
         for number in range(1_000):
             await puppet.sees(f"sent #{number + 2}: x", f"#{number + 2}: executed by 0 of 0")
@@ -471,7 +472,7 @@ def test_what_comes_together_is_shown_together(server: ServerProcess) -> None:
 # --- a person's questions ---
 
 
-def test_a_person_can_ask_who_is_here_and_what_there_is(server: ServerProcess) -> None:
+def test_a_person_can_ask_for_the_roster_and_for_help(server: ServerProcess) -> None:
     async def test(puppet: Puppet, running: Running) -> None:
         roster = ["  rank  name", "     0  top", "*    1  me"]
         puppet.type(b"?", b":who ")

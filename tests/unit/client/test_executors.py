@@ -36,14 +36,14 @@ from tests.support.executing import (
     told,
 )
 
-# Signals 32 and 33 belong to the C library; some programs that start the tests leave them ignored.
+# Signals 32 and 33 belong to the C library; some programs that start the tests set them to be ignored.
 RESERVED = 0b11 << 31
 FIRST = Execute(1, 0, "a", True, 1, "me")
 SECOND = Execute(2, 0, "b", False, 1, "me")
 
 
 class Gate:
-    """Executes a command when it is told to."""
+    """An executor that finishes a command when the test tells it to."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -109,14 +109,14 @@ def program(*patterns: str, **terms: Any) -> ProgramExecutor:
 
 
 def script(directory: Path, text: str) -> Path:
-    """Write a shell script that can be executed."""
+    """Write an executable shell script."""
     path = directory / "script"
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
     return path
 
 
-def test_a_program_gets_its_words_and_no_shell_sees_them() -> None:
+def test_a_program_gets_its_words_without_a_shell() -> None:
     text = r"""printf '[%s]' a ';' "b  c" $(id) `id` $HOME '*' * \; -- -n 'ü' ">x" && echo"""
     fields = detail(outcome(program(), text), "ok")
     words = ["a", ";", "b  c", "$(id)", "`id`", "$HOME", "*", "*", ";", "--", "-n", "ü", ">x", "&&", "echo"]
@@ -163,7 +163,7 @@ def test_a_long_command_arrives_whole(make_one: Callable[[], Executor]) -> None:
         ("/", 126, "cannot execute /: Permission denied"),
     ],
 )
-def test_a_program_that_cannot_run_fails_in_a_shells_words(text: str, code: int, reason: str) -> None:
+def test_a_program_that_cannot_run_fails_with_a_shells_words(text: str, code: int, reason: str) -> None:
     assert outcome(program(), text) == Outcome("fail", {"code": code, "reason": reason})
 
 
@@ -188,7 +188,7 @@ def test_a_program_is_found_by_path_from_the_working_directory(
         ("echo a\0b", "a zero byte cannot be passed to a program: echo a\0b"),
     ],
 )
-def test_what_is_no_command_fails(text: str, reason: str) -> None:
+def test_a_malformed_command_fails(text: str, reason: str) -> None:
     assert outcome(program(), text) == Outcome("fail", {"reason": reason})
 
 
@@ -199,7 +199,7 @@ def test_a_long_command_is_shortened_in_a_reason() -> None:
     )
 
 
-def test_output_that_is_no_text_and_terminal_escapes_can_be_sent() -> None:
+def test_binary_output_and_terminal_escapes_can_be_sent() -> None:
     result = outcome(shell(), r"printf 'a\377\303(\033[2J\007'")
     assert detail(result, "ok")["out"] == "a\ufffd\ufffd(\x1b[2J\x07"
     frame = protocol.result(7, *result)
@@ -245,7 +245,8 @@ def test_signals_are_default_and_no_descriptor_is_inherited() -> None:
     text = "grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd"
     _, blocked, _, ignored, *descriptors = detail(outcome(shell(), text), "ok")["out"].split()
     assert (int(blocked, 16), int(ignored, 16) & ~RESERVED) == (0, 0)
-    assert descriptors == ["0", "1", "2", "3"]  # 3 is that of ls
+    # Descriptor 3 belongs to ls.
+    assert descriptors == ["0", "1", "2", "3"]
 
 
 def test_commands_run_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +339,7 @@ def test_a_handler_path_is_relative_to_the_current_directory(
         ({"kind": "program", "workdir": "/etc/passwd"}, "^the working directory '/etc/passwd' is not"),
     ],
 )
-def test_what_cannot_work_is_said_early(arguments: dict[str, str], problem: str) -> None:
+def test_impossible_settings_are_reported_early(arguments: dict[str, str], problem: str) -> None:
     terms = ExecutorOptions(workdir=arguments.pop("workdir", None))
     with pytest.raises(ConfigError, match=problem):
         make(arguments.pop("kind"), terms, handler=arguments.get("handler"))
@@ -366,7 +367,7 @@ def test_jobs_run_at_once_and_begin_in_order(tmp_path: Path) -> None:
         async with working(executor, 3, steps.put_nowait) as worker:
             fifo = tmp_path / "fifo"
             os.mkfifo(fifo)
-            # The first ends only when the second runs, and that only when the third does.
+            # The first command ends only if the second runs, and the second only if the third runs.
             texts = [f"read x <{fifo}", f"echo >{fifo}; read x <{fifo}.", f"echo >{fifo}.", "true"]
             os.mkfifo(f"{fifo}.")
             commands = [command(text, seq=seq) for seq, text in enumerate(texts)]
@@ -383,7 +384,8 @@ def test_jobs_run_at_once_and_begin_in_order(tmp_path: Path) -> None:
 def test_commands_given_at_once_begin_in_that_order() -> None:
     async def main() -> None:
         async with closing(shell()) as executor:
-            await executor.execute(command("true"))  # one supervisor runs already, others must start first
+            # One supervisor is running already; others must start first.
+            await executor.execute(command("true"))
             given = [executor.execute(command("cut -d' ' -f22 /proc/$$/stat; echo $$")) for _ in range(6)]
             outs = [detail(result, "ok")["out"].split() for result in await asyncio.gather(*given)]
             assert len({pid for _, pid in outs}) == 6
@@ -393,7 +395,7 @@ def test_commands_given_at_once_begin_in_that_order() -> None:
     run(main())
 
 
-def test_when_the_worker_is_closed_nothing_is_executed_any_more(tmp_path: Path) -> None:
+def test_closing_the_worker_ends_all_execution(tmp_path: Path) -> None:
     async def main(tether: Tether) -> None:
         async with working(shell(), 2, lambda _: None) as worker:
             for seq in (1, 2):

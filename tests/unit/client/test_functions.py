@@ -19,7 +19,8 @@ def test_a_coroutine_runs_in_the_loop_any_other_in_a_thread() -> None:
         return number, threading.current_thread()
 
     def there(number: int) -> tuple[int, threading.Thread]:
-        assert threading.current_thread().daemon  # the end of the program does not wait for it
+        # The end of the program does not wait for this thread.
+        assert threading.current_thread().daemon
         return number, threading.current_thread()
 
     async def main() -> None:
@@ -52,7 +53,7 @@ def test_a_thread_sees_the_context_of_its_caller() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), asyncio.CancelledError("x")])
-def test_what_is_raised_in_a_thread_is_raised_here(error: BaseException) -> None:
+def test_an_exception_in_a_thread_reaches_the_caller(error: BaseException) -> None:
     def fail() -> None:
         raise error
 
@@ -99,7 +100,7 @@ def test_many_threads_run_at_once() -> None:
     run(main())
 
 
-def test_whoever_is_cancelled_does_not_wait_for_a_thread() -> None:
+def test_a_cancelled_caller_does_not_wait_for_its_thread() -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
     def wait() -> None:

@@ -30,7 +30,8 @@ def shown(answers: Sequence[Answer], *, diff: bool = False) -> list[str]:
 def test_equal_answers_are_shown_once_the_most_common_first() -> None:
     answers = list(SIX_ANSWERS)
     for _ in range(10):
-        random.shuffle(answers)  # the order in which they come makes no difference
+        # The order of the answers makes no difference.
+        random.shuffle(answers)
         assert shown(answers) == [
             "#7 ranks 1,3,9 (3) web-[1,3,9]",
             "| Linux",
@@ -73,17 +74,17 @@ def test_a_diff_says_where_only_the_outcome_differs() -> None:
 
 @pytest.mark.parametrize("diff", [False, True])
 @pytest.mark.parametrize("out", ["a\nb", "a\nb\r", "a\nb\r\n", "a\r\nb\n", "a\r\nb\r\n"])
-def test_how_lines_end_makes_no_difference(out: str, diff: bool) -> None:
+def test_line_ends_make_no_difference(out: str, diff: bool) -> None:
     answers = [Answer(7, 0, "a", "ok", out="a\nb\n"), Answer(7, 1, "b", "ok", out=out)]
     assert shown(answers, diff=diff) == ["#7 ranks 0-1 (2) a,b", "| a", "| b"]
 
 
-def test_what_is_not_shown_makes_no_difference() -> None:
+def test_fields_that_are_not_shown_make_no_difference() -> None:
     answers = [Answer(7, 0, "a", "ok", 0, "x"), Answer(7, 1, "b", "ok", out="x", reason="why")]
     assert shown(answers) == ["#7 ranks 0-1 (2) a,b", "| x"]
 
 
-def test_what_has_no_output_is_not_what_others_are_compared_with() -> None:
+def test_no_diff_is_against_an_answer_without_output() -> None:
     answers = [Answer(7, rank, "a", "ok") for rank in range(3)]
     answers += [Answer(7, 3, "b", "ok", out="x"), Answer(7, 4, "c", "ok", out="y")]
     assert shown(answers, diff=True)[1:] == [
@@ -116,7 +117,7 @@ def test_outputs_that_would_take_long_to_compare_are_shown_whole(monkeypatch: py
         ({"out": "\n"}, "#7 rank 1 (1) ?: executed"),
     ],
 )
-def test_answers_that_differ_in_anything_are_apart(other: dict[str, Any], head: str) -> None:
+def test_answers_that_differ_at_all_are_not_grouped(other: dict[str, Any], head: str) -> None:
     first = Answer(7, 0, "", "ok", out="x")
     lines = shown([first, first._replace(rank=1, **other)])
     assert lines[:2] == ["#7 rank 0 (1) ?", "| x"]
@@ -175,7 +176,7 @@ def test_only_answers_wait_for_the_end_of_their_ask() -> None:
     assert [line.text for line in again] == ["#8: executed by 0 of 0"]
 
 
-def test_who_leaves_early_has_the_answers_that_are_there() -> None:
+def test_leaving_early_shows_the_answers_so_far() -> None:
     render = GroupRenderer(RENDER, diff=True)
     for rank, out in enumerate(["x", "x", "y"]):
         assert render(Answer(7, rank, "a", "ok", out=out)) == []

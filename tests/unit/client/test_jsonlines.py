@@ -84,7 +84,7 @@ def test_an_event_is_an_object_with_its_fields(happened: DisplayEvent, fields: d
         (2, events.Counts(ok=1, gone=1), 6),
     ],
 )
-def test_the_end_of_an_ask_has_counts_and_what_they_are_worth(
+def test_the_end_of_an_ask_has_counts_and_an_exit_code(
     may_execute: int, counts: events.Counts, code: int
 ) -> None:
     fields = described(events.AskDone(17, "uptime", may_execute, counts))
@@ -108,7 +108,7 @@ def test_the_end_of_an_ask_has_counts_and_what_they_are_worth(
         (events.Disconnected("", HOSTILE), ["text"]),
     ],
 )
-def test_text_of_others_is_kept_and_cannot_end_the_line(happened: DisplayEvent, path: list[str]) -> None:
+def test_text_of_others_is_kept_but_cannot_end_the_line(happened: DisplayEvent, path: list[str]) -> None:
     value: Any = described(happened)
     for key in path:
         value = value[key]

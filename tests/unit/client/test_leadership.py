@@ -39,7 +39,8 @@ def test_a_function_runs_while_we_lead_and_is_then_cancelled() -> None:
         assert leader.log == []
         for seq in (5, 9):
             lead.begin(seq)
-            lead.begin(seq + 1)  # which is no news
+            # This is not a new term.
+            lead.begin(seq + 1)
             await leader.begun.wait()
             leader.begun.clear()
             await lead.close()
@@ -63,7 +64,7 @@ def test_a_function_that_comes_while_we_lead_is_called_at_once() -> None:
     run(main())
 
 
-def test_a_plain_function_runs_in_a_thread_that_nobody_waits_for() -> None:
+def test_a_plain_function_runs_in_a_thread_without_being_awaited() -> None:
     async def main() -> None:
         lead = Leadership(fail_test)
         begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
@@ -86,7 +87,7 @@ def test_a_plain_function_runs_in_a_thread_that_nobody_waits_for() -> None:
 
 
 def collect(loop: asyncio.AbstractEventLoop) -> list[BaseException]:
-    """Return a list that will have what the loop's exception handler is told."""
+    """Return a list that grows by what the loop's exception handler is told."""
     told: list[BaseException] = []
     loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
     return told
@@ -111,7 +112,7 @@ def test_a_failure_while_leading_is_reported() -> None:
     run(main())
 
 
-def test_a_failure_while_ending_is_told_to_the_loop_only() -> None:
+def test_a_failure_while_ending_is_reported_to_the_loop_only() -> None:
     async def main() -> None:
         told = collect(asyncio.get_running_loop())
         lead = Leadership(fail_test)

@@ -18,7 +18,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def keyboard() -> Iterator[None]:
-    """Put a terminal in the place of standard input."""
+    """Replace standard input by a terminal."""
     ours, theirs = pty.openpty()
     kept = os.dup(0)
     os.dup2(theirs, 0)
@@ -29,7 +29,7 @@ def keyboard() -> Iterator[None]:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return what bad usage gives, which must be one line and nothing else."""
+    """Return the message about bad usage, which must be a single line."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -101,14 +101,14 @@ def test_a_bad_value_is_one_line(
         (["--json", "--diff"], "-b and --diff are not for --json, which has each answer as it comes"),
     ],
 )
-def test_what_contradicts_itself_or_has_no_effect_is_refused(
+def test_contradictory_or_useless_options_are_refused(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert complaint(capsys, *arguments) == words
 
 
 @pytest.mark.usefixtures("keyboard")
-def test_a_person_is_not_made_to_wait_for_company(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_for_is_refused_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     words = "--wait-for is for -c, and for commands from a pipe or a file"
     assert complaint(capsys, "--wait-for", "1") == words
 
@@ -152,7 +152,7 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         ([], []),
     ],
 )
-def test_what_belongs_together_is_joined(argv: list[str], joined: list[str]) -> None:
+def test_an_option_and_its_value_are_joined(argv: list[str], joined: list[str]) -> None:
     assert cli._unambiguous(argv) == joined
 
 
@@ -162,12 +162,12 @@ def test_any_text_may_be_a_command(command: str) -> None:
     assert (options.commands, options.address) == ([command, "x"], "here")
 
 
-def test_a_value_of_two_dashes_is_taken_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_dashes_are_a_value_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._parser().parse_args(["--workdir=--"]).workdir == "--"
     assert complaint(capsys, "--jobs=--") == "argument --jobs: '--' is not a whole number from 1 to 1000"
 
 
-def test_a_byte_order_mark_is_no_part_of_a_token(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_token(tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(b"\xef\xbb\xbfsecret\n")
     assert cli._token(cli._parser().parse_args(["--token-file", str(tmp_path / "token")])) == "secret"
 

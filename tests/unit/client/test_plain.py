@@ -34,7 +34,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 @given(st.binary(max_size=100), st.lists(st.integers(1, 9)), st.integers(1, 12))
 def test_cutting_does_not_depend_on_how_the_bytes_arrive(data: bytes, sizes: list[int], limit: int) -> None:
     expected = [
-        line.removesuffix(b"\r")[: limit + 1]  # all of it, or so much that it is too long
+        # The whole line, or enough of it to be too long.
+        line.removesuffix(b"\r")[: limit + 1]
         for line in data.removesuffix(b"\n").split(b"\n")
     ]
     if not data:
@@ -107,7 +108,7 @@ def test_no_lines_come_from_dev_null() -> None:
         run(main(file.fileno()))
 
 
-def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_input_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     async def main() -> None:
         descriptor = os.open(tmp_path, os.O_RDONLY)
         with pytest.raises(StreamError, match="cannot read standard input: Is a directory"):
@@ -117,7 +118,7 @@ def test_input_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     run(main())
 
 
-def test_of_a_line_that_is_too_long_the_beginning_comes(pipe: tuple[int, int]) -> None:
+def test_an_overlong_line_yields_its_beginning(pipe: tuple[int, int]) -> None:
     async def main() -> None:
         os.write(pipe[1], b"x" * 11 + b"\nok\n" + b"y" * 20)
         os.close(pipe[1])
@@ -130,7 +131,7 @@ def test_of_a_line_that_is_too_long_the_beginning_comes(pipe: tuple[int, int]) -
 
 
 class Recorded(io.StringIO):
-    """A stream that notes each write and flush, beside those of others."""
+    """A stream that records its writes and flushes in a list that it shares with others."""
 
     def __init__(self, name: str, calls: list[tuple[str, str]]) -> None:
         super().__init__()
@@ -148,7 +149,7 @@ class Recorded(io.StringIO):
 def recorded(
     *, chatter_to_err: bool = True, progress: bool = False
 ) -> tuple[PlainFrontend, list[tuple[str, str]]]:
-    """Return a frontend, and what it writes where; an empty text is a flush."""
+    """Return a frontend, and the list of its writes with their streams; an empty text is a flush."""
     calls: list[tuple[str, str]] = []
     out, err = Recorded("out", calls), Recorded("err", calls)
     frontend = PlainFrontend(0, out, err, err if chatter_to_err else out, shows_progress=progress)
@@ -183,7 +184,7 @@ def test_a_complaint_is_flushed_to_standard_error() -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("out", "output"), ("sent", "error")])
-def test_output_that_cannot_be_written_is_told(kind: str, name: str) -> None:
+def test_output_that_cannot_be_written_is_reported(kind: str, name: str) -> None:
     full = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails again
     frontend = PlainFrontend(0, full, io.StringIO(), io.StringIO())
     if kind == "sent":
@@ -229,7 +230,7 @@ def test_the_progress_is_gone_at_the_end() -> None:
     run(main())
 
 
-def test_where_nobody_looks_there_is_no_progress() -> None:
+def test_no_progress_is_drawn_without_a_terminal() -> None:
     frontend, calls = recorded()
     frontend.refresh(OPEN)
     assert calls == []

@@ -24,7 +24,8 @@ from rankserver.wire.exceptions import ConfigError
         ("systemctl status *", ["systemctl", "status", "ssh"], True),
         ("systemctl status *", ["systemctl", "status"], False),
         ("systemctl status *", ["systemctl", "status", ""], True),
-        ("systemctl status *", ["systemctl", "status", "a b; reboot"], True),  # one word, and no shell
+        # This is one word, and no shell sees it.
+        ("systemctl status *", ["systemctl", "status", "a b; reboot"], True),
         ("systemctl status *", ["systemctl", "status", "a", "b"], False),
         ("systemctl status *", ["systemctl", "stop", "status", "a"], False),
         ("df ...", ["df"], True),
@@ -36,10 +37,12 @@ from rankserver.wire.exceptions import ConfigError
         ("kill [0-9]", ["kill", "7"], True),
         ("kill [0-9]", ["kill", "a"], False),
         ("kill ?", ["kill", "77"], False),
-        ("ls '*'", ["ls", "a"], True),  # quotes make words, they do not take a pattern's meaning
+        # Quotes make words, but do not disable patterns.
+        ("ls '*'", ["ls", "a"], True),
         ("ls [*]", ["ls", "a"], False),
         ("ls [*]", ["ls", "*"], True),
-        ("ls a", ["ls", "*"], False),  # a command is no pattern
+        # A command is not a pattern.
+        ("ls a", ["ls", "*"], False),
         ("ls a", ["*", "a"], False),
         ("ls a", ["ls", "..."], False),
         ("echo 'a b'", ["echo", "a b"], True),
@@ -73,7 +76,7 @@ def test_a_command_is_allowed_if_any_pattern_of_the_file_matches(tmp_path: Path)
     assert not allow.allows_all
 
 
-def test_a_byte_order_mark_is_no_part_of_a_pattern(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_a_pattern(tmp_path: Path) -> None:
     file = tmp_path / "allow"
     file.write_bytes(b"\xef\xbb\xbfuptime\nls\n")
     assert policy.load(file).allows(["uptime"])
@@ -86,7 +89,7 @@ def test_an_empty_file_allows_nothing(tmp_path: Path) -> None:
     assert not policy.load(file).allows(["uptime"])
 
 
-def test_without_patterns_nothing_is_allowed_and_all_is_all() -> None:
+def test_no_patterns_allow_nothing_and_allow_all_allows_all() -> None:
     assert not policy.NOTHING.allows(["true"])
     assert policy.ALL.allows(["true"])
     assert Policy([["true"]], allows_all=True).allows(["false"])
@@ -99,7 +102,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         policy.load(tmp_path / "nowhere")
 
 
-def test_a_directory_is_no_allow_file(tmp_path: Path) -> None:
+def test_a_directory_is_refused_as_an_allow_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         policy.load(tmp_path)
 

@@ -70,18 +70,18 @@ def test_a_server_may_refuse_us(data: bytes) -> None:
         (b"PING\n", "'PING'"),
     ],
 )
-def test_something_else_than_a_rankserver_is_told_apart(said: bytes, shown: str) -> None:
+def test_another_kind_of_server_is_recognized(said: bytes, shown: str) -> None:
     assert bytewise(Session(), said) == [Disconnected("", f"this is not a rankserver: it says {shown}")]
 
 
-def test_an_endless_line_is_no_reason_to_use_all_memory() -> None:
+def test_an_endless_line_does_not_use_up_memory() -> None:
     session = Session()
     chunk = b"x" * (1 << 20)
     happened = [event for _ in range(17) for event in session.receive_data(chunk)]
     assert [type(event) for event in happened] == [Disconnected]
 
 
-def test_another_protocol_version_is_told() -> None:
+def test_another_protocol_version_is_reported() -> None:
     banner = SHORT_BANNER.replace(b'"proto":1', b'"proto":2')
     assert Session().receive_data(banner) == [
         Disconnected("", "the server speaks protocol 2, this client speaks 1")
@@ -122,7 +122,7 @@ def test_our_own_command_comes_back_as_sent() -> None:
     ]
 
 
-def test_the_rank_is_that_at_the_place_in_the_log() -> None:
+def test_events_have_the_rank_at_their_place_in_the_log() -> None:
     session = joined(2, 3)
     log = b"CMD 1 1 a\nLEFT 2 0\nCMD 3 0 b\nLEFT 4 0\nJOIN 5 1\nCMD 6 1 c\n"
     assert session.receive_data(log) == [
@@ -249,7 +249,7 @@ def test_a_command_that_may_not_be_sent_has_no_effect(text: str, words: str) -> 
             send(text)
         assert caught.value.text == words
     assert session.unsent == 0
-    # Nothing is taken for it, either.
+    # It takes no seq or slot either.
     assert isinstance(session.receive_data(b"CMD 1 0 fine\n")[0], Disconnected)
 
 
@@ -289,13 +289,15 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     assert protocol.text_problem(line.decode().removesuffix("\n")) is None
     assert len(line) <= 1_000
     fields = json.loads(line.removeprefix(b"RES 1 fail "))
-    whole = json.loads(json.dumps(out))  # where two surrogates have become one character
+    # Here two surrogates become one character.
+    whole = json.loads(json.dumps(out))
     if len(protocol.result(1, "fail", {**detail, "out": out})) <= 1_000:
         assert fields == {**detail, "out": whole}
         return
     assert fields == {**detail, "out": fields["out"], "truncated": True}
     longest = len(r"\ud83d\ude00") + len(',"truncated":true')
-    assert len(line) >= 1_000 - longest  # no more than needed is gone
+    # No more than necessary is cut.
+    assert len(line) >= 1_000 - longest
     kept = fields["out"]
     assert whole.startswith(kept) or ("\ud800" <= kept[-1] <= "\udbff" and whole.startswith(kept[:-1]))
 
@@ -304,7 +306,7 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     ("character", "bytes_each"),
     [("a", 1), ("ü", 2), ("€", 3), ("😀", 4), ('"', 2), ("\x1b", 6), ("\x9b", 6), ("\ud83d", 6)],
 )
-def test_as_much_output_is_sent_as_the_line_can_have(character: str, bytes_each: int) -> None:
+def test_output_fills_the_line_up_to_its_limit(character: str, bytes_each: int) -> None:
     session = joined(1, 2)
     room = 1_000 - len(b'RES 1 ok {"out":""}\n')
     session.result(1, Outcome("ok", {"out": character * (room // bytes_each)}))

@@ -1,4 +1,4 @@
-"""The asks of a session: who is waited for, under which rank and name each answers, and when it is done."""
+"""The asks of a session: their targets, the rank and name of each answer, and when they are done."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.scripted import bytewise, joined
 
 
 def asked(rank: int, clients: int) -> Session:
-    """Return a session whose ASK number 1 is in the log, and which knows no names."""
+    """Return a session that knows no names and whose ASK is log frame 1."""
     session = joined(rank, clients)
     session.ask("up")
     assert session.receive_data(b"ASK 1 %d up\n" % rank)[0] == Sent(1, "up", True, clients - 1)
@@ -84,14 +84,15 @@ def test_an_answer_is_reported_with_its_detail() -> None:
 @pytest.mark.parametrize(
     "field", ['"code":"1"', '"code":true', '"out":1', '"ms":1.5', '"truncated":1', '"reason":[]']
 )
-def test_a_field_of_the_wrong_kind_is_as_good_as_none(field: str) -> None:
+def test_a_field_of_the_wrong_kind_counts_as_missing(field: str) -> None:
     session = asked(0, 3)
     assert session.receive_data(f"RES 1 1 a ok {{{field}}}\n".encode()) == [Answer(1, 1, "a", "ok")]
 
 
 def test_an_answer_has_the_rank_from_when_the_ask_was_logged() -> None:
     session = asked(0, 4)
-    session.receive_data(b"LEFT 2 1\nJOIN 3 0-2\n")  # before: 0 me, 2, 3; after: 3 me, 4, 5
+    # Ranks before: 0 me, 2, 3. Ranks after: 3 me, 4, 5.
+    session.receive_data(b"LEFT 2 1\nJOIN 3 0-2\n")
     assert session.receive_data(b"RES 1 5 c ok\nRES 1 4 b fail\n") == [
         Answer(1, 3, "c", "ok"),
         Answer(1, 2, "b", "fail"),
@@ -99,14 +100,14 @@ def test_an_answer_has_the_rank_from_when_the_ask_was_logged() -> None:
     ]
 
 
-def test_newcomers_are_not_waited_for_even_where_somebody_left() -> None:
+def test_newcomers_are_not_waited_for_even_after_a_leave() -> None:
     session = asked(0, 3)
     assert session.receive_data(b"LEFT 2 1\nJOIN 3 1-2\n") == [
         ClientsChanged(2, 2),
         Answer(1, 1, "", "gone"),
         ClientsChanged(4, 3),
     ]
-    # Those of ranks 1 and 2 came later; the one of rank 3 was there.
+    # The clients of ranks 1 and 2 came later; that of rank 3 was there.
     assert session.receive_data(b"RES 1 1 x ok\nRES 1 2 y ok\n") == []
     assert session.receive_data(b"RES 1 3 z ok\n") == [
         Answer(1, 2, "z", "ok"),
@@ -137,7 +138,8 @@ def test_one_departure_may_settle_several_asks() -> None:
 
 def test_late_clients_count_as_timeout_once_and_by_rank() -> None:
     session = asked(0, 4)
-    session.receive_data(b"LEFT 2 1\nJOIN 3 1\nJOIN 4 1\n")  # slots are now in another order than ranks
+    # The order of slots now differs from that of ranks.
+    session.receive_data(b"LEFT 2 1\nJOIN 3 1\nJOIN 4 1\n")
     session.ask("again")
     session.receive_data(b"ASK 5 0 again\nRES 5 2 b ok\n")
     reason = "no answer in time"
@@ -150,17 +152,19 @@ def test_late_clients_count_as_timeout_once_and_by_rank() -> None:
     assert session.expire(5) == []
     assert session.expire(99) == []
     assert session.receive_data(b"RES 5 1 late ok\n") == []
-    assert session.receive_data(b"RES 1 3 c ok\n") == [Answer(1, 2, "c", "ok")]  # the other one is still open
+    # The other ask is still open.
+    assert session.receive_data(b"RES 1 3 c ok\n") == [Answer(1, 2, "c", "ok")]
 
 
 # --- names ---
 
 
-def test_a_who_goes_unseen_before_an_ask_if_a_name_is_unknown() -> None:
+def test_a_hidden_who_precedes_an_ask_if_a_name_is_unknown() -> None:
     session = joined(0, 3)
     session.ask("a")
     session.ask("b")
-    assert session.data_to_send() == b"WHO\nASK a\nASK b\n"  # one is enough
+    # One WHO is enough for both.
+    assert session.data_to_send() == b"WHO\nASK a\nASK b\n"
     assert session.receive_data(roster("me", "x", "y") + b"ASK 1 0 a\nASK 2 0 b\n")[2:] == []
     session.ask("c")
     assert session.data_to_send() == b"ASK c\n"
@@ -207,7 +211,7 @@ def test_a_name_is_learned_from_an_answer() -> None:
     assert session.expire(2)[0] == Answer(2, 1, "x", "timeout", reason="no answer in time")
 
 
-def test_a_roster_is_seen_by_whom_asked_for_it_only() -> None:
+def test_a_roster_is_reported_only_if_it_was_requested() -> None:
     session = joined(0, 2)
     assert session.receive_data(roster("me", "x")) == []
     session.receive_data(b"JOIN 1 2\n")
@@ -224,7 +228,7 @@ def test_a_roster_is_seen_by_whom_asked_for_it_only() -> None:
 
 
 @pytest.mark.parametrize("end", [b"BYE slow too slow\n", b"CMD 9 0 x\n", b""])
-def test_what_is_open_at_the_end_is_accounted_for(end: bytes) -> None:
+def test_asks_open_at_the_end_are_accounted_for(end: bytes) -> None:
     session = asked(1, 3)
     for text in ("b", "c"):
         session.ask(text)
@@ -246,7 +250,7 @@ def test_what_is_open_at_the_end_is_accounted_for(end: bytes) -> None:
 
 
 class Member:
-    """Somebody who is there, as an object: whoever comes later is another one, whatever the rank."""
+    """A present client as an object: a later client is another object, even at the same rank."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -254,7 +258,7 @@ class Member:
 
 @dataclass
 class Question:
-    """An ask of the reader: who was there, in the order of ranks, and what is known of each."""
+    """An ask of the reader: the clients at its time, in rank order, and the outcome of each so far."""
 
     text: str
     targets: dict[Member, int]
@@ -266,10 +270,10 @@ class Question:
 
 
 class History:
-    """What a server writes to one client, and what that one should report, told from plain lists.
+    """A server's output to one client, and the events that this client must report, from plain lists.
 
-    ``steps`` has, in order, a call on the session or bytes for it, each with the events that follow and the
-    bytes that the session then wants sent.
+    Each item of ``steps`` is a call of the session or bytes for it, with the events that must follow and the
+    bytes that the session must then send.
     """
 
     def __init__(self, clients: int, rank: int) -> None:
@@ -277,7 +281,8 @@ class History:
         self.members = [self.newcomer() for _ in range(clients)]
         self.me = self.members[rank]
         self.me.name = "me"
-        self.known = {self.me}  # whose names the reader knows
+        # The members whose names the reader knows.
+        self.known = {self.me}
         self.asks: dict[int, Question] = {}
         self.unlogged: list[tuple[str, bool]] = []
         self.whos: list[bool] = []
@@ -295,7 +300,7 @@ class History:
     def log(self, verb: str, rest: str, events: list[Event], owed: bytes = b"") -> None:
         self.steps.append((f"{verb} {self.seq} {rest}\n".encode(), events, owed))
 
-    # --- what the reader does ---
+    # --- the reader's actions ---
 
     def submit(self, wants_answer: bool) -> None:
         text = f"t{self.born}-{len(self.steps)}"
@@ -318,7 +323,7 @@ class History:
         events = self.conclude(seq, self.asks[seq].open(), "timeout", "no answer in time")
         self.steps.append((seq, events, b""))
 
-    # --- what the server says ---
+    # --- the server's frames ---
 
     def join(self, ranks: list[int]) -> None:
         before = self.rank
@@ -483,7 +488,8 @@ def test_frames_mean_the_same_in_one_piece(made: tuple[int, int, History]) -> No
     session = joined(rank, clients)
     data, expected, seen = b"", [], []
     for action, events, _ in history.steps:
-        if not isinstance(action, bytes):  # before it, the session has received all that came before
+        # The session has received everything before the call.
+        if not isinstance(action, bytes):
             seen += session.receive_data(data)
             data = b""
             seen += perform(session, action, Session.receive_data)
@@ -496,7 +502,7 @@ def test_frames_mean_the_same_in_one_piece(made: tuple[int, int, History]) -> No
 def perform(
     session: Session, action: str | bytes | int, receive: Callable[[Session, bytes], list[Event]]
 ) -> list[Event]:
-    """Do what a step of a history says, and return the events that follow."""
+    """Perform a step of a history, and return the events that follow."""
     if isinstance(action, bytes):
         return receive(session, action)
     if isinstance(action, int):

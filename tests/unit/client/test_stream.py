@@ -27,7 +27,7 @@ def test_events_come_in_order_whether_queued_or_awaited() -> None:
     run(main())
 
 
-def test_the_iteration_ends_after_what_is_there() -> None:
+def test_the_iteration_ends_after_the_queued_events() -> None:
     async def main() -> None:
         events = EventStream()
         events.put([ONE])
@@ -55,7 +55,7 @@ def test_an_iteration_that_is_over_can_begin_again() -> None:
     run(main())
 
 
-def test_an_error_is_raised_after_what_is_there_and_each_time() -> None:
+def test_an_error_is_raised_after_the_queued_events_each_time() -> None:
     async def main() -> None:
         events = EventStream()
         events.put([ONE])
@@ -71,7 +71,7 @@ def test_an_error_is_raised_after_what_is_there_and_each_time() -> None:
 
 
 @pytest.mark.parametrize("error", [None, DisconnectedError("", "x")])
-def test_the_end_wakes_all_who_wait(error: Exception | None) -> None:
+def test_the_end_wakes_all_waiters(error: Exception | None) -> None:
     async def main() -> None:
         events = EventStream()
         waiting = [asyncio.ensure_future(anext(events, None)) for _ in range(3)]
@@ -83,7 +83,7 @@ def test_the_end_wakes_all_who_wait(error: Exception | None) -> None:
     run(main())
 
 
-def test_a_batch_is_all_that_is_there_and_waits_for_one() -> None:
+def test_a_batch_has_all_queued_events_and_waits_for_one() -> None:
     async def main() -> None:
         events = EventStream()
         waiting = asyncio.create_task(events.batch())
@@ -97,14 +97,15 @@ def test_a_batch_is_all_that_is_there_and_waits_for_one() -> None:
     run(main())
 
 
-def test_cancelling_whoever_waits_loses_nothing() -> None:
+def test_cancelling_a_waiter_loses_nothing() -> None:
     async def main() -> None:
         events = EventStream()
         for event in (ONE, TWO, THREE):
             waiting = asyncio.ensure_future(anext(events))
             await asyncio.sleep(0)
             events.put([event])
-            waiting.cancel()  # although there is something now
+            # An event is there by now.
+            waiting.cancel()
             await asyncio.wait({waiting})
             assert waiting.cancelled()
             assert await anext(events) == event

@@ -33,7 +33,7 @@ from tests.support.waiting import BOUND
 
 IGNORING: Final = "trap '' TERM HUP"
 
-# A client, as far as a supervisor can tell: it executes its argument.
+# A program that a supervisor cannot tell from a client: it executes its argument.
 CLIENT = """
 import asyncio, sys
 from tests.support.executing import command, shell
@@ -48,9 +48,9 @@ def tether(tmp_path: Path) -> Iterator[Tether]:
 
 
 def daemon(tether: Tether) -> str:
-    """Return a command that starts a daemon as they do, forked twice and in a session of its own.
+    """Return a command that starts a daemon in the usual way: forked twice, and in its own session.
 
-    It holds the tether and our output, cannot be asked to end, and writes its process id.
+    It holds the tether and our output, ignores requests to end, and writes its process id.
     """
     return f"setsid sh -c '{IGNORING}; exec 9>{tether.path}; sleep 1000 & echo $!'"
 
@@ -81,7 +81,7 @@ def test_a_daemon_is_ended_before_the_next_command_begins(tether: Tether) -> Non
     run(main())
 
 
-def test_who_can_be_asked_to_end_may_say_goodbye(tmp_path: Path) -> None:
+def test_a_process_that_heeds_sigterm_may_say_goodbye(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     polite = f"trap 'echo bye; exit' TERM; echo up >{fifo}; sleep 1000 & wait"
@@ -89,15 +89,16 @@ def test_who_can_be_asked_to_end_may_say_goodbye(tmp_path: Path) -> None:
     assert detail(outcome(shell(), text), "ok")["out"] == "over\nbye\n"
 
 
-def test_who_escapes_by_forking_is_caught(tmp_path: Path, tether: Tether) -> None:
-    comet = tmp_path / "comet"  # no process of it lives long, and each has a session of its own
+def test_a_process_that_escapes_by_forking_is_caught(tmp_path: Path, tether: Tether) -> None:
+    # No process of it lives long, and each has its own session.
+    comet = tmp_path / "comet"
     comet.write_text(f"#!/bin/sh\n{IGNORING}\nsetsid {comet} &\n")
     comet.chmod(0o755)
     assert outcome(shell(), f"exec 9>{tether.path}; {comet}").status == "ok"
     assert tether.is_free()
 
 
-def test_the_dead_are_buried_while_a_command_goes_on() -> None:
+def test_dead_processes_are_reaped_while_a_command_runs() -> None:
     text = "pid=$(setsid sh -c 'true & echo $!'); while test -e /proc/$pid; do :; done"
     assert outcome(shell(timeout=BOUND / 2), text).status == "ok"
 
@@ -114,7 +115,7 @@ def test_a_command_that_never_ends_is_ended_in_time(tether: Tether) -> None:
     assert tether.is_free()
 
 
-# A supervisor that gives a command more time to end than a test may take.
+# A supervisor that gives a command longer to end than a test may take.
 PATIENT = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "client")!r})
@@ -180,13 +181,14 @@ def test_a_command_that_closes_its_output_costs_nothing() -> None:
             before = processor_ticks(idle_supervisor(executor))
             fields = detail(await executor.execute(command("echo a; exec >&- 2>&-; sleep 1000")), "timeout")
             assert fields["out"] == "a\n"
-            assert processor_ticks(idle_supervisor(executor)) - before <= 10  # of the 50 in the time
+            # There are 50 ticks in this time.
+            assert processor_ticks(idle_supervisor(executor)) - before <= 10
 
     run(main())
 
 
 def memory(pid: int) -> int:
-    """Return the most memory that a process has had, in KiB."""
+    """Return the peak memory of a process in KiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])
 
@@ -218,7 +220,8 @@ def test_a_supervisor_that_is_told_to_end_ends_its_command(tether: Tether) -> No
     running = client(f"{daemon(tether)}; exec 9>{tether.path}; echo $PPID >&9; sleep 1000")
     os.kill(int(tether.line()), signal.SIGTERM)
     tether.until_free()
-    assert running.wait(BOUND) == 0  # its execute() returned
+    # Its ``execute`` has returned.
+    assert running.wait(BOUND) == 0
 
 
 def test_a_command_does_not_outlive_a_killed_supervisor(tether: Tether) -> None:
@@ -268,7 +271,8 @@ def test_a_cancelled_command_is_ended_before_cancelling_returns(
             with pytest.raises(asyncio.CancelledError):
                 await executing
             assert tether.is_free()
-            assert not exists(pid)  # not even as a zombie
+            # It does not exist even as a zombie.
+            assert not exists(pid)
             assert (await executor.execute(command("true"))).status == "ok"
 
     run(main())
@@ -306,7 +310,7 @@ def test_a_supervisor_that_hangs_is_killed_with_its_command(
     run(main())
 
 
-def test_a_command_started_unheard_dies_with_a_hung_supervisor(
+def test_a_cancelled_start_is_ended_despite_a_hung_supervisor(
     tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("client.supervisor_handle.END_TIMEOUT", 0.2)
@@ -317,7 +321,8 @@ def test_a_command_started_unheard_dies_with_a_hung_supervisor(
         executor = shell()
         beginning = asyncio.create_task(kept.begin(executor._request(command(text), executor._argv(text))))
         await asyncio.sleep(0)
-        beginning.cancel()  # before it has read anything
+        # It is cancelled before it has read anything.
+        beginning.cancel()
         assert await told(tether.line) == "up"
         await kept.end()
         await told(tether.until_free)
@@ -398,7 +403,7 @@ def until_ended(descriptor: int) -> None:
 # --- what cannot be ended ---------------------------------------------------------------------
 
 
-# A supervisor that may kill nobody, as if all were another user's.
+# A supervisor that may kill no process, as if all belonged to another user.
 POWERLESS = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "client")!r})
@@ -413,7 +418,7 @@ supervisor.main()
 """
 
 
-def test_what_cannot_be_ended_is_named_and_delays_nobody_else(
+def test_unkillable_processes_are_named_and_delay_nobody_else(
     tmp_path: Path, tether: Tether, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     powerless = tmp_path / "powerless.py"

@@ -48,23 +48,24 @@ Later = Callable[..., "Future[Any]"]
 
 @pytest.fixture
 def later() -> Iterator[Later]:
-    """Return a function that calls another one in a thread, and returns its future."""
+    """Return a function that runs another one in a thread, and returns a future."""
     with ThreadPoolExecutor(32) as pool:
         yield pool.submit
 
 
 def descriptors() -> list[str]:
-    """Return what a loop and its client keep open: sockets, and what waits for them."""
+    """Return the descriptors that a loop and its client keep open: sockets, and selectors for them."""
     links = []
     for fd in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # that of the listing
+        # The descriptor of the listing itself.
+        with suppress(FileNotFoundError):
             links.append(os.readlink(f"/proc/self/fd/{fd}"))
     return sorted(link for link in links if link.startswith(("socket:", "anon_inode:")))
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Check that a test leaves no thread of a client and no descriptor."""
+    """Check that a test leaves behind no client thread and no descriptor."""
     before = descriptors()
     yield
     for thread in threading.enumerate():
@@ -76,7 +77,7 @@ def nothing_left() -> Iterator[None]:
 
 @contextmanager
 def fake(data: bytes) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Serve ``data`` to one client; give the address, and what returns the next line that it sent."""
+    """Serve ``data`` to one client; yield the address, and a function that returns the client's next line."""
     lines: SimpleQueue[bytes] = SimpleQueue()
 
     def serve() -> None:
@@ -114,7 +115,7 @@ def take(events: Iterator[Event], kind: type[Event]) -> Event:
 
 # --- the twin ---
 
-# What an asyncio client uses of the objects that it makes; no program calls it.
+# Methods that an asyncio client calls on objects that it makes, and that no program calls.
 INTERNAL = {"log", "add", "begin", "end", "put", "batch"}
 
 
@@ -123,7 +124,7 @@ def members(kind: type) -> dict[str, object]:
 
 
 def signature(member: object) -> str:
-    """Return arguments and result, as the asyncio flavour writes them."""
+    """Return arguments and result in the form of the asyncio flavour."""
     function = member.fget if isinstance(member, property) else member
     assert callable(function)
     return str(inspect.signature(function)).replace("Sync", "")
@@ -149,7 +150,7 @@ def test_connect_has_the_same_arguments() -> None:
 # --- commanding ---
 
 
-def test_what_a_client_is_can_be_read(server: ServerProcess) -> None:
+def test_the_properties_of_a_client_can_be_read(server: ServerProcess) -> None:
     with connect(server.where, name="web-1") as c:
         assert (c.name, c.rank, c.clients, c.seq, c.max_line, c.capacity) == ("web-1", 0, 1, 1, 65_536, 8)
         assert c.is_connected
@@ -186,7 +187,8 @@ def test_answers_are_there_as_they_come(server: ServerProcess) -> None:
         asked = c.ask("x")
         answers = iter(asked)
         for raw, expected in ((raws[2], (3, "c")), (raws[0], (1, "a")), (raws[1], (2, "b"))):
-            assert not asked.is_done  # others have not answered
+            # Others have not answered yet.
+            assert not asked.is_done
             answer(raw)
             assert next(answers)[1:3] == expected
         assert not list(answers)
@@ -205,14 +207,15 @@ def test_answers_are_there_as_they_come(server: ServerProcess) -> None:
         (list, [Answer(3, 1, "low", "ok")]),
     ],
 )
-def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
+def test_results_of_an_ask_wait_until_it_is_complete(
     server: ServerProcess, later: Later, read: Callable[[sync.SyncAsk], object], value: object
 ) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello("low")
         asked = c.ask("x")
         reading = later(read, asked)
-        c.who()  # the server has told us all that there is
+        # Everything that the server had for us has come.
+        c.who()
         assert not reading.done()
         assert (asked.seq, asked.is_done, asked.has_failed) == (3, False, False)
         assert repr(asked) == "<Ask 'x' open: 0 answers>"
@@ -220,7 +223,7 @@ def test_what_is_asked_of_an_ask_waits_until_it_is_complete(
         assert reading.result(BOUND) == value
 
 
-def test_nobody_waits_for_nobody(server: ServerProcess) -> None:
+def test_an_ask_without_targets_is_done_at_once(server: ServerProcess) -> None:
     with connect(server.where) as c:
         asked = c.ask("x")
         assert asked.nobody
@@ -228,12 +231,13 @@ def test_nobody_waits_for_nobody(server: ServerProcess) -> None:
         assert c.ask("y").logged() == 3
 
 
-def test_who_does_not_answer_in_time_counts_as_timeout(server: ServerProcess) -> None:
+def test_a_client_that_answers_too_late_counts_as_timeout(server: ServerProcess) -> None:
     with connect(server.where) as c, RawClient(server.address) as low:
         low.hello()
         asked = c.ask("x", timeout=BOUND)
         asked.logged()
-        c._loop.call(c._client._runner.expire, asked._ask)  # as its timer does
+        # The ask's timer does the same.
+        c._loop.call(c._client._runner.expire, asked._ask)
         assert asked.counts == Counts(timeout=1)
 
 
@@ -248,7 +252,7 @@ def test_an_ask_that_is_not_logged_in_time_raises(server: ServerProcess) -> None
             list(asked)
 
 
-def test_what_may_not_be_sent_is_told_by_the_call(server: ServerProcess) -> None:
+def test_an_unsendable_text_raises_in_the_call(server: ServerProcess) -> None:
     with connect(server.where) as c:
         with pytest.raises(LocalProtocolError):
             c.ask("a\nb")
@@ -331,7 +335,7 @@ def test_nothing_that_waits_outlives_the_client(server: ServerProcess, later: La
         waiting.result(BOUND)
 
 
-def test_a_client_that_nobody_closed_does_not_keep_the_program(server: ServerProcess) -> None:
+def test_an_unclosed_client_does_not_keep_the_program_alive(server: ServerProcess) -> None:
     program = "from rankserver.client.sync import connect; print(connect().__enter__().cmd('x'))"
     environment = {**os.environ, "RANKSERVER": server.where}
     command = [sys.executable, "-c", program]
@@ -343,9 +347,10 @@ def test_a_client_that_nobody_closed_does_not_keep_the_program(server: ServerPro
 
 @contextmanager
 def interrupted(when: Callable[[], object]) -> Iterator[None]:
-    """Send SIGINT to the main thread when it waits, after ``when``, for which the body does something."""
+    """Send SIGINT to the main thread while it waits; the body makes ``when`` return."""
     main = threading.main_thread().ident or 0
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests may ignore it
+    # A program that starts the tests may have set it to be ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         when()
@@ -368,7 +373,8 @@ def test_an_interrupt_while_waiting_for_answers_leaves_cleanly(
 ) -> None:
     with RawClient(server.address) as silent:
         silent.hello("silent")
-        with interrupted(lambda: silent.lines(2)), connect(server.where) as c:  # JOIN and ASK
+        # These are the JOIN and the ASK.
+        with interrupted(lambda: silent.lines(2)), connect(server.where) as c:
             wait(c.ask("x"))
         silent.expect(b"LEFT ")
 
@@ -396,11 +402,13 @@ def test_after_an_interrupt_the_client_can_be_used(server: ServerProcess) -> Non
         low.hello("low")
         asked = c.ask("x")
         tasks = asyncio.all_tasks(c._loop._loop)
-        with interrupted(lambda: low.lines(2)):  # ASK and CMD
+        # These are the ASK and the CMD.
+        with interrupted(lambda: low.lines(2)):
             c.cmd("y")
             len(asked)
         assert c.cmd("z") == 5
-        assert asyncio.all_tasks(c._loop._loop) == tasks  # nobody waits for what the program gave up
+        # No task still waits for what the program gave up.
+        assert asyncio.all_tasks(c._loop._loop) == tasks
         low.send(b"RES 3 ok\n")
         assert asked.ok
 
@@ -410,7 +418,8 @@ def test_a_signal_handler_may_use_the_client(server: ServerProcess) -> None:
     with connect(server.where) as c:
         before = signal.signal(signal.SIGUSR1, lambda *_: seqs.append(c.cmd("x")))
         try:
-            with c._loop._lock:  # at the worst moment
+            # This is the worst moment.
+            with c._loop._lock:
                 signal.raise_signal(signal.SIGUSR1)
         finally:
             signal.signal(signal.SIGUSR1, before)
@@ -603,7 +612,7 @@ def test_a_coroutine_is_awaited_but_cannot_use_the_client(server: ServerProcess)
         assert low.is_connected
 
 
-def test_what_a_coroutine_function_began_ends_with_the_client(server: ServerProcess) -> None:
+def test_tasks_of_a_coroutine_function_end_with_the_client(server: ServerProcess) -> None:
     ended = []
 
     async def begun() -> None:
@@ -626,7 +635,7 @@ def test_what_a_coroutine_function_began_ends_with_the_client(server: ServerProc
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_exit_of_a_coroutine_ends_the_client_and_all_waiting(server: ServerProcess, later: Later) -> None:
+def test_a_coroutine_that_exits_ends_the_client_and_all_waits(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as top, connect(server.where) as low:
 
         @low.executes
@@ -655,7 +664,7 @@ def test_events_are_those_of_the_asyncio_client(server: ServerProcess) -> None:
         assert [next(again) for _ in range(3)] == expected
 
 
-def test_leaving_ends_the_iteration_after_what_is_there(server: ServerProcess, later: Later) -> None:
+def test_leaving_ends_the_iteration_after_the_queued_events(server: ServerProcess, later: Later) -> None:
     with connect(server.where) as c:
         waiting = later(list, c)
         late = iter(c)
@@ -694,11 +703,12 @@ def test_events_that_are_waited_for_before_joining_are_not_lost(server: ServerPr
     assert not list(events)
 
 
-def test_closing_ends_joining_that_goes_on_and_on(tmp_path: Path, later: Later) -> None:
+def test_closing_ends_a_join_that_keeps_retrying(tmp_path: Path, later: Later) -> None:
     c = connect(f"unix:{tmp_path}/nobody", reconnect=True)
     events = iter(c)
     joining = later(c.__enter__)
-    while not c._client._runner._running:  # to read before would raise
+    # Reading earlier would raise.
+    while not c._client._runner._running:
         pass
     take(events, Retrying)
     c.close()
@@ -746,7 +756,8 @@ def test_a_lost_connection_raises_one_exception_everywhere(server: ServerProcess
                 use(c)
         assert asked.has_failed
     for use in WAITS[:-1] + READS:
-        with pytest.raises(DisconnectedError, match="connection lost"):  # still: closing came later
+        # It still raises this error, because closing came later.
+        with pytest.raises(DisconnectedError, match="connection lost"):
             use(c)
 
 
@@ -783,7 +794,7 @@ def test_after_closing_answers_can_still_be_read(server: ServerProcess) -> None:
     c.on_lead(print)
 
 
-def test_closing_in_the_middle_of_answers_is_no_end_of_them(server: ServerProcess) -> None:
+def test_closing_amid_answers_raises_in_the_iteration(server: ServerProcess) -> None:
     with RawClient(server.address) as low, RawClient(server.address) as lowest:
         with connect(server.where) as c:
             low.hello()
@@ -833,7 +844,7 @@ def test_a_closed_client_cannot_be_joined(server: ServerProcess) -> None:
 
 
 class Closing(FunctionExecutor):
-    """An executor that counts how often it is closed."""
+    """An executor that counts the calls of ``close``."""
 
     def __init__(self) -> None:
         super().__init__(print)

@@ -1,4 +1,4 @@
-"""What the console draws and completes, as far as it needs no terminal."""
+"""The console's drawing and completion, as far as they need no terminal."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ IDLE = Status("127.0.0.1:5050", 0, 3, 0, 0, 0)
         (Status("x", None, 0, 0, 0, 0), 80, "not connected"),
         (Status("x", None, 0, 0, 0, 0), 7, "not con"),
         (Status("unix:/日本", 1, 2, 0, 0, 0), 37, "rank 1 of 2 | connected to unix:/日本"),
-        (Status("unix:/日本", 1, 2, 0, 0, 0), 36, "rank 1 of 2"),  # two columns for each of them
+        # Each of these characters takes two columns.
+        (Status("unix:/日本", 1, 2, 0, 0, 0), 36, "rank 1 of 2"),
         (Status("unix:/\x1b", 1, 2, 0, 0, 0), 80, "rank 1 of 2 | connected to unix:/\\x1b"),
     ],
 )
-def test_the_bottom_line_says_what_there_is_room_for(status: Status, columns: int, line: str) -> None:
+def test_the_bottom_line_shows_what_it_has_room_for(status: Status, columns: int, line: str) -> None:
     assert bottom(status, columns) == line
 
 
-def test_no_kind_has_a_colour_where_there_is_none() -> None:
+def test_without_colours_no_kind_of_line_has_one() -> None:
     assert {sgr(kind, ColorDepth.DEPTH_1_BIT) for kind in COLOURS} == {"\x1b[0m", "\x1b[0;1m"}
     assert sgr("error", ColorDepth.DEPTH_4_BIT) == "\x1b[0;31m"
 
@@ -57,7 +58,7 @@ def earlier(*commands: str) -> InMemoryHistory:
     return kept
 
 
-def test_matches_are_what_goes_on_each_once_the_latest_first() -> None:
+def test_matches_are_continuations_each_once_the_latest_first() -> None:
     kept = earlier("uptime", "up", "upgrade", "uptime", "date")
     assert history.matches("up", kept) == ["uptime", "upgrade"]
     assert history.matches("upt", kept) == ["uptime"]
@@ -70,12 +71,12 @@ def test_nothing_matches_nothing(begin: str) -> None:
     assert history.matches(begin, earlier("uptime", " date")) == []
 
 
-def test_matches_are_not_more_than_one_steps_through() -> None:
+def test_the_number_of_matches_is_limited() -> None:
     assert len(history.matches("c", earlier(*(f"c{count}" for count in range(1000))))) == 50
 
 
 def completed(*presses: str) -> list[str]:
-    """Return what a line is after each press of Tab; a press can type something before it."""
+    """Return the line after each press of Tab; each of ``presses`` is text typed before it."""
     buffer = Buffer(history=earlier("upgrade all", "uptime"))
     lines = []
     for typed in presses:
@@ -89,7 +90,7 @@ def test_tab_goes_as_far_as_all_agree_then_through_each_and_back() -> None:
     assert completed("u", "", "", "") == ["up", "uptime", "upgrade all", "up"]
 
 
-def test_typing_on_after_tab_chooses() -> None:
+def test_typing_after_tab_accepts_the_match() -> None:
     assert completed("u", "g", "!") == ["up", "upgrade all", "upgrade all!"]
 
 
@@ -113,7 +114,7 @@ def test_the_history_is_in_the_home_directory_by_default(
     assert list(history.load().load_history_strings()) == ["uptime"]
 
 
-def test_a_command_of_invalid_text_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_entry_of_invalid_text_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     kept = history.load()
     kept.append_string("a\udcff")
@@ -143,7 +144,7 @@ def test_a_complaint_is_made_visible(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.endswith("\x1b[0;31m\\x9b2J\x1b[0m\r\n")
 
 
-def test_what_is_held_back_is_written_later(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_held_back_are_written_later(capsys: pytest.CaptureFixture[str]) -> None:
     output = _output()
     output.is_held = True
     output.write("half")

@@ -19,7 +19,7 @@ VISIBLE = "a\\x1b[2J\\x0d\\x9b\\x7f\\u202egnp.\\u2066\\u200f\\u2028\\ud83d\\x0a#
 
 
 def described(happened: DisplayEvent) -> list[str]:
-    """Return the lines for an event, each of which must be one and safe to show."""
+    """Return the lines for an event; check that each is a single line that is safe to show."""
     lines = [line.text for line in render_text(happened, address=WHERE)]
     for line in lines:
         assert protocol.text_problem(line) is None, line
@@ -54,7 +54,7 @@ def described(happened: DisplayEvent) -> list[str]:
         (Unsent("uptime"), "not sent: uptime"),
     ],
 )
-def test_what_happened_is_put_into_these_words(happened: DisplayEvent, line: str) -> None:
+def test_each_event_has_its_words(happened: DisplayEvent, line: str) -> None:
     assert described(happened) == [line]
 
 
@@ -100,7 +100,7 @@ def test_an_ask_ends_with_counts_of_all_outcomes(may_execute: int, counts: event
         (events.Answer(17, 5, "", "ok", out="x"), ["#17 rank 5 | x"]),
     ],
 )
-def test_an_answer_is_its_output_and_what_became_of_it(answer: events.Answer, lines: list[str]) -> None:
+def test_an_answer_shows_its_output_and_outcome(answer: events.Answer, lines: list[str]) -> None:
     assert described(answer) == lines
 
 
@@ -140,7 +140,7 @@ def test_results_can_be_told_from_chatter() -> None:
         events.RosterReceived((frames.RosterEntry(0, "a"),)),
     ],
 )
-def test_what_changes_nothing_for_a_person_has_no_words(happened: events.Event) -> None:
+def test_events_that_do_not_concern_a_person_have_no_words(happened: events.Event) -> None:
     assert described(happened) == []
 
 
@@ -181,12 +181,12 @@ def test_an_output_cannot_pose_as_anything_else() -> None:
     ]
 
 
-def test_what_is_harmless_stays_as_it_is() -> None:
+def test_harmless_text_stays_unchanged() -> None:
     assert visible("a\tgrüße שלום 🙂 \\x1b") == "a\tgrüße שלום 🙂 \\x1b"
 
 
 @given(st.text(st.characters()))
-def test_what_is_visible_passes_the_text_rule_and_can_be_encoded(text: str) -> None:
+def test_visible_text_passes_the_text_rule_and_can_be_encoded(text: str) -> None:
     shown = visible(text)
     assert protocol.text_problem(shown) is None
     assert len(shown.splitlines()) <= 1

@@ -17,7 +17,7 @@ def command(seq: int) -> Execute:
 
 
 class Scripted:
-    """An executor that does what a function says, and keeps count."""
+    """An executor that calls a function, and counts its commands."""
 
     def __init__(self, function: Callable[[Execute], Awaitable[Outcome]]) -> None:
         self._function = function
@@ -37,7 +37,7 @@ class Scripted:
 
 
 class Log:
-    """What a worker reports."""
+    """The reports of a worker."""
 
     def __init__(self) -> None:
         self.steps: list[Started | Finished] = []
@@ -48,7 +48,7 @@ class Log:
         self._new.set()
 
     async def until(self, count: int) -> list[Started | Finished]:
-        """Wait until there are so many."""
+        """Wait until there are ``count`` reports, and return them."""
         while len(self.steps) < count:
             self._new.clear()
             await self._new.wait()
@@ -56,7 +56,7 @@ class Log:
 
 
 class Selective(Scripted):
-    """One that rejects the second command."""
+    """An executor that rejects the second command."""
 
     def rejects(self, command: Execute) -> Outcome | None:
         return Outcome("denied") if command.seq == 2 else None
@@ -133,7 +133,7 @@ async def _not_an_outcome(_command: Execute) -> Outcome:
 
 
 class Unprintable(BaseException):
-    """No Exception, and what it says of itself is another one."""
+    """An object that is not an Outcome and whose ``str`` raises."""
 
     def __str__(self) -> str:
         raise GeneratorExit
@@ -179,7 +179,7 @@ def test_a_failure_is_an_outcome_and_the_next_command_runs(
 
 
 class Moody(Scripted):
-    """One that fails to say what it rejects."""
+    """An executor whose ``rejects`` fails."""
 
     def rejects(self, _command: Execute) -> Outcome | None:
         raise Unprintable
@@ -199,7 +199,7 @@ def test_a_failure_to_reject_is_an_outcome_and_execution_goes_on() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), GeneratorExit()])
-def test_a_worker_that_cannot_go_on_says_so(error: BaseException) -> None:
+def test_a_worker_that_cannot_go_on_reports_it(error: BaseException) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         heard: asyncio.Future[BaseException] = loop.create_future()
@@ -253,10 +253,12 @@ def test_closing_waits_for_clean_up_and_forgets_the_queue() -> None:
         await log.until(1)
         first = asyncio.create_task(worker.close())
         await asyncio.sleep(0)
-        first.cancel()  # whoever waits for it may lose patience
+        # A caller that waits for it may be cancelled.
+        first.cancel()
         await asyncio.wait({first})
         assert not cleaned
-        await worker.close()  # and this waits, and does not cancel what cleans up
+        # This call waits, and does not cancel the clean-up.
+        await worker.close()
         assert cleaned
         assert log.steps == [Started(command(1))]
 
@@ -283,7 +285,7 @@ def test_an_executor_that_ignores_cancellation_does_not_block() -> None:
     run(main())
 
 
-def test_the_executor_is_told_apart_from_others() -> None:
+def test_a_worker_knows_whether_its_executor_calls_it() -> None:
     async def main() -> None:
         log = Log()
 

@@ -1,4 +1,4 @@
-"""Which members may answer what: one case at a time, and any history against a dict of sets."""
+"""Which members may answer which asks: single cases, and any history against a dict of sets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_of_the_others_may_answer_once(asks: AskTable) -> None:
             asks.answer(7, member)
 
 
-def test_nobody_answers_their_own(asks: AskTable) -> None:
+def test_nobody_can_answer_their_own_ask(asks: AskTable) -> None:
     asks.open(7, ASKER)
     with pytest.raises(NoSuchAskError):
         asks.answer(7, ASKER)
@@ -53,13 +53,13 @@ def test_a_newcomer_may_not_answer_for_one_that_left(asks: AskTable) -> None:
     assert asks.answer(7, TWO) == ASKER
 
 
-def test_what_was_never_asked_cannot_be_answered(asks: AskTable) -> None:
+def test_an_unknown_ask_cannot_be_answered(asks: AskTable) -> None:
     asks.open(7, ASKER)
     with pytest.raises(NoSuchAskError):
         asks.answer(8, ONE)
 
 
-def test_an_answer_to_one_that_has_left_is_no_error(asks: AskTable) -> None:
+def test_an_answer_to_a_departed_asker_is_no_error(asks: AskTable) -> None:
     asks.open(7, ASKER)
     asks.leave([ASKER])
     assert asks.answer(7, ONE) is None
@@ -103,7 +103,7 @@ def test_the_oldest_ask_is_forgotten_when_there_are_too_many() -> None:
     assert [asks.answer(seq, ONE) for seq in (2, 3)] == [ASKER, ASKER]
 
 
-def test_so_many_are_remembered_as_the_protocol_says() -> None:
+def test_the_number_of_remembered_asks_is_the_protocols() -> None:
     assert AskTable().limit == MAX_ASKS == 65_536
 
 
@@ -112,7 +112,7 @@ WHICH: Final = st.integers(0, 99)
 
 
 class AskMachine(RuleBasedStateMachine):
-    """The model: who asked, and the set of those who may still answer, by seq."""
+    """The model: by seq, the asker and the set of members that may still answer."""
 
     def __init__(self) -> None:
         super().__init__()

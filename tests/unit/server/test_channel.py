@@ -1,4 +1,4 @@
-"""The life of a connection: which states follow each other, how it departs, and what it waits for."""
+"""The life of a connection: its transitions, its departure, and its waits."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def test_a_new_channel_shakes_hands_has_no_member_and_reads(connected: Connected
     [pair for pair in itertools.product(ChannelState, repeat=2) if pair[1] in TRANSITIONS[pair[0]]],
     ids=lambda state: state.name,
 )
-def test_a_state_that_may_follow_follows(
-    state: ChannelState, after: ChannelState, connected: Connected
-) -> None:
+def test_allowed_transitions_are_made(state: ChannelState, after: ChannelState, connected: Connected) -> None:
     connected.channel.state = state
     connected.channel.move(after)
     assert connected.channel.state is after
@@ -80,7 +78,7 @@ def test_a_state_that_may_follow_follows(
     [pair for pair in itertools.product(ChannelState, repeat=2) if pair[1] not in TRANSITIONS[pair[0]]],
     ids=lambda state: state.name,
 )
-def test_a_state_that_may_not_follow_is_refused(
+def test_other_transitions_are_refused(
     state: ChannelState, after: ChannelState, connected: Connected
 ) -> None:
     connected.channel.state = state
@@ -89,7 +87,7 @@ def test_a_state_that_may_not_follow_is_refused(
     assert connected.channel.state is state
 
 
-def test_a_life_goes_one_way_and_ends_closed() -> None:
+def test_states_only_advance_and_end_in_closed() -> None:
     assert TRANSITIONS.keys() == set(ChannelState)
     seen: set[ChannelState] = set()
     ahead = [ChannelState.HANDSHAKE]
@@ -103,7 +101,7 @@ def test_a_life_goes_one_way_and_ends_closed() -> None:
     assert seen == set(ChannelState)
 
 
-def test_nothing_counts_of_one_that_goes_and_none_comes_back(connected: Connected) -> None:
+def test_a_channel_that_is_going_never_comes_back(connected: Connected) -> None:
     for state in ChannelState:
         connected.channel.state = state
         assert connected.channel.is_going == (state in GOING)
@@ -139,12 +137,12 @@ def test_a_departure_without_a_code_has_no_farewell(departure: Departure) -> Non
     assert departure.reason == departure.text
 
 
-def test_one_without_memory_is_owed_no_more() -> None:
+def test_a_departure_without_memory_is_owed_nothing() -> None:
     assert NO_MEMORY.is_cut
     assert NO_MEMORY.text == "out of memory"
 
 
-# --- what it is -------------------------------------------------------------------------------
+# --- its properties ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def test_without_memory_there_is_no_channel(monkeypatch: pytest.MonkeyPatch) -> 
             Channel(ours, PEER, log)
 
 
-# --- what it waits for ------------------------------------------------------------------------
+# --- its waits --------------------------------------------------------------------------------
 
 
 def test_a_peer_that_has_closed_its_side_is_not_read(connected: Connected) -> None:
@@ -175,7 +173,7 @@ def test_a_peer_that_has_closed_its_side_is_not_read(connected: Connected) -> No
     assert not connected.channel.wants_read
 
 
-def test_one_that_is_joining_is_not_read(connected: Connected) -> None:
+def test_a_joining_channel_is_not_read(connected: Connected) -> None:
     connected.channel.move(ChannelState.JOINING)
     assert not connected.channel.wants_read
 
@@ -199,7 +197,7 @@ def test_it_waits_to_write_while_a_flush_is_blocked(connected: Connected) -> Non
     assert not channel.wants_write
 
 
-def test_what_is_owed_counts_all_that_waits(connected: Connected) -> None:
+def test_owed_bytes_include_everything_that_waits(connected: Connected) -> None:
     channel, log = connected.channel, connected.log
     log.join(1)
     channel.cursor.attach(1)

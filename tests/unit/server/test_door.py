@@ -1,4 +1,4 @@
-"""Who may come in: the bookkeeping, with names in place of connections."""
+"""Admission of connections: the bookkeeping, with stand-ins for connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankserver.door import MIN_STRANGERS, Door, max_strangers
 
 @dataclass(frozen=True)
 class Connection:
-    """All that a door looks at."""
+    """The attributes of a connection that a door uses."""
 
     number: int
     host: str = "192.0.2.1"
@@ -26,7 +26,7 @@ def enter(door: Door, number: int, host: str = "192.0.2.1") -> Channel:
 
 
 @pytest.mark.parametrize("capacity", [1, MIN_STRANGERS, MIN_STRANGERS + 1, 1000])
-def test_as_many_strangers_as_clients_may_be_here(capacity: int) -> None:
+def test_strangers_are_limited_by_the_capacity(capacity: int) -> None:
     door = Door(capacity, 0, None)
     most = max_strangers(capacity)
     assert most == max(capacity, MIN_STRANGERS)
@@ -53,7 +53,7 @@ def test_a_member_is_no_stranger() -> None:
     assert door.excess() == channels[1]
 
 
-def test_the_refused_are_strangers_until_closed_and_go_first() -> None:
+def test_refused_clients_are_strangers_and_are_dropped_first() -> None:
     door, channels = full_door()
     door.refuse(channels[5])
     assert door.strangers == MIN_STRANGERS + 1
@@ -62,14 +62,14 @@ def test_the_refused_are_strangers_until_closed_and_go_first() -> None:
     assert door.excess() is None
 
 
-def test_one_refused_after_its_hello_is_a_stranger_again() -> None:
+def test_a_client_refused_after_its_hello_is_a_stranger_again() -> None:
     door, channels = full_door()
     door.forget(channels[7])
     door.refuse(channels[7])
     assert door.excess() == channels[7]
 
 
-def test_an_address_is_crowded_by_one_too_many_until_one_goes() -> None:
+def test_an_address_over_its_limit_is_crowded_until_one_goes() -> None:
     door = Door(8, 2, None)
     first, second, third = (enter(door, number) for number in range(3))
     other = enter(door, 3, "192.0.2.2")
@@ -86,7 +86,7 @@ def test_an_address_is_crowded_by_one_too_many_until_one_goes() -> None:
 
 
 @pytest.mark.parametrize(("most", "host"), [(0, "192.0.2.1"), (1, "")])
-def test_without_a_limit_or_by_unix_socket_any_number_may_come(most: int, host: str) -> None:
+def test_no_limit_applies_without_one_or_to_unix_sockets(most: int, host: str) -> None:
     door = Door(8, most, None)
     channels = [enter(door, number, host) for number in range(10)]
     assert not any(door.is_crowded(channel) for channel in channels)

@@ -1,4 +1,4 @@
-"""Farewells: what a departing connection is still sent, and when it is closed; the clock is the test's."""
+"""Farewells: what a departing connection is still sent, and when it is closed, by the test's clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def owe(stepped: SteppedServer, client: Client, size: int = 1_000_000) -> None:
     assert client.channel.wants_write
 
 
-def test_what_is_owed_comes_before_the_farewell_and_the_end() -> None:
+def test_owed_frames_come_before_the_farewell_and_the_end() -> None:
     with SteppedServer() as stepped:
         client, other = stepped.join(), stepped.join()
         stepped.wait(1)
@@ -91,7 +91,7 @@ def test_a_peer_that_takes_nothing_is_given_up() -> None:
         assert client.state() is ChannelState.CLOSED
 
 
-def test_a_peer_that_takes_some_has_more_time_but_not_any() -> None:
+def test_a_peer_that_takes_some_gets_more_but_limited_time() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         owe(stepped, client, 10_000_000)
@@ -119,7 +119,7 @@ def test_a_slow_peer_that_takes_all_gets_its_farewell() -> None:
         assert client.sock.recv(1) == b""
 
 
-def test_nothing_is_kept_of_one_that_is_closed() -> None:
+def test_nothing_is_kept_of_a_closed_channel() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         stepped.server.depart(client.channel, DEPARTURE)
@@ -131,7 +131,7 @@ def test_nothing_is_kept_of_one_that_is_closed() -> None:
         stepped.wait(MAX_CLOSE_TIMEOUT + 1)
 
 
-def test_what_it_sends_now_is_thrown_away() -> None:
+def test_input_after_the_farewell_is_discarded() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         stepped.server.depart(client.channel, DEPARTURE)
@@ -146,10 +146,10 @@ def test_what_it_sends_now_is_thrown_away() -> None:
         assert client.received() == b""
 
 
-# --- those who make others wait ---------------------------------------------------------------
+# --- departing clients that others wait for ---------------------------------------------------
 
 
-def test_one_that_is_too_slow_gets_the_frame_it_began_and_a_bye() -> None:
+def test_a_too_slow_client_gets_the_begun_frame_and_a_bye() -> None:
     with SteppedServer(max_backlog=1000, slow_timeout=5) as stepped:
         slow, other = stepped.join(), stepped.join()
         while not stepped.loop.pace.is_holding:
@@ -172,7 +172,7 @@ def test_one_that_is_too_slow_gets_the_frame_it_began_and_a_bye() -> None:
         assert last < stepped.log.seq - 1, "it is sent no more than it had begun to get"
 
 
-def test_one_that_goes_and_makes_others_wait_is_closed_in_time() -> None:
+def test_a_departing_client_that_blocks_others_is_closed_in_time() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         stepped.server.depart(client.channel, DEPARTURE)

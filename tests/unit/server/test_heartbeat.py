@@ -1,4 +1,4 @@
-"""Heartbeats: when a PING is due, who is taken for dead, and what that costs; the clock is a number."""
+"""Heartbeats: when a PING is due, which clients count as dead, and the costs; the clock is a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS: Final = 30.0
 
 
 class Peer:
-    """All that heartbeats look at in a channel."""
+    """The attributes of a channel that heartbeats use."""
 
     def __init__(self) -> None:
         self.state = ChannelState.JOINED
@@ -30,7 +30,7 @@ class Peer:
 
 
 class Ward:
-    """Heartbeats of peers; what is due is done by going to a time."""
+    """Heartbeats of peers; ``at`` moves the clock, and does what is due."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.timers = Timers()
@@ -48,7 +48,7 @@ class Ward:
         self.heartbeat.stop()
 
     def at(self, now: float) -> tuple[int, int]:
-        """Do what is due; return how many were pinged and how many were found dead."""
+        """Do what is due at ``now``; return how many peers were pinged and how many were found dead."""
         self.pinged.clear()
         self.dead.clear()
         self.timers.expire(now)
@@ -90,7 +90,7 @@ def test_a_ping_comes_after_a_heartbeat_and_death_after_two(ward: Ward) -> None:
     assert ward.at(1e9) == (0, 0)
 
 
-def test_what_is_heard_puts_the_ping_off(ward: Ward) -> None:
+def test_input_postpones_the_ping(ward: Ward) -> None:
     peer = ward.join()
     for heard in range(10, 200, 20):
         peer.heard_at = heard
@@ -99,7 +99,7 @@ def test_what_is_heard_puts_the_ping_off(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize("after", [1e-6, 1.0, SECONDS - 1e-6])
-def test_what_is_heard_after_the_ping_begins_anew(after: float, ward: Ward) -> None:
+def test_input_after_the_ping_starts_a_new_silence(after: float, ward: Ward) -> None:
     peer = ward.join(now=1e6)
     assert ward.at(1e6 + SECONDS) == (1, 0)
     heard = peer.heard_at = 1e6 + SECONDS + after
@@ -109,14 +109,14 @@ def test_what_is_heard_after_the_ping_begins_anew(after: float, ward: Ward) -> N
     assert ward.at(heard + 2 * SECONDS) == (0, 1)
 
 
-def test_what_is_heard_as_the_ping_is_due_is_in_time(ward: Ward) -> None:
+def test_input_just_when_the_ping_is_due_is_in_time(ward: Ward) -> None:
     peer = ward.join()
     peer.heard_at = SECONDS
     assert ward.at(SECONDS) == (0, 0)
     assert ward.at(2 * SECONDS) == (1, 0)
 
 
-def test_each_is_judged_by_itself(ward: Ward) -> None:
+def test_each_client_is_judged_separately(ward: Ward) -> None:
     silent, alive = ward.join(0), ward.join(1)
     assert ward.at(31) == (2, 0)
     alive.heard_at = 40
@@ -124,7 +124,7 @@ def test_each_is_judged_by_itself(ward: Ward) -> None:
     assert ward.dead == [silent]
 
 
-def test_without_a_heartbeat_nobody_is_listened_for() -> None:
+def test_without_a_heartbeat_nobody_is_watched() -> None:
     ward = Ward(0)
     peer = ward.join()
     assert ward.timers.nearest == math.inf
@@ -133,7 +133,7 @@ def test_without_a_heartbeat_nobody_is_listened_for() -> None:
     assert ward.entries == len(ward.heartbeat) == 0
 
 
-def test_one_that_has_left_is_neither_pinged_nor_judged(ward: Ward) -> None:
+def test_a_client_that_left_is_neither_pinged_nor_judged(ward: Ward) -> None:
     left, pinged = ward.join(), ward.join()
     ward.leave(left)
     assert ward.at(SECONDS) == (1, 0)
@@ -146,7 +146,7 @@ def test_one_that_has_left_is_neither_pinged_nor_judged(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize("blocker", [Wait.TURN, Wait.BACKLOG])
-def test_one_whose_input_waits_is_not_judged(blocker: Wait, ward: Ward) -> None:
+def test_a_client_whose_input_waits_is_not_judged(blocker: Wait, ward: Ward) -> None:
     peer = ward.join()
     assert ward.at(30) == (1, 0)
     peer.waits_for = blocker
@@ -156,7 +156,7 @@ def test_one_whose_input_waits_is_not_judged(blocker: Wait, ward: Ward) -> None:
     assert ward.at(120) == (0, 1)
 
 
-def test_a_slow_reader_is_alive_while_it_takes_some(ward: Ward) -> None:
+def test_a_slow_reader_counts_as_alive_while_it_reads(ward: Ward) -> None:
     peer = ward.join()
     peer.bytes_owed = 5000
     assert ward.at(30) == (1, 0)
@@ -166,7 +166,7 @@ def test_a_slow_reader_is_alive_while_it_takes_some(ward: Ward) -> None:
     assert ward.at(150) == (0, 1), "it took nothing for a heartbeat"
 
 
-def test_one_that_has_taken_its_ping_must_answer_it(ward: Ward) -> None:
+def test_a_client_that_read_its_ping_must_answer_it(ward: Ward) -> None:
     peer = ward.join()
     peer.bytes_owed = 5000
     assert ward.at(30) == (1, 0)
@@ -193,7 +193,7 @@ def test_the_heap_is_bounded_by_the_members(members: int, ward: Ward) -> None:
     assert {id(peer) for peer in ward.dead} == {id(peer) for peer in staying}
 
 
-def test_those_found_dead_leave_nothing_behind(ward: Ward) -> None:
+def test_dead_clients_leave_nothing_behind(ward: Ward) -> None:
     for _ in range(10 * MIN_STALE):
         ward.join()
     ward.at(SECONDS)
@@ -202,7 +202,7 @@ def test_those_found_dead_leave_nothing_behind(ward: Ward) -> None:
     assert ward.entries <= MIN_STALE + 1
 
 
-def test_what_is_heard_costs_no_entry_and_no_deadline(ward: Ward) -> None:
+def test_input_costs_no_entry_and_no_deadline(ward: Ward) -> None:
     peer = ward.join()
     for heard in range(1, 20):
         peer.heard_at = heard
@@ -216,7 +216,7 @@ def test_what_is_heard_costs_no_entry_and_no_deadline(ward: Ward) -> None:
 # --- in a server ------------------------------------------------------------------------------
 
 
-def test_a_server_pings_and_then_takes_for_dead() -> None:
+def test_a_server_pings_a_silent_client_and_then_drops_it() -> None:
     with SteppedServer(heartbeat=1) as stepped:
         client = stepped.join()
         client.received()

@@ -1,4 +1,4 @@
-"""The codec of inputs: everything comes back as it was, and nothing but an encoded input is taken for one."""
+"""The codec of inputs: decoding reverses encoding, and anything but an encoded input is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rankserver.inputs import (
 )
 from rankserver.wire.exceptions import InputError
 
-# Every length of an encoded integer occurs, and so do the numbers on both sides of each.
+# The two largest numbers of each number of bits, so that every encoded length occurs.
 NUMBER: Final = st.integers(0, 64).flatmap(lambda bits: st.integers(max(2**bits - 2, 0), 2**bits - 1))
 # What a line may hold: no control character but TAB.
 TEXT: Final = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]) | st.just("\t"))
@@ -48,7 +48,7 @@ BY_KIND: Final[dict[type, st.SearchStrategy[Input]]] = {
 }
 INPUT: Final = st.one_of(*BY_KIND.values())
 
-# One of each kind, with its bytes.
+# An example of each kind, with its encoding.
 EXAMPLES: Final[list[tuple[Input, bytes]]] = [
     (Joined((Newcomer(1, "web", 0, ""), Newcomer(300, "db", 2, "ops"))), b"\0\2\1\3web\0\0\xac\2\2db\2\3ops"),
     (Left((7, 128)), b"\1\2\7\x80\1"),
@@ -62,7 +62,7 @@ each_example: Final = pytest.mark.parametrize(
 
 
 def is_refused_or_canonical(data: bytes) -> bool:
-    """Tell whether bytes are no input, or exactly those that ``encode`` makes of what they are taken for."""
+    """Return whether ``data`` is refused, or is exactly the encoding of the input that it decodes to."""
     with contextlib.suppress(InputError):
         return encode(decode(data)) == data
     return True
@@ -81,7 +81,7 @@ def test_each_kind_is_a_byte_and_its_fields(value: Input, data: bytes) -> None:
 @pytest.mark.parametrize("kind", BY_KIND, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 @settings(deadline=None)
-def test_what_was_encoded_is_decoded_as_it_was(kind: type, data: st.DataObject) -> None:
+def test_decoding_reverses_encoding(kind: type, data: st.DataObject) -> None:
     value = data.draw(BY_KIND[kind])
     decoded = decode(encode(value))
     assert decoded == value
@@ -92,7 +92,7 @@ def test_what_was_encoded_is_decoded_as_it_was(kind: type, data: st.DataObject) 
 
 @given(value=INPUT, data=st.data())
 @settings(deadline=None)
-def test_no_part_of_an_input_is_an_input(value: Input, data: st.DataObject) -> None:
+def test_no_prefix_of_an_input_is_an_input(value: Input, data: st.DataObject) -> None:
     encoded = encode(value)
     with pytest.raises(InputError):
         decode(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
@@ -133,7 +133,7 @@ def test_equal_inputs_have_equal_bytes_and_garbage_none(data: bytes) -> None:
 
 @pytest.mark.parametrize("announced", [3, 2**31, 2**63, MAX_INTEGER])
 @pytest.mark.parametrize("prefix", [b"\0", b"\1", b"\2\1", b"\3\1", b"\4\1\1", b"\4\1\1\0", b"\0\1\1"])
-def test_more_than_there_is_may_not_be_announced(prefix: bytes, announced: int) -> None:
+def test_an_announced_length_beyond_the_end_is_refused(prefix: bytes, announced: int) -> None:
     length = encode(Left((announced,)))[2:]
     with pytest.raises(
         InputError, match=f"{announced} (items|bytes) were announced and 2 (are|bytes are) left"
@@ -156,7 +156,7 @@ def test_a_text_must_be_utf8(text: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, MAX_INTEGER + 1])
-def test_a_number_that_has_no_code_is_not_encoded(number: int) -> None:
+def test_a_number_beyond_64_bits_is_not_encoded(number: int) -> None:
     for value in (Left((number,)), Lines(number, b""), Joined((Newcomer(1, "a", number),))):
         with pytest.raises(ValueError, match="unsigned number of 64 bits"):
             encode(value)

@@ -1,4 +1,4 @@
-"""Listening and accepting on the real kernel: both families, Unix sockets and files, and what goes wrong."""
+"""Listening and accepting with the real kernel: both families, Unix sockets and their files, and failures."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 @pytest.fixture
 def opened() -> Iterator[list[socket.socket]]:
-    """Close in the end what a test has opened."""
+    """Return a stack that is closed at the end of the test."""
     sockets: list[socket.socket] = []
     yield sockets
     listeners.close_all(sockets)
 
 
 def accepts(listener: socket.socket) -> bool:
-    """Tell whether a connection to the listener arrives there."""
+    """Return whether a connection to the listener arrives there."""
     with socket.socket(listener.family, socket.SOCK_STREAM) as client:
         client.settimeout(BOUND)
         client.connect(listener.getsockname())
@@ -114,7 +114,7 @@ def test_if_one_address_is_in_use_the_others_are_closed(
         warnings.simplefilter("always")
         with pytest.raises(ListenError, match="in use"):
             listeners.open_tcp("host", port)
-    # No socket was left to the garbage collector.
+    # No socket is left to the garbage collector.
     assert caught == []
     with socket.socket() as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.2", port))
@@ -137,7 +137,7 @@ def test_a_host_without_an_address_is_named() -> None:
         listeners.open_tcp("no.such.host.invalid", 5050)
 
 
-def test_a_host_that_is_no_name_at_all_is_named() -> None:
+def test_a_malformed_host_is_named() -> None:
     with pytest.raises(ListenError, match=r"^cannot listen on a\.\.b:5050: "):
         listeners.open_tcp("a..b", 5050)
 
@@ -204,7 +204,7 @@ def test_a_file_that_is_no_socket_is_named_and_left_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("path", "reason"), [("missing/rank.sock", "No such file or directory"), ("x" * 200, "path too long")]
 )
-def test_a_path_that_cannot_be_is_named(path: str, reason: str, tmp_path: Path) -> None:
+def test_an_impossible_path_is_named(path: str, reason: str, tmp_path: Path) -> None:
     whole = tmp_path / path
     with pytest.raises(ListenError, match=f"^cannot listen on unix:{whole}: .*{reason}$"):
         listeners.open_unix(str(whole))
@@ -226,7 +226,7 @@ def test_a_path_that_cannot_be_is_named(path: str, reason: str, tmp_path: Path) 
         ("::ffff:192.0.2.1", False),
     ],
 )
-def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+def test_loopback_hosts_are_recognized(host: str, expected: bool) -> None:
     assert listeners.is_loopback(host) is expected
 
 
@@ -252,7 +252,7 @@ def test_peers_are_named_by_their_address() -> None:
 
 
 class Turns:
-    """An acceptor in a loop of its own, that listens on a TCP and on a Unix socket."""
+    """An acceptor with its own loop, which listens on a TCP and on a Unix socket."""
 
     def __init__(self, stack: ExitStack, unix: Path) -> None:
         self.stack = stack
@@ -270,7 +270,7 @@ class Turns:
         return client
 
     def turn(self) -> list[tuple[socket.socket, str, str]]:
-        """Return the connections of one turn, which waits if nothing has arrived."""
+        """Return the connections of one turn, which waits until one has arrived."""
         for key, _ in self.selector.select(BOUND):
             key.data()
         accepted = list(self.acceptor.accept())
@@ -287,7 +287,7 @@ def turns(tmp_path: Path) -> Iterator[Turns]:
 
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """Let this process open nothing more meanwhile."""
+    """Let this process open no descriptor during the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)
@@ -298,7 +298,7 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_it_tells_where_it_listens_tcp_first(turns: Turns) -> None:
+def test_it_names_its_addresses_tcp_first(turns: Turns) -> None:
     assert turns.addresses == [f"127.0.0.1:{turns.address[1]}", f"unix:{turns.unix}"]
 
 
@@ -354,7 +354,7 @@ def test_other_connections_are_paced_as_the_system_does(opened: list[socket.sock
         assert congestion_control(opened[0]) == congestion_control(fresh)
 
 
-def test_a_system_that_allows_no_reno_is_listened_on(
+def test_it_also_listens_where_reno_is_not_allowed(
     opened: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "LOOPBACK_CONGESTION", b"none such")
@@ -391,7 +391,7 @@ def test_without_a_descriptor_it_pauses_and_loses_nobody(turns: Turns) -> None:
     with no_descriptor_left():
         assert turns.turn() == []
     assert turns.acceptor.paused
-    # Listeners that stay registered would be ready all the time, and the loop would spin.
+    # Registered listeners would be ready all the time, and the loop would spin.
     assert len(turns.selector.get_map()) == 0
     assert list(turns.acceptor.accept()) == []
     turns.acceptor.resume()
@@ -400,7 +400,7 @@ def test_without_a_descriptor_it_pauses_and_loses_nobody(turns: Turns) -> None:
 
 
 class Aborting:
-    """A listener whose first connection was gone before it was accepted; the second waits."""
+    """A listener whose first connection is aborted before it is accepted, while a second one waits."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.results: list[OSError | socket.socket] = [
@@ -416,7 +416,7 @@ class Aborting:
         return result, ""
 
 
-def test_a_connection_that_was_gone_before_is_passed_over(turns: Turns) -> None:
+def test_a_connection_lost_before_its_accept_is_skipped(turns: Turns) -> None:
     ours, theirs = socket.socketpair()
     turns.stack.enter_context(ours)
     turns.stack.enter_context(theirs)
@@ -426,7 +426,7 @@ def test_a_connection_that_was_gone_before_is_passed_over(turns: Turns) -> None:
 
 
 class Failing:
-    """A listener that does nothing but fail."""
+    """A listener that always fails."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -438,7 +438,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.EMFILE])
-def test_a_failure_that_lasts_is_a_pause(number: int, turns: Turns) -> None:
+def test_a_persistent_failure_pauses_accepting(number: int, turns: Turns) -> None:
     failing = Failing(number)
     turns.acceptor.ready.append(failing)  # type: ignore[arg-type]
     assert list(turns.acceptor.accept()) == []

@@ -1,4 +1,4 @@
-"""The operator's log: what lines look like as text and as JSON, and which are written."""
+"""The operator's log: the format of lines as text and as JSON, and which lines are written."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 @pytest.fixture(autouse=True)
 def logger() -> Iterator[logging.Logger]:
-    """Leave the program's logger as it was."""
+    """Restore the program's logger at the end."""
     logger = logging.getLogger("rankserver")
     before = logger.handlers, logger.propagate, logger.level
     yield logger
     logger.handlers, logger.propagate, logger.level = before
-    # Clears the cache of enabled levels.
+    # This clears the cache of enabled levels.
     logger.setLevel(before[2])
 
 
@@ -112,7 +112,7 @@ def test_a_level_shows_itself_and_those_above(
     assert [re.findall(r"event-(\w+)", line) for line in lines] == [[name] for name in logs.LEVELS[number:]]
 
 
-def test_configuring_again_replaces_what_was(capfd: pytest.CaptureFixture[str]) -> None:
+def test_configuring_again_replaces_the_old_configuration(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     logs.configure("info", "json")
     logs.event(logging.INFO, "joined")
@@ -183,7 +183,7 @@ def test_events_above_the_limit_are_only_counted(max_lines: int, capfd: pytest.C
     assert written(capfd) == []
 
 
-def test_what_the_level_hides_is_not_counted(capfd: pytest.CaptureFixture[str]) -> None:
+def test_events_below_the_level_are_not_counted(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     strangers = logs.Limited(logs.MAX_STRANGER_LINES)
     for _ in range(2 * logs.MAX_STRANGER_LINES):
@@ -216,13 +216,13 @@ def test_a_line_is_never_longer_than_a_pipe_takes_at_once(
 
 @contextmanager
 def standard_error(fd: int) -> Iterator[None]:
-    """Let standard error be this descriptor meanwhile."""
+    """Replace standard error by this descriptor during the block."""
     before = os.dup(logs.STDERR)
     os.dup2(fd, logs.STDERR)
     try:
         yield
     finally:
-        # Close what it has opened.
+        # Close the descriptor that the handler has opened.
         logs.configure("info", "text")
         os.dup2(before, logs.STDERR)
         os.close(before)
@@ -235,7 +235,7 @@ def pipe() -> tuple[int, int]:
 
 
 def pipe_of_others() -> tuple[int, int]:
-    """Return a pipe that cannot be opened again."""
+    """Return a pipe that this process cannot reopen."""
     return pipe()
 
 
@@ -255,7 +255,7 @@ def unix_sockets() -> tuple[int, int]:
 
 
 def take(fd: int) -> bytes:
-    """Return what is there, waiting a moment for it if there is nothing."""
+    """Return the bytes that are there, waiting briefly if there are none."""
     data = b""
     while select.select([fd], [], [], 0 if data else 0.1)[0]:
         data += os.read(fd, 65_536)
@@ -299,7 +299,7 @@ def test_unread_lines_are_left_out_counted_and_never_torn(
 
 
 def test_a_standard_error_that_fails_is_ignored() -> None:
-    # Nobody can read this pipe any more.
+    # The pipe has no reader left.
     ours, theirs = os.pipe()
     os.close(ours)
     full = os.open("/dev/full", os.O_WRONLY)
@@ -311,7 +311,7 @@ def test_a_standard_error_that_fails_is_ignored() -> None:
         os.close(fd)
 
 
-def test_a_file_that_others_write_to_as_well_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_shared_with_other_writers_is_not_overwritten(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+b", buffering=0) as file, standard_error(file.fileno()):
         file.write(b"before\n")
         logs.configure("info", "text")

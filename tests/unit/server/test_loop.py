@@ -1,4 +1,4 @@
-"""The loop, a turn at a time: what bounds a turn, in which order things happen, and what time counts."""
+"""The loop, turn by turn: bounds of a turn, the order of its steps, and which time counts."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_a_turn_handles_bounded_lines_and_the_next_goes_on(monkeypatch: pytest.M
 
 
 def lines_handled(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
-    """Return a list that grows by the channel of each line that is handled from now on."""
+    """Return a list to which the channel of each handled line is appended from now on."""
     handled: list[Channel] = []
     monkeypatch.setattr(stepped.server, "on_line", lambda channel, _: handled.append(channel))
     return handled
 
 
-def test_those_who_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_LINES", 10)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(4)]
@@ -97,14 +97,15 @@ def test_those_who_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.Mon
         assert stepped.log.seq == 8, "four JOINs, and then the commands"
 
 
-def test_a_roster_counts_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_roster_counts_by_its_length_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_LINES", 10)
     monkeypatch.setattr("rankserver.membership.MEMBERS_PER_LINE", 1)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(8)]
         for client in clients:
             client.send(b"WHO\n")
-        for waiting in (7, 2, 0):  # the first costs ten lines, each other two
+        # The first costs ten lines, and each other one two lines.
+        for waiting in (7, 2, 0):
             stepped.turn()
             assert sum(client.channel.waits_for is Wait.TURN for client in clients) == waiting
         stepped.join()
@@ -114,7 +115,7 @@ def test_a_roster_counts_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
         assert b'{"total":9,' in clients[0].received()
 
 
-def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_runs_few_tls_handshakes_and_all_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         clients = [stepped.connect() for _ in range(10)]
         stepped.turn()
@@ -135,20 +136,21 @@ def test_few_tls_handshakes_go_on_in_a_turn_and_all_in_turn(monkeypatch: pytest.
 # --- connections that break -------------------------------------------------------------------
 
 
-def test_one_that_says_bye_while_it_is_drained_is_closed_once() -> None:
+def test_a_client_that_says_bye_while_drained_is_closed_once() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         stepped.loop.reader.budget = MIN_READ_BYTES
         command = b"CMD %s\n" % (b"x" * (MIN_READ_BYTES // 4 - 5))
-        # One turn finds out that it is gone, and the next reads twice: the second time the BYE.
+        # One turn notices that it is gone, and the next one reads twice; the second read brings the BYE.
         client.send(b"PING\n" + command * 9 + b"BYE\n" + command * 9)
         client.sock.close()
         stepped.until(lambda: not stepped.loop.channels)
         stepped.turn()
-        assert stepped.log.seq == 11  # JOIN, nine commands, LEFT
+        # A JOIN, nine commands, and a LEFT.
+        assert stepped.log.seq == 11
 
 
-def test_what_was_sent_before_the_connection_broke_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_sent_before_the_connection_broke_count(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         monkeypatch.setattr(stepped.loop.reader, "budget", MIN_READ_BYTES)
@@ -158,10 +160,11 @@ def test_what_was_sent_before_the_connection_broke_counts(monkeypatch: pytest.Mo
             stepped.loop.sender.flush(client.channel)
         assert list(stepped.loop.sender.broken) == [client.channel]
         stepped.until(lambda: not stepped.loop.channels)
-        assert stepped.log.seq == 22  # JOIN, twenty commands, LEFT
+        # A JOIN, twenty commands, and a LEFT.
+        assert stepped.log.seq == 22
 
 
-def test_nothing_is_closed_while_a_turn_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_closed_in_the_middle_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client, other = stepped.join(), stepped.join()
         client.sock.close()
@@ -212,12 +215,13 @@ def test_with_a_short_heartbeat_shorter_stops_do_not_count() -> None:
             assert is_shaking_hands(client)
 
 
-def test_a_turn_that_takes_long_counts_for_a_little() -> None:
+def test_a_long_turn_counts_for_little_time() -> None:
     with SteppedServer(handshake_timeout=5) as stepped:
         client = stepped.connect()
         stepped.turn()
         for _ in range(4):
-            stepped.selector.now += 1e6  # between two selects
+            # The time passes between two selects.
+            stepped.selector.now += 1e6
             stepped.turn()
             assert is_shaking_hands(client)
         stepped.selector.now += 1e6
@@ -248,7 +252,7 @@ def test_a_select_lasts_until_the_next_deadline(monkeypatch: pytest.MonkeyPatch)
 
 
 def patience(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-    """Return a list that grows by the seconds that each turn would wait from now on."""
+    """Return a list to which the seconds that each turn would wait are appended from now on."""
     waited: list[float | None] = []
     select = stepped.selector.select
 
@@ -263,7 +267,7 @@ def patience(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> list[fl
 # --- waits ------------------------------------------------------------------------------------
 
 
-def test_a_turn_that_lets_somebody_go_on_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_that_resumes_a_client_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         waited = patience(stepped, monkeypatch)
@@ -275,7 +279,7 @@ def test_a_turn_that_lets_somebody_go_on_is_followed_by_another(monkeypatch: pyt
         assert waited[2] != 0
 
 
-def test_commands_wait_for_one_that_is_behind_and_then_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_wait_for_a_client_behind_and_then_count(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer(max_backlog=1000) as stepped:
         slow, waits = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:
@@ -299,7 +303,7 @@ def nothing_is_sent(stepped: SteppedServer, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stepped.log, "flush_all", lambda: ([], []))
 
 
-def test_without_memory_for_what_waited_it_goes_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_waiting_input_only_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> int:
         raise MemoryError
 
@@ -324,7 +328,7 @@ def test_without_memory_for_what_waited_it_goes_and_nobody_else(monkeypatch: pyt
 # --- accepting --------------------------------------------------------------------------------
 
 
-def test_what_is_sent_with_the_connection_is_read_in_its_turn(tmp_path: Path) -> None:
+def test_data_sent_with_the_connection_is_read_in_the_same_turn(tmp_path: Path) -> None:
     with SteppedServer(unix=str(tmp_path / "socket"), port=0) as stepped:
         stepped.server.listen()
         with socket.socket(socket.AF_UNIX) as sock:

@@ -1,4 +1,4 @@
-"""The roster: which ranks newcomers get, and that the members by number and by rank are the same ones."""
+"""The roster: the ranks of newcomers, and that members by number and by rank are the same ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rankserver.inputs import Newcomer
 from rankserver.members import NOBODY, Member, Roster
 
 CLASS: Final = st.integers(0, 4)
-# A step is the classes of those who join together, or the ranks of those who leave together.
+# A step has the classes of members that join together, or the ranks of members that leave together.
 JOIN: Final = st.tuples(st.just("join"), st.lists(CLASS, min_size=1, max_size=6).map(sorted))
 LEAVE: Final = st.tuples(st.just("leave"), st.lists(st.integers(0, 30), min_size=1, max_size=4))
 
@@ -37,7 +37,7 @@ def names(roster: Roster) -> list[str]:
 
 @given(steps=st.lists(JOIN | LEAVE, max_size=20))
 @settings(deadline=None)
-def test_places_are_those_in_a_sorted_list(steps: list[tuple[str, list[int]]]) -> None:
+def test_ranks_match_a_sorted_list(steps: list[tuple[str, list[int]]]) -> None:
     with Log(256) as log:
         roster = Roster(log)
         model: list[Newcomer] = []
@@ -65,7 +65,7 @@ def roster_ranks(model: list[Newcomer], new: list[Newcomer]) -> list[int]:
     return [model.index(newcomer) for newcomer in new]
 
 
-def test_a_member_is_what_its_newcomer_says(log: Log) -> None:
+def test_a_member_has_the_fields_of_its_newcomer(log: Log) -> None:
     (member,) = Roster(log).add([Newcomer(7, "web", 3, "ops")])
     assert (member.id, member.name, member.rank_class, member.token) == (7, "web", 3, "ops")
     assert member.channel is None
@@ -103,7 +103,7 @@ def test_without_memory_for_one_nobody_is_added(
     assert roster.places(newcomers(20, [0, 1, 2])) == [1, 2, 4]
 
 
-def test_nobody_is_no_member(log: Log) -> None:
+def test_nobody_is_not_a_member(log: Log) -> None:
     roster = Roster(log)
     roster.add(newcomers(1, [0]))
     assert isinstance(NOBODY, Member)

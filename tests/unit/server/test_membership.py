@@ -1,4 +1,4 @@
-"""Membership: who joins and leaves together, in which order, and what happens where memory is lacking."""
+"""Membership: which clients join and leave together, in which order, and what happens without memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def no_memory(*_: object) -> int:
 
 
 def connect_all(stepped: SteppedServer, count: int, greeting: bytes = b"HELLO\n") -> list[Client]:
-    """Let this many say HELLO in one turn, and take it."""
+    """Let ``count`` clients send HELLO, and take the turn that handles them."""
     clients = [stepped.connect() for _ in range(count)]
     for client in clients:
         client.send(greeting)
@@ -33,7 +33,7 @@ def welcome(received: bytes) -> dict[str, Any]:
 
 
 def logged(stepped: SteppedServer, client: Client, verb: bytes) -> list[tuple[int, list[int]]]:
-    """Return the seq and the ranks of each frame with this verb that a client has received by now."""
+    """Return the seq and the ranks of each frame with this verb that a client has received so far."""
     stepped.wait(2 * MIN_JOIN_WAIT)
     lines = client.received().splitlines()
     assert all(len(line) < stepped.server.config.max_line for line in lines)
@@ -44,7 +44,7 @@ def logged(stepped: SteppedServer, client: Client, verb: bytes) -> list[tuple[in
 # --- joins ------------------------------------------------------------------------------------
 
 
-def test_all_who_join_in_a_turn_share_a_frame() -> None:
+def test_all_joins_of_a_turn_share_a_frame() -> None:
     with SteppedServer() as stepped:
         first = stepped.join()
         first.received()
@@ -56,7 +56,7 @@ def test_all_who_join_in_a_turn_share_a_frame() -> None:
             assert fields["name"] == f"c{rank + 1}"
 
 
-def test_classes_rank_those_of_a_turn_and_then_their_order() -> None:
+def test_joins_of_a_turn_are_ranked_by_class_and_then_order() -> None:
     with SteppedServer(tokens=tokens_by_class(0, 1, 2)) as stepped:
         first = stepped.join(hello(1))
         first.received()
@@ -70,7 +70,7 @@ def test_classes_rank_those_of_a_turn_and_then_their_order() -> None:
         assert [welcome(client.received())["rank"] for client in clients] == [4, 0, 3, 5, 1]
 
 
-def test_what_came_behind_the_hello_counts_after_the_join() -> None:
+def test_lines_behind_the_hello_count_after_the_join() -> None:
     with SteppedServer() as stepped:
         first = stepped.join()
         first.received()
@@ -78,7 +78,7 @@ def test_what_came_behind_the_hello_counts_after_the_join() -> None:
         assert first.received() == b"JOIN 2 1-2\nCMD 3 1 a\nCMD 4 2 a\n"
 
 
-def test_a_join_waits_for_company_and_not_for_long() -> None:
+def test_a_join_waits_for_others_but_not_for_long() -> None:
     with SteppedServer() as stepped:
         first, second = stepped.join(), stepped.join()
         stepped.wait(1)
@@ -93,7 +93,7 @@ def test_a_join_waits_for_company_and_not_for_long() -> None:
         assert first.received() == b"JOIN 4 3\nCMD 5 1 a\n", "anything else is sent at once"
 
 
-def test_one_that_departs_before_its_join_never_joins() -> None:
+def test_a_client_that_departs_before_its_join_never_joins() -> None:
     with SteppedServer() as stepped:
         client = stepped.connect()
         client.send(b"HELLO\n")
@@ -108,7 +108,7 @@ def test_one_that_departs_before_its_join_never_joins() -> None:
 # --- places -----------------------------------------------------------------------------------
 
 
-def test_no_more_join_than_there_are_places() -> None:
+def test_no_more_clients_join_than_there_are_places() -> None:
     with SteppedServer(3) as stepped:
         stepped.join()
         clients = connect_all(stepped, 4)
@@ -133,7 +133,7 @@ def test_a_place_is_free_in_the_turn_in_which_it_is_left() -> None:
 # --- batches ----------------------------------------------------------------------------------
 
 
-def test_a_frame_has_no_more_ranks_than_a_line_has_room_for() -> None:
+def test_a_frame_has_only_ranks_that_fit_into_a_line() -> None:
     with SteppedServer(128, max_line=256) as stepped:
         most = 256 // MAX_RANK_BYTES
         first = stepped.join()
@@ -155,12 +155,12 @@ def test_a_frame_has_no_more_ranks_than_a_line_has_room_for() -> None:
         ]
 
 
-def test_ranks_of_a_million_have_room_in_a_batch() -> None:
+def test_ranks_up_to_a_million_fit_into_a_batch() -> None:
     ranks = [protocol.MAX_CLIENTS - 2 * number for number in range(256 // MAX_RANK_BYTES, 0, -1)]
     assert len(protocol.rank_lists(ranks, 256)) == 1
 
 
-def test_all_who_leave_in_a_turn_share_a_frame_in_rank_order() -> None:
+def test_all_leaves_of_a_turn_share_a_frame_in_rank_order() -> None:
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(4)]
         clients[1].received()
@@ -173,7 +173,7 @@ def test_all_who_leave_in_a_turn_share_a_frame_in_rank_order() -> None:
 # --- without memory ---------------------------------------------------------------------------
 
 
-def test_without_memory_for_a_join_nobody_joins_and_all_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_a_join_all_its_clients_depart(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         first = stepped.join()
         stepped.wait(1)

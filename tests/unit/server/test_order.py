@@ -1,4 +1,4 @@
-"""The order of a single server: what is proposed counts at once, and nothing is left for later."""
+"""The order of a single server: proposals count at once, and nothing is deferred."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rankserver.inputs import Asked, Input, Left
 from rankserver.order import Immediate
 
 
-def test_what_is_proposed_counts_at_once_and_in_order() -> None:
+def test_proposals_count_at_once_and_in_order() -> None:
     applied: list[Input] = []
     order = Immediate(applied.append)
     for number in range(1, 4):
@@ -27,7 +27,7 @@ def test_commands_need_not_be_proposed() -> None:
     assert not Immediate(lambda _: None).collects
 
 
-def test_who_proposes_hears_that_memory_is_lacking() -> None:
+def test_a_lack_of_memory_is_raised_to_the_proposer() -> None:
     def apply(_: Input) -> None:
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""Who waits for whom: the bookkeeping over a real log; the clock is a number that the test passes in."""
+"""Which clients wait for which: the bookkeeping over a real log; the clock is a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLOW = 5.0
 
 
 class Stage:
-    """Channels that joined and are never sent anything, and the pace that they go at."""
+    """Joined channels that are never sent anything, and their pace."""
 
     def __init__(self) -> None:
         self.log = Log(256, block_bytes=512)
@@ -64,7 +64,7 @@ def stage() -> Iterator[Stage]:
     stage.close()
 
 
-def test_commands_wait_from_over_the_limit_until_all_are_at_it(stage: Stage) -> None:
+def test_commands_wait_until_no_backlog_is_over_the_limit(stage: Stage) -> None:
     slow, producer = stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG)
     assert stage.update() == []
@@ -81,7 +81,7 @@ def test_commands_wait_from_over_the_limit_until_all_are_at_it(stage: Stage) -> 
     assert not stage.pace.waiting
 
 
-def test_only_one_behind_for_too_long_is_named(stage: Stage) -> None:
+def test_only_a_client_behind_for_too_long_is_named(stage: Stage) -> None:
     slow, other, fast = stage.join(), stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.catch_up(fast)
@@ -93,7 +93,7 @@ def test_only_one_behind_for_too_long_is_named(stage: Stage) -> None:
     assert stage.slow_ones == [slow]
 
 
-def test_one_that_catches_up_has_all_the_time_again(stage: Stage) -> None:
+def test_a_client_that_catches_up_has_the_full_time_again(stage: Stage) -> None:
     slow = stage.join()
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.update(0)
@@ -119,7 +119,7 @@ def test_commands_go_on_when_the_slow_one_goes(stage: Stage) -> None:
     assert not stage.pace.is_holding
 
 
-def test_commands_wait_for_one_that_has_left_too(stage: Stage) -> None:
+def test_commands_also_wait_for_a_client_that_has_left(stage: Stage) -> None:
     left, other = stage.join(), stage.join()
     stage.log_bytes(100)
     left.cursor.detach()
@@ -165,7 +165,7 @@ def test_an_answer_waits_for_its_congested_asker_alone(stage: Stage) -> None:
     assert stage.pace.is_congested(also)
 
 
-def test_those_who_wait_go_on_without_one_congested_too_long(stage: Stage) -> None:
+def test_waiters_resume_when_the_congested_one_is_dropped(stage: Stage) -> None:
     congested, one = stage.join(), stage.join()
     congest(stage, congested)
     stage.pace.wait(one, congested)
@@ -178,7 +178,7 @@ def test_those_who_wait_go_on_without_one_congested_too_long(stage: Stage) -> No
     assert not stage.pace.waiting
 
 
-def test_two_that_wait_for_each_other_both_run_out_of_time(stage: Stage) -> None:
+def test_two_clients_waiting_for_each_other_both_time_out(stage: Stage) -> None:
     one, other = stage.join(), stage.join()
     for congested, held in ((one, other), (other, one)):
         congest(stage, congested)
@@ -188,7 +188,7 @@ def test_two_that_wait_for_each_other_both_run_out_of_time(stage: Stage) -> None
     assert set(stage.slow_ones) == {one, other}
 
 
-def test_those_who_wait_go_on_in_the_order_they_began_to(stage: Stage) -> None:
+def test_waiters_resume_in_the_order_in_which_they_began(stage: Stage) -> None:
     slow, *producers = (stage.join() for _ in range(5))
     stage.log_bytes(MAX_BACKLOG + 100)
     stage.catch_up(*producers)
@@ -200,7 +200,7 @@ def test_those_who_wait_go_on_in_the_order_they_began_to(stage: Stage) -> None:
     assert stage.update() == [producers[0], producers[2], producers[3]]
 
 
-def test_waiting_is_one_fact_of_the_channel(stage: Stage) -> None:
+def test_waiting_is_stored_once_in_the_channel(stage: Stage) -> None:
     slow, one, other = stage.join(), stage.join(), stage.join()
     congest(stage, slow)
     stage.pace.wait(one, slow)
@@ -214,7 +214,7 @@ def test_waiting_is_one_fact_of_the_channel(stage: Stage) -> None:
     assert not stage.pace.waiting
 
 
-def test_one_that_goes_neither_waits_nor_is_waited_for(stage: Stage) -> None:
+def test_a_departing_client_neither_waits_nor_is_waited_for(stage: Stage) -> None:
     one, other = stage.join(), stage.join()
     congest(stage, one)
     stage.pace.wait(one, other)
@@ -227,7 +227,7 @@ def test_one_that_goes_neither_waits_nor_is_waited_for(stage: Stage) -> None:
     assert stage.update() == [other]
 
 
-def test_while_nobody_is_behind_nobody_is_looked_at(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_client_is_examined_while_none_is_behind(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.join()
     stage.log_bytes(MAX_BACKLOG)
 

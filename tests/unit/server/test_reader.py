@@ -1,6 +1,6 @@
-"""The reader over a real log: what it hands over, what it logs, what it keeps, and when it has had enough.
+"""The reader over a real log: the input that it hands over, logs, keeps and refuses.
 
-The handler is one that knows no frames: a loop does not need a server.
+Its handler knows no frames, which shows that a loop needs no server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rankserver.wire import protocol
 from tests.support.conversation import MAX_LINE, Conversation
 from tests.support.turns import READ_SIZE
 
-# Bytes that are kept of a client before it joins.
+# The most bytes that are kept from a client before it joins.
 FRESH_BYTES: Final = 64 * 1024
 HELLO: Final = b'HELLO {"name":"web-1"}'
 
@@ -75,7 +75,7 @@ def test_the_first_line_may_come_in_pieces(talk: Conversation) -> None:
     assert talk.lines == [HELLO]
 
 
-def test_a_cr_alone_is_a_part_of_the_line(talk: Conversation) -> None:
+def test_a_single_cr_is_part_of_the_line(talk: Conversation) -> None:
     talk.feed(b"\r\rHELLO\n")
     assert talk.lines == [b"\r\rHELLO"]
 
@@ -89,14 +89,14 @@ def test_nothing_is_logged_before_the_join(talk: Conversation) -> None:
 # --- joining ----------------------------------------------------------------------------------
 
 
-def test_one_that_is_joining_is_not_read(talk: Conversation) -> None:
+def test_a_joining_channel_is_not_read(talk: Conversation) -> None:
     talk.feed(HELLO + b"\n")
     assert not talk.channel.wants_read
     talk.join()
     assert talk.channel.wants_read
 
 
-def test_what_is_sent_behind_the_hello_is_handled_after_the_join(
+def test_lines_behind_the_hello_are_handled_after_the_join(
     talk: Conversation,
 ) -> None:
     talk.feed(HELLO + b"\nCMD a\nWHO\r\n\nCMD b\nPI")
@@ -114,14 +114,15 @@ def test_it_is_not_read_until_the_join_and_then_all_comes(
     talk: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "MIN_READ_BYTES", 40)
-    talk.loop.reader.budget = 40  # so that something stays in the socket
+    # This leaves something in the socket.
+    talk.loop.reader.budget = 40
     talk.feed(HELLO + b"\n" + b"".join(b"CMD %d\n" % number for number in range(1, 100)))
     assert talk.lines == [HELLO]
     talk.join()
     assert talk.logged() == [b"CMD %d 1 %d" % (number, number) for number in range(1, 100)]
 
 
-def test_what_is_kept_until_the_join_may_be_longer_than_a_line(talk: Conversation) -> None:
+def test_input_kept_until_the_join_may_exceed_a_line(talk: Conversation) -> None:
     talk.feed(HELLO + b"\n" + b"CMD a\n" * MAX_LINE)
     talk.join()
     assert len(talk.logged()) == MAX_LINE
@@ -180,10 +181,11 @@ def test_a_leave_ends_the_conversation_within_a_piece(joined: Conversation) -> N
     assert joined.logged() == []
 
 
-def test_closing_throws_away_what_comes(joined: Conversation) -> None:
+def test_input_is_discarded_while_closing(joined: Conversation) -> None:
     joined.feed(b"CMD a\nCMD half")
     joined.depart()
-    assert joined.channel.wants_read  # to see the end of the connection
+    # It is read to notice the end of the connection.
+    assert joined.channel.wants_read
     joined.feed(b"x" * MAX_LINE)
     joined.feed(b"\nCMD b\nWHO\n")
     assert joined.error is None
@@ -195,7 +197,7 @@ def test_closing_throws_away_what_comes(joined: Conversation) -> None:
 
 
 @pytest.mark.usefixtures("two_lines_a_turn")
-def test_in_a_pause_nothing_is_handled_and_after_it_all(joined: Conversation) -> None:
+def test_a_pause_defers_all_input(joined: Conversation) -> None:
     joined.feed(b"CMD a\nPING 1\nCMD b\nPING 2\nCMD c\nPING 3\nCMD d\nPI")
     joined.feed(b"NG 4\nCMD e\nPING 5\nCMD f\n")
     assert joined.is_paused
@@ -212,7 +214,7 @@ def test_in_a_pause_nothing_is_handled_and_after_it_all(joined: Conversation) ->
 
 
 @pytest.mark.usefixtures("a_line_a_turn")
-def test_it_may_be_paused_again_and_again(joined: Conversation) -> None:
+def test_it_may_be_paused_repeatedly(joined: Conversation) -> None:
     joined.feed(b"".join(b"PING %d\nCMD %d\n" % (number, number) for number in range(1, 101)))
     for number in range(1, 101):
         assert joined.is_paused == (number < 100)
@@ -236,7 +238,7 @@ def test_a_pause_before_the_last_line_loses_nothing(rest: bytes, joined: Convers
 
 
 @pytest.mark.usefixtures("a_line_a_turn")
-def test_one_that_departs_in_a_pause_is_heard_no_more(joined: Conversation) -> None:
+def test_a_client_that_departs_in_a_pause_is_heard_no_more(joined: Conversation) -> None:
     joined.feed(b"PING\nPING\nCMD a\nWHO\n")
     joined.depart()
     joined.feed(b"CMD b\nWHO\n")
@@ -343,7 +345,7 @@ def test_a_line_may_have_max_line_bytes_however_it_is_cut(
         assert len(joined.lines) + len(joined.logged()) == 1
 
 
-def test_what_comes_before_a_line_that_is_too_long_counts(joined: Conversation) -> None:
+def test_input_before_a_line_that_is_too_long_counts(joined: Conversation) -> None:
     joined.feed(b"CMD a\n" + b"x" * MAX_LINE + b"\nCMD b\n")
     assert is_too_long(joined)
     assert joined.logged() == [b"CMD 1 1 a"]
@@ -422,7 +424,7 @@ LINE: Final = st.one_of(
 
 
 def outcome(data: bytes, sizes: list[int]) -> tuple[list[bytes], list[bytes], str | None, ChannelState]:
-    """Return what becomes of ``data`` when it arrives in pieces of these sizes, again and again."""
+    """Return the result of reading ``data`` in pieces of these sizes, which repeat."""
     with Conversation() as talk:
         logged: list[bytes] = []
         at = turn = 0

@@ -1,4 +1,4 @@
-"""The sender: when what is queued is sent, what a blocked or broken socket means, and what that costs."""
+"""The sender: when it sends, what it does with blocked and broken sockets, and how many calls it makes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.turns import READ_SIZE, Client, SteppedServer
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[tuple[object, ...]]:
-    """Return a list that grows by the arguments of each call of a method from now on."""
+    """Return a list to which the arguments of each call of a method are appended from now on."""
     calls: list[tuple[object, ...]] = []
     method: Callable[..., object] = getattr(owner, name)
 
@@ -64,7 +64,7 @@ def test_many_private_frames_do_not_wait_for_the_end_of_the_turn(monkeypatch: py
         assert client.received() == b"PONG\n"
 
 
-def test_one_that_departs_is_sent_no_more_frames() -> None:
+def test_a_departing_client_is_sent_no_more_frames() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()
@@ -154,7 +154,7 @@ def test_a_registration_changes_only_where_the_wait_does(monkeypatch: pytest.Mon
 # --- connections that are gone for writing ----------------------------------------------------
 
 
-def test_one_that_broke_and_is_closed_is_not_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_channel_that_is_closed_is_not_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         with monkeypatch.context() as patch:
@@ -170,7 +170,7 @@ def test_one_that_broke_and_is_closed_is_not_drained(monkeypatch: pytest.MonkeyP
         assert not stepped.loop.reader.draining
 
 
-def test_nobody_waits_for_one_that_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_a_broken_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer(max_backlog=1000) as stepped:
         client, other = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:
@@ -198,7 +198,7 @@ def test_a_channel_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TlsClient:
-    """A client that speaks TLS to the server in the same thread."""
+    """A TLS client in the server's thread."""
 
     def __init__(self, stepped: SteppedServer, context: ssl.SSLContext) -> None:
         self.stepped = stepped

@@ -1,4 +1,4 @@
-"""The server in its own thread: what lines and deadlines do, as far as tests/functional cannot see it."""
+"""The server in the test's thread: effects of lines and deadlines that tests/functional cannot see."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_wrong_token_is_answered_after_a_while() -> None:
         assert stepped.log.seq == 1
 
 
-def test_one_that_must_wait_for_its_refusal_may_go_before() -> None:
+def test_a_client_may_close_before_its_delayed_refusal() -> None:
     with SteppedServer(tokens=tokens_by_class(0)) as stepped:
         client = stepped.connect()
         client.send(hello(1))
@@ -54,7 +54,7 @@ def test_one_that_must_wait_for_its_refusal_may_go_before() -> None:
         stepped.wait(TOKEN_PENALTY + 0.1)
 
 
-def test_other_tokens_count_from_a_reload_on() -> None:
+def test_after_a_reload_the_new_tokens_count() -> None:
     with SteppedServer(tokens=tokens_by_class(0)) as stepped:
         member = stepped.join(hello(0))
         stepped.server.reload(tokens_by_class(1), None)
@@ -104,7 +104,8 @@ def test_without_memory_for_a_connection_it_is_closed(monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr(stepped.log, "open", no_memory)
             with pytest.raises(KeyError):
-                stepped.connect()  # there is no such channel
+                # There is no such channel.
+                stepped.connect()
         stepped.turn()
         assert len(stepped.loop.channels) == 1
         assert member.state() is ChannelState.JOINED
@@ -124,7 +125,7 @@ def test_the_first_departure_counts() -> None:
         assert stepped.log.seq == 2
 
 
-def test_one_that_departs_waits_no_more_and_is_not_waited_for() -> None:
+def test_a_departing_client_waits_no_more_and_blocks_nobody() -> None:
     with SteppedServer() as stepped:
         channel, other = stepped.join().channel, stepped.join().channel
         pace = stepped.loop.pace
@@ -137,7 +138,7 @@ def test_one_that_departs_waits_no_more_and_is_not_waited_for() -> None:
         assert pace.update(0) == [other]
 
 
-def test_one_without_memory_for_its_frame_departs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_without_memory_for_its_frame_departs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client, other = stepped.join(), stepped.join()
         client.send(b"PING\nCMD a\n")
@@ -150,7 +151,7 @@ def test_one_without_memory_for_its_frame_departs_alone(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("line", [b"ASK a", b"CMD a"])
-def test_one_without_memory_for_its_command_departs_alone(
+def test_a_client_without_memory_for_its_command_departs_alone(
     line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with SteppedServer() as stepped:
@@ -200,7 +201,7 @@ def test_a_second_hello_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("line", [b"CMD a", b"WHO", b"PONG", b"BYE", b"nonsense", b"\xff"])
-def test_what_is_not_a_hello_ends_a_handshake(line: bytes) -> None:
+def test_anything_but_a_hello_ends_a_handshake(line: bytes) -> None:
     with SteppedServer() as stepped:
         client = stepped.connect()
         client.send(line + b"\n")
@@ -263,12 +264,12 @@ def test_an_answer_waits_while_its_asker_is_congested() -> None:
 
 
 def congest(stepped: SteppedServer, channel: Channel) -> None:
-    """Let more wait for a channel than its socket and the server's bound hold."""
+    """Queue more for a channel than its socket and the server's bound hold."""
     for _ in range(16):
         stepped.loop.sender.send(channel, b"PONG %s\n" % (b"x" * (MAX_PRIVATE_BYTES // 8)))
 
 
-def test_one_that_is_congested_waits_for_itself() -> None:
+def test_a_congested_client_waits_for_itself() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         congest(stepped, client.channel)
@@ -295,7 +296,7 @@ def test_commands_wait_before_they_are_proposed() -> None:
         stepped.loop.pace.is_holding = False
 
 
-def test_a_member_without_a_channel_is_told_nothing() -> None:
+def test_a_member_without_a_channel_is_sent_nothing() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         stepped.state.apply(Joined((Newcomer(99, "elsewhere"),)))

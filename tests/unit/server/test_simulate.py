@@ -1,4 +1,4 @@
-"""The simulation: it is deterministic, the server holds under it, and it catches servers that are broken."""
+"""The simulation: it is deterministic, the server passes it, and it catches broken servers."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def test_a_broken_server_is_caught(mutant: Mutant) -> None:
     assert mutants.caught(mutant)
 
 
-def test_a_mutant_whose_text_is_gone_is_an_error() -> None:
+def test_a_mutant_whose_original_text_is_gone_is_an_error() -> None:
     with pytest.raises(LookupError, match="0 times"):
         mutants.caught(Mutant("stale", "server.py", "no such text", ""))

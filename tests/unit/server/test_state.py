@@ -1,4 +1,4 @@
-"""The state: what each input does to members, ranks, asks and the log, and that it needs nothing else."""
+"""The state: the effect of each input on members, ranks, asks and the log, and that it needs nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_LINE: Final = 256
 
 
 class Told:
-    """An observer that remembers all that it is told, each with the seq of the log at its place."""
+    """An observer that records everything it is told, each with the seq of the log at that time."""
 
     def __init__(self) -> None:
         self.log: Log | None = None
@@ -43,7 +43,7 @@ class Told:
 
 
 class Stage:
-    """A state, what its observer is told, and a reader of its log."""
+    """A state with an observer and a reader of its log."""
 
     def __init__(self) -> None:
         self.told = Told()
@@ -57,7 +57,7 @@ class Stage:
             self.state.apply(given)
 
     def join(self, *numbers: int) -> None:
-        """Let members with these numbers join, and forget what was logged and told so far."""
+        """Let members with these numbers join, and forget everything logged and told so far."""
         self.apply(Joined(tuple(Newcomer(number, f"c{number}") for number in numbers)))
         self.logged()
         self.told.take()
@@ -91,7 +91,7 @@ def no_memory(*_: object) -> int:
 # --- joins and leaves -------------------------------------------------------------------------
 
 
-def test_those_who_join_share_a_frame(stage: Stage) -> None:
+def test_members_of_one_join_share_a_frame(stage: Stage) -> None:
     stage.apply(Joined((Newcomer(1, "a"), Newcomer(2, "b", 5))))
     stage.apply(Joined((Newcomer(3, "c"), Newcomer(4, "d", 5, "ops"))))
     assert stage.logged() == [b"JOIN 1 0-1", b"JOIN 2 1,3"]
@@ -100,7 +100,7 @@ def test_those_who_join_share_a_frame(stage: Stage) -> None:
     assert stage.state.changes == 2
 
 
-def test_those_who_leave_share_a_frame_in_rank_order(stage: Stage) -> None:
+def test_members_of_one_leave_share_a_frame_in_rank_order(stage: Stage) -> None:
     stage.join(1, 2, 3, 4)
     stage.apply(Left((4, 1)))
     assert stage.logged() == [b"LEFT 2 0,3"]
@@ -109,7 +109,7 @@ def test_those_who_leave_share_a_frame_in_rank_order(stage: Stage) -> None:
     assert stage.state.changes == 2
 
 
-def test_who_has_left_leaves_once(stage: Stage) -> None:
+def test_a_member_leaves_only_once(stage: Stage) -> None:
     stage.join(1, 2)
     stage.apply(Left((1,)), Left((1,)), Left((1, 2)), Left(()))
     assert stage.logged() == [b"LEFT 2 0", b"LEFT 3 0"]
@@ -117,7 +117,7 @@ def test_who_has_left_leaves_once(stage: Stage) -> None:
     assert stage.state.changes == 3
 
 
-def test_who_leaves_can_answer_no_more(stage: Stage) -> None:
+def test_a_member_that_left_can_no_longer_answer(stage: Stage) -> None:
     stage.join(1, 2, 3)
     stage.apply(Asked(1, "a"), Left((3,)))
     assert stage.state.asks.waiting() == {2: (1, frozenset({2}))}
@@ -148,13 +148,13 @@ def test_an_ask_may_be_answered_once_by_each_other(stage: Stage) -> None:
     assert stage.state.asks.waiting() == {2: (2, frozenset({1}))}
 
 
-def test_an_answer_bears_the_rank_of_its_moment(stage: Stage) -> None:
+def test_an_answer_carries_the_rank_at_its_time(stage: Stage) -> None:
     stage.join(1, 2, 3)
     stage.apply(Asked(2, "who"), Left((1,)), Answered(3, 2, "refused", ""))
     assert ("tell", 2, b"RES 2 1 c3 refused\n", 3) in stage.told.take()
 
 
-def test_an_answer_to_one_who_has_left_is_dropped(stage: Stage) -> None:
+def test_an_answer_to_a_member_that_left_is_dropped(stage: Stage) -> None:
     stage.join(1, 2, 3)
     stage.apply(Asked(2, "who"), Left((2,)))
     stage.told.take()
@@ -166,7 +166,7 @@ def test_an_answer_to_one_who_has_left_is_dropped(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "given", [Lines(1, b"CMD a\n"), Asked(1, "a"), Answered(1, 2, "ok", ""), Left((1,)), Lines(9, b"CMD a\n")]
 )
-def test_what_comes_of_one_who_is_no_member_counts_for_nothing(given: Input, stage: Stage) -> None:
+def test_input_of_an_unknown_member_is_ignored(given: Input, stage: Stage) -> None:
     stage.join(1, 2)
     stage.apply(Asked(2, "a"), Left((1,)))
     stage.logged()
@@ -256,7 +256,7 @@ assert (log.seq, log.count, observer.told, len(state.asks)) == (5, 2, 4, 1)
 assert os.listdir("/proc/self/fd") == before, "a descriptor is open"
 print(*sorted(name for name in sys.modules if name.startswith("rankserver.")))
 """
-# All of ours that the state may need.
+# All modules of rankserver that the state may import.
 ITS_OWN: Final = {
     "rankserver._clist_cffi",
     "rankserver._clist_cffi.lib",
@@ -280,7 +280,7 @@ def test_it_needs_no_socket_no_clock_and_no_descriptor() -> None:
     assert {name for name in loaded - ITS_OWN if not name.startswith("rankserver.wire")} == set()
 
 
-def test_the_guard_of_that_test_sees_who_imports_a_socket() -> None:
+def test_the_guard_of_that_test_notices_a_socket_import() -> None:
     done = alone(ALONE.replace("from rankserver.state", "from rankserver.channel"))
     assert "AssertionError: rankserver.channel imports socket" in done.stderr
 

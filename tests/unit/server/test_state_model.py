@@ -1,9 +1,9 @@
-"""Inputs are all there is: a state that is fed them ends up as the server did that read the bytes of clients.
+"""Inputs determine the state: a state that is fed the inputs of a server ends up in the same state.
 
 Two servers get the same bytes in the same pieces. The first lets the C core log commands as they are read;
-the order of the second collects them. What that order hands out is encoded, decoded, and applied to a state
-of its own. All three must have the same log, ranks and asks, and tell the same members the same at the same
-places.
+the order of the second collects them. The inputs from that order are encoded, decoded, and applied to a
+third, separate state. All three must have the same log, ranks and asks, and send the same private frames to
+the same members at the same places in the log.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.support.turns import SteppedServer, hello, tokens_by_class
 
 MAX_LINE: Final = 256
 CLASSES: Final = (0, 1, 2)
-# The session in a WELCOME is random.
+# Matches the session in a WELCOME, which is random.
 SESSION: Final = re.compile(rb'"session":"[^"]*"')
-# What a state tells one client alone.
+# The private frames that a state sends to one client.
 TOLD: Final = re.compile(rb"^(?:RES [0-9]+ [0-9]+ |ERR no-such-ask ).*\n", re.MULTILINE)
 
 
 class Follower:
-    """A state that is fed inputs, and what it tells."""
+    """A state that is fed inputs, and the frames that it sends."""
 
     def __init__(self) -> None:
         self.log = Log(MAX_LINE)
@@ -53,7 +53,7 @@ class Follower:
 
 
 class Collecting:
-    """An order that hands inputs out when it is asked, to its server and to a follower."""
+    """An order that hands out inputs on request, to its server and to a follower."""
 
     def __init__(self, follower: Follower) -> None:
         self.collects = True
@@ -73,7 +73,7 @@ class Collecting:
 
 
 class Recording(Server):
-    """A server that remembers what its state told whom, and where."""
+    """A server that records what its state told each member, and at which place in the log."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.told: list[tuple[int, int, bytes]] = []
@@ -85,7 +85,7 @@ class Recording(Server):
 
 
 class Twins:
-    """Two servers that read the same, and the follower of the second."""
+    """Two servers that read the same bytes, and the follower of the second."""
 
     def __init__(self) -> None:
         self.follower = Follower()
@@ -115,7 +115,7 @@ class Twins:
             stepped.connect()
 
     def send(self, number: int, data: bytes) -> None:
-        """Let a client send; one that the server has closed sends nothing."""
+        """Let a client send, unless the server has closed it."""
         for stepped in self.servers:
             client = stepped.clients[number]
             if client.sock.fileno() >= 0 and client.channel.sock.fileno() >= 0:
@@ -133,7 +133,7 @@ class Twins:
             stepped.wait(2 * MIN_JOIN_WAIT)
 
     def compare(self) -> None:
-        """Check that all three are the same."""
+        """Check that all three states are the same."""
         immediate, collecting = self.servers
         logs = [drain(reader) for reader in self.readers]
         assert logs[0] == logs[1] == drain(self.follower.reader)
@@ -143,7 +143,7 @@ class Twins:
     def compare_streams(self) -> None:
         """Check that each client has been sent the same bytes by both servers.
 
-        One that has departed is told nothing more, and an order that collects tells things later.
+        A departed client is sent nothing more, and an order that collects sends later.
         """
         for one, other in zip(self.servers[0].clients, self.servers[1].clients, strict=True):
             assert one.state() is other.state()
@@ -175,7 +175,7 @@ def told_by(stepped: SteppedServer) -> list[tuple[int, int, bytes]]:
 
 
 def state_of(state: State) -> tuple[object, ...]:
-    """Return members with their ranks, names and classes, the open asks, and the place in the log."""
+    """Return the members with their ranks, names and classes, the open asks, and the place in the log."""
     members = [
         (member.id, member.name, member.rank_class, member.token, state.roster.rank(member))
         for member in state.roster
@@ -183,7 +183,7 @@ def state_of(state: State) -> tuple[object, ...]:
     return members, state.asks.waiting(), state.changes, state.log.seq, state.log.end
 
 
-# --- what clients do --------------------------------------------------------------------------
+# --- actions of clients -----------------------------------------------------------------------
 
 LINE: Final = st.one_of(
     st.text(max_size=8).map(lambda text: b"CMD " + text.encode()),
@@ -199,7 +199,8 @@ LINES: Final = st.lists(
     st.tuples(LINE, st.sampled_from([b"\n", b"\n", b"\r\n"])), min_size=1, max_size=12
 ).map(lambda lines: b"".join(line + end for line, end in lines))
 CLIENT: Final = st.integers(0, 20)
-# A client joins and sends lines behind its HELLO; clients send lines, each cut at one place; turns pass.
+# A client joins and sends lines behind its HELLO, clients send lines that are cut at one place, or turns
+# pass.
 STEP: Final = st.one_of(
     st.tuples(st.just("join"), st.sampled_from(CLASSES), st.just(b"") | LINES),
     st.tuples(st.just("send"), CLIENT, LINES),
@@ -211,7 +212,7 @@ STEP: Final = st.one_of(
 
 
 def perform(twins: Twins, steps: Iterable[tuple[str, int, bytes]]) -> None:
-    """Let clients do this; a part of a line that was cut is sent after the next turn."""
+    """Let clients do these steps; the rest of a line that was cut is sent after the next turn."""
     rests: list[tuple[int, bytes]] = []
     for what, number, data in steps:
         clients = twins.servers[0].clients
@@ -244,7 +245,7 @@ def test_inputs_give_the_same_state_as_the_bytes(steps: list[tuple[str, int, byt
         twins.compare_streams()
 
 
-def test_commands_are_collected_in_stretches() -> None:
+def test_commands_are_collected_in_runs() -> None:
     with Twins() as twins:
         perform(twins, [("join", 0, b""), ("join", 1, b""), ("turn", 0, b"")])
         twins.send(1, b"CMD a\nCMD b\r\n\nASK c\nCMD d\nCMD e\nPING\n")
@@ -259,7 +260,7 @@ def test_commands_are_collected_in_stretches() -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_a_long_stretch_becomes_the_same_log(pieces: int) -> None:
+def test_a_long_run_of_commands_gives_the_same_log(pieces: int) -> None:
     data = b"".join(b"CMD %d %s\n" % (number, b"x" * (number % 200)) for number in range(20_000))
     with Twins() as twins:
         perform(twins, [("join", 0, b""), ("join", 1, b""), ("turn", 0, b"")])

@@ -1,4 +1,4 @@
-"""What the operator is told: the counters, the report, and how much is logged of what others can cause."""
+"""Information for the operator: the counters, the report, and limits on log lines that others can cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.turns import SteppedServer, hello, tokens_by_class
 
 @pytest.fixture(autouse=True)
 def logger() -> Iterator[None]:
-    """Leave the program's logger as it was."""
+    """Restore the program's logger at the end."""
     logger = logging.getLogger("rankserver")
     before = logger.handlers, logger.propagate, logger.level
     yield
@@ -28,7 +28,7 @@ def logger() -> Iterator[None]:
 # --- the report -------------------------------------------------------------------------------
 
 
-def test_the_report_says_how_much_there_is_and_who_is_here(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_report_has_the_counters_and_the_members(capfd: pytest.CaptureFixture[str]) -> None:
     with SteppedServer() as stepped:
         first, second, third = stepped.join(), stepped.join(), stepped.connect("127.0.0.1:4711")
         first.send(b"CMD one\nASK two\n")
@@ -128,7 +128,7 @@ def test_joins_and_leaves_are_logged_a_thousand_times_a_second(capfd: pytest.Cap
         assert capfd.readouterr().err.count("\n") == 2
 
 
-def test_what_was_left_out_at_the_end_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+def test_events_left_out_at_the_end_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "text")
     with SteppedServer() as stepped:
         stepped.connect()

@@ -1,4 +1,4 @@
-"""Timeouts: what expires, when, and in which order; the clock is a number that the test passes in."""
+"""Timeouts: what expires, when, and in which order; the clock is a number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankserver.timers import Timeout, Timers
 
 
 class Clock:
-    """Timers with one timeout of 5 seconds, and what has expired."""
+    """Timers with one timeout of 5 seconds, and the expired items."""
 
     def __init__(self) -> None:
         self.timers = Timers()
@@ -76,7 +76,7 @@ def test_a_stopped_item_does_not_expire(clock: Clock) -> None:
     assert clock.at(100) == ["b"]
 
 
-def test_stopping_what_was_not_started_does_nothing(clock: Clock) -> None:
+def test_stopping_an_item_that_was_not_started_does_nothing(clock: Clock) -> None:
     clock.timeout.stop("a")
     assert clock.at(100) == []
 
@@ -118,7 +118,7 @@ def test_an_item_may_be_started_again_when_it_expires() -> None:
     assert timers.nearest == math.inf
 
 
-def test_items_can_be_stopped_while_they_are_gone_through(clock: Clock) -> None:
+def test_items_can_be_stopped_during_expiry(clock: Clock) -> None:
     for item in "abc":
         clock.timeout.start(item, 0)
     assert len(clock.timeout) == 3
@@ -128,7 +128,7 @@ def test_items_can_be_stopped_while_they_are_gone_through(clock: Clock) -> None:
     assert clock.timeout.deadline == math.inf
 
 
-def test_a_timeout_may_change_for_what_is_started_next(clock: Clock) -> None:
+def test_a_changed_timeout_applies_to_items_started_later(clock: Clock) -> None:
     clock.timeout.start("a", 0)
     assert clock.at(5) == ["a"]
     clock.timeout.seconds = 20
@@ -137,7 +137,7 @@ def test_a_timeout_may_change_for_what_is_started_next(clock: Clock) -> None:
 
 
 class Source:
-    """A source of deadlines that is no timeout."""
+    """A source of deadlines that is not a timeout."""
 
     def __init__(self) -> None:
         self.deadline = math.inf

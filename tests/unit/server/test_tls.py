@@ -1,4 +1,4 @@
-"""The TLS transport by itself: its bounds, and what it says when something fails."""
+"""The TLS transport by itself: its bounds, and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.waiting import BOUND
 
 
 class TakingCursor(Cursor):
-    """A cursor that shows what it was given as input."""
+    """A cursor that records its input."""
 
     __slots__ = ("taken",)
 
@@ -65,13 +65,13 @@ class Pair:
         self.nothing()
 
     def nothing(self) -> None:
-        """Let our side receive what is for the TLS layer alone."""
+        """Let our side receive data for the TLS layer only."""
         with contextlib.suppress(BlockingIOError):
             assert self.receive() == b""
         self.ours.flush()
 
     def receive(self, size: int = READ_BYTES) -> bytes:
-        """Let our side receive once; return what that gives the log."""
+        """Let our side receive once; return the bytes that the log gets."""
         self.cursor.taken = b""
         self.ours.receive(size)
         return self.cursor.taken
@@ -104,7 +104,7 @@ def opened(pair: Pair) -> Pair:
 # --- out --------------------------------------------------------------------------------------
 
 
-def test_nothing_is_sent_before_the_handshake_and_all_after(pair: Pair) -> None:
+def test_nothing_is_sent_before_the_handshake(pair: Pair) -> None:
     frame = pair.queue(100)
     assert pair.ours.flush() is Flushed.DONE
     assert pair.cursor.lag() == len(frame)
@@ -112,7 +112,7 @@ def test_nothing_is_sent_before_the_handshake_and_all_after(pair: Pair) -> None:
     assert pair.theirs.recv(READ_BYTES) == frame
 
 
-def test_what_a_full_socket_leaves_follows_in_order_then_the_end(opened: Pair) -> None:
+def test_bytes_a_full_socket_left_follow_in_order_then_the_end(opened: Pair) -> None:
     sent = opened.queue(500_000) + opened.queue(10)
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
@@ -146,7 +146,8 @@ def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
 def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
     before = opened.cursor.lag()
-    monkeypatch.setattr(opened.ours, "_send", lambda: True)  # a socket that takes everything
+    # The socket now takes everything.
+    monkeypatch.setattr(opened.ours, "_send", lambda: True)
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
     assert before - opened.cursor.lag() <= tls.SENDS * tls.SEND_BYTES
@@ -157,7 +158,8 @@ def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
     opened.queue(10)
     assert opened.ours.flush() is Flushed.BROKEN
     assert not opened.ours.is_blocked
-    assert opened.ours.shut_down()  # there is nobody to be told
+    # There is no peer to be told.
+    assert opened.ours.shut_down()
 
 
 # --- in ---------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> 
 
 
 def asked_for(opened: Pair, monkeypatch: pytest.MonkeyPatch, data: bytes) -> list[int]:
-    """Let the peer send these bytes; return how much each call asks the socket for until it has them."""
+    """Let the peer send ``data``; return the sizes that our side asks the socket for until it has all."""
     asked: list[int] = []
     sock = opened.sockets[0]
     left = len(data)
@@ -200,7 +202,9 @@ def asked_for(opened: Pair, monkeypatch: pytest.MonkeyPatch, data: bytes) -> lis
     return asked
 
 
-def test_more_is_received_at_once_of_a_peer_that_sends(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receives_get_larger_for_a_peer_that_sends_much(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
     asked = []
     for _ in range(4):
@@ -210,7 +214,7 @@ def test_more_is_received_at_once_of_a_peer_that_sends(opened: Pair, monkeypatch
     assert asked[-1] == RECEIVE_BYTES
 
 
-def test_little_is_received_at_once_of_a_peer_that_wastes_work(
+def test_receives_stay_small_for_a_peer_that_wastes_work(
     opened: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened.sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
@@ -260,10 +264,11 @@ def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pyte
     assert most <= 2 * RECORD_BYTES + 1_024
 
 
-def test_a_peer_that_makes_tls_talk_and_reads_not_is_dropped(opened: Pair) -> None:
+def test_a_peer_that_ignores_its_tls_replies_is_dropped(opened: Pair) -> None:
     opened.queue(500_000)
     assert opened.ours.flush() is Flushed.BLOCKED
-    opened.ours._outgoing.write(b"x" * (OWED_BYTES + 1))  # as many answers to KeyUpdate
+    # This stands for answers to KeyUpdate.
+    opened.ours._outgoing.write(b"x" * (OWED_BYTES + 1))
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="reads nothing"):
         opened.ours.receive(READ_BYTES)
@@ -273,7 +278,7 @@ def test_a_peer_that_makes_tls_talk_and_reads_not_is_dropped(opened: Pair) -> No
 
 
 class Failing:
-    """A TLS layer without memory, or with an error of its own."""
+    """A TLS layer that fails with ``error``."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -295,7 +300,7 @@ def test_a_failure_of_the_tls_layer_breaks_its_connection_alone(opened: Pair, er
     assert opened.ours.shut_down()
 
 
-def test_without_memory_for_what_came_the_connection_is_lost(
+def test_without_memory_for_input_the_connection_is_lost(
     opened: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(*_: object) -> None:
@@ -334,7 +339,7 @@ def test_a_connection_without_memory_for_tls_leaves_nothing(
 # --- the context ------------------------------------------------------------------------------
 
 
-def test_the_context_refuses_what_is_unsafe(certificates: Certificates) -> None:
+def test_the_context_refuses_unsafe_options(certificates: Certificates) -> None:
     made = tls.context(str(certificates.cert), str(certificates.key), None)
     assert made.minimum_version is ssl.TLSVersion.TLSv1_2
     assert made.options & ssl.OP_NO_RENEGOTIATION
@@ -363,14 +368,16 @@ def test_files_that_cannot_be_used_are_named(certificates: Certificates, tmp_pat
             tls.context(*arguments)
 
 
-def test_what_is_no_regular_file_is_not_read(certificates: Certificates) -> None:
+def test_only_regular_files_are_read_for_tls(certificates: Certificates) -> None:
     cert, key = str(certificates.cert), str(certificates.key)
     for arguments in ((os.devnull, key, None), (cert, os.devnull, None), (cert, key, os.devnull)):
         with pytest.raises(ConfigError, match=f"cannot use .*: {os.devnull} is not a regular file"):
             tls.context(*arguments)
 
 
-def test_a_key_of_another_certificate_is_said_to_be_one(certificates: Certificates, tmp_path: Path) -> None:
+def test_a_key_that_does_not_match_the_certificate_is_named(
+    certificates: Certificates, tmp_path: Path
+) -> None:
     for key in map(str, certificates.keys_of_others(tmp_path)):
         says = f"certificate {certificates.cert} with the key {key}: the key and .* do not belong together"
         with pytest.raises(ConfigError, match=says):

@@ -1,4 +1,4 @@
-"""Tokens: what a file may contain, and that no message shows it."""
+"""Tokens: the contents of a file, and that no message shows a token."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_nothing_else_is_a_token(tmp_path: Path) -> None:
 
 
 SECRET = "S3cret"  # noqa: S105 - of a test
-# A SHA-256 whose line has lost its name.
+# A SHA-256 whose line lacks the name.
 HEXADECIMAL = digest("of somebody")
 
 
@@ -98,7 +98,7 @@ def test_a_token_that_looks_like_a_digest_needs_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["one", f"root {digest('one')}", "# who may join\none"])
-def test_the_first_line_counts_behind_a_byte_order_mark(tmp_path: Path, line: str) -> None:
+def test_a_byte_order_mark_before_the_first_line_is_ignored(tmp_path: Path, line: str) -> None:
     loaded = load(tmp_path, f"\ufeff{line}")
     assert loaded.holder("one")
     assert len(loaded) == 1
@@ -141,7 +141,7 @@ def test_only_a_regular_file_is_read() -> None:
 
 
 class Unread(dict[bytes, Holder]):
-    """A dictionary in which keys can be looked up, but not gone through."""
+    """A dictionary that allows look-ups but no iteration."""
 
     def __iter__(self) -> NoReturn:
         pytest.fail("all tokens are compared")
@@ -156,7 +156,7 @@ def test_a_look_up_does_not_go_through_all_tokens() -> None:
     assert loaded.holder("wrong") is None
 
 
-def test_what_is_compared_is_known_only_to_the_server(tmp_path: Path) -> None:
+def test_stored_token_keys_cannot_be_predicted(tmp_path: Path) -> None:
     first, again = (load(tmp_path, "one", f"root {digest('two')}") for _ in range(2))
     known = {hashlib.sha256(token).digest() for token in (b"one", b"two")}
     assert len(known | first._holders.keys() | again._holders.keys()) == 6
