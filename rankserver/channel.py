@@ -47,6 +47,9 @@ class ChannelState(enum.Enum):
     CLOSING = "it has no rank, and is sent the rest of its output"
     CLOSED = "its socket is closed at the end of this turn"
 
+    # By identity: Enum's own hash is a function in Python, and states are looked up for every line.
+    __hash__ = object.__hash__
+
 
 # The states that may follow each state.
 TRANSITIONS: Final = {

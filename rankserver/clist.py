@@ -42,6 +42,10 @@ class Flushed(enum.IntEnum):
     BROKEN = lib.CL_BROKEN
 
 
+# Looked up here, since calling an enum is two calls in Python.
+_FLUSHED: Final = {int(status): status for status in Flushed}
+
+
 class Cursor:
     """One connection's place in the log, its input and its private frames.
 
@@ -205,7 +209,7 @@ class Cursor:
 
     def flush(self) -> Flushed:
         """Send the cursor its pending output, in a bounded number of system calls."""
-        return Flushed(lib.cl_flush(self._log._core, self._handle))
+        return _FLUSHED[lib.cl_flush(self._log._core, self._handle)]
 
     def peek(self) -> list[memoryview]:
         """Return the output to send next, for a transport that C cannot write to.
