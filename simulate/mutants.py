@@ -206,7 +206,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the roster stays as it was",
-        "server.py",
+        "membership.py",
         "if self._roster[0] != state.changes:",
         "if not self._roster[1]:",
     ),
@@ -273,8 +273,8 @@ MUTANTS: Final = (
     Mutant(
         "a silent member is never let go",
         "heartbeat.py",
-        "            self._on_dead(channel)\n",
-        "            pass\n",
+        "            self._depart(channel, Departure(protocol.TIMEOUT, text))\n",
+        "            del text\n",
     ),
     Mutant(
         "a transition that is not in the table",
