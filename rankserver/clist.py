@@ -331,7 +331,10 @@ class Log:
         Raises:
             ValueError: it is no member.
         """
-        rank: int = lib.cl_rank(self._core, self._member(member))
+        try:
+            rank: int = lib.cl_rank(self._core, self._members[member])
+        except KeyError:
+            raise ValueError(f"{member} is no member") from None
         return rank
 
     def members(self) -> list[int]:

@@ -49,7 +49,9 @@ class Door:
 
     def is_crowded(self, channel: Channel) -> bool:
         """Tell whether this connection is one too many from its address. O(1)."""
-        return bool(channel.host) and 0 < self.max_per_address < self._hosts[channel.host]
+        if not self.max_per_address:
+            return False
+        return bool(channel.host) and self._hosts[channel.host] > self.max_per_address
 
     def excess(self) -> Channel | None:
         """Return the stranger to close if there are too many, else None. O(1).
@@ -74,9 +76,10 @@ class Door:
     def leave(self, channel: Channel) -> None:
         """Remove a connection that is closed. O(1)."""
         self.forget(channel)
-        self._hosts[channel.host] -= 1
-        if not self._hosts[channel.host]:
-            del self._hosts[channel.host]
+        host = channel.host
+        self._hosts[host] -= 1
+        if not self._hosts[host]:
+            del self._hosts[host]
 
     def holder(self, hello: frames.Hello) -> Holder | str:
         """Return the holder of the HELLO's token, or the reason why the HELLO is refused. O(1)."""

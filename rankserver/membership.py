@@ -172,9 +172,10 @@ class Membership:
             member.channel, channel.member = channel, member
             channel.move(ChannelState.JOINED)
             self._parts.heartbeat.start(channel, loop.now)
+        clients, seq = log.count, log.seq
         for member, rank, channel in here:
-            loop.sender.send(channel, self._welcome(member, rank))
-            self._parts.telemetry.on_joined(channel, member, rank, log.count, loop.now)
+            loop.sender.send(channel, self._welcome(member, rank, clients, seq))
+            self._parts.telemetry.on_joined(channel, member, rank, clients, loop.now)
         self._welcomed += [channel for _, _, channel in here]
         self._budget()
 
@@ -197,7 +198,8 @@ class Membership:
     def _propose_leaves(self) -> None:
         """Propose that members leave, lowest ranks first, so that no LEFT changes the ranks in the next."""
         leaving, self._leaving = self._leaving, []
-        leaving.sort(key=self._state.roster.rank, reverse=True)
+        if len(leaving) > self._max_ranks:
+            leaving.sort(key=self._state.roster.rank, reverse=True)
         while leaving:
             some = leaving[: self._max_ranks]
             try:
@@ -238,11 +240,11 @@ class Membership:
         for applicant in applicants:
             self._applicants.pop(applicant.channel, None)
 
-    def _welcome(self, member: Member, rank: int) -> bytes:
+    def _welcome(self, member: Member, rank: int, clients: int, seq: int) -> bytes:
         frame = frames.WelcomeFrame(
             rank=rank,
-            clients=self._state.log.count,
-            seq=self._state.log.seq,
+            clients=clients,
+            seq=seq,
             name=member.name,
             session=secrets.token_urlsafe(SESSION_BYTES),
             heartbeat=self._config.heartbeat,

@@ -98,8 +98,9 @@ class State:
         leaving = [by_id[number] for number in given.members if number in by_id]
         if not leaving:
             return
-        leaving.sort(key=self.roster.rank)
-        ranks = protocol.rank_lists(map(self.roster.rank, leaving), self._max_line)[0]
+        by_rank = {self.roster.rank(member): member for member in leaving}
+        ranks = protocol.rank_lists(sorted(by_rank), self._max_line)[0]
+        leaving = [by_rank[rank] for rank in sorted(by_rank)]
         # What can fail comes first: the proposer has reserved memory for the frame, but that may have been
         # another process.
         self.log.reserve(len(ranks))

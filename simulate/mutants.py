@@ -48,8 +48,8 @@ MUTANTS: Final = (
     Mutant(
         "a LEFT names the ranks after it",
         "state.py",
-        "rank_lists(map(self.roster.rank, leaving), ",
-        "rank_lists([max(self.roster.rank(one) - (one is leaving[-1]), 0) for one in leaving], ",
+        "rank_lists(sorted(by_rank), ",
+        "rank_lists([max(rank - (rank == max(by_rank)), 0) for rank in sorted(by_rank)], ",
     ),
     Mutant(
         "ranks are not numbered anew after a leave",
