@@ -67,8 +67,8 @@ MUTANTS: Final = (
     Mutant(
         "WELCOME says the seq before the JOIN",
         "membership.py",
-        "seq=self._state.log.seq,",
-        "seq=self._state.log.seq - 1,",
+        "clients, seq = log.count, log.seq",
+        "clients, seq = log.count, log.seq - 1",
     ),
     Mutant(
         "a private frame that was sent in part is forgotten",
