@@ -295,10 +295,10 @@ MUTANTS: Final = (
         "leaving = list(self._leaving)",
     ),
     Mutant(
-        "a LEFT is applied twice",
+        "a LEFT is logged twice",
         "state.py",
-        "        self._observer.left(leaving)",
-        "        self._observer.left(leaving)\n        self._observer.left(leaving)",
+        'self.log.append(b"LEFT", ranks)',
+        '[self.log.append(b"LEFT", ranks) for _ in range(2)]',
     ),
     Mutant(
         "the state looks at channels",
