@@ -13,7 +13,6 @@ as its system takes some of them in each heartbeat, it is alive.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from collections.abc import Callable
 
@@ -48,9 +47,8 @@ class Heartbeat:
         self._timers = timers
         self._send = send
         self._depart = depart
-        # Deadline, number of the entry, channel. The numbers break ties, because channels cannot be compared.
+        # Deadline, id of the member, channel. The ids break ties, because channels cannot be compared.
         self._heap: list[tuple[float, int, Channel]] = []
-        self._numbers = itertools.count()
         self._stale = 0
         timers.add(self)
 
@@ -114,5 +112,5 @@ class Heartbeat:
             self._depart(channel, Departure(protocol.TIMEOUT, text))
 
     def _push(self, channel: Channel, deadline: float) -> None:
-        heapq.heappush(self._heap, (deadline, next(self._numbers), channel))
+        heapq.heappush(self._heap, (deadline, channel.member.id, channel))
         self._timers.expect(deadline)

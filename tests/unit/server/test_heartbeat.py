@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Final, cast
 
@@ -9,6 +10,8 @@ import pytest
 
 from rankserver.channel import Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.heartbeat import MIN_STALE, Heartbeat
+from rankserver.inputs import Newcomer
+from rankserver.members import Member
 from rankserver.timers import Timers
 from rankserver.wire import protocol
 from tests.support.turns import SteppedServer
@@ -19,7 +22,8 @@ SECONDS: Final = 30.0
 class Peer:
     """The attributes of a channel that heartbeats use."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.member = Member(Newcomer(number, "peer"))
         self.state = ChannelState.JOINED
         self.heard_at = 0.0
         self.pinged_at = 0
@@ -34,12 +38,13 @@ class Ward:
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self.timers = Timers()
+        self.numbers = itertools.count(1)
         self.pinged: list[Peer] = []
         self.dead: list[Peer] = []
         self.heartbeat = Heartbeat(self.timers, seconds, self._send, self._depart)
 
     def join(self, now: float = 0) -> Peer:
-        peer = Peer()
+        peer = Peer(next(self.numbers))
         self.heartbeat.start(cast("Channel", peer), now)
         return peer
 
