@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rankserver.channel import ChannelState, Departure
+from rankserver.members import NOBODY
 from rankserver.membership import MAX_RANK_BYTES, MIN_JOIN_WAIT, RETRY_WAIT
 from rankserver.wire import protocol
 from tests.support.turns import Client, SteppedServer, hello, tokens_by_class
@@ -119,6 +120,17 @@ def test_no_more_clients_join_than_there_are_places() -> None:
         assert stepped.log.count == 3
 
 
+def test_a_refused_client_is_logged_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer(1) as stepped:
+        stepped.join()
+        names: list[str] = []
+        monkeypatch.setattr(
+            stepped.server.telemetry, "on_refused", lambda _channel, name, *_: names.append(name)
+        )
+        connect_all(stepped, 1, b'HELLO {"name":"late"}\n')
+        assert names == ["late"]
+
+
 def test_a_place_is_free_in_the_turn_in_which_it_is_left() -> None:
     with SteppedServer(1) as stepped:
         first, second = stepped.join(), stepped.connect()
@@ -158,6 +170,16 @@ def test_a_frame_has_only_ranks_that_fit_into_a_line() -> None:
 def test_ranks_up_to_a_million_fit_into_a_batch() -> None:
     ranks = [protocol.MAX_CLIENTS - 2 * number for number in range(256 // MAX_RANK_BYTES, 0, -1)]
     assert len(protocol.rank_lists(ranks, 256)) == 1
+
+
+def test_a_member_that_left_and_its_channel_keep_nothing() -> None:
+    with SteppedServer() as stepped:
+        client = stepped.join()
+        member = client.channel.member
+        client.send(b"BYE\n")
+        stepped.until(lambda: stepped.log.count == 0)
+        assert member.channel is None
+        assert client.channel.member is NOBODY
 
 
 def test_all_leaves_of_a_turn_share_a_frame_in_rank_order() -> None:
