@@ -1,4 +1,4 @@
-"""Operating the server (docs/design.md, "Command line"): options, signals, exit codes, logs, resources."""
+"""Operating the server: options, signals, exit codes, logs, resources."""
 
 from __future__ import annotations
 

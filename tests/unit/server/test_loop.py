@@ -115,7 +115,10 @@ def test_a_roster_counts_by_its_length_in_lines(monkeypatch: pytest.MonkeyPatch)
         assert b'{"total":9,' in clients[0].received()
 
 
-def test_a_turn_runs_few_tls_handshakes_and_all_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("state", [ChannelState.HANDSHAKE, ChannelState.PENALIZED])
+def test_a_turn_reads_few_tls_strangers_and_all_progress(
+    state: ChannelState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with SteppedServer() as stepped:
         clients = [stepped.connect() for _ in range(10)]
         stepped.turn()
@@ -125,6 +128,7 @@ def test_a_turn_runs_few_tls_handshakes_and_all_progress(monkeypatch: pytest.Mon
         with monkeypatch.context() as patch:
             for client in clients:
                 patch.setattr(client.channel, "tls", object())
+                patch.setattr(client.channel, "state", state)
             patch.setattr(stepped.loop.reader, "read", lambda channel, _: served.append(channel))
             for turn in range(1, 6):
                 stepped.turn()
