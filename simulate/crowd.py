@@ -152,7 +152,8 @@ class Crowd:
         answered = [*client.expected.answered][-3:]
         first = client.view.first_seq
         asked_before = range(max(first - 5, 1), first)
-        return self._rng.choice([*answered, *asked_before, 1_000_000])
+        wrong: list[int] = [*answered, *asked_before, 1_000_000]
+        return self._rng.choice(wrong)
 
     def _part(self, client: SimClient) -> None:
         how = self._rng.randrange(len(PARTINGS))

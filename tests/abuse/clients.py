@@ -52,7 +52,7 @@ SMALL_SEGMENT: Final = 536
 SMALL_BUFFER: Final = 4096
 
 
-class Client:
+class LineClient:
     """A client of a server that keeps the texts of the commands it gets.
 
     Args:
@@ -157,7 +157,7 @@ class Client:
                 raise BenchmarkError(f"a client could not {what}")
 
 
-class Checker(Client):
+class Checker(LineClient):
     """A client that compares each command with the next expected one.
 
     Attributes:
@@ -176,7 +176,7 @@ class Checker(Client):
         self.got += len(texts)
 
 
-class Follower(Client):
+class Follower(LineClient):
     """A client of rankserver that reads the log by docs/protocol.md, and records all violations.
 
     Attributes:
@@ -231,7 +231,7 @@ class Follower(Client):
         self.seq = seq
 
 
-C = TypeVar("C", bound=Client)
+C = TypeVar("C", bound=LineClient)
 
 
 def raise_descriptor_limit() -> None:
@@ -258,7 +258,7 @@ def crowd(count: int, make: Callable[[int], C]) -> Iterator[list[C]]:
             client.close()
 
 
-def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float = MAX_WAIT) -> bool:
+def read_all(clients: Iterable[LineClient], done: Callable[[], bool], seconds: float = MAX_WAIT) -> bool:
     """Read from clients until ``done()`` or until all have ended; return whether it was done in time."""
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tests.abuse import subjects
-from tests.abuse.clients import Checker, Client, Follower, crowd, pass_time, read_all
-from tests.abuse.outcome import MIB, Outcome, mebibytes, milliseconds
+from tests.abuse.clients import Checker, Follower, LineClient, crowd, pass_time, read_all
+from tests.abuse.outcome import MIB, RowOutcome, mebibytes, milliseconds
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ MAX_SETTLE: Final = 10.0
 LOOK: Final = 0.02
 
 
-def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> Outcome:
+def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> RowOutcome:
     """Hold very many connections, and send commands to all of them."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     expected = [b"#%d " % number + b"x" * 56 for number in range(commands)]
     with subject.start(clients + SPARE) as server:
         before = subjects.memory(server.pid)
         with (
             crowd(clients, lambda _: Checker(subject, server.address)) as members,
-            Client(subject, server.address, hello=subject.sending) as sender,
+            LineClient(subject, server.address, hello=subject.sending) as sender,
         ):
             sender.join()
             each = (subjects.memory(server.pid) - before) / clients
@@ -57,9 +57,9 @@ def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> Outco
     return outcome
 
 
-def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
+def churn(subject: Subject, cycles: int = 50_000) -> RowOutcome:
     """Connect and disconnect: before and after joining, with a FIN and with an RST."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     with subject.start(256, rankserver=["--log-level", "warning"]) as server:
         witness = Follower(server.address, "witness") if subject is RANK else None
         if witness:
@@ -89,7 +89,7 @@ def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
 
 def _churn(subject: Subject, address: Address, cycles: int) -> None:
     for cycle in range(cycles):
-        client = Client(subject, address)
+        client = LineClient(subject, address)
         if cycle & 1:
             client.join()
         if cycle & 2:
@@ -109,18 +109,20 @@ def _settled(server: Server, wanted: int) -> int:
     return now
 
 
-def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> Outcome:
+def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> RowOutcome:
     """Reset every second client in the middle of a broadcast."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     expected = [b"#%d " % number + b"x" * 500 for number in range(commands)]
     data = [subject.command(text) for text in expected]
 
-    def make(number: int) -> Client:
-        return Follower(server.address, f"n{number}") if subject is RANK else Client(subject, server.address)
+    def make(number: int) -> LineClient:
+        return (
+            Follower(server.address, f"n{number}") if subject is RANK else LineClient(subject, server.address)
+        )
 
     with (
         subject.start(clients + SPARE) as server,
-        Client(subject, server.address, hello=subject.sending) as sender,
+        LineClient(subject, server.address, hello=subject.sending) as sender,
     ):
         sender.join()
         with crowd(clients, make) as members:
@@ -140,15 +142,15 @@ def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> Ou
     return outcome
 
 
-def _count(member: Client) -> int:
+def _count(member: LineClient) -> int:
     return len(member.commands if isinstance(member, Follower) else member.texts)
 
 
-def _texts(member: Client) -> list[bytes]:
+def _texts(member: LineClient) -> list[bytes]:
     return [text for _, _, text in member.commands] if isinstance(member, Follower) else member.texts
 
 
-def _ranks(members: list[Client], before: list[str], outcome: Outcome) -> str:
+def _ranks(members: list[LineClient], before: list[str], outcome: RowOutcome) -> str:
     """Check that the remaining clients keep their order, and that each agrees with the server on its rank."""
     followers = [member for member in members if isinstance(member, Follower)]
     read_all(followers, lambda: all(follower.clients == len(followers) + 1 for follower in followers))

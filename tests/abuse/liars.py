@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from harness import Program
 
-from tests.abuse.clients import Client, Follower
-from tests.abuse.outcome import Outcome
-from tests.abuse.subjects import RANK, RankServer
+from tests.abuse.clients import Follower, LineClient
+from tests.abuse.outcome import RowOutcome
+from tests.abuse.subjects import RANK, LoggedServer
 
 if TYPE_CHECKING:
     from tests.abuse.subjects import Subject
@@ -57,9 +57,9 @@ REVERSING: Final = "\u202eexe.txt".encode()
 ESCAPES: Final = (b"\x1b[2J", b"\x1b]0;owned\x07", b"\x08\x08", b"\r", b"\x7f", b"\xc2\x9b31m")
 
 
-def forging(subject: Subject, rounds: int = 200) -> Outcome:
+def forging(subject: Subject, rounds: int = 200) -> RowOutcome:
     """Let a lower rank send the server's frames, others' answers, and text with line ends in it."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     lines = (*ALLOWED, *REFUSED)
     with (
         subject.start(8) as server,
@@ -106,15 +106,15 @@ def forging(subject: Subject, rounds: int = 200) -> Outcome:
     return outcome
 
 
-def escapes(subject: Subject) -> Outcome:
+def escapes(subject: Subject) -> RowOutcome:
     """Put escape sequences into names, tokens, commands, answers, and all else that is logged or shown."""
     if subject is RANK:
         return _escapes()
-    outcome = Outcome()
+    outcome = RowOutcome()
     with (
         subject.start(8) as server,
-        Client(subject, server.address, hello=subject.sending) as sender,
-        Client(subject, server.address) as reader,
+        LineClient(subject, server.address, hello=subject.sending) as sender,
+        LineClient(subject, server.address) as reader,
     ):
         sender.join()
         reader.join()
@@ -127,10 +127,10 @@ def escapes(subject: Subject) -> Outcome:
     return outcome
 
 
-def _escapes() -> Outcome:
-    outcome = Outcome()
+def _escapes() -> RowOutcome:
+    outcome = RowOutcome()
     with (
-        RankServer(16, ["--log-level", "debug"]) as server,
+        LoggedServer(16, ["--log-level", "debug"]) as server,
         Follower(server.address, "liar") as liar,
     ):
         liar.join()
@@ -156,7 +156,7 @@ def _escapes() -> Outcome:
     return outcome
 
 
-def _is_rejected(server: RankServer, escape: bytes) -> bool:
+def _is_rejected(server: LoggedServer, escape: bytes) -> bool:
     """Put ``escape`` into fields of HELLO, raw and as JSON; return whether each HELLO was rejected."""
     text = escape.decode()
     hellos = [
@@ -166,7 +166,7 @@ def _is_rejected(server: RankServer, escape: bytes) -> bool:
         b"x" + escape + b"\n",
     ]
     for hello in hellos:
-        with Client(RANK, server.address) as client:
+        with LineClient(RANK, server.address) as client:
             client.send(hello)
             while client.read():
                 pass
@@ -175,7 +175,7 @@ def _is_rejected(server: RankServer, escape: bytes) -> bool:
     return True
 
 
-def _shown(server: RankServer, liar: Follower) -> bytes:
+def _shown(server: LoggedServer, liar: Follower) -> bytes:
     """Return what the real client shows after it asks, and gets answers with escape sequences."""
     where = f"{server.address.host}:{server.address.port}"
     command = [sys.executable, "-m", "client", where, "--wait-for", "1", *["-c", "#ask"] * len(ESCAPES)]

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from harness import Address, Program
 
-from tests.abuse.clients import Client
+from tests.abuse.clients import LineClient
 from tests.abuse.subjects import SUBJECTS, Subject
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def main() -> int:
     address = Address(host, int(port))
     context = trusting() if tls else None
     with (
-        Client(subject, address, hello=hello[0], tls=context) as reader,
-        Client(subject, address, hello=hello[1], tls=context) as sender,
+        LineClient(subject, address, hello=hello[0], tls=context) as reader,
+        LineClient(subject, address, hello=hello[1], tls=context) as sender,
     ):
         reader.join()
         sender.join()
@@ -68,7 +68,7 @@ def trusting() -> ssl.SSLContext:
     return context
 
 
-def _measure(sender: Client, reader: Client) -> list[float]:
+def _measure(sender: LineClient, reader: LineClient) -> list[float]:
     times: list[float] = []
     number = 0
     while not select.select([sys.stdin], [], [], PAUSE)[0]:

@@ -14,14 +14,14 @@ from tests.abuse.clients import (
     MAX_WAIT,
     SMALL_BUFFER,
     Checker,
-    Client,
     Follower,
+    LineClient,
     crowd,
     pass_time,
     read_all,
 )
 from tests.abuse.flow import Consumer, Producer, Pump
-from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds
+from tests.abuse.outcome import MIB, RowOutcome, latency, mebibytes, milliseconds
 from tests.abuse.probe import probing
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ MAX_PART: Final = 16_384
 
 def slow_readers(
     subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012
-) -> Outcome:
+) -> RowOutcome:
     """Send commands to very many slow readers, and measure how long a fast reader waits."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     expected = [b"#%d " % number + b"x" * 1000 for number in range(commands)]
     with (
         subject.start(readers + 8) as server,
-        Client(subject, server.address, hello=subject.sending) as sender,
+        LineClient(subject, server.address, hello=subject.sending) as sender,
         Checker(subject, server.address) as fast,
         crowd(readers, lambda _: Checker(subject, server.address, receive_buffer=SMALL_BUFFER)) as slow,
     ):
@@ -93,7 +93,7 @@ def slow_readers(
     return outcome
 
 
-def _catch_up(sender: Client) -> None:
+def _catch_up(sender: LineClient) -> None:
     """Read what a sender has received, without waiting."""
     with selectors.DefaultSelector() as selector:
         selector.register(sender.sock, selectors.EVENT_READ)
@@ -107,13 +107,13 @@ def _share(part: int, whole: int) -> str:
 
 def producers(
     subject: Subject, seconds: float = 60, pace: float = 2 * MIB, backlog: int = BACKLOG, size: int = 1000
-) -> Outcome:
+) -> RowOutcome:
     """Let three clients send at full speed to three that read ``pace`` bytes a second each."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     options = [] if backlog == BACKLOG else ["--max-backlog", str(backlog)]
     with (
         subject.start(8, rankserver=options) as server,
-        crowd(3, lambda _: Client(subject, server.address, hello=subject.sending)) as senders,
+        crowd(3, lambda _: LineClient(subject, server.address, hello=subject.sending)) as senders,
         crowd(3, lambda _: Consumer(subject, server.address)) as consumers,
     ):
         sending = [Producer(client, number, size) for number, client in enumerate(senders)]
@@ -193,18 +193,18 @@ def never_reads(
     backlog: int = BACKLOG,
     after: float = 2,
     least: float = 1 / 3,
-) -> Outcome:
+) -> RowOutcome:
     """Let one client never read while another sends at full speed, and measure the effect on a third.
 
     The third one's rate is measured for ``after`` seconds before and after that; the second rate must be at
     least ``least`` times the first.
     """
-    outcome = Outcome()
+    outcome = RowOutcome()
     patience = timeout + 15
     options = ["--slow-timeout", str(timeout), "--max-backlog", str(backlog)]
     with (
         subject.start(8, rankserver=options) as server,
-        Client(subject, server.address, hello=subject.sending) as client,
+        LineClient(subject, server.address, hello=subject.sending) as client,
         Consumer(subject, server.address) as reader,
     ):
         client.join()
@@ -212,7 +212,7 @@ def never_reads(
         sender = Producer(client, 0, 16_000)
         reader.follow([sender])
         before = _flow(server, sender, reader, after)
-        with Client(subject, server.address, receive_buffer=SMALL_BUFFER) as stuck:
+        with LineClient(subject, server.address, receive_buffer=SMALL_BUFFER) as stuck:
             stuck.join()
             count = subjects.descriptors(server.pid)
             beside = _flow(server, sender, reader, patience, lambda: subjects.descriptors(server.pid) < count)
@@ -292,9 +292,9 @@ def asker(
     executors: int = 8,
     timeout: float = 5,
     size: int = 30_000,
-) -> Outcome:
+) -> RowOutcome:
     """Let one client keep asking without ever reading the answers, which are long."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     with (
         subject.start(16, rankserver=["--slow-timeout", str(timeout)]) as server,
         Follower(server.address, "asker", receive_buffer=SMALL_BUFFER) as careless,

@@ -95,7 +95,7 @@ class Subject(ABC):
         return [line for line in lines if line[:1] == b"#"]
 
 
-class RankServer(Server):
+class LoggedServer(Server):
     """The real server with its defaults; its log is kept."""
 
     def __init__(self, clients: int, options: Sequence[str]) -> None:
@@ -131,8 +131,8 @@ class Rank(Subject):
     def title(self) -> str:
         return "rankserver"
 
-    def start(self, clients: int, **settings: Sequence[str]) -> RankServer:
-        return RankServer(clients, settings.get(self.key, ()))
+    def start(self, clients: int, **settings: Sequence[str]) -> LoggedServer:
+        return LoggedServer(clients, settings.get(self.key, ()))
 
     def has_joined(self, line: bytes) -> bool:
         return line.startswith(b"WELCOME ")

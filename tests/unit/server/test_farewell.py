@@ -10,12 +10,12 @@ from rankserver.channel import NO_MEMORY, ChannelState, Departure
 from rankserver.clist import Cursor
 from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
 from rankserver.wire import protocol
-from tests.support.turns import Client, SteppedServer
+from tests.support.turns import SteppedClient, SteppedServer
 
 DEPARTURE = Departure(protocol.SHUTDOWN, "it is a test")
 
 
-def owe(stepped: SteppedServer, client: Client, size: int = 1_000_000) -> None:
+def owe(stepped: SteppedServer, client: SteppedClient, size: int = 1_000_000) -> None:
     """Owe a client more than its socket holds."""
     frame = b"PONG %s\n" % (b"x" * 10_000)
     for _ in range(size // len(frame)):

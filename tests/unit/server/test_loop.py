@@ -18,7 +18,7 @@ from rankserver.loop import (
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
 )
-from tests.support.turns import Client, SteppedServer
+from tests.support.turns import SteppedClient, SteppedServer
 
 # --- bounds of a turn -------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ def test_nothing_is_closed_in_the_middle_of_a_turn(monkeypatch: pytest.MonkeyPat
 # --- time in which the server did not run -----------------------------------------------------
 
 
-def is_shaking_hands(client: Client) -> bool:
+def is_shaking_hands(client: SteppedClient) -> bool:
     return client.state() is ChannelState.HANDSHAKE
 
 

@@ -14,7 +14,7 @@ from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
 from rankserver.clist import Cursor, Flushed
 from rankserver.sender import MAX_UNSENT
 from tests.support.tls_peer import Certificates, TlsSocket
-from tests.support.turns import READ_SIZE, Client, SteppedServer
+from tests.support.turns import READ_SIZE, SteppedClient, SteppedServer
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[tuple[object, ...]]:
@@ -30,7 +30,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> li
     return calls
 
 
-def block(stepped: SteppedServer, client: Client) -> None:
+def block(stepped: SteppedServer, client: SteppedClient) -> None:
     """Queue more for a client than its socket holds."""
     while not client.channel.wants_write:
         stepped.loop.sender.send(client.channel, b"PONG %s\n" % (b"x" * 50_000))

@@ -11,7 +11,7 @@ from rankserver.inputs import Joined, Newcomer
 from rankserver.pace import MAX_PRIVATE_BYTES
 from rankserver.reception import TOKEN_PENALTY
 from rankserver.wire import protocol
-from tests.support.turns import Client, SteppedServer, hello, tokens_by_class
+from tests.support.turns import SteppedClient, SteppedServer, hello, tokens_by_class
 
 DEPARTURE = Departure("", "it is a test")
 
@@ -20,7 +20,7 @@ def no_memory(*_: object, **__: object) -> int:
     raise MemoryError
 
 
-def last_line(client: Client) -> bytes:
+def last_line(client: SteppedClient) -> bytes:
     return client.received().splitlines()[-1]
 
 
