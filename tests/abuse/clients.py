@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from harness import BenchmarkError
 
 from rankserver.wire import protocol, ranking
+from tests.abuse import subjects
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ BATCH: Final = 250
 
 # Seconds between two checks whether all is done.
 ROUND: Final = 0.05
+
+# Seconds between two looks at the server's descriptors: if their number is the same, it has settled.
+SETTLE: Final = 0.2
 
 # The value of SO_LINGER that makes closing send an RST.
 RESET: Final = struct.pack("ii", 1, 0)
@@ -285,3 +289,12 @@ def pass_time(server: Server, seconds: float) -> None:
         ended, _, _ = select.select([process], [], [], seconds)
     if ended:
         raise BenchmarkError(f"{server.name} ended meanwhile, with exit code {server.wait()}")
+
+
+def settled_descriptors(server: Server) -> int:
+    """Wait until the number of the server's open descriptors no longer changes; return it."""
+    last = -1
+    while (now := subjects.descriptors(server.pid)) != last:
+        last = now
+        pass_time(server, SETTLE)
+    return now

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tests.abuse import subjects
-from tests.abuse.clients import Checker, Follower, LineClient, crowd, pass_time, read_all
+from tests.abuse.clients import Checker, Follower, LineClient, crowd, pass_time, read_all, settled_descriptors
 from tests.abuse.outcome import MIB, RowOutcome, mebibytes, milliseconds
 from tests.abuse.subjects import RANK
 
@@ -65,12 +65,12 @@ def churn(subject: Subject, cycles: int = 50_000) -> RowOutcome:
         if witness:
             witness.join()
         _churn(subject, server.address, max(cycles // 10, 200))
-        descriptors = _settled(server, 0)
+        descriptors = settled_descriptors(server)
         before = subjects.memory(server.pid)
         begin = time.perf_counter()
         _churn(subject, server.address, cycles)
         seconds = time.perf_counter() - begin
-        after = _settled(server, descriptors)
+        after = _wait_for_descriptors(server, descriptors)
         growth = subjects.memory(server.pid) - before
         outcome.check(after == descriptors, f"{after} descriptors afterwards, {descriptors} before")
         outcome.check(growth <= MAX_GROWTH, f"{mebibytes(growth)} more memory than before")
@@ -98,14 +98,11 @@ def _churn(subject: Subject, address: Address, cycles: int) -> None:
             client.close()
 
 
-def _settled(server: Server, wanted: int) -> int:
-    """Return the number of open descriptors once it is ``wanted`` or no longer changes."""
-    last, deadline = -1, time.monotonic() + MAX_SETTLE
+def _wait_for_descriptors(server: Server, wanted: int) -> int:
+    """Wait until ``wanted`` descriptors are open, but not for ever; return how many are."""
+    deadline = time.monotonic() + MAX_SETTLE
     while (now := subjects.descriptors(server.pid)) != wanted and time.monotonic() < deadline:
-        if not wanted and now == last:
-            break
-        last = now
-        pass_time(server, LOOK * (1 if wanted else 10))
+        pass_time(server, LOOK)
     return now
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.abuse import subjects
-from tests.abuse.clients import LineClient, crowd, pass_time
+from tests.abuse.clients import LineClient, crowd, pass_time, settled_descriptors
 from tests.abuse.outcome import RowOutcome, latency, milliseconds
 from tests.abuse.probe import probing
 
@@ -268,13 +268,12 @@ def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, secon
         ):
             sender.join()
             # Some descriptors are only opened shortly after the start.
-            pass_time(server, 0.3)
-            limit = subjects.descriptors(server.pid) + 2
+            limit = settled_descriptors(server) + 2
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
             waiting = [LineClient(subject, server.address) for _ in range(too_many)]
             for client in waiting:
                 client.send(client.hello)
-            pass_time(server, 0.3)
+            settled_descriptors(server)
             before, begin = subjects.cpu(server.pid), time.monotonic()
             pass_time(server, seconds)
             used = (subjects.cpu(server.pid) - before) / (time.monotonic() - begin)
