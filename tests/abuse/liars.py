@@ -60,7 +60,6 @@ ESCAPES: Final = (b"\x1b[2J", b"\x1b]0;owned\x07", b"\x08\x08", b"\r", b"\x7f", 
 def forging(subject: Subject, rounds: int = 200) -> RowOutcome:
     """Let a lower rank send the server's frames, others' answers, and text with line ends in it."""
     outcome = RowOutcome()
-    lines = (*ALLOWED, *REFUSED)
     with (
         subject.start(8) as server,
         Follower(server.address, "first") as first,
@@ -68,42 +67,59 @@ def forging(subject: Subject, rounds: int = 200) -> RowOutcome:
         Follower(server.address, "forger") as forger,
         Follower(server.address, "last") as last,
     ):
-        for client in (first, second, forger, last):
+        members = (first, second, forger, last)
+        for client in members:
             client.join()
         first.send(b"ASK #question\n")
-        for client in (first, second, forger, last):
+        for client in members:
             client.until(lambda client=client: bool(client.commands), "get an ASK")  # type: ignore[misc]
-        for _ in range(rounds):
-            forger.send(b"\n".join(lines) + b"\n")
-        forger.send(b"CMD #end\nPING end\n")
-        forger.until(lambda: b"PONG end" in forger.private, "be heard")
-        refused = sum(line.startswith(b"ERR ") for line in forger.private)
-        expected = [(0, b"#question"), *((2, line[4:]) for line in ALLOWED * rounds), (2, b"#end")]
-        for client in (first, second, forger, last):
-            client.until(lambda client=client: client.commands[-1][2] == b"#end", "get the end")  # type: ignore[misc]
-            got = [(rank, text) for _, rank, text in client.commands]
-            outcome.check(got == expected, "the log has something else")
-            outcome.check(not client.wrong, f"the log: {client.wrong[:1]}")
-        ranks = [client.me for client in (first, second, forger, last)]
+        refused = _forge(forger, rounds)
+        outcome.check(refused == len(REFUSED) * rounds, f"{refused} of {len(REFUSED) * rounds} got an ERR")
+        for client in members:
+            _check_log(client, rounds, outcome)
+        ranks = [client.me for client in members]
         outcome.check(ranks == [0, 1, 2, 3], f"the ranks are {ranks}")
         answers = [
             line for client in (first, second, last) for line in client.private if line[:5] != b"INFO "
         ]
         outcome.check(not answers, f"others got {answers[:1]}")
-        outcome.check(refused == len(REFUSED) * rounds, f"{refused} of {len(REFUSED) * rounds} got an ERR")
-        seq = first.commands[0][0]
-        forger.send(b'RES %d ok {"out":"mine"}\nRES %d ok\n' % (seq, seq))
-        first.until(lambda: any(line.startswith(b"RES ") for line in first.private), "get an answer")
-        first.private.clear()
-        roster = first.roster()
-        outcome.check(roster == ["first", "second", "forger", "last"], f"the roster is {roster}")
-        more = [line for line in first.private if line.startswith(b"RES ")]
-        outcome.check(not more, "a second answer came")
+        _answer_twice(first, forger, outcome)
+    allowed = len(ALLOWED) * rounds
     outcome.figure = (
-        f"{len(lines) * rounds:,} frames: {refused:,} refused with ERR, {len(ALLOWED) * rounds:,} logged as "
+        f"{allowed + len(REFUSED) * rounds:,} frames: {refused:,} refused with ERR, {allowed:,} logged as "
         "text of its own rank; others' log, ranks, roster and answers as they must be"
     )
     return outcome
+
+
+def _forge(forger: Follower, rounds: int) -> int:
+    """Send all lines ``rounds`` times, and then ``#end``; return how many were refused."""
+    for _ in range(rounds):
+        forger.send(b"\n".join((*ALLOWED, *REFUSED)) + b"\n")
+    forger.send(b"CMD #end\nPING end\n")
+    forger.until(lambda: b"PONG end" in forger.private, "be heard")
+    return sum(line.startswith(b"ERR ") for line in forger.private)
+
+
+def _check_log(client: Follower, rounds: int, outcome: RowOutcome) -> None:
+    """Check that the log has the allowed lines under the forger's rank, and nothing else."""
+    expected = [(0, b"#question"), *((2, line[4:]) for line in ALLOWED * rounds), (2, b"#end")]
+    client.until(lambda: client.commands[-1][2] == b"#end", "get the end")
+    got = [(rank, text) for _, rank, text in client.commands]
+    outcome.check(got == expected, "the log has something else")
+    outcome.check(not client.wrong, f"the log: {client.wrong[:1]}")
+
+
+def _answer_twice(first: Follower, forger: Follower, outcome: RowOutcome) -> None:
+    """Answer the first client's ASK twice, and check that one answer comes and the roster is the same."""
+    seq = first.commands[0][0]
+    forger.send(b'RES %d ok {"out":"mine"}\nRES %d ok\n' % (seq, seq))
+    first.until(lambda: any(line.startswith(b"RES ") for line in first.private), "get an answer")
+    first.private.clear()
+    roster = first.roster()
+    outcome.check(roster == ["first", "second", "forger", "last"], f"the roster is {roster}")
+    more = [line for line in first.private if line.startswith(b"RES ")]
+    outcome.check(not more, "a second answer came")
 
 
 def escapes(subject: Subject) -> RowOutcome:

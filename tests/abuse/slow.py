@@ -219,19 +219,16 @@ def never_reads(
         then = _flow(server, sender, reader, after)
         lost = reader.wrong or reader.ended
         end = ", and was dropped" if reader.ended else ", and lost commands" if reader.wrong else ""
+    rates = f"{before.rate / MIB:.0f} MiB/s before it, {then.rate / MIB:.0f} after"
     outcome.check(beside.is_over, f"it was not dropped within {patience:g} s")
     outcome.check_time(beside.longest <= timeout + 1, f"another one waited for {beside.longest:.1f} s")
     outcome.check(not lost, "the one that reads lost something")
-    outcome.check_time(
-        then.rate >= before.rate * least,
-        f"{before.rate / MIB:.0f} MiB/s before it, {then.rate / MIB:.0f} after",
-    )
+    outcome.check_time(then.rate >= before.rate * least, rates)
     outcome.check(beside.most <= backlog + 2 * MAX_SLACK, f"{mebibytes(beside.most)} of memory")
     outcome.figure = (
         (f"closed after {beside.seconds:.1f} s" if beside.is_over else f"still open after {patience:g} s")
         + f"; the reader waited {milliseconds(beside.longest)} at most{end}"
-        + f"; {before.rate / MIB:.0f} MiB/s before, {then.rate / MIB:.0f} after"
-        + f"; memory {mebibytes(beside.most)}"
+        + f"; {rates}; memory {mebibytes(beside.most)}"
     )
     return outcome
 
