@@ -62,6 +62,9 @@ class Puppet:
     def refresh(self, status: Status) -> None:
         self.statuses.put_nowait(status)
 
+    def interrupt_writes(self, seconds: float) -> None:
+        raise NotImplementedError
+
     def give_up(self) -> None:
         raise AssertionError("nobody told it to")
 
