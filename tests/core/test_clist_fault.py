@@ -16,6 +16,7 @@ from cffi import FFI
 from build_ext import declarations
 from rankserver import clist
 from rankserver.clist import Cursor, Log
+from tests.support.draining import drain
 from tests.support.paths import ROOT
 
 MAX_LINE: Final = 256
@@ -104,12 +105,7 @@ class Scene:
 
     def frames(self) -> list[bytes]:
         """Return the frames that the ranked client must be sent."""
-        got = b""
-        while spans := self.ranked.peek():
-            data = b"".join(spans)
-            got += data
-            self.ranked.advance(len(data))
-        return got.splitlines()
+        return drain(self.ranked).splitlines()
 
     def feed(self, client: Cursor, data: bytes) -> list[bytes]:
         """Receive ``data`` in one piece; return the lines that are handed over."""

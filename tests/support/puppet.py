@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
 
 from client.console import Console, ConsoleOptions
 from client.executors import SimulatedExecutor
@@ -15,15 +14,10 @@ from client.words import Line, render_text
 from rankserver.client.aio import connect
 from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
-from tests.support.waiting import BOUND
+from tests.support.waiting import run
 
 SCRIPT = ConsoleOptions()
 PERSON = ConsoleOptions(is_interactive=True)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, within the bound."""
-    asyncio.run(asyncio.wait_for(work, BOUND))
 
 
 class Puppet:

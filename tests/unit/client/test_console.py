@@ -16,9 +16,10 @@ from rankserver.client import connection
 from rankserver.client.aio import connect
 from rankserver.client.events import AskDone, Counts
 from rankserver.wire.exceptions import ConnectError, DisconnectedError, StreamError
-from tests.support.puppet import PERSON, Puppet, Running, converse, join, run
+from tests.support.puppet import PERSON, Puppet, Running, converse, join
 from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
+from tests.support.waiting import run
 
 # --- exit codes ---
 

@@ -10,6 +10,7 @@ from rankserver.channel import NO_MEMORY, ChannelState, Departure
 from rankserver.clist import Cursor
 from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
 from rankserver.wire import protocol
+from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer
 
 DEPARTURE = Departure(protocol.SHUTDOWN, "it is a test")
@@ -53,9 +54,6 @@ def test_without_a_code_the_stream_just_ends(departure: Departure) -> None:
 
 
 def test_without_memory_for_it_there_is_no_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> int:
-        raise MemoryError
-
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()

@@ -18,6 +18,7 @@ from rankserver.loop import (
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
 )
+from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer
 
 # --- bounds of a turn -------------------------------------------------------------------------
@@ -308,9 +309,6 @@ def nothing_is_sent(stepped: SteppedServer, patch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_memory_for_waiting_input_only_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> int:
-        raise MemoryError
-
     with SteppedServer(max_backlog=1000) as stepped:
         slow, waits = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:

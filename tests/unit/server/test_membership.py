@@ -11,11 +11,8 @@ from rankserver.channel import ChannelState, Departure
 from rankserver.members import NOBODY
 from rankserver.membership import MAX_RANK_BYTES, MIN_JOIN_WAIT, RETRY_WAIT
 from rankserver.wire import protocol
+from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer, hello, tokens_by_class
-
-
-def no_memory(*_: object) -> int:
-    raise MemoryError
 
 
 def connect_all(stepped: SteppedServer, count: int, greeting: bytes = b"HELLO\n") -> list[SteppedClient]:

@@ -13,6 +13,7 @@ from rankserver import tls
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
 from rankserver.clist import Cursor, Flushed
 from rankserver.sender import MAX_UNSENT
+from tests.support.memory import no_memory
 from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.turns import READ_SIZE, SteppedClient, SteppedServer
 
@@ -75,9 +76,6 @@ def test_a_departing_client_is_sent_no_more_frames() -> None:
 
 
 def test_without_memory_for_a_frame_no_later_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> int:
-        raise MemoryError
-
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()

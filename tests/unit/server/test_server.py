@@ -11,13 +11,10 @@ from rankserver.inputs import Joined, Newcomer
 from rankserver.pace import MAX_PRIVATE_BYTES
 from rankserver.reception import TOKEN_PENALTY
 from rankserver.wire import protocol
+from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer, hello, tokens_by_class
 
 DEPARTURE = Departure("", "it is a test")
-
-
-def no_memory(*_: object, **__: object) -> int:
-    raise MemoryError
 
 
 def last_line(client: SteppedClient) -> bytes:

@@ -13,6 +13,8 @@ from rankserver.clist import Cursor, Log
 from rankserver.inputs import Answered, Asked, Input, Joined, Left, Lines, Newcomer
 from rankserver.members import Member
 from rankserver.state import State
+from tests.support.draining import drain
+from tests.support.memory import no_memory
 
 MAX_LINE: Final = 256
 
@@ -64,12 +66,7 @@ class Stage:
 
     def logged(self) -> list[bytes]:
         """Return the frames that were logged since the last call."""
-        data = b""
-        while spans := self._reader.peek():
-            piece = b"".join(spans)
-            data += piece
-            self._reader.advance(len(piece))
-        return data.splitlines()
+        return drain(self._reader).splitlines()
 
     @property
     def members(self) -> list[int]:
@@ -82,10 +79,6 @@ def stage() -> Iterator[Stage]:
     yield stage
     stage.log.check()
     stage.log.close()
-
-
-def no_memory(*_: object) -> int:
-    raise MemoryError
 
 
 # --- joins and leaves -------------------------------------------------------------------------

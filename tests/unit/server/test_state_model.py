@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankserver.channel import ChannelState
-from rankserver.clist import Cursor, Log
+from rankserver.clist import Log
 from rankserver.inputs import Input, Lines, decode, encode
 from rankserver.members import Member
 from rankserver.membership import MIN_JOIN_WAIT
 from rankserver.server import Server
 from rankserver.state import State
+from tests.support.draining import drain
 from tests.support.turns import SteppedServer, hello, tokens_by_class
 
 MAX_LINE: Final = 256
@@ -158,15 +159,6 @@ class Twins:
 
     def _make_order(self, _: Callable[[Any], None]) -> Collecting:
         return self.order
-
-
-def drain(reader: Cursor) -> bytes:
-    data = b""
-    while spans := reader.peek():
-        piece = b"".join(spans)
-        data += piece
-        reader.advance(len(piece))
-    return data
 
 
 def told_by(stepped: SteppedServer) -> list[tuple[int, int, bytes]]:

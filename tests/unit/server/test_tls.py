@@ -20,6 +20,7 @@ from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
 from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, TlsTransport
 from rankserver.tls_common import RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
+from tests.support.memory import no_memory
 from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
 
@@ -303,9 +304,6 @@ def test_a_failure_of_the_tls_layer_breaks_its_connection_alone(opened: Pair, er
 def test_without_memory_for_input_the_connection_is_lost(
     opened: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(*_: object) -> None:
-        raise MemoryError
-
     monkeypatch.setattr(TakingCursor, "take", no_memory)
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="out of memory"):
