@@ -53,7 +53,10 @@ def configure(level: str, line_format: str) -> None:
 def event(level: int, message: str, **fields: object) -> None:
     """Log one event; ``fields`` follow the message, and may be text from a peer."""
     if _logger.isEnabledFor(level):
-        _logger.log(level, message, extra={"fields": fields})
+        # ``Logger.log`` would look up the file and line of the caller, which takes longer than all the rest,
+        # and no format shows them.
+        record = _logger.makeRecord(_logger.name, level, "", 0, message, (), None, extra={"fields": fields})
+        _logger.handle(record)
 
 
 class Limited:
