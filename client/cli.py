@@ -35,7 +35,7 @@ from rankserver.client import tls
 from rankserver.client.aio import Client, connect
 from rankserver.client.display import visible
 from rankserver.client.worker import MAX_JOBS, Executor
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
 # The values of TERM for terminals whose cursor cannot be moved.
@@ -390,8 +390,8 @@ def _kind(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    if not protocol.is_name(text):
-        raise argparse.ArgumentTypeError(f"{protocol.shown(text)} {protocol.NOT_A_NAME}")
+    if not grammar.is_name(text):
+        raise argparse.ArgumentTypeError(f"{grammar.shown(text)} {grammar.NOT_A_NAME}")
     return text
 
 

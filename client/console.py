@@ -21,7 +21,7 @@ from rankserver.client.aio import Client
 from rankserver.client.display import visible
 from rankserver.client.runner import cancel_and_wait
 from rankserver.client.stream import EventStream
-from rankserver.wire import protocol
+from rankserver.wire import grammar, protocol
 from rankserver.wire.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
@@ -228,7 +228,7 @@ class Console:
             line = self._unsent.popleft()
             timeout = self._options.answer_timeout
             try:
-                ask = self._client.ask(protocol.decode_line(line), timeout=timeout)
+                ask = self._client.ask(grammar.decode_line(line), timeout=timeout)
             except ProtocolError as error:
                 self._cannot_send(line, error.text)
                 continue

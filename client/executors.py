@@ -18,7 +18,7 @@ from client import policy, supervisor, supervisor_handle
 from client.supervisor_handle import SupervisorError, SupervisorHandle
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError
 
 # The number of bytes of output that are kept by default: an answer is one line, which may have 64 KiB on most
@@ -301,7 +301,7 @@ def _check(text: str) -> None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= protocol.MAX_SHOWN else text[: protocol.MAX_SHOWN] + "..."
+    return text if len(text) <= grammar.MAX_SHOWN else text[: grammar.MAX_SHOWN] + "..."
 
 
 def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcome:

@@ -30,7 +30,8 @@ import socket
 import ssl
 from typing import Final, NamedTuple, TypeAlias
 
-from rankserver.clist import Cursor, Log
+from rankserver.clist import Log
+from rankserver.cursor import Cursor
 from rankserver.members import NOBODY
 from rankserver.tls import TlsTransport
 from rankserver.wire import protocol

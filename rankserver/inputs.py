@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import InputError
 
 # An encoded integer has at most this many bytes: ten groups of seven bits hold any unsigned 64-bit number.
@@ -170,7 +170,7 @@ def _read_text(reader: _Bytes) -> str:
         text = _read_bytes(reader).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"a text is not valid UTF-8: {error.reason}") from None
-    if problem := protocol.text_problem(text):
+    if problem := grammar.text_problem(text):
         raise InputError(problem)
     return text
 
@@ -211,7 +211,7 @@ def _read_newcomers(reader: _Bytes) -> tuple[Newcomer, ...]:
 
 def _read_newcomer(reader: _Bytes) -> Newcomer:
     newcomer = Newcomer(_read_integer(reader), _read_text(reader), _read_integer(reader), _read_text(reader))
-    if not protocol.is_name(newcomer.name) or newcomer.rank_class > MAX_CLASS:
+    if not grammar.is_name(newcomer.name) or newcomer.rank_class > MAX_CLASS:
         raise InputError("a newcomer has a bad name or a class that is too high")
     return newcomer
 

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from rankserver.channel import NO_MEMORY, STRANGERS, Blocker, Channel, ChannelState, Departure, Wait
-from rankserver.clist import READ_BYTES, Log
+from rankserver.clist import MAX_READ_BYTES, Log
 from rankserver.config import Config
 from rankserver.listeners import Acceptor
 from rankserver.pace import Pace
@@ -44,7 +44,7 @@ from rankserver.wire.exceptions import RemoteProtocolError
 
 # Bytes read in one turn, shared by the ready channels: half of what one read may return. It is this many
 # because a turn costs one system call per client, which a shorter turn would not be worth.
-MAX_TURN_BYTES: Final = READ_BYTES // 2
+MAX_TURN_BYTES: Final = MAX_READ_BYTES // 2
 # From this many clients on, a turn reads twice as much: sending to each costs more by then than reading does.
 MANY_CLIENTS: Final = 300
 # Bytes read from each ready channel in a turn, however many there are: fewer are not worth the system call.

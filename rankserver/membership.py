@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
-from rankserver.clist import READ_BYTES
+from rankserver.clist import MAX_READ_BYTES
 from rankserver.config import Config
 from rankserver.farewell import Farewells
 from rankserver.heartbeat import Heartbeat
@@ -27,7 +27,7 @@ from rankserver.state import State
 from rankserver.telemetry import Telemetry
 from rankserver.timers import Timeout
 from rankserver.tokens import Holder
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames, protocol
 
 # The most bytes of one rank in a list of ranks, with its comma: ranks have at most seven digits.
 MAX_RANK_BYTES: Final = 8
@@ -193,7 +193,7 @@ class Membership:
     def _budget(self) -> None:
         """Set how much a turn reads, which depends on the number of members."""
         is_many = self._state.log.count >= MANY_CLIENTS
-        self._loop.reader.budget = READ_BYTES if is_many else MAX_TURN_BYTES
+        self._loop.reader.budget = MAX_READ_BYTES if is_many else MAX_TURN_BYTES
 
     def _propose_leaves(self) -> None:
         """Propose that members leave, lowest ranks first, so that no LEFT changes the ranks in the next."""
@@ -215,7 +215,7 @@ class Membership:
         """Propose that applicants join as far as there are places, and refuse the others."""
         applicants = list(self._applicants.values())
         free = self._config.capacity - self._state.log.count - len(self._proposed)
-        full = Departure(protocol.FULL, f"all {self._config.capacity} places are taken")
+        full = Departure(codes.FULL, f"all {self._config.capacity} places are taken")
         for applicant in applicants[free:]:
             self._parts.depart(applicant.channel, full)
         joining = sorted(applicants[:free], key=lambda applicant: applicant.holder.rank_class)

@@ -19,7 +19,7 @@ import ssl
 import stat
 from typing import Final
 
-from rankserver.clist import Cursor, Flushed
+from rankserver.cursor import Cursor, Flushed
 from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 

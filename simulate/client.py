@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, Final, NamedTuple
 
 from rankserver.channel import Channel
-from rankserver.wire import protocol, ranking
+from rankserver.wire import codes, ranking
 from simulate.kernel import drain, lib
 from simulate.truth import Change, Sent, Truth, Violation
 
@@ -171,12 +171,12 @@ class SimClient:
             self.answered[seq] = self.composed
             self.open_asks.remove(seq)
         elif not self.asks_are_forgotten:
-            self.expected.append((b"ERR", protocol.NO_SUCH_ASK.encode()))
+            self.expected.append((b"ERR", codes.NO_SUCH_ASK.encode()))
 
     def garbage(self, rng: random.Random) -> None:
         """Compose a line that breaks the protocol."""
         self.say(rng.choice(GARBAGE))
-        self.expected.append((b"ERR", protocol.BAD_FRAME.encode()))
+        self.expected.append((b"ERR", codes.BAD_FRAME.encode()))
 
     def leave(self) -> None:
         """Compose BYE, after which nothing counts."""
@@ -344,7 +344,7 @@ class SimClient:
             raise Violation(f"{self} gets {line!r}")
 
     def _expect(self, verb: bytes, value: bytes | None) -> None:
-        if self.is_lax or (self.asks_are_forgotten and value == protocol.NO_SUCH_ASK.encode()):
+        if self.is_lax or (self.asks_are_forgotten and value == codes.NO_SUCH_ASK.encode()):
             return
         if not self.expected or self.expected[0] != (verb, value):
             due = self.expected[0] if self.expected else "nothing"

@@ -273,7 +273,7 @@ MUTANTS: Final = (
     Mutant(
         "a silent member is never let go",
         "heartbeat.py",
-        "            self._depart(channel, Departure(protocol.TIMEOUT, text))\n",
+        "            self._depart(channel, Departure(codes.TIMEOUT, text))\n",
         "            del text\n",
     ),
     Mutant(

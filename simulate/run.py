@@ -131,7 +131,7 @@ class Run:
             clock=lambda: self.now,
             order=self._order,
         )
-        lib.sim_watch(self.server.state.log._core)
+        lib.sim_watch(self.server.state.log._core.log)
         if self.replica is not None:
             self.replica.follow(self.server.state)
         self.wants_stop = False

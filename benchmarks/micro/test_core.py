@@ -16,7 +16,8 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
+from rankserver.clist import MAX_READ_BYTES, Log
+from rankserver.cursor import Cursor, Flushed
 
 MAX_LINE: Final = 65_536
 # Commands in one operation.
@@ -111,7 +112,7 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
     """
     log = stack.enter_context(Log(MAX_LINE))
     cursor = join(log, 0, -1)
-    at_once = min(BURST, READ_BYTES // len(line_of(size)))
+    at_once = min(BURST, MAX_READ_BYTES // len(line_of(size)))
     pieces = [line_of(size) * min(at_once, BURST - fed) for fed in range(0, BURST, at_once)]
 
     def feed_pieces() -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from rankserver.client import events
 from rankserver.client.members import Members
 from rankserver.client.open_asks import OpenAsks
-from rankserver.wire import frames, protocol, ranking
+from rankserver.wire import codes, frames, ranking
 from rankserver.wire.exceptions import RemoteProtocolError
 
 LogFrame = frames.CommandFrame | frames.JoinFrame | frames.LeftFrame
@@ -161,4 +161,4 @@ class LogView:
 
 def broken(text: str) -> RemoteProtocolError:
     """Return the error for a server that breaks the protocol."""
-    return RemoteProtocolError(protocol.BAD_FRAME, text)
+    return RemoteProtocolError(codes.BAD_FRAME, text)

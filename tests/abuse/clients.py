@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harness import BenchmarkError
 
-from rankserver.wire import protocol, ranking
+from rankserver.wire import grammar, protocol, ranking
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Follower(Client):
                 seq, ranks = rest.split(b" ")
                 self._count(int(seq), line)
                 change = ranking.joined if verb == b"JOIN" else ranking.left
-                self.me, self.clients = change(self.me, self.clients, protocol.parse_ranks(ranks.decode()))
+                self.me, self.clients = change(self.me, self.clients, grammar.parse_ranks(ranks.decode()))
             elif verb == b"WELCOME":
                 fields = json.loads(rest)
                 self.me, self.clients, self.seq = fields["rank"], fields["clients"], fields["seq"]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from rankserver.clist import PEEK_SPANS, Flushed
+from rankserver.cursor import MAX_PEEK_SPANS, Flushed
 from tests.support.clist_world import INPUT_BYTES, MAX_LINE, READ_SIZE, Peer, Reader, World
 
 # Selects the cursor or member that a rule applies to.
@@ -301,7 +301,7 @@ class LogMachine(World):
         data = b"".join(spans)
         assert all(spans)
         sendable = max(self.model.sendable(peer.model) - peer.sent, 0)
-        assert len(data) == sendable or len(spans) == PEEK_SPANS
+        assert len(data) == sendable or len(spans) == MAX_PEEK_SPANS
         assert peer.model.stream[peer.sent :].startswith(data)
         count = round(part * len(data))
         peer.cursor.advance(count)

@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from rankserver.clist import Flushed, Log
+from rankserver.clist import Log
+from rankserver.cursor import Flushed
 from rankserver.wire.exceptions import RemoteProtocolError
 from tests.support.clist_model import ModelCursor, ModelLog, ModelMember
 

@@ -21,7 +21,7 @@ from rankserver.client.events import (
     Sent,
 )
 from rankserver.client.session import Session, SessionState
-from rankserver.wire import frames, protocol
+from rankserver.wire import frames, grammar, protocol
 from rankserver.wire.exceptions import LocalProtocolError
 from tests.support.scripted import SHORT_BANNER, bytewise, joined, welcome
 
@@ -180,7 +180,7 @@ def test_a_server_that_breaks_the_protocol_is_left(data: bytes, words: str) -> N
     ("data", "words"),
     [
         (welcome(3, 3), "WELCOME with rank 3 of 3"),
-        (welcome(0, protocol.MAX_CLIENTS + 1), "WELCOME with rank 0 of 1000001"),
+        (welcome(0, grammar.MAX_CLIENTS + 1), "WELCOME with rank 0 of 1000001"),
         (b"JOIN 1 0\n", "a log frame before WELCOME"),
     ],
 )
@@ -286,7 +286,7 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     session = joined(1, 2)
     session.result(1, Outcome("fail", {**detail, "out": out}))
     line = session.data_to_send()
-    assert protocol.text_problem(line.decode().removesuffix("\n")) is None
+    assert grammar.text_problem(line.decode().removesuffix("\n")) is None
     assert len(line) <= 1_000
     fields = json.loads(line.removeprefix(b"RES 1 fail "))
     # Here two surrogates become one character.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
-from rankserver.clist import Cursor
+from rankserver.cursor import Cursor
 from rankserver.door import MIN_STRANGERS
 from rankserver.inputs import Joined, Newcomer
 from rankserver.pace import MAX_PRIVATE_BYTES
 from rankserver.reception import TOKEN_PENALTY
-from rankserver.wire import protocol
+from rankserver.wire import codes, protocol
 from tests.support.turns import Client, SteppedServer, hello, tokens_by_class
 
 DEPARTURE = Departure("", "it is a test")
@@ -117,8 +117,8 @@ def test_without_memory_for_a_connection_it_is_closed(monkeypatch: pytest.Monkey
 def test_the_first_departure_counts() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
-        stepped.server.depart(client.channel, Departure(protocol.PROTO, "first"))
-        stepped.server.depart(client.channel, Departure(protocol.SLOW, "second", is_cut=True))
+        stepped.server.depart(client.channel, Departure(codes.PROTO, "first"))
+        stepped.server.depart(client.channel, Departure(codes.SLOW, "second", is_cut=True))
         stepped.server.on_end(client.channel, "connection lost")
         stepped.turn()
         assert last_line(client) == b"BYE proto first"

@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import Cursor, Log
+from rankserver.clist import Log
+from rankserver.cursor import Cursor
 from rankserver.inputs import Answered, Asked, Input, Joined, Left, Lines, Newcomer
 from rankserver.members import Member
 from rankserver.state import State
@@ -262,6 +263,8 @@ ITS_OWN: Final = {
     "rankserver._clist_cffi.lib",
     "rankserver.asks",
     "rankserver.clist",
+    "rankserver.core",
+    "rankserver.cursor",
     "rankserver.inputs",
     "rankserver.members",
     "rankserver.state",

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankserver.channel import ChannelState
-from rankserver.clist import Cursor, Log
+from rankserver.clist import Log
+from rankserver.cursor import Cursor
 from rankserver.inputs import Input, Lines, decode, encode
 from rankserver.members import Member
 from rankserver.membership import MIN_JOIN_WAIT
