@@ -173,7 +173,7 @@ def _renderer(options: argparse.Namespace, client: Client) -> Renderer:
 def _executor(options: argparse.Namespace) -> Executor:
     kind, _, path = options.executor.partition(" ")
     allowed = policy.ALL if options.allow_all else policy.load(options.allow) if options.allow else None
-    limit = executors.OUTPUT_LIMIT if options.output_limit is None else options.output_limit
+    limit = executors.MAX_OUTPUT_BYTES if options.output_limit is None else options.output_limit
     executor_options = executors.ExecutorOptions(allowed, options.timeout, limit, options.workdir)
     delay = SIMULATED_DELAY if options.delay is None else options.delay
     return executors.make(kind, executor_options, delay=delay, handler=path)

@@ -21,9 +21,9 @@ from rankserver.client.worker import Executor
 from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError
 
-# The number of bytes of output that are kept by default: an answer is one line, which may have 64 KiB on most
-# servers.
-OUTPUT_LIMIT: Final = 32_768
+# The most bytes of output that are kept, unless another limit is given: an answer is one line, which may have
+# 64 KiB on most servers.
+MAX_OUTPUT_BYTES: Final = 32_768
 # The exit codes of shells for a program that does not exist, and for one that cannot be executed.
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
@@ -66,7 +66,7 @@ class ExecutorOptions(NamedTuple):
 
     policy: policy.Policy | None = None
     timeout: float | None = None
-    output_limit: int = OUTPUT_LIMIT
+    output_limit: int = MAX_OUTPUT_BYTES
     workdir: str | Path | None = None
 
 

@@ -41,7 +41,7 @@ def parse(rng: random.Random) -> bytes:
     except RemoteProtocolError as error:
         reply = protocol.err(error.code, error.text)
         _check(
-            error.code == codes.BAD_FRAME and len(reply) < protocol.SERVER_SLACK,
+            error.code == codes.BAD_FRAME and len(reply) < protocol.MAX_SERVER_SLACK,
             line,
             f"{reply!r} is the reply",
         )

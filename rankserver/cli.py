@@ -28,8 +28,9 @@ from rankserver.wire.exceptions import ConfigError, ListenError
 # Descriptors beyond one for each client and stranger: for connections accepted in one turn, for clients that
 # have left and are not closed yet, and for the server's own files.
 SPARE_DESCRIPTORS: Final = 512
-# Signals that are read from the socket pair at once.
-SIGNALS: Final = 64
+# The most signals that are read from the socket pair at once: more than anybody sends meanwhile, and others
+# are read in the next turn.
+MAX_SIGNALS: Final = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +102,7 @@ def _signals(server: Server) -> Iterator[None]:
 
     def on_signal() -> None:
         nonlocal received
-        new = reader.recv(SIGNALS)
+        new = reader.recv(MAX_SIGNALS)
         received += sum(map(new.count, enders))
         if received > 1:
             os._exit(130)

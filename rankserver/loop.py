@@ -154,7 +154,7 @@ class Loop:
             log=log,
             pace=self.pace,
             timers=self.timers,
-            departs=handler,
+            disconnector=handler,
         )
         self.reader = Reader(log, handler, self.pace, self.sender)
         self._selector = selector
@@ -326,6 +326,10 @@ class Reader:
         # Lines that this turn has handled in Python, and how many each channel may have.
         self._lines = 0
         self._line_share = MAX_LINES
+
+    def set_clients(self, count: int) -> None:
+        """Adapt what a turn reads to the number of clients."""
+        self.budget = MAX_READ_BYTES if count >= MANY_CLIENTS else MAX_TURN_BYTES
 
     @property
     def can_drain(self) -> bool:

@@ -31,7 +31,7 @@ from rankserver.wire import codes, frames, grammar, lines, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 # The longest line that any server may send, whatever limit it announces.
-MAX_SERVER_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK
+MAX_SERVER_LINE: Final = protocol.MAX_MAX_LINE + protocol.MAX_SERVER_SLACK
 # Used until the INFO arrives.
 NO_INFO: Final = frames.InfoFrame(frames.VERSION, "", protocol.DEFAULT_MAX_LINE, auth=False, capacity=0)
 

@@ -29,9 +29,9 @@ DEFAULT_MAX_LINE: Final = 65_536
 MIN_MAX_LINE: Final = 256
 # The most that the server can be configured to allow: a line is kept whole in memory, for each client.
 MAX_MAX_LINE: Final = 16 * 1024 * 1024
-# A line from the server is at most this many bytes longer than max_line: what the server adds to a client's
+# The most bytes by which a line from the server is longer than max_line: what the server adds to a client's
 # text (a verb, numbers and a name of 64 characters) fits into it.
-SERVER_SLACK: Final = 256
+MAX_SERVER_SLACK: Final = 256
 
 
 # --- building: client to server, and both ways ------------------------------------------------

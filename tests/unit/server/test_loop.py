@@ -45,7 +45,7 @@ def test_a_turn_reads_bounded_bytes_and_few_while_commands_wait(monkeypatch: pyt
 
 
 def test_a_turn_reads_twice_as_much_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankserver.membership.MANY_CLIENTS", 2)
+    monkeypatch.setattr("rankserver.loop.MANY_CLIENTS", 2)
     assert MANY_CLIENTS > 2
     with SteppedServer() as stepped:
         budgets = []

@@ -19,8 +19,8 @@ from rankserver.channel import Channel
 from rankserver.clist import MAX_READ_BYTES, Log
 from rankserver.core import Core
 from rankserver.cursor import Cursor, Flushed
-from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, TlsTransport
-from rankserver.tls_common import RECORD_BYTES
+from rankserver.tls import MAX_OWED_BYTES, MAX_RECEIVE_BYTES, MIN_RECEIVE_BYTES, TlsTransport
+from rankserver.tls_common import MAX_RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
 from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
@@ -146,13 +146,13 @@ def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
 
 
 def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
+    opened.queue(8 * tls.MAX_SENDS * tls.MAX_SEND_BYTES)
     before = opened.cursor.lag()
     # The socket now takes everything.
     monkeypatch.setattr(opened.ours, "_send", lambda: True)
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
-    assert before - opened.cursor.lag() <= tls.SENDS * tls.SEND_BYTES
+    assert before - opened.cursor.lag() <= tls.MAX_SENDS * tls.MAX_SEND_BYTES
 
 
 def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
@@ -168,7 +168,7 @@ def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
 
 
 def test_one_call_returns_no_more_than_the_core_takes_at_once() -> None:
-    assert RECEIVE_BYTES + RECORD_BYTES <= MAX_READ_BYTES
+    assert MAX_RECEIVE_BYTES + MAX_RECORD_BYTES <= MAX_READ_BYTES
 
 
 def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> None:
@@ -211,9 +211,9 @@ def test_receives_get_larger_for_a_peer_that_sends_much(
     asked = []
     for _ in range(4):
         asked += asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
-    assert asked[0] == FIRST_BYTES
+    assert asked[0] == MIN_RECEIVE_BYTES
     assert sorted(asked) == asked
-    assert asked[-1] == RECEIVE_BYTES
+    assert asked[-1] == MAX_RECEIVE_BYTES
 
 
 def test_receives_stay_small_for_a_peer_that_wastes_work(
@@ -224,9 +224,9 @@ def test_receives_stay_small_for_a_peer_that_wastes_work(
         asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
     for _ in range(2):
         asked = asked_for(opened, monkeypatch, b"".join(opened.theirs.encrypted(b"x") for _ in range(2_000)))
-    assert set(asked) == {FIRST_BYTES}
+    assert set(asked) == {MIN_RECEIVE_BYTES}
     asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
-    assert asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x"))[0] == RECEIVE_BYTES
+    assert asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x"))[0] == MAX_RECEIVE_BYTES
 
 
 def test_the_end_is_known_with_the_last_bytes(opened: Pair) -> None:
@@ -263,14 +263,14 @@ def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pyte
         with contextlib.suppress(BlockingIOError):
             received += opened.receive()
     assert received == b"x" * 150_000
-    assert most <= 2 * RECORD_BYTES + 1_024
+    assert most <= 2 * MAX_RECORD_BYTES + 1_024
 
 
 def test_a_peer_that_ignores_its_tls_replies_is_dropped(opened: Pair) -> None:
     opened.queue(500_000)
     assert opened.ours.flush() is Flushed.BLOCKED
     # This stands for answers to KeyUpdate.
-    opened.ours._outgoing.write(b"x" * (OWED_BYTES + 1))
+    opened.ours._outgoing.write(b"x" * (MAX_OWED_BYTES + 1))
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="reads nothing"):
         opened.ours.receive(MAX_READ_BYTES)
