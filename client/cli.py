@@ -192,7 +192,7 @@ def _token(options: argparse.Namespace) -> str | None:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"cannot read the token file {options.token_file}: {why}") from None
     if len(token.split()) != 1:
-        raise ConfigError(f"the token file {options.token_file} does not hold one token and nothing else")
+        raise ConfigError(f"the token file {options.token_file} must contain one token and nothing else")
     return token
 
 
@@ -219,13 +219,13 @@ def _check(options: argparse.Namespace) -> None:
         kinds = "--exec program or" if option == "allow" else "--exec program, --exec shell or"
         raise ConfigError(f"--{option} needs {kinds} --exec handler PATH")
     if kind != "simulate" and options.delay is not None:
-        raise ConfigError("--delay is for --exec simulate")
+        raise ConfigError("--delay needs --exec simulate")
     if kind == "shell" and options.allow:
-        raise ConfigError("--allow is not for --exec shell, which no patterns can bound; use --allow-all")
+        raise ConfigError("--exec shell needs --allow-all: patterns cannot restrict what a shell does")
     if options.json and (options.group or options.diff):
-        raise ConfigError("-b and --diff are not for --json, which has each answer as it comes")
+        raise ConfigError("-b and --diff do not work with --json, which prints each answer as it comes")
     if options.wait_for and _is_typed(options):
-        raise ConfigError("--wait-for is for -c, and for commands from a pipe or a file")
+        raise ConfigError("--wait-for needs -c, or commands from a pipe or a file")
 
 
 class ClientParser(arguments.Parser):

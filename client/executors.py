@@ -254,7 +254,7 @@ class ShellExecutor(ProcessExecutor):
     def _argv(self, text: str) -> list[str]:
         _check(text)
         if not self._policy.allows_all:
-            raise NotAllowedError(f"not allowed here, where not every shell command is: {_short(text)}")
+            raise NotAllowedError(f"this client allows no shell commands: {_short(text)}")
         return ["/bin/sh", "-c", "--", text]
 
 

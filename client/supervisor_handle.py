@@ -93,7 +93,7 @@ class SupervisorHandle:
         """
         while not self._replies:
             if not await self._receive():
-                raise SupervisorError("the supervisor of the command ended before it")
+                raise SupervisorError("the command's supervisor ended before the command")
         return self._replies.popleft()
 
     async def end(self) -> None:

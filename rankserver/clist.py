@@ -66,7 +66,7 @@ class Log:
             MemoryError: it was not added.
         """
         if member in self._core.members:
-            raise ValueError(f"{member} is a member already")
+            raise ValueError(f"member {member} already exists")
         self._core.members[member] = made(lib.cl_join(self._core.log, member, rank_class))
 
     def leave(self, member: int) -> None:
@@ -89,7 +89,7 @@ class Log:
         try:
             rank: int = lib.cl_rank(self._core.log, self._core.members[member])
         except KeyError:
-            raise ValueError(f"{member} is no member") from None
+            raise ValueError(f"there is no member {member}") from None
         return rank
 
     def members(self) -> list[int]:
@@ -211,7 +211,7 @@ class Log:
 
         Raises:
             ValueError: there is no such frame yet.
-            LookupError: the frames after it are not kept any more.
+            LookupError: the frames after it are no longer kept.
         """
         position = ffi.new("uint64_t *")
         check(lib.cl_find(self._core.log, seq, position))

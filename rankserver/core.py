@@ -57,7 +57,7 @@ class Core:
         try:
             return self.members[member]
         except KeyError:
-            raise ValueError(f"{member} is no member") from None
+            raise ValueError(f"there is no member {member}") from None
 
     def make_room(self) -> None:
         """Make room for the descriptor of one more cursor."""
@@ -93,7 +93,7 @@ def check(status: int) -> None:
 def failure(status: int) -> Exception:
     """Return the exception that stands for a status."""
     if status == lib.CL_MISUSE:
-        return ValueError("not a call for this member, cursor or data")
+        return ValueError("this member or cursor does not allow the call, or the data is invalid")
     if status == lib.CL_GONE:
-        return LookupError("the frames are not kept any more")
+        return LookupError("the frames are no longer kept")
     return MemoryError()

@@ -62,7 +62,7 @@ class Cursor:
         Raises:
             ValueError: the cursor was attached before, there is no such member, the member has a cursor, or
                 there is no such frame yet.
-            LookupError: the frames after ``seq`` are not kept any more.
+            LookupError: the frames after ``seq`` are no longer kept.
         """
         handle = ffi.NULL if member is None else self._core.member(member)
         last: int = lib.cl_seq(self._core.log) if seq is None else seq

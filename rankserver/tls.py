@@ -149,7 +149,7 @@ class TlsTransport:
         try:
             data = self._decrypt(received)
             if self._outgoing.pending > MAX_OWED_BYTES:
-                raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
+                raise OSError(errno.EPROTO, "TLS: the peer sends requests and does not read the replies")
             self._cursor.take(data)
         except MemoryError:
             raise OSError(errno.ENOMEM, "out of memory") from None

@@ -107,7 +107,7 @@ class Worker:
             return _failure(error)
         if isinstance(outcome, Outcome):
             return outcome
-        text = f"the executor returned {described(repr, outcome)}, which is no Outcome"
+        text = f"the executor returned {described(repr, outcome)}, which is not an Outcome"
         return _failure(TypeError(text))
 
     def _rejects(self, command: Execute) -> Outcome | None:

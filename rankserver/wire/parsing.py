@@ -121,7 +121,7 @@ def _from_json(verb: str, rest: str, read: Callable[[dict[str, Any]], Frame]) ->
     try:
         return read(fields)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise bad_frame(f"{verb} lacks a field or has a bad one: {error!r}") from None
+        raise bad_frame(f"{verb} has a missing or invalid field: {error!r}") from None
 
 
 def _read_info(fields: dict[str, Any]) -> frames.InfoFrame:
@@ -160,7 +160,7 @@ def _read_roster(fields: dict[str, Any]) -> frames.RosterFrame:
 def _count(fields: dict[str, Any], field: str) -> int:
     value = fields[field]
     if type(value) is not int or value < 0:
-        raise ValueError(f"{field} {shown(str(value))} is not a number from 0 on")
+        raise ValueError(f"{field} {shown(str(value))} is not a whole number of at least 0")
     return value
 
 
@@ -176,7 +176,7 @@ def _name(value: object) -> str:
 
 def _status(text: str) -> str:
     if text not in codes.STATUSES:
-        raise bad_frame(f"status {shown(text)} is none of {', '.join(codes.STATUSES)}")
+        raise bad_frame(f"status {shown(text)} is not one of {', '.join(codes.STATUSES)}")
     return text
 
 

@@ -49,7 +49,7 @@ class LogMachine(World):
     def join(self, rank_class: int) -> None:
         """Let a member join without a cursor."""
         member = self._join(rank_class)
-        self._expect_misuse(lambda: self.log.join(member.number), "is a member already")
+        self._expect_misuse(lambda: self.log.join(member.number), "already exists")
 
     @precondition(lambda self: self.model.members)
     @rule(which=WHICH)
@@ -57,7 +57,7 @@ class LogMachine(World):
         member = self._pick(self.model.members, which)
         self.log.leave(member.number)
         self.model.leave(member)
-        self._expect_misuse(lambda: self.log.leave(member.number), "is no member")
+        self._expect_misuse(lambda: self.log.leave(member.number), "there is no member")
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, member=WHICH, follows=st.booleans(), back=st.integers(-1, 12))

@@ -204,6 +204,6 @@ def test_peek_goes_on_over_the_edges_of_blocks(peers: Peers) -> None:
 
 def test_an_empty_private_frame_is_refused(peers: Peers) -> None:
     client = peers.join()
-    with pytest.raises(ValueError, match="not a call for this"):
+    with pytest.raises(ValueError, match="does not allow the call"):
         client.private(b"")
     assert peers.log.flush_all() == ([], [])

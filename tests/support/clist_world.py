@@ -201,6 +201,6 @@ class World(RuleBasedStateMachine):
         self.model.ignore(peer.model)
 
     @staticmethod
-    def _expect_misuse(call: Callable[[], object], why: str = "not a call for this") -> None:
+    def _expect_misuse(call: Callable[[], object], why: str = "does not allow the call") -> None:
         with pytest.raises(ValueError, match=why):
             call()

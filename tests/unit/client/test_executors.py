@@ -278,7 +278,7 @@ def test_a_program_runs_only_if_the_policy_allows_it() -> None:
 
 def test_a_shell_runs_only_if_all_is_allowed() -> None:
     for allow in (None, Policy([["..."]])):
-        reason = "not allowed here, where not every shell command is: true"
+        reason = "this client allows no shell commands: true"
         assert outcome(ShellExecutor(ExecutorOptions(allow)), "true") == Outcome("denied", {"reason": reason})
 
 
