@@ -29,7 +29,7 @@ EXIT_COMMAND: Final = b"exit"
 QUIT_COMMAND: Final = b"quit"
 WHO_COMMANDS: Final = (b"?", b":who")
 HELP_COMMAND: Final = b":help"
-# Input waits while this many commands are unfinished: each takes memory, here and at the server.
+# The most unfinished commands: further input waits, because each takes memory, here and at the server.
 MAX_OPEN: Final = 65_536
 
 

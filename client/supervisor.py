@@ -27,7 +27,7 @@ from typing import Any, Final, NoReturn
 
 # The descriptor of the socket to the client.
 CLIENT: Final = 0
-# How long a command may take to end after SIGTERM, in seconds. A person may be waiting for it.
+# The most seconds that a command may take to end after SIGTERM: a person may be waiting for it.
 GRACE: Final = 2.0
 # The same for processes that a command left behind, in seconds: they should have ended with the command.
 LEFTOVER_GRACE: Final = 0.5

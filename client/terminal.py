@@ -60,7 +60,7 @@ RESET: Final = "\x1b[0m"
 # The most rows of the menu of completions: fewer leave too little to choose from, and more would push
 # the conversation off a small screen.
 MAX_MENU_ROWS: Final = 6
-# A terminal with fewer rows has no bottom line.
+# The least number of rows of a terminal that gets a bottom line.
 MIN_ROWS: Final = 3
 
 

@@ -62,8 +62,9 @@ TRANSITIONS: Final = {
     ChannelState.CLOSING: {ChannelState.CLOSED},
     ChannelState.CLOSED: set[ChannelState](),
 }
-# Those that have not joined and do not go.
+# The states of a connection whose HELLO was not accepted, and that has not departed.
 STRANGERS: Final = frozenset({ChannelState.HANDSHAKE, ChannelState.PENALIZED})
+# The states of a connection that has departed.
 GOING: Final = frozenset({ChannelState.LEAVING, ChannelState.CLOSING, ChannelState.CLOSED})
 
 

@@ -20,8 +20,8 @@ from rankserver.channel import Channel, ChannelState, Departure
 from rankserver.timers import Timers
 from rankserver.wire import codes, protocol
 
-# The heap is rebuilt when more of its entries belong to channels that have departed than to others, but not
-# for fewer than this: rebuilding a small heap is not worth it. Until then the entries keep their channels.
+# The least number of entries of departed channels for which the heap is rebuilt: fewer are not worth it. From
+# there on, it is rebuilt whenever they are the majority. Until then, they keep their channels.
 MIN_STALE = 8
 
 

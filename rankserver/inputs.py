@@ -20,8 +20,9 @@ from rankserver.wire.exceptions import InputError
 
 # An encoded integer has at most this many bytes: ten groups of seven bits hold any unsigned 64-bit number.
 MAX_INTEGER_BYTES: Final = 10
+# The largest integer that has an encoding: the ids of members have 64 bits in the core.
 MAX_INTEGER: Final = 2**64 - 1
-# The core keeps a class in 32 bits.
+# The largest class: the core keeps it in 32 bits.
 MAX_CLASS: Final = 2**32 - 1
 
 

@@ -17,8 +17,8 @@ from rankserver.cursor import Flushed
 from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 
-# Private frames queued for one channel before they are sent in the middle of a turn, so that the client can
-# handle them while the turn goes on.
+# The most private frames that are queued for one channel before they are sent in the middle of a turn: the
+# client can handle them while the turn goes on.
 MAX_UNSENT: Final = 100
 
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError
 
-# Classes are stored as unsigned 32-bit numbers in the C core.
+# The largest class: the C core keeps it in 32 bits, unsigned.
 MAX_CLASS: Final = 0xFFFF_FFFF
 # Random bytes in a new token: too many to be guessed, or found from the token's SHA-256.
 TOKEN_BYTES: Final = 32
