@@ -66,9 +66,8 @@ def submit(text: str, *, wants_answer: bool, max_line: int = DEFAULT_MAX_LINE) -
     except UnicodeEncodeError:
         raise LocalProtocolError(codes.BAD_FRAME, "the command is not valid Unicode text") from None
     if len(line) > max_line:
-        raise LocalProtocolError(
-            codes.TOO_LONG, f"the line is {len(line)} bytes long; the limit is {max_line}"
-        )
+        problem = f"the line is {len(line)} bytes long; the limit is {max_line}"
+        raise LocalProtocolError(codes.TOO_LONG, problem)
     return line
 
 
