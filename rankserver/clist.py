@@ -86,8 +86,9 @@ class Log:
         Raises:
             ValueError: it is no member.
         """
+        core = self._core
         try:
-            rank: int = lib.cl_rank(self._core.log, self._core.members[member])
+            rank: int = lib.cl_rank(core.log, core.members[member])
         except KeyError:
             raise ValueError(f"there is no member {member}") from None
         return rank
