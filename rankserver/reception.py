@@ -101,7 +101,7 @@ class Reception:
         loop.sender.send(channel, self._info)
         telemetry.on_connected(channel, loop.now)
         if self.door.is_crowded(channel):
-            text = f"{self._config.max_per_address} connections from one address are enough"
+            text = f"the limit is {self._config.max_per_address} connections from one address"
             self._host.depart(channel, Departure(codes.FULL, text))
             return
         if not channel.tls:
@@ -134,7 +134,7 @@ class Reception:
     def close_excess(self) -> None:
         """Close strangers while there are too many."""
         sender = self._host.loop.sender
-        text = "too many connections wait, and this one for the longest"
+        text = "too many connections are waiting to join; this one has waited longest"
         while (stranger := self.door.excess()) is not None:
             self._host.depart(stranger, Departure(codes.TIMEOUT, text))
             self.door.forget(stranger)

@@ -128,7 +128,7 @@ class State:
         try:
             asker = self.asks.answer(seq, number)
         except NoSuchAskError:
-            text = f"{seq} is no ASK that waits for your answer"
+            text = f"no ASK {seq} is waiting for your answer"
             self._observer.tell(member, protocol.err(codes.NO_SUCH_ASK, text))
             return
         if asker is not None:

@@ -94,7 +94,7 @@ def test_one_connection_too_many_from_an_address_is_refused() -> None:
         clients = [stepped.connect(f"192.0.2.1:{port}") for port in range(3)]
         other = stepped.connect("192.0.2.2:1")
         stepped.turn()
-        assert last_line(clients[2]) == b"BYE full 2 connections from one address are enough"
+        assert last_line(clients[2]) == b"BYE full the limit is 2 connections from one address"
         assert {client.state() for client in (*clients[:2], other)} == {ChannelState.HANDSHAKE}
 
 
