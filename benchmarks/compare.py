@@ -216,9 +216,9 @@ def _announce(result: dict[str, Any], seconds: float) -> None:
 
 def _show(result: dict[str, Any]) -> None:
     measured = Measurements.of_run(result)
-    for (senders, size, receivers), multiples in measured.faster().groupby(PLACE[:-1]):
+    for (senders, size, receivers), multiples in measured.multiples.throughput.groupby(PLACE[:-1]):
         who = "clients that all send" if senders == "every" else "receivers"
-        medians = multiples.groupby("peer").median().drop(OURS, errors="ignore")
+        medians = multiples.groupby("peer").median().dropna().drop(OURS, errors="ignore")
         listed = ", ".join(f"{value:.3g} x {peer}" for peer, value in medians.items())
         print(f"{receivers:>6,} {who}, {size:,} bytes: {listed or 'no other was measured'}")
     found = targets.check(measured)

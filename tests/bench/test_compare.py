@@ -277,9 +277,9 @@ def test_latencies_are_there_idle_and_at_half_load(measured: Measurements) -> No
 
 
 def test_this_server_is_paced_at_half_load_of_each_peer(measured: Measurements) -> None:
+    paces = measured.paces[measured.paces.peer == "asyncio"].set_index(["load", "round"])
     for value in ("rate", "commands"):
-        half = measured.pace("half", value)
-        assert measured.pace("same", value).equals(half[half.index.get_level_values("peer") == "asyncio"])
+        assert paces.loc["same", value].equals(paces.loc["half", value])
 
 
 def test_membership_holds_all_rounds(measured: Measurements) -> None:
