@@ -21,7 +21,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import harness
-from harness import Address, BenchmarkError, Places, Program, RankServer
+from harness import BenchmarkError, HostPort, LoopbackServer, Places, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -117,10 +117,10 @@ class Asker(Protocol):
         """
 
 
-class Connection:
+class LineClient:
     """A client's connection, read line by line."""
 
-    def __init__(self, address: Address, name: str) -> None:
+    def __init__(self, address: HostPort, name: str) -> None:
         """Connect, and say HELLO; ``joined`` waits for the rank."""
         self.name = name
         self.rank = -1
@@ -173,7 +173,7 @@ class Connection:
                     return line
 
 
-class Bare(Connection):
+class Bare(LineClient):
     """An asker that does nothing but read."""
 
     pid = 0
@@ -198,7 +198,7 @@ class Bare(Connection):
 class Shown:
     """The real client as a process: its input is a pipe that stays open, and its output is read here."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: HostPort) -> None:
         """Start it and wait until it has joined."""
         command = [sys.executable, "-m", "client", f"{address.host}:{address.port}", "--name", "asker"]
         self._program = Program("the client", command)
@@ -257,7 +257,7 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Burst:
+class AnswerBurst:
     """The costs of the answers to one ASK; times are in seconds."""
 
     # From before the first answer is sent until the asker has the last.
@@ -289,7 +289,7 @@ def measure(clients: int, asks: int, tree: Path = harness.ROOT) -> dict[str, Any
     result: dict[str, Any] = {"clients": clients, "asks": asks}
     for name, start in (("relayed", _bare), ("shown", Shown)):
         with ExitStack() as stack:
-            server = stack.enter_context(RankServer(clients + 1, cpu=Places.choose().sender, tree=tree))
+            server = stack.enter_context(LoopbackServer(clients + 1, cpu=Places.choose().sender, tree=tree))
             asker = stack.enter_context(closing(start(server.address)))
             connections = list(_connections(clients, server.address, stack))
             bursts = list(_bursts(asker, connections, server.pid, asks))
@@ -297,20 +297,20 @@ def measure(clients: int, asks: int, tree: Path = harness.ROOT) -> dict[str, Any
     return result
 
 
-def _bare(address: Address) -> Bare:
+def _bare(address: HostPort) -> Bare:
     asker = Bare(address, "asker")
     asker.joined()
     return asker
 
 
-def _connections(clients: int, address: Address, stack: ExitStack) -> Iterator[Connection]:
+def _connections(clients: int, address: HostPort, stack: ExitStack) -> Iterator[LineClient]:
     for number in range(1, clients + 1):
-        connection = stack.enter_context(closing(Connection(address, f"web-{number}")))
+        connection = stack.enter_context(closing(LineClient(address, f"web-{number}")))
         connection.joined()
         yield connection
 
 
-def _bursts(asker: Asker, connections: list[Connection], pid: int, asks: int) -> Iterator[Burst]:
+def _bursts(asker: Asker, connections: list[LineClient], pid: int, asks: int) -> Iterator[AnswerBurst]:
     order = random.Random(SEED)
     with harness.bar(WARM_UPS + asks, type(asker).__name__.lower()) as bar:
         for number in range(WARM_UPS + asks):
@@ -321,7 +321,7 @@ def _bursts(asker: Asker, connections: list[Connection], pid: int, asks: int) ->
                 yield burst
 
 
-def _burst(asker: Asker, connections: list[Connection], text: str, pids: tuple[int, int]) -> Burst:
+def _burst(asker: Asker, connections: list[LineClient], text: str, pids: tuple[int, int]) -> AnswerBurst:
     asker.ask(text)
     seqs = {connection.hear(text) for connection in connections}
     if len(seqs) != 1:
@@ -337,7 +337,9 @@ def _burst(asker: Asker, connections: list[Connection], text: str, pids: tuple[i
     end = time.perf_counter()
     server, own = (_cpu_seconds(pid) - cpu for pid, cpu in zip(pids, before, strict=True))
     asker.check(lines, replies)
-    return Burst(end - start, sent - start, server, own, sum(1 for line in lines if is_answer(line, seq)))
+    return AnswerBurst(
+        end - start, sent - start, server, own, sum(1 for line in lines if is_answer(line, seq))
+    )
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -345,7 +347,7 @@ def _cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2) if pid else time.process_time()
 
 
-def _summary(bursts: list[Burst], clients: int) -> dict[str, Any]:
+def _summary(bursts: list[AnswerBurst], clients: int) -> dict[str, Any]:
     rates = [clients / burst.seconds for burst in bursts]
     return {
         "answers_per_second": median(rates),

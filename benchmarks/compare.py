@@ -18,7 +18,7 @@ import machine
 import plan
 import report
 import targets
-from grid import Progress, Run, Settings
+from grid import Comparison, ProgressBar, Settings
 from harness import Places
 from measurements import OURS, PLACE, Measurements
 from peers import PEERS
@@ -27,7 +27,7 @@ from plan import Timing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from peers import Peer
+    from peers import PeerServer
 
 FOLDER: Final = harness.ROOT / "benchmarks"
 
@@ -127,12 +127,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         Timing.quick(options.rounds) if options.quick else Timing(options.rounds),
         Places.choose(),
     )
-    run = Run(settings, _head(options, settings.places, versions), options.output / PART)
+    run = Comparison(settings, _head(options, settings.places, versions), options.output / PART)
     if options.resume:
         run.resume()
     seconds = run.seconds()
     _announce(run.result, seconds)
-    with Progress(seconds) as progress:
+    with ProgressBar(seconds) as progress:
         result = run.run(progress)
     measured = Measurements.of_run(result)
     report.write(measured, options.output)
@@ -159,7 +159,7 @@ def _connections(options: argparse.Namespace) -> int:
     return most
 
 
-def _skipped(peer: Peer, options: argparse.Namespace, versions: dict[str, str | None]) -> str | None:
+def _skipped(peer: PeerServer, options: argparse.Namespace, versions: dict[str, str | None]) -> str | None:
     """Return why a peer is not measured, or None if it is."""
     if peer.key != OURS and peer.key not in options.peers:
         return "not asked for"

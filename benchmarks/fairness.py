@@ -18,8 +18,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from answers import Connection
-from harness import Address, BenchmarkError, RankServer
+from answers import LineClient
+from harness import BenchmarkError, HostPort, LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
-        server = stack.enter_context(RankServer(options.clients + 2 + len(FLOODS)))
+        server = stack.enter_context(LoopbackServer(options.clients + 2 + len(FLOODS)))
         sender, receiver, *_ = (
             _join(stack, server.address, f"client-{number}") for number in range(options.clients + 2)
         )
@@ -69,13 +69,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _join(stack: ExitStack, address: Address, name: str) -> Connection:
-    connection = stack.enter_context(closing(Connection(address, name)))
+def _join(stack: ExitStack, address: HostPort, name: str) -> LineClient:
+    connection = stack.enter_context(closing(LineClient(address, name)))
     connection.joined()
     return connection
 
 
-def _milliseconds(sender: Connection, receiver: Connection, commands: int) -> list[float]:
+def _milliseconds(sender: LineClient, receiver: LineClient, commands: int) -> list[float]:
     """Send commands one after another; return how long each took to reach the receiver, ascending."""
     times = []
     for number in range(commands):
@@ -88,13 +88,13 @@ def _milliseconds(sender: Connection, receiver: Connection, commands: int) -> li
     return sorted(times)
 
 
-def _wait_for(connection: Connection, number: int) -> None:
+def _wait_for(connection: LineClient, number: int) -> None:
     while not any(line.endswith(f" 0 {number}") for line in connection.read()):
         pass
 
 
 @contextmanager
-def _flood(address: Address, line: bytes) -> Iterator[None]:
+def _flood(address: HostPort, line: bytes) -> Iterator[None]:
     """Flood the server from another process for the duration of the block."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=_send_for_ever, args=(address, line, theirs), daemon=True)
@@ -108,7 +108,7 @@ def _flood(address: Address, line: bytes) -> Iterator[None]:
         process.join()
 
 
-def _send_for_ever(address: Address, line: bytes, ready: Pipe) -> None:
+def _send_for_ever(address: HostPort, line: bytes, ready: Pipe) -> None:
     """Join, set ``ready``, and flood the server until the process is killed."""
     with socket.create_connection(address) as sock:
         sock.sendall(b"HELLO\n")

@@ -52,14 +52,14 @@ class BenchmarkError(Exception):
     """A benchmark cannot go on, or something was lost; the message says what."""
 
 
-class Address(NamedTuple):
+class HostPort(NamedTuple):
     """Where a server listens."""
 
     host: str
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> HostPort:
         """Parse ``HOST:PORT`` or ``[HOST]:PORT``.
 
         Raises:
@@ -309,15 +309,15 @@ def build() -> None:
     fresh.replace(PROGRAM)
 
 
-class Server(Program):
+class ServerProgram(Program):
     """A started server and its addresses."""
 
-    address: Address
+    address: HostPort
     # The address for senders, if it differs.
-    sending: Address | None = None
+    sending: HostPort | None = None
 
 
-class RankServer(Server):
+class LoopbackServer(ServerProgram):
     """The real server, for up to ``capacity`` clients, on a free loopback port."""
 
     def __init__(
@@ -334,13 +334,13 @@ class RankServer(Server):
         super().__init__("the server", command, cpu, folder=tree)
         try:
             words = self.line(seconds=30).split()
-            self.address = Address.parse(words[-1])
+            self.address = HostPort.parse(words[-1])
         except BaseException:
             self.close()
             raise
 
 
-class Ceiling(Server):
+class Ceiling(ServerProgram):
     """A program that only sends prepared bytes to all connections: the most that the kernel can do."""
 
     def __init__(self, sockets: int, senders: int, size: int, cpu: int | None) -> None:
@@ -348,7 +348,7 @@ class Ceiling(Server):
         command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size)]
         super().__init__("the ceiling", command, cpu)
         try:
-            self.address = Address("127.0.0.1", self.event()["port"])
+            self.address = HostPort("127.0.0.1", self.event()["port"])
         except BaseException:
             self.close()
             raise
@@ -359,7 +359,7 @@ class Generator(Program):
 
     def __init__(  # noqa: PLR0913 - each is a property of the load
         self,
-        address: Address,
+        address: HostPort,
         *,
         proto: str,
         receivers: int,
@@ -367,7 +367,7 @@ class Generator(Program):
         size: int,
         pid: int,
         places: Places,
-        sending: Address | None = None,
+        sending: HostPort | None = None,
     ) -> None:
         """Start it and wait until all connections are ready; ``ready`` is the event that it then reports.
 

@@ -17,7 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import BenchmarkError, Program, RankServer
+from harness import BenchmarkError, LoopbackServer, Program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
-        server = stack.enter_context(RankServer(64))
+        server = stack.enter_context(LoopbackServer(64))
         above, below = (stack.enter_context(_client(server, name)) for name in ("above", "below"))
         quiet = _milliseconds(above, below, options.commands)
         stop = threading.Event()
@@ -56,7 +56,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"idle": _summary(quiet), "joining": _summary(busy)}
 
 
-def _client(server: RankServer, name: str) -> Program:
+def _client(server: LoopbackServer, name: str) -> Program:
     address = f"{server.address.host}:{server.address.port}"
     command = [sys.executable, "-m", "client", address, "--name", name, "--delay", "0"]
     client = Program(name, command)
@@ -78,7 +78,7 @@ def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
     return sorted(times)
 
 
-def _join_and_leave(server: RankServer, stop: threading.Event) -> None:
+def _join_and_leave(server: LoopbackServer, stop: threading.Event) -> None:
     while not stop.wait(CHURN_PAUSE):
         with socket.create_connection(server.address) as sock:
             sock.sendall(b"HELLO\n")

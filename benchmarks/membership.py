@@ -14,8 +14,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import ROOT, BenchmarkError, Ceiling, Generator, Places, Program, RankServer
-from sources import Source
+from harness import ROOT, BenchmarkError, Ceiling, Generator, LoopbackServer, Places, Program
+from sources import BurstSource
 from targets import MAX_HALF, MAX_MEMORY, MIN_JOINS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _unmet(result: dict[str, Any]) -> list[str]:
     return [sentence for holds, sentence in promises if not holds]
 
 
-def _members(server: RankServer, places: Places) -> Program:
+def _members(server: LoopbackServer, places: Places) -> Program:
     numbers = [server.address.port, server.pid, int(places.spin)]
     command = [str(harness.PROGRAM), "members", server.address.host, *map(str, numbers)]
     members = Program("the generator", command, places.generator)
@@ -104,7 +104,7 @@ def _members(server: RankServer, places: Places) -> Program:
 def join_and_leave(clients: int, leave: int, places: Places, tree: Path = ROOT) -> dict[str, Any]:
     """Let ``clients`` join the server of source tree ``tree``, and drop ``leave`` of them at once."""
     with (
-        RankServer(clients + FIRST, cpu=places.sender, tree=tree) as server,
+        LoopbackServer(clients + FIRST, cpu=places.sender, tree=tree) as server,
         _members(server, places) as members,
     ):
         join = _join(members, server.pid, clients)
@@ -131,7 +131,7 @@ def _join(members: Program, pid: int, clients: int) -> harness.Event:
 
 
 def _idle(clients: int, seconds: int, places: Places) -> dict[str, Any]:
-    with RankServer(clients, cpu=places.sender) as server, _members(server, places) as members:
+    with LoopbackServer(clients, cpu=places.sender) as server, _members(server, places) as members:
         members.ask(f"join {clients}")
         members.ask("settle")
         members.ask(f"idle {SETTLE_MS}")
@@ -181,7 +181,7 @@ def one_send(clients: int, places: Places) -> Iterator[Callable[[], float]]:
             places=places,
         ) as generator,
     ):
-        source = Source(generator, ceiling)
+        source = BurstSource(generator, ceiling)
         yield lambda: source.burst(1).seconds
 
 
@@ -193,7 +193,7 @@ def one_round(
     One client leaves and comes back ``singles`` times, and each time ``send`` (see ``one_send``) lets the
     ceiling send once; the median counts.
     """
-    with RankServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
+    with LoopbackServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
         join = _join(members, server.pid, clients)
         idle = members.ask(f"idle {int(sitting * 1000)}")
         ones, sends = [], []

@@ -25,7 +25,7 @@ from tests.abuse.subjects import RANK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
     from typing_extensions import Self
 
     from tests.abuse.subjects import Subject
@@ -71,7 +71,7 @@ class Client:
     def __init__(
         self,
         subject: Subject,
-        address: Address,
+        address: HostPort,
         *,
         hello: bytes | None = None,
         receive_buffer: int = 0,
@@ -188,7 +188,7 @@ class Follower(Client):
         wrong: descriptions of the violations.
     """
 
-    def __init__(self, address: Address, name: str = "", **options: Any) -> None:
+    def __init__(self, address: HostPort, name: str = "", **options: Any) -> None:
         hello = protocol.hello(name=name) if name else b"HELLO\n"
         super().__init__(RANK, address, hello=options.pop("hello", hello), **options)
         self.name = name
@@ -275,7 +275,7 @@ def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float
     return True
 
 
-def pass_time(server: Server, seconds: float) -> None:
+def pass_time(server: ServerProgram, seconds: float) -> None:
     """Wait for some seconds while the server runs.
 
     Raises:

@@ -11,7 +11,7 @@ from tests.abuse.outcome import MIB, Outcome, mebibytes, milliseconds
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
 
     from tests.abuse.subjects import Subject
 
@@ -87,7 +87,7 @@ def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
     return outcome
 
 
-def _churn(subject: Subject, address: Address, cycles: int) -> None:
+def _churn(subject: Subject, address: HostPort, cycles: int) -> None:
     for cycle in range(cycles):
         client = Client(subject, address)
         if cycle & 1:
@@ -98,7 +98,7 @@ def _churn(subject: Subject, address: Address, cycles: int) -> None:
             client.close()
 
 
-def _settled(server: Server, wanted: int) -> int:
+def _settled(server: ServerProgram, wanted: int) -> int:
     """Return the number of open descriptors once it is ``wanted`` or no longer changes."""
     last, deadline = -1, time.monotonic() + MAX_SETTLE
     while (now := subjects.descriptors(server.pid)) != wanted and time.monotonic() < deadline:
