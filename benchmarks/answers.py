@@ -53,12 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
     add("--clients", type=number(1), default=1000, metavar="N", help="that answer (default: 1000)")
     add("--asks", type=number(1), default=15, metavar="X", help="take the median of X (default: 15)")
     add("--require", type=number(1), metavar="N", help="fail if fewer than N answers/s are shown")
-    add("--json", action="store_true", help="print one JSON document")
     return parser
 
 
@@ -203,11 +202,8 @@ class Shown:
         command = [sys.executable, "-m", "client", f"{address.host}:{address.port}", "--name", "asker"]
         self._program = Program("the client", command)
         self.pid = self._program.pid
-        try:
+        with self._program.starting():
             self._program.line(MAX_SILENCE)
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         """End it."""

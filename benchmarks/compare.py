@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, smallest = parser.add_argument, harness.MIN_COMMAND_BYTES
     keys = [peer.key for peer in PEERS]
     add("--receivers", type=_numbers(1), metavar="N,...", help=f"default: {_listed(plan.RECEIVERS)}")
@@ -83,7 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on where a run with the same arguments was interrupted")
     add("--quick", action="store_true", help="show that it works, in seconds, and not how fast anything is")
     add("--require", action="store_true", help="fail if a target is not met")
-    add("--json", action="store_true", help="print the whole result as one JSON document")
     return parser
 
 

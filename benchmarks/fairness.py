@@ -14,10 +14,10 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, closing, contextmanager
-from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
+import latency
 from answers import LineClient
 from harness import BenchmarkError, HostPort, LoopbackServer
 
@@ -41,12 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
     add("--clients", type=number(1), default=100, metavar="N", help="that are in the roster (default: 100)")
     add("--commands", type=number(10), default=300, metavar="N", help="under each flood (default: 300)")
     add("--require", type=number(1), metavar="MS", help="fail if half of the commands take longer than MS")
-    add("--json", action="store_true", help="print one JSON document")
     return parser
 
 
@@ -56,10 +55,10 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         sender, receiver, *_ = (
             _join(stack, server.address, f"client-{number}") for number in range(options.clients + 2)
         )
-        result: dict[str, Any] = {"idle": _summary(_milliseconds(sender, receiver, options.commands))}
+        result: dict[str, Any] = {"idle": latency.summary(_milliseconds(sender, receiver, options.commands))}
         for name, line in FLOODS.items():
             with _flood(server.address, line):
-                result[name] = _summary(_milliseconds(sender, receiver, options.commands))
+                result[name] = latency.summary(_milliseconds(sender, receiver, options.commands))
     if options.require:
         result["unmet"] = [
             f"half of the commands took {times['p50_ms']:.1f} ms under {name}, {options.require} are allowed"
@@ -76,7 +75,7 @@ def _join(stack: ExitStack, address: HostPort, name: str) -> LineClient:
 
 
 def _milliseconds(sender: LineClient, receiver: LineClient, commands: int) -> list[float]:
-    """Send commands one after another; return how long each took to reach the receiver, ascending."""
+    """Send commands one after another; return how long each took to reach the receiver."""
     times = []
     for number in range(commands):
         time.sleep(PAUSE)
@@ -85,7 +84,7 @@ def _milliseconds(sender: LineClient, receiver: LineClient, commands: int) -> li
         _wait_for(receiver, number)
         times.append((time.perf_counter() - start) * 1000)
         _wait_for(sender, number)
-    return sorted(times)
+    return times
 
 
 def _wait_for(connection: LineClient, number: int) -> None:
@@ -126,17 +125,9 @@ def _send_for_ever(address: HostPort, line: bytes, ready: Pipe) -> None:
                 rest = rest[sock.send(rest) :] or to_send
 
 
-def _summary(times: list[float]) -> dict[str, float]:
-    return {"p50_ms": median(times), "p99_ms": times[int(len(times) * 0.99)], "max_ms": times[-1]}
-
-
 def _show(result: dict[str, Any]) -> None:
     for name in ("idle", *FLOODS):
-        times = result[name]
-        print(
-            f"{name:<5} p50 {times['p50_ms']:.2f} ms, p99 {times['p99_ms']:.2f} ms, "
-            f"max {times['max_ms']:.2f} ms for a command to reach another client"
-        )
+        print(f"{name:<5} {latency.text(result[name])} for a command to reach another client")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ PROGRAM: Final = ROOT / "build" / "loadgen"
 # The longest phase in seconds; the generator itself gives up if nothing arrives for 10 s.
 MAX_ANSWER_SECONDS: Final = 300.0
 
+# Seconds within which the server must listen.
+MAX_START_SECONDS: Final = 30.0
+
 # Seconds that a program has to end after it was told to.
 MAX_EXIT_SECONDS: Final = 10.0
 
@@ -181,6 +184,15 @@ class Program:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """End the program if the block, which waits until it is ready, fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the program and wait for it."""
@@ -332,12 +344,9 @@ class LoopbackServer(ServerProgram):
         command = [str(python) if python.exists() else sys.executable, "-m", "rankserver", str(capacity)]
         command += ["--port", "0", "--heartbeat", "0", "--log-level", "warning", *options]
         super().__init__("the server", command, cpu, folder=tree)
-        try:
-            words = self.line(seconds=30).split()
+        with self.starting():
+            words = self.line(MAX_START_SECONDS).split()
             self.address = HostPort.parse(words[-1])
-        except BaseException:
-            self.close()
-            raise
 
 
 class Ceiling(ServerProgram):
@@ -347,11 +356,8 @@ class Ceiling(ServerProgram):
         """Start the program and wait until it listens."""
         command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size)]
         super().__init__("the ceiling", command, cpu)
-        try:
+        with self.starting():
             self.address = HostPort("127.0.0.1", self.event()["port"])
-        except BaseException:
-            self.close()
-            raise
 
 
 class Generator(Program):
@@ -381,17 +387,21 @@ class Generator(Program):
         ports = f"{address.port},{sending.port}" if sending else str(address.port)
         command = [str(PROGRAM), "generate", address.host, ports, proto]
         super().__init__("the generator", [*command, *map(str, numbers)], places.generator)
-        try:
+        with self.starting():
             self.ready = self.event()
-        except BaseException:
-            self.close()
-            raise
 
 
 def bar(total: int, what: str) -> tqdm[Any]:
     """Return a progress bar on standard error, which shows nothing unless that is a terminal."""
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt}"
     return tqdm(total=total, desc=what, leave=False, disable=None, bar_format=form)
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser with the option --json, described by the first line of a module's ``doc``."""
+    found = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    found.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    return found
 
 
 def number(low: int) -> Callable[[str], int]:

@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
+import latency
 from harness import BenchmarkError, LoopbackServer, Program
 
 if TYPE_CHECKING:
@@ -34,10 +34,9 @@ MAX_WAIT: Final = 10.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
-    parser = argparse.ArgumentParser(description="Measure how long a command takes to the other screen.")
+    parser = harness.parser(__doc__)
     parser.add_argument("--commands", type=harness.number(10), default=300, help="default: 300")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    return harness.run("interactive", parser.parse_args(argv), _measure, _show)
+    return harness.run("interactive.py", parser.parse_args(argv), _measure, _show)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         finally:
             stop.set()
             churn.join()
-    return {"idle": _summary(quiet), "joining": _summary(busy)}
+    return {"idle": latency.summary(quiet), "joining": latency.summary(busy)}
 
 
 def _client(server: LoopbackServer, name: str) -> Program:
@@ -66,7 +65,7 @@ def _client(server: LoopbackServer, name: str) -> Program:
 
 
 def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
-    """Type commands into ``above``, wait for each at ``below``, and return the times, ascending."""
+    """Type commands into ``above``, wait for each at ``below``, and return the times."""
     times = []
     for number in range(commands):
         time.sleep(PAUSE)
@@ -75,7 +74,7 @@ def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
         while not below.line(MAX_WAIT).startswith("executing "):
             pass
         times.append((time.perf_counter() - start) * 1000)
-    return sorted(times)
+    return times
 
 
 def _join_and_leave(server: LoopbackServer, stop: threading.Event) -> None:
@@ -86,17 +85,9 @@ def _join_and_leave(server: LoopbackServer, stop: threading.Event) -> None:
                 raise BenchmarkError("the server closed a connection")
 
 
-def _summary(times: list[float]) -> dict[str, float]:
-    return {"p50_ms": median(times), "p99_ms": times[int(len(times) * 0.99)], "max_ms": times[-1]}
-
-
 def _show(result: dict[str, Any]) -> None:
     for name, what in (("idle", "nothing else happens"), ("joining", "others join and leave")):
-        times = result[name]
-        print(
-            f"{name:<8} p50 {times['p50_ms']:.2f} ms, p99 {times['p99_ms']:.2f} ms, "
-            f"max {times['max_ms']:.2f} ms from Enter to the other screen while {what}"
-        )
+        print(f"{name:<8} {latency.text(result[name])} from Enter to the other screen while {what}")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number, smallest = parser.add_argument, harness.number, harness.MIN_COMMAND_BYTES
     add("--clients", type=number(0), default=100, metavar="N", help="receivers (default: 100)")
     add("--commands", type=number(1), default=100_000, metavar="M", help="in each burst (default: 100000)")
@@ -68,7 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--require", type=float, metavar="R", help="fail at less than R of the ceiling (implies --ceiling)")
     add("--connect", metavar="HOST:PORT", help="measure this server instead of starting one")
     add("--max-backlog", type=number(1), metavar="B", help="passed on to the server")
-    add("--json", action="store_true", help="print one JSON document")
     return parser
 
 

@@ -46,14 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
     add("--clients", type=number(2), default=8000, metavar="N", help="that join (default: 8000)")
     add("--leave", type=number(1), metavar="L", help="how many leave at once (default: half of them)")
     add("--idle", type=number(1), default=1000, metavar="N", help="that sit idle (default: 1000)")
     add("--idle-seconds", type=number(1), default=5, metavar="S", help="for so long (default: 5)")
     add("--require", action="store_true", help="fail if one of the promises does not hold")
-    add("--json", action="store_true", help="print one JSON document")
     return parser
 
 
@@ -93,11 +92,8 @@ def _members(server: LoopbackServer, places: Places) -> Program:
     numbers = [server.address.port, server.pid, int(places.spin)]
     command = [str(harness.PROGRAM), "members", server.address.host, *map(str, numbers)]
     members = Program("the generator", command, places.generator)
-    try:
+    with members.starting():
         members.event()
-    except BaseException:
-        members.close()
-        raise
     return members
 
 

@@ -62,12 +62,11 @@ class TreePair(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare two trees; return the exit code: 1 if anything was lost or the comparison cannot run."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("before", type=_tree, help="source tree of the server that is compared with")
     parser.add_argument("after", type=_tree, nargs="?", default=harness.ROOT, help="default: this tree")
     parser.add_argument("--rounds", type=harness.number(1), default=5, metavar="R", help="default: 5")
     parser.add_argument("--quick", action="store_true", help="show that it works, not how fast anything is")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
     return harness.run("paired.py", parser.parse_args(argv), _measure, _show)
 
 

@@ -196,13 +196,10 @@ class Script(ServerProgram):
             BenchmarkError: if it does not.
         """
         super().__init__(name, [sys.executable, str(SERVERS / file), *options], cpu)
-        try:
+        with self.starting():
             words = self.line(START_SECONDS).removeprefix("listening on ").split()
             self.address, *elsewhere = map(HostPort.parse, words)
             self.sending = elsewhere[0] if elsewhere else None
-        except BaseException:
-            self.close()
-            raise
 
 
 def daemon(name: str, command: Sequence[str], config: str) -> Callable[[PeerLoad, int | None], ServerProgram]:
