@@ -1,9 +1,9 @@
 """Measure how fast a thousand clients' answers to one command reach the client that asked.
 
-It starts the real server, an asker, and many connections that all answer each ASK at once, and measures the
-time from sending the first answer until the asker has the last. In the first run the asker is a bare socket
-that only reads, which gives the rate that the server *relays*. In the second it is the real client, writing
-to a pipe, which gives the rate that is *shown*.
+The real server is started with an asker and many connections that all answer each ASK at once. The time runs
+from sending the first answer until the asker has the last. In the first run the asker is a bare socket that
+only reads, which gives the rate that the server *relays*. In the second it is the real client, writing to a
+pipe, which gives the rate that is *shown*.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ SEED: Final = 1
 MAX_SILENCE: Final = 10.0
 
 # The bare asker's receive buffer in bytes: room for all answers while it does not read.
-MAX_RECEIVED: Final = 256 * 1024
+RECEIVE_BUFFER: Final = 256 * 1024
 
 # Seconds between two polls of what the client prints. Waking up for each line would cost CPU time.
-LOOK: Final = 0.0005
+POLL_SECONDS: Final = 0.0005
 
 # Warm-up asks, which are verified but not timed: they touch memory and let the interpreter specialise its
 # code.
@@ -55,8 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
-    add("--clients", type=number(1), default=1000, metavar="N", help="that answer (default: 1000)")
-    add("--asks", type=number(1), default=15, metavar="X", help="take the median of X (default: 15)")
+    add("--clients", type=number(1), default=1000, metavar="N", help="clients that answer (default: 1000)")
+    add(
+        "--asks",
+        type=number(1),
+        default=15,
+        metavar="X",
+        help="asks, of which the median counts (default: 15)",
+    )
     add("--require", type=number(1), metavar="N", help="fail if fewer than N answers/s are shown")
     return parser
 
@@ -74,7 +80,7 @@ class Reply(NamedTuple):
 
     @property
     def detail(self) -> str:
-        """Its JSON."""
+        """The JSON of the answer."""
         return f'{{"code":0,"out":"{self.out}","ms":3}}'
 
     @property
@@ -103,7 +109,7 @@ class Asker(Protocol):
     pid: int
 
     def ask(self, text: str) -> None:
-        """Ask."""
+        """Send an ASK."""
 
     def wait(self, seq: int, count: int) -> list[str]:
         """Wait for ``count`` answers, and return the lines that came since the ASK."""
@@ -125,7 +131,7 @@ class LineClient:
         self.rank = -1
         self._begun = b""
         self._sock = socket.socket()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_RECEIVED)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._sock.settimeout(MAX_SILENCE)
         self._sock.connect(address)
         self.send(f'HELLO {{"name":"{name}"}}\n'.encode())
@@ -145,7 +151,7 @@ class LineClient:
             BenchmarkError: if nothing comes.
         """
         try:
-            data = self._sock.recv(MAX_RECEIVED)
+            data = self._sock.recv(RECEIVE_BUFFER)
         except TimeoutError:
             raise BenchmarkError(f"the server is silent to {self.name}") from None
         if not data:
@@ -178,7 +184,7 @@ class Bare(LineClient):
     pid = 0
 
     def ask(self, text: str) -> None:
-        """Ask, and read the own ASK back."""
+        """Send an ASK, and wait until the server has sent it back."""
         self.send(f"ASK {text}\n".encode())
         self.hear(text)
 
@@ -218,7 +224,7 @@ class Shown:
         summary = f"#{seq}: executed by {count} of {count}"
         lines: list[str] = []
         while summary not in lines[-1:]:
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
             lines += self._program.lines(MAX_SILENCE)
         return lines
 
@@ -238,7 +244,7 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> None:
     """Check that both hold the same lines the same number of times, in any order.
 
     Raises:
-        BenchmarkError: if not; it names some missing and some surplus lines.
+        BenchmarkError: if they do not; the message quotes some missing and some surplus lines.
     """
     have, want = Counter(found), Counter(expected)
     missing, wrong = list((want - have).elements()), list((have - want).elements())

@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.quick and options.output is None:
-        parser.error("--quick measures nothing that is worth keeping: say with --output where to write it")
+        parser.error(
+            "--quick would replace the results by meaningless figures: name another folder with --output"
+        )
     options.output = options.output or FOLDER
     for name, value in _defaults(options).items():
         if getattr(options, name) is None:
@@ -63,25 +65,40 @@ def _parser() -> argparse.ArgumentParser:
     parser = harness.parser(__doc__)
     add, smallest = parser.add_argument, harness.MIN_COMMAND_BYTES
     keys = [peer.key for peer in PEERS]
-    add("--receivers", type=_numbers(1), metavar="N,...", help=f"default: {_listed(plan.RECEIVERS)}")
-    add("--sizes", type=_numbers(smallest), metavar="B,...", help=f"default: {_listed(plan.SIZES)} bytes")
-    add("--members", type=_numbers(2), metavar="N,...", help=f"default: {_listed(plan.MEMBERS)}")
+    add(
+        "--receivers",
+        type=_numbers(1),
+        metavar="N,...",
+        help=f"numbers of receivers (default: {_listed(plan.RECEIVERS)})",
+    )
+    add(
+        "--sizes",
+        type=_numbers(smallest),
+        metavar="B,...",
+        help=f"bytes of a command (default: {_listed(plan.SIZES)})",
+    )
+    add(
+        "--members",
+        type=_numbers(2),
+        metavar="N,...",
+        help=f"clients that join and leave (default: {_listed(plan.MEMBERS)})",
+    )
     add(
         "--peers",
         type=_some(keys),
         metavar="KEY,...",
-        help=f"some of {_listed(keys)}; rankserver always is one (default: all that are installed)",
+        help=f"measure these beside rankserver: {_listed(keys)} (default: all that are installed)",
     )
     add(
         "--parts",
         type=_some(plan.PARTS),
         metavar="PART,...",
-        help=f"some of {_listed(plan.PARTS)} (default: all)",
+        help=f"measure these parts: {_listed(plan.PARTS)} (default: all)",
     )
-    add("--rounds", type=harness.number(1), metavar="R", help="of each measurement (default: 5)")
-    add("--output", type=Path, metavar="DIR", help="for what is written (default: benchmarks/)")
-    add("--resume", action="store_true", help="go on where a run with the same arguments was interrupted")
-    add("--quick", action="store_true", help="show that it works, in seconds, and not how fast anything is")
+    add("--rounds", type=harness.number(1), metavar="R", help="rounds of each measurement (default: 5)")
+    add("--output", type=Path, metavar="DIR", help="write the results here (default: benchmarks/)")
+    add("--resume", action="store_true", help="continue an interrupted run with the same arguments")
+    add("--quick", action="store_true", help="check in seconds that it works; the figures mean nothing")
     add("--require", action="store_true", help="fail if a target is not met")
     return parser
 
@@ -101,7 +118,7 @@ def _some(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         names = tuple(text.split(","))
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {_listed(known)}")
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {_listed(known)}")
         return names
 
     return parse

@@ -1,8 +1,8 @@
 """Measure how long a command takes while another client floods the server with lines that it must answer.
 
-It starts the real server and some idle clients, and times commands from one client to another: first without
-    other load, then under a flood of each kind. A flood comes from its own process, which repeats one line as
-    fast as the server takes it, and reads every answer.
+Commands from one client of the real server to another are timed, while further clients are idle: first
+without other load, then under a flood of each kind. A flood comes from its own process, which repeats one
+line as fast as the server takes it, and reads every answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection as Pipe
 
-# The line that each flood repeats. The RES answers no command that was sent, so each one is an error.
+# The line that each flood repeats. No command has the seq of the RES, so the server answers with an error.
 FLOODS: Final = {"ping": b"PING flood\n", "res": b"RES 4000000000 ok\n", "who": b"WHO\n"}
 # Seconds between two commands.
 PAUSE: Final = 0.002
@@ -43,8 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
-    add("--clients", type=number(1), default=100, metavar="N", help="that are in the roster (default: 100)")
-    add("--commands", type=number(10), default=300, metavar="N", help="under each flood (default: 300)")
+    add("--clients", type=number(1), default=100, metavar="N", help="idle clients (default: 100)")
+    add(
+        "--commands",
+        type=number(10),
+        default=300,
+        metavar="N",
+        help="commands under each flood (default: 300)",
+    )
     add("--require", type=number(1), metavar="MS", help="fail if half of the commands take longer than MS")
     return parser
 
@@ -108,7 +114,7 @@ def _flood(address: HostPort, line: bytes) -> Iterator[None]:
 
 
 def _send_for_ever(address: HostPort, line: bytes, ready: Pipe) -> None:
-    """Join, set ``ready``, and flood the server until the process is killed."""
+    """Join, report to ``ready``, and flood the server until the process is killed."""
     with socket.create_connection(address) as sock:
         sock.sendall(b"HELLO\n")
         while b"WELCOME " not in (data := sock.recv(CHUNK)):

@@ -1,4 +1,4 @@
-"""Run a whole comparison: all points of the grid, then membership. Each result is saved to a file at once.
+"""Run a whole comparison: all points of the grid, then membership, saving each result as soon as it is there.
 
 ``rounds.py`` measures a point and ``membership.py`` membership, as planned in ``plan.py``. Arguments and
 output are left to ``compare.py``.

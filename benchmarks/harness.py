@@ -1,7 +1,7 @@
-"""Shared by the benchmarks: build the load generator, start programs, and exchange lines with them.
+"""Build the load generator, start programs, and exchange lines with them, for all benchmarks.
 
-It measures nothing itself: clocks, sockets and verification are all in ``loadgen/``, a C process that Python
-    cannot slow down. Each benchmark decides what it measures and prints.
+Nothing is measured here: clocks, sockets and verification are in ``loadgen/``, a C program that Python cannot
+slow down. Each benchmark decides what it measures and prints.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "benchmarks" / "loadgen"
 PROGRAM: Final = ROOT / "build" / "loadgen"
 
-# The longest phase in seconds; the generator itself gives up if nothing arrives for 10 s.
+# Seconds to wait for an answer, more than any phase takes. The generator itself gives up when nothing has
+# arrived for 10 s.
 MAX_ANSWER_SECONDS: Final = 300.0
 
 # Seconds within which the server must listen.
 MAX_START_SECONDS: Final = 30.0
 
-# Seconds that a program has to end after it was told to.
+# Seconds that a program may take to end; if it was asked to end, it is then killed.
 MAX_EXIT_SECONDS: Final = 10.0
 
 # Descriptors that a process needs besides its sockets.
 SPARE_DESCRIPTORS: Final = 64
 
-# The bytes of the id that tells one command of the generator from another.
+# The bytes of the id by which the generator tells its commands apart.
 MIN_COMMAND_BYTES: Final = 14
 
 Event = dict[str, Any]
@@ -99,7 +100,7 @@ class Places(NamedTuple):
 
     @property
     def spin(self) -> bool:
-        """Whether the generator may poll without sleeping, which it may if it has a CPU to itself."""
+        """Whether the generator polls without sleeping, as it has a CPU to itself."""
         return self.generator is not None
 
     @classmethod
@@ -128,9 +129,9 @@ def _siblings(cpu: int) -> set[int]:
 
 @contextmanager
 def _pinned(cpu: int | None) -> Iterator[None]:
-    """Pin programs that the block starts, with all their threads, to this CPU from their first instruction.
+    """Pin the programs that the block starts to this CPU, from their first instruction.
 
-    If it were set after the start, it would only hold for the first thread, and Go would count all CPUs.
+    Pinning a program that already runs would bind only its first thread, and Go would count all CPUs.
     """
     before = os.sched_getaffinity(0)
     if cpu is not None:
@@ -156,12 +157,12 @@ class Program:
     ) -> None:
         """Start ``command`` in ``folder``, on CPU ``cpu`` if given; errors refer to it by ``name``.
 
-        If ``output`` is given, everything it prints goes there and ``line`` cannot read it. If ``errors`` is
-        given, standard error goes there.
+        If ``output`` is given, all that the program prints goes there, and ``line`` cannot read it. If
+        ``errors`` is given, its standard error goes there.
         """
         self.name = name
         self._lines: deque[bytes] = deque()
-        # The beginning of the line after those.
+        # The beginning of a line that is not complete yet.
         self._begun = b""
         with _pinned(cpu):
             self._process = subprocess.Popen(
@@ -409,7 +410,7 @@ def number(low: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {low} or more")
         return int(text)
 
     return parse
@@ -417,7 +418,7 @@ def number(low: int) -> Callable[[str], int]:
 
 @contextmanager
 def _unwound() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception in the block, so that it also ends what it has started."""
+    """Turn SIGTERM and SIGHUP into SystemExit in the block, so that the programs it started are ended too."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -441,8 +442,7 @@ def run(
 ) -> int:
     """Measure, print the result (as JSON with ``options.json``), and return the exit code.
 
-    A result may have sentences under ``unmet`` that name requirements it does not meet; these make the run
-    fail.
+    If the result has sentences under ``unmet``, which name the requirements that are not met, the run fails.
     """
     try:
         with _unwound():

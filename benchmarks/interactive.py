@@ -1,8 +1,8 @@
 """Measure how long a command takes from Enter in one client program to the screen of another.
 
-It starts the real server and two real clients, types commands into one, and measures the time until the other
-prints that it executes them: first without other load, then while other clients keep joining and leaving. The
-time includes both client programs, the server, and every wake-up between them.
+Commands are typed into one of two real clients of the real server, and the time runs until the other prints
+that it executes them: first without other load, then while other clients keep joining and leaving. The time
+includes both client programs, the server, and every wake-up between them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ MAX_WAIT: Final = 10.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
     parser = harness.parser(__doc__)
-    parser.add_argument("--commands", type=harness.number(10), default=300, help="default: 300")
+    parser.add_argument(
+        "--commands", type=harness.number(10), default=300, metavar="N", help="commands (default: 300)"
+    )
     return harness.run("interactive.py", parser.parse_args(argv), _measure, _show)
 
 

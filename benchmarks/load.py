@@ -58,16 +58,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = harness.parser(__doc__)
     add, number, smallest = parser.add_argument, harness.number, harness.MIN_COMMAND_BYTES
-    add("--clients", type=number(0), default=100, metavar="N", help="receivers (default: 100)")
-    add("--commands", type=number(1), default=100_000, metavar="M", help="in each burst (default: 100000)")
+    add("--clients", type=number(0), default=100, metavar="N", help="clients that receive (default: 100)")
+    add(
+        "--commands",
+        type=number(1),
+        default=100_000,
+        metavar="M",
+        help="commands in a burst (default: 100000)",
+    )
     add("--size", type=number(smallest), default=64, metavar="B", help="bytes of a command (default: 64)")
     add("--senders", type=number(1), default=1, metavar="K", help="clients that send (default: 1)")
-    add("--bursts", type=number(1), default=7, metavar="X", help="take the median of X (default: 7)")
-    add("--rate", type=number(0), default=100, metavar="R", help="commands/s for the latency (default: 100)")
+    add(
+        "--bursts",
+        type=number(1),
+        default=7,
+        metavar="X",
+        help="bursts, of which the median counts (default: 7)",
+    )
+    add(
+        "--rate",
+        type=number(0),
+        default=100,
+        metavar="R",
+        help="commands/s for the latency; 0: none (default: 100)",
+    )
     add("--ceiling", action="store_true", help="compare with a program that only sends prepared bytes")
-    add("--require", type=float, metavar="R", help="fail at less than R of the ceiling (implies --ceiling)")
+    add("--require", type=float, metavar="R", help="fail below R times the ceiling (implies --ceiling)")
     add("--connect", metavar="HOST:PORT", help="measure this server instead of starting one")
-    add("--max-backlog", type=number(1), metavar="B", help="passed on to the server")
+    add("--max-backlog", type=number(1), metavar="B", help="the server's --max-backlog, in bytes")
     return parser
 
 

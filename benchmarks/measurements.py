@@ -21,8 +21,8 @@ CEILING: Final = "ceiling"
 # receivers, and the peer that was the server.
 PLACE: Final = ["senders", "size", "receivers", "peer"]
 
-# The loads of a paced phase: ``idle``, ``half`` of what the peer manages, or ``same``: this server at the
-# rate of the peer's half load.
+# The loads of a paced phase: ``idle``, ``half`` of what the peer manages, and ``same``, which is this server
+# at the rate of the peer's half load.
 LOADS: Final = ("idle", "half", "same")
 
 # The columns of the tables. Times are in seconds, latencies in microseconds, memory is in bytes.
@@ -123,7 +123,8 @@ def _rounds(bursts: pd.DataFrame, paces: pd.DataFrame) -> pd.DataFrame:
         {
             "throughput": bursts.deliveries / bursts.seconds / 1e6,
             "milliseconds": bursts.seconds * 1e3,
-            # The clocks of CPU time and memory are coarse, so a value may be missing.
+            # CPU time of 0 is less than a tick of the kernel's clock, and memory of 0 was not measured:
+            # neither is a value.
             "cpu": (bursts.sender_cpu / bursts.deliveries * 1e6).where(bursts.sender_cpu > 0),
             "memory": (bursts.peak_memory / 2**20).where(bursts.peak_memory > 0),
             "commands": bursts.commands / bursts.receivers,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # The CPU seconds that idle clients may cost: a few ticks of the kernel's accounting clock.
 MAX_IDLE: Final = 0.02
 
-# Seconds after the last JOIN in which the server may give memory back.
+# Milliseconds after the last JOIN during which the allocator may still give memory back to the kernel.
 SETTLE_MS: Final = 500
 
 # The seed for choosing the clients that leave, so that a run can be repeated.
@@ -48,11 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
-    add("--clients", type=number(2), default=8000, metavar="N", help="that join (default: 8000)")
-    add("--leave", type=number(1), metavar="L", help="how many leave at once (default: half of them)")
-    add("--idle", type=number(1), default=1000, metavar="N", help="that sit idle (default: 1000)")
-    add("--idle-seconds", type=number(1), default=5, metavar="S", help="for so long (default: 5)")
-    add("--require", action="store_true", help="fail if one of the promises does not hold")
+    add("--clients", type=number(2), default=8000, metavar="N", help="clients that join (default: 8000)")
+    add("--leave", type=number(1), metavar="L", help="clients that leave at once (default: half of them)")
+    add("--idle", type=number(1), default=1000, metavar="N", help="clients that sit idle (default: 1000)")
+    add(
+        "--idle-seconds",
+        type=number(1),
+        default=5,
+        metavar="S",
+        help="seconds for which they do (default: 5)",
+    )
+    add("--require", action="store_true", help="fail if a figure exceeds its limit")
     return parser
 
 
@@ -63,7 +69,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     harness.build()
     clients, leave = options.clients, options.leave or options.clients // 2
     if leave >= clients:
-        raise BenchmarkError(f"{leave} of {clients} clients cannot leave: nobody would know")
+        raise BenchmarkError(f"{leave} of {clients} clients cannot leave: at least one must stay to be told")
     harness.raise_descriptor_limit(max(clients + FIRST, options.idle))
     places = Places.choose()
     with harness.bar(2, "membership") as bar:
@@ -150,7 +156,7 @@ def memory(pid: int) -> int:
     for line in lines:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
-    raise BenchmarkError(f"the kernel does not tell a server's memory ({path})")
+    raise BenchmarkError(f"the kernel does not report a server's memory in {path}")
 
 
 # --- rounds, for a comparison -----------------------------------------------------------------

@@ -63,10 +63,18 @@ class TreePair(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare two trees; return the exit code: 1 if anything was lost or the comparison cannot run."""
     parser = harness.parser(__doc__)
-    parser.add_argument("before", type=_tree, help="source tree of the server that is compared with")
-    parser.add_argument("after", type=_tree, nargs="?", default=harness.ROOT, help="default: this tree")
-    parser.add_argument("--rounds", type=harness.number(1), default=5, metavar="R", help="default: 5")
-    parser.add_argument("--quick", action="store_true", help="show that it works, not how fast anything is")
+    parser.add_argument("before", type=_tree, help="source tree of the first server")
+    parser.add_argument(
+        "after",
+        type=_tree,
+        nargs="?",
+        default=harness.ROOT,
+        help="source tree of the second (default: this tree)",
+    )
+    parser.add_argument(
+        "--rounds", type=harness.number(1), default=5, metavar="R", help="rounds (default: 5)"
+    )
+    parser.add_argument("--quick", action="store_true", help="check that it works; the figures mean nothing")
     return harness.run("paired.py", parser.parse_args(argv), _measure, _show)
 
 
@@ -197,7 +205,7 @@ def _show(result: dict[str, Any]) -> None:
 def ratio(before: Sequence[float], after: Sequence[float]) -> str:
     """Return the median, the lowest and the highest ratio of the pairs, as text."""
     if not all(before):
-        raise BenchmarkError("a figure of the tree that is compared with is 0")
+        raise BenchmarkError("a figure of the first tree is 0, so nothing can be compared with it")
     ratios = [new / old for old, new in zip(before, after, strict=True)]
     return f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 

@@ -39,13 +39,13 @@ START_SECONDS: Final = 10.0
 # Seconds between two attempts to connect.
 TRY_SECONDS: Final = 0.01
 
-# Attempts to start a server on a free port, which another program may take in between.
+# Attempts to start a server on a port that was free, but that another program may take first.
 MAX_ATTEMPTS: Final = 5
 
 # A socket can connect to itself if its own port happens to be the target's. From this address it cannot.
 OTHER_HOST: Final = "127.0.0.2"
 
-# Clients that Redis must allow in addition, for connections that are just being closed.
+# Clients that Redis must allow beyond those of the load, as closed connections count for a moment.
 SPARE_CLIENTS: Final = 32
 
 # More connections than a system allows, so this is no limit.
@@ -75,10 +75,10 @@ max_pending: 1000000000000
 write_deadline: "1h"
 ping_interval: "1h"
 """
-# The limit of the queue is a number that is never reached: 0, for no limit, makes versions 2.0.16 to 2.0.20
-# disconnect publishers. The check for duplicates compares each receiver with all others for each message;
-# later versions have it off. Without ``user root``, a server that root starts would change to a user whose
-# memory cannot be read.
+# The limit of the queue is never reached; 0, which means no limit, makes versions 2.0.16 to 2.0.20 disconnect
+# publishers. The check for duplicates, which later versions have off, compares each receiver with all others
+# for each message. Without ``user root``, a server started by root would switch to a user whose memory cannot
+# be read.
 MOSQUITTO: Final = """
 listener PORT HOST
 allow_anonymous true

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class StepObserver(Protocol):
-    """A receiver of progress reports; the one in ``grid.py`` shows them."""
+    """Told of each step as it begins and ends; ``ProgressBar`` in ``grid.py`` shows them."""
 
     def say(self, what: str) -> None:
         """Report the step that begins."""
@@ -42,13 +42,13 @@ class Contender:
     """A peer at one point: its server, the generator connected to it, and their measurements."""
 
     def __init__(self, peer: PeerServer, point: Point, places: Places, timing: Timing) -> None:
-        """Start nothing yet."""
+        """Describe the peer's part of the point; ``start`` starts its server."""
         self.peer = peer
         self.record: dict[str, Any] = {"commands": 0, "bursts": [], "lost": None}
         self._point = point
         self._places = places
         self._timing = timing
-        # Bursts in a round, of which the median counts.
+        # The number of bursts in a round, of which the median counts.
         self._repeats = 1
         self._bursts: list[CommandBurst] = []
         self._source: BurstSource | None = None

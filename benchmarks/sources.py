@@ -1,6 +1,6 @@
-"""Run bursts and paced phases with a program that sends and the generator connected to it.
+"""Run bursts and paced phases of a server, with the generator that is connected to it.
 
-``load.py``, ``paired.py`` and ``compare.py`` decide how much is sent, and evaluate the results.
+``load.py``, ``paired.py`` and ``rounds.py`` decide how much is sent, and evaluate the results.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ HOLDS: Final = {AT_LEAST: operator.ge, AT_MOST: operator.le, BELOW: operator.lt}
 # The numbers of receivers in most targets.
 USUAL: Final = (10, 100, 1_000)
 
-# Between these numbers of receivers, the CPU time per delivery may grow by the same factor as the ceiling's.
+# From the first to the second of these numbers of receivers, the CPU time per delivery may grow by the same
+# factor as the ceiling's.
 FEW: Final = 10
 MANY: Final = 5_000
 
@@ -154,7 +155,7 @@ def _membership(members: pd.DataFrame) -> Iterator[tuple[Target, Points]]:
 
 
 def _growth(rounds: pd.DataFrame) -> tuple[Target, Points]:
-    """Return a ratio of medians, because rounds at different numbers of receivers are not paired."""
+    """Return the growth of our cost: a ratio of medians, as rounds of different points are not paired."""
     costs = rounds.cpu.dropna()
 
     def growth(peer: str) -> float | None:

@@ -346,10 +346,10 @@ def test_a_different_run_is_not_resumed(tmp_path: Path) -> None:
     ("arguments", "complaint"),
     [
         (["--quick"], "--output"),
-        (["--peers", "redis,kafka"], "'kafka' is none of rankserver,redis"),
-        (["--parts", "latencies"], "'latencies' is none of throughput,latency"),
-        (["--sizes", "64,13"], "from 14 on"),
-        (["--receivers", "0"], "from 1 on"),
+        (["--peers", "redis,kafka"], "'kafka' is not one of rankserver,redis"),
+        (["--parts", "latencies"], "'latencies' is not one of throughput,latency"),
+        (["--sizes", "64,13"], "14 or more"),
+        (["--receivers", "0"], "1 or more"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(
