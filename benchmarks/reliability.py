@@ -177,12 +177,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, keys = parser.add_argument, [row.key for row in ROWS]
-    add("--rows", nargs="+", choices=keys, default=keys, metavar="ROW", help=f"of {', '.join(keys)}")
-    add("--subjects", nargs="+", choices=ALL, default=list(ALL), metavar="KEY", help=f"of {', '.join(ALL)}")
-    add("--small", action="store_true", help="show that it works, in seconds; the page stays as it is")
-    add("--json", action="store_true", help="print the whole result as one JSON document")
+    add(
+        "--rows",
+        nargs="+",
+        choices=keys,
+        default=keys,
+        metavar="ROW",
+        help=f"run these tests: {', '.join(keys)}",
+    )
+    add(
+        "--subjects",
+        nargs="+",
+        choices=ALL,
+        default=list(ALL),
+        metavar="KEY",
+        help=f"abuse these servers: {', '.join(ALL)}",
+    )
+    add("--small", action="store_true", help="check in seconds that it works; leave the page alone")
     return parser
 
 

@@ -35,7 +35,7 @@ from rankserver.client import tls
 from rankserver.client.aio import Client, connect
 from rankserver.client.display import visible
 from rankserver.client.worker import MAX_JOBS, Executor
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
 # The values of TERM for terminals whose cursor cannot be moved.
@@ -177,7 +177,7 @@ def _renderer(options: argparse.Namespace, client: Client) -> Renderer:
 def _executor(options: argparse.Namespace) -> Executor:
     kind, _, path = options.executor.partition(" ")
     allowed = policy.ALL if options.allow_all else policy.load(options.allow) if options.allow else None
-    limit = executors.OUTPUT_LIMIT if options.output_limit is None else options.output_limit
+    limit = executors.MAX_OUTPUT_BYTES if options.output_limit is None else options.output_limit
     executor_options = executors.ExecutorOptions(allowed, options.timeout, limit, options.workdir)
     delay = SIMULATED_DELAY if options.delay is None else options.delay
     return executors.make(kind, executor_options, delay=delay, handler=path)
@@ -196,7 +196,7 @@ def _token(options: argparse.Namespace) -> str | None:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigError(f"cannot read the token file {options.token_file}: {why}") from None
     if len(token.split()) != 1:
-        raise ConfigError(f"the token file {options.token_file} does not hold one token and nothing else")
+        raise ConfigError(f"the token file {options.token_file} must contain one token and nothing else")
     return token
 
 
@@ -223,13 +223,13 @@ def _check(options: argparse.Namespace) -> None:
         kinds = "--exec program or" if option == "allow" else "--exec program, --exec shell or"
         raise ConfigError(f"--{option} needs {kinds} --exec handler PATH")
     if kind != "simulate" and options.delay is not None:
-        raise ConfigError("--delay is for --exec simulate")
+        raise ConfigError("--delay needs --exec simulate")
     if kind == "shell" and options.allow:
-        raise ConfigError("--allow is not for --exec shell, which no patterns can bound; use --allow-all")
+        raise ConfigError("--exec shell needs --allow-all: patterns cannot restrict what a shell does")
     if options.json and (options.group or options.diff):
-        raise ConfigError("-b and --diff are not for --json, which has each answer as it comes")
+        raise ConfigError("-b and --diff do not work with --json, which prints each answer as it comes")
     if options.wait_for and _is_typed(options):
-        raise ConfigError("--wait-for is for -c, and for commands from a pipe or a file")
+        raise ConfigError("--wait-for needs -c, or commands from a pipe or a file")
 
 
 class ClientParser(arguments.Parser):
@@ -394,8 +394,8 @@ def _kind(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    if not protocol.is_name(text):
-        raise argparse.ArgumentTypeError(f"{protocol.shown(text)} {protocol.NOT_A_NAME}")
+    if not grammar.is_name(text):
+        raise argparse.ArgumentTypeError(f"{grammar.shown(text)} {grammar.NOT_A_NAME}")
     return text
 
 

@@ -21,7 +21,7 @@ from rankserver.client.aio import Client
 from rankserver.client.display import visible
 from rankserver.client.runner import cancel_and_wait
 from rankserver.client.stream import EventStream
-from rankserver.wire import protocol
+from rankserver.wire import grammar, protocol
 from rankserver.wire.exceptions import DisconnectedError, ProtocolError
 
 EXIT_COMMAND: Final = b"exit"
@@ -29,7 +29,7 @@ EXIT_COMMAND: Final = b"exit"
 QUIT_COMMAND: Final = b"quit"
 WHO_COMMANDS: Final = (b"?", b":who")
 HELP_COMMAND: Final = b":help"
-# Input waits while this many commands are unfinished: each takes memory, here and at the server.
+# The most unfinished commands: further input waits, because each takes memory, here and at the server.
 MAX_OPEN: Final = 65_536
 
 
@@ -228,7 +228,7 @@ class Console:
             line = self._unsent.popleft()
             timeout = self._options.answer_timeout
             try:
-                ask = self._client.ask(protocol.decode_line(line), timeout=timeout)
+                ask = self._client.ask(grammar.decode_line(line), timeout=timeout)
             except ProtocolError as error:
                 self._cannot_send(line, error.text)
                 continue

@@ -18,12 +18,12 @@ from client import policy, supervisor, supervisor_handle
 from client.supervisor_handle import SupervisorError, SupervisorHandle
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError
 
-# The number of bytes of output that are kept by default: an answer is one line, which may have 64 KiB on most
-# servers.
-OUTPUT_LIMIT: Final = 32_768
+# The most bytes of output that are kept, unless another limit is given: an answer is one line, which may have
+# 64 KiB on most servers.
+MAX_OUTPUT_BYTES: Final = 32_768
 # The exit codes of shells for a program that does not exist, and for one that cannot be executed.
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
@@ -66,7 +66,7 @@ class ExecutorOptions(NamedTuple):
 
     policy: policy.Policy | None = None
     timeout: float | None = None
-    output_limit: int = OUTPUT_LIMIT
+    output_limit: int = MAX_OUTPUT_BYTES
     workdir: str | Path | None = None
 
 
@@ -254,7 +254,7 @@ class ShellExecutor(ProcessExecutor):
     def _argv(self, text: str) -> list[str]:
         _check(text)
         if not self._policy.allows_all:
-            raise NotAllowedError(f"not allowed here, where not every shell command is: {_short(text)}")
+            raise NotAllowedError(f"this client allows no shell commands: {_short(text)}")
         return ["/bin/sh", "-c", "--", text]
 
 
@@ -301,7 +301,7 @@ def _check(text: str) -> None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= protocol.MAX_SHOWN else text[: protocol.MAX_SHOWN] + "..."
+    return text if len(text) <= grammar.MAX_SHOWN else text[: grammar.MAX_SHOWN] + "..."
 
 
 def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcome:

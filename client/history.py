@@ -14,7 +14,7 @@ from client.console import EXIT_COMMAND, HELP_COMMAND, WHO_COMMANDS
 OWN_COMMANDS: Final = tuple(command.decode() for command in (*WHO_COMMANDS, HELP_COMMAND, EXIT_COMMAND))
 # Commands can hold secrets, so only the owner may read the file.
 OWNER_ONLY: Final = 0o600
-# Nobody steps through more completions.
+# The most completions that are offered: nobody steps through more.
 MAX_COMPLETIONS: Final = 50
 
 

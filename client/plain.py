@@ -14,8 +14,8 @@ from client.frontend import Status
 from client.words import RESULTS, Line
 from rankserver.wire.exceptions import StreamError
 
-# The number of bytes read at once: they take a few milliseconds, and then events have their turn.
-READ_SIZE: Final = 16_384
+# The most bytes read at once: handling them takes a few milliseconds, and then events have their turn.
+MAX_READ_BYTES: Final = 16_384
 # Moves the cursor to the start of the row and clears it.
 CLEAR: Final = "\r\x1b[K"
 
@@ -137,7 +137,7 @@ class PlainFrontend:
     async def _read(self) -> bytes:
         try:
             await _readable(self._stdin)
-            return os.read(self._stdin, READ_SIZE)
+            return os.read(self._stdin, MAX_READ_BYTES)
         except OSError as error:
             raise StreamError(f"cannot read standard input: {error.strerror}") from error
 

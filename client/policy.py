@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError
 
 ANY_FURTHER: Final = "..."
@@ -64,7 +64,7 @@ def _pattern(path: str | Path, number: int, line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
-        problem = f"{str(error).lower()} in {protocol.shown(line)}"
+        problem = f"{str(error).lower()} in {grammar.shown(line)}"
         raise ConfigError(f"line {number} of the allow file {str(path)!r}: {problem}") from None
 
 

@@ -55,7 +55,8 @@ class Progress:
     def is_complete(self) -> bool:
         """Whether nothing is left to wait for.
 
-        A command that timed out before it was logged is not waited for. If the last one did, so did the rest.
+        A command that timed out before it was logged is not waited for. All commands have the same
+        timeout, so only the last one needs to be checked.
         """
         last = next(reversed(self._unlogged.values()), None)
         return not self._open and (last is None or last.has_failed)

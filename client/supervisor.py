@@ -27,7 +27,7 @@ from typing import Any, Final, NoReturn
 
 # The descriptor of the socket to the client.
 CLIENT: Final = 0
-# How long a command may take to end after SIGTERM, in seconds. A person may be waiting for it.
+# The most seconds that a command may take to end after SIGTERM: a person may be waiting for it.
 GRACE: Final = 2.0
 # The same for processes that a command left behind, in seconds: they should have ended with the command.
 LEFTOVER_GRACE: Final = 0.5
@@ -36,9 +36,9 @@ LEFTOVER_GRACE: Final = 0.5
 KILL_TIMEOUT: Final = 3.0
 # The longest wait in one select, in seconds: select does not accept numbers of any size.
 MAX_WAIT: Final = 3600.0
-# The number of bytes in one read: the default capacity of a pipe.
-READ_SIZE: Final = 65_536
-# The maximum number of reads after a command has ended. Together they get 1 MiB, the largest capacity that a
+# The most bytes in one read: the default capacity of a pipe.
+MAX_READ_BYTES: Final = 65_536
+# The most reads after a command has ended. Together they get 1 MiB, the largest capacity that a
 # command can give the pipe (pipe(7)).
 MAX_LAST_READS: Final = 16
 # The errors of exec(2) for a program that does not exist.
@@ -108,7 +108,7 @@ class Command:
         if self.pipe is None:
             return False
         try:
-            data = os.read(self.pipe, READ_SIZE)
+            data = os.read(self.pipe, MAX_READ_BYTES)
         except BlockingIOError:
             return False
         room = self._limit - len(self._kept)
@@ -226,7 +226,7 @@ class Supervisor:
         watched = [self._woken, *([] if self._is_over else [CLIENT]), *([] if pipe is None else [pipe])]
         ready, _, _ = select.select(watched, [], [], timeout)
         if self._woken in ready:
-            os.read(self._woken, READ_SIZE)
+            os.read(self._woken, MAX_READ_BYTES)
         if CLIENT in ready:
             self._receive()
         if command and pipe in ready:
@@ -234,7 +234,7 @@ class Supervisor:
 
     def _receive(self) -> None:
         try:
-            data = os.read(CLIENT, READ_SIZE)
+            data = os.read(CLIENT, MAX_READ_BYTES)
         except OSError:
             data = b""
         self._received += data
@@ -290,7 +290,7 @@ def _start(request: dict[str, Any], output: int) -> int:
         if not pid:
             image.become(supervisor, given, output, their_failure)
         theirs.close()
-        words = os.read(failure, READ_SIZE).split()
+        words = os.read(failure, MAX_READ_BYTES).split()
     if words:
         os.waitpid(pid, 0)
         raise NotStartedError(words[0].decode(), int(words[1]))

@@ -20,8 +20,8 @@ from rankserver.wire.lines import LineBuffer
 # How long a supervisor may take to end its command and itself before it is killed, in seconds: its own
 # timeouts, and a margin for a busy machine.
 END_TIMEOUT: Final = supervisor.GRACE + supervisor.KILL_TIMEOUT + 2.0
-# The number of bytes received at once. A longer reply takes several calls.
-READ_SIZE: Final = 65_536
+# The most bytes received at once. A longer reply takes several calls.
+MAX_READ_BYTES: Final = 65_536
 
 
 class SupervisorError(Exception):
@@ -93,7 +93,7 @@ class SupervisorHandle:
         """
         while not self._replies:
             if not await self._receive():
-                raise SupervisorError("the supervisor of the command ended before it")
+                raise SupervisorError("the command's supervisor ended before the command")
         return self._replies.popleft()
 
     async def end(self) -> None:
@@ -132,7 +132,7 @@ class SupervisorHandle:
 
     async def _recv(self) -> bytes:
         try:
-            data = await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
+            data = await asyncio.get_running_loop().sock_recv(self._sock, MAX_READ_BYTES)
         except ConnectionResetError:  # the supervisor ended with something unread
             return b""
         for line in self._lines.feed(data):

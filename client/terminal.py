@@ -57,9 +57,10 @@ COLOURS: Final = {
 }
 STYLE: Final = Style.from_dict(COLOURS | {"bottom": "reverse", "auto-suggestion": "ansibrightblack"})
 RESET: Final = "\x1b[0m"
-# The height of the menu of completions, in rows.
-MENU_ROWS: Final = 6
-# A terminal with fewer rows has no bottom line.
+# The most rows of the menu of completions: fewer leave too little to choose from, and more would push
+# the conversation off a small screen.
+MAX_MENU_ROWS: Final = 6
+# The least number of rows of a terminal that gets a bottom line.
 MIN_ROWS: Final = 3
 
 
@@ -212,7 +213,7 @@ class TerminalFrontend:
         """Print the waiting lines, before the prompt is drawn again below them."""
         self._output.is_held = True
         size = self._output.get_size()
-        self._prompt.reserve_space_for_menu = min(MENU_ROWS, max(0, size.rows - MIN_ROWS))
+        self._prompt.reserve_space_for_menu = min(MAX_MENU_ROWS, max(0, size.rows - MIN_ROWS))
         if self._unprinted:
             app.renderer.erase()
             self._print()

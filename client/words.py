@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from rankserver.client import events
 from rankserver.client.display import visible
-from rankserver.wire import frames, protocol
+from rankserver.wire import frames, grammar
 from rankserver.wire.exceptions import DisconnectedError
 
 # Statuses in words; the others are words already.
@@ -78,8 +78,8 @@ def render_text(happened: DisplayEvent, *, address: str) -> list[Line]:
 def cannot_send(unsent: Unsent) -> str:
     """Return the complaint about a command that cannot be sent, which may be of any length and content."""
     text, reason = unsent
-    named = f" {text[: protocol.MAX_SHOWN]!r}" if text else ""
-    more = "..." if len(text) > protocol.MAX_SHOWN else ""
+    named = f" {text[: grammar.MAX_SHOWN]!r}" if text else ""
+    more = "..." if len(text) > grammar.MAX_SHOWN else ""
     return f"cannot send{visible(named)}{more}: {visible(reason)}"
 
 

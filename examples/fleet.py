@@ -55,8 +55,10 @@ async def gather(address: str, agents: int, commands: list[str], answer_timeout:
     worst = 0
     async with connect(address, name="operator") as client:
         if client.rank:
-            raise RankserverError(f"{client.rank} clients rank higher and would refuse: be the first to join")
-        print(f"waiting for {agents} agents", flush=True)
+            raise RankserverError(
+                f"rank is {client.rank}, and higher-ranked clients would refuse: start the operator first"
+            )
+        print(f"waiting for {agents} agent{'s' if agents > 1 else ''}", flush=True)
         await enough(client, agents)
         for command in commands:
             print(f"{command}: asking {client.clients - 1}", flush=True)

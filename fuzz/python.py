@@ -11,8 +11,9 @@ from fuzz import grammar
 from rankserver import clist
 from rankserver.client import events
 from rankserver.client.session import Session, SessionState
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
+from rankserver.wire.grammar import decode_line
 
 # Makes one input from a random generator, feeds it and returns it.
 Fuzzer = Callable[[random.Random], bytes]
@@ -30,7 +31,7 @@ def parse(rng: random.Random) -> bytes:
     """
     line = grammar.client_line(rng)
     try:
-        protocol.decode_line(line)
+        decode_line(line)
         is_text = True
     except RemoteProtocolError:
         is_text = False
@@ -40,7 +41,7 @@ def parse(rng: random.Random) -> bytes:
     except RemoteProtocolError as error:
         reply = protocol.err(error.code, error.text)
         _check(
-            error.code == protocol.BAD_FRAME and len(reply) < protocol.SERVER_SLACK,
+            error.code == codes.BAD_FRAME and len(reply) < protocol.MAX_SERVER_SLACK,
             line,
             f"{reply!r} is the reply",
         )

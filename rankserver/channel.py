@@ -30,7 +30,8 @@ import socket
 import ssl
 from typing import Final, NamedTuple, TypeAlias
 
-from rankserver.clist import Cursor, Log
+from rankserver.clist import Log
+from rankserver.cursor import Cursor
 from rankserver.members import NOBODY
 from rankserver.tls import TlsTransport
 from rankserver.wire import protocol
@@ -61,8 +62,9 @@ TRANSITIONS: Final = {
     ChannelState.CLOSING: {ChannelState.CLOSED},
     ChannelState.CLOSED: set[ChannelState](),
 }
-# Those that have not joined and do not go.
+# The states of a connection whose HELLO was not accepted, and that has not departed.
 STRANGERS: Final = frozenset({ChannelState.HANDSHAKE, ChannelState.PENALIZED})
+# The states of a connection that has departed.
 GOING: Final = frozenset({ChannelState.LEAVING, ChannelState.CLOSING, ChannelState.CLOSED})
 
 

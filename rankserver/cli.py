@@ -24,12 +24,14 @@ from rankserver.config import Config
 from rankserver.server import Server
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import ConfigError, ListenError
+from rankserver.wire.grammar import MAX_CLIENTS
 
 # Descriptors beyond one for each client and stranger: for connections accepted in one turn, for clients that
 # have left and are not closed yet, and for the server's own files.
 SPARE_DESCRIPTORS: Final = 512
-# Signals that are read from the socket pair at once.
-SIGNALS: Final = 64
+# The most signals that are read from the socket pair at once: more than anybody sends meanwhile, and others
+# are read in the next turn.
+MAX_SIGNALS: Final = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +103,7 @@ def _signals(server: Server) -> Iterator[None]:
 
     def on_signal() -> None:
         nonlocal received
-        new = reader.recv(SIGNALS)
+        new = reader.recv(MAX_SIGNALS)
         received += sum(map(new.count, enders))
         if received > 1:
             os._exit(130)
@@ -165,7 +167,7 @@ def _check_tls(options: argparse.Namespace) -> None:
     if options.tls_key and not options.tls_cert:
         raise ConfigError("argument --tls-key: the key needs its certificate, --tls-cert")
     if options.tls_client_ca and not options.tls_cert:
-        raise ConfigError("argument --tls-client-ca: needs --tls-cert and --tls-key as well")
+        raise ConfigError("argument --tls-client-ca: it needs --tls-cert and --tls-key as well")
 
 
 def _check_exposure(options: argparse.Namespace) -> None:
@@ -199,7 +201,9 @@ def _build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s N [options]",
         description="Rank up to N clients first come, first served, and broadcast what they command.",
     )
-    parser.add_argument("capacity", metavar="N", type=arguments.whole(1), help="maximum number of clients")
+    parser.add_argument(
+        "capacity", metavar="N", type=arguments.whole(1, MAX_CLIENTS), help="maximum number of clients"
+    )
     parser.add_argument("--version", action="version", version=f"rankserver {__version__}")
     _add_addresses(parser.add_argument_group("addresses").add_argument)
     _add_trust(parser.add_argument_group("tokens and TLS").add_argument)

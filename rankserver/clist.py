@@ -1,270 +1,31 @@
 """The typed wrapper of the C core: ranked members, the shared log, and the cursors of connections.
 
-This is the only module that calls the core. What each call does, costs and guarantees is described above its
-function in the ``_*.c`` files. Status codes become exceptions here, in one place. Using a log or a cursor
-after it was closed raises TypeError.
+See ``core`` for what calls of the C core have in common.
 """
 
 from __future__ import annotations
 
-import enum
-import os
 from types import TracebackType
 from typing import Any, Final
 
 from rankserver._clist_cffi import ffi, lib
-from rankserver.wire import protocol
-from rankserver.wire.exceptions import RemoteProtocolError
+from rankserver.core import Core, check, made
+from rankserver.cursor import Cursor
 
-# Bytes in a block of the log: what the core sends in one system call.
+# The number of bytes in a block of the log: what the core sends in one system call.
 BLOCK_BYTES: Final = 1024 * 1024
 
 # The most bytes that one read returns. Logged as frames of 64 bytes, they fit into one block.
-READ_BYTES: Final = 800 * 1024
-
-# The most pieces that ``peek`` returns.
-PEEK_SPANS: Final = 16
+MAX_READ_BYTES: Final = 800 * 1024
 
 # The published position that lets everything be sent at once.
 EVERYTHING: Final = 2**64 - 1
 
-# Initial size of the array in which the core returns descriptors; it doubles when there are more cursors.
-FIRST_FDS: Final = 64
-
-
-class Flushed(enum.IntEnum):
-    """How a flush ended."""
-
-    DONE = lib.CL_OK
-    # Flush again when the socket is writable.
-    BLOCKED = lib.CL_BLOCKED
-    # The connection can no longer be written; it may still be readable.
-    BROKEN = lib.CL_BROKEN
-
-
-# Looked up here, since calling an enum is two calls in Python.
-_FLUSHED: Final = {int(status): status for status in Flushed}
-
-
-class Cursor:
-    """One connection's place in the log, its input and its private frames.
-
-    Made by ``Log.open`` and ``Log.retain``.
-    """
-
-    __slots__ = ("_handle", "_log")
-
-    def __init__(self, log: Log, handle: Any) -> None:
-        self._log = log
-        self._handle: Any = handle
-
-    # --- its place in the log ---
-
-    def attach(self, member: int | None, seq: int | None = None) -> None:
-        """Send the cursor the frames after ``seq``, and treat its input as the member's.
-
-        O(1) for the end of the log, else O(bytes of a block).
-
-        Args:
-            member: the member that it belongs to; None to follow the log without a rank.
-            seq: the frame that it continues after; None for the last one in the log.
-
-        Raises:
-            ValueError: the cursor was attached before, there is no such member, the member has a cursor, or
-                there is no such frame yet.
-            LookupError: the frames after ``seq`` are not kept any more.
-        """
-        handle = ffi.NULL if member is None else self._log._member(member)
-        last: int = lib.cl_seq(self._log._core) if seq is None else seq
-        _check(lib.cl_attach(self._log._core, self._handle, handle, last))
-
-    def detach(self) -> None:
-        """Send the cursor nothing that is logged from now on; what is logged so far is still sent. O(1).
-
-        The member keeps its rank, and may be given another cursor.
-
-        Raises:
-            ValueError: it is not attached.
-        """
-        _check(lib.cl_detach(self._log._core, self._handle))
-
-    def cut(self) -> None:
-        """Detach the cursor, and drop its output except for the rest of a frame that was sent in part."""
-        lib.cl_cut(self._log._core, self._handle)
-
-    def mute(self) -> None:
-        """Send nothing more to the cursor, whose connection cannot be written. Its input still counts."""
-        lib.cl_mute(self._log._core, self._handle)
-
-    def discard(self) -> None:
-        """Free the cursor, attached or not. The caller closes its socket."""
-        lib.cl_close(self._log._core, self._handle)
-        self._handle = None
-        self._log._cursors -= 1
-
-    # --- what it sends ---
-
-    def read(self, size: int) -> int:
-        """Receive once, at most ``size`` bytes, for ``next_line`` and ``collect``.
-
-        Returns:
-            How many bytes were received; 0 at the end of the stream.
-
-        Raises:
-            BlockingIOError: there is nothing to receive, or earlier input is not used up: ``next_line`` has
-                not returned None since the last read.
-            OSError: the connection is lost; with ENOMEM, there is no memory to keep another cursor's input.
-        """
-        count: int = lib.cl_read(self._log._core, self._handle, size)
-        if count < 0:
-            raise OSError(-count, os.strerror(-count))
-        return count
-
-    def take(self, data: bytes | bytearray | memoryview) -> None:
-        """Do the same as ``read`` with bytes that the caller has received, at most ``read_bytes``.
-
-        Raises:
-            ValueError: there are more bytes than that, or earlier input is not used up.
-            MemoryError: there is no memory to keep another cursor's input.
-        """
-        _check(lib.cl_take(self._log._core, self._handle, ffi.from_buffer(data), len(data)))
-
-    def next_line(self, *, logs: bool) -> bytes | None:
-        """Process the cursor's input up to the next line for the caller. O(bytes).
-
-        Args:
-            logs: log the valid CMD lines of an attached member; if False, return them like other lines.
-
-        Returns:
-            The first line that is neither logged nor empty, without its CR and LF; the next call continues
-            after it. None at the end of the input; an incomplete line is kept for the next read.
-
-        Raises:
-            RemoteProtocolError: ``too-long``; everything before that line was processed.
-            MemoryError: everything before the current line was processed; the call may be repeated.
-        """
-        line = self._log._span
-        status = lib.cl_line(self._log._core, self._handle, logs, line)
-        if status == lib.CL_OK:
-            return None
-        if status == lib.CL_LINE:
-            return bytes(ffi.buffer(line.data, line.len))
-        if status == lib.CL_LONG:
-            longest = lib.cl_longest_line(self._log._core, self._handle)
-            raise RemoteProtocolError(protocol.TOO_LONG, f"a line is longer than {longest} bytes")
-        raise _error(status)
-
-    def unread(self) -> None:
-        """Put back the line that ``next_line`` returned last for this cursor. O(1).
-
-        Calls for other cursors in between make no difference. After this cursor's next ``next_line`` or
-        ``collect``, the line can no longer be put back.
-        """
-        lib.cl_unread(self._log._core, self._handle)
-
-    def keep(self) -> None:
-        """Move the rest of the cursor's input into its own memory. O(bytes).
-
-        It would move anyway when another cursor needs the buffer. If there is no memory, this cursor now
-        fails instead of the other one.
-
-        Raises:
-            MemoryError: nothing was moved.
-        """
-        _check(lib.cl_keep(self._log._core, self._handle))
-
-    def collect(self) -> bytes:
-        """Take the valid CMD lines at the front of the cursor's input without logging them. O(bytes).
-
-        Returns:
-            The lines with their ends, for ``apply``. Empty if the next line is not a valid CMD, if there is
-            no complete line, or if the cursor has no member; then ``next_line`` continues.
-
-        Raises:
-            MemoryError: nothing was taken.
-        """
-        batch = self._log._span
-        _check(lib.cl_collect(self._log._core, self._handle, batch))
-        return bytes(ffi.buffer(batch.data, batch.len))
-
-    def ignore(self) -> None:
-        """Discard the cursor's input, and all that it receives from now on. O(1)."""
-        lib.cl_ignore(self._log._core, self._handle)
-
-    # --- what it is sent ---
-
-    def private(self, frame: bytes) -> int:
-        """Queue a frame, LF included, for this cursor alone, to be sent after what is logged so far.
-
-        Returns:
-            How many bytes of private frames are now queued for the cursor.
-
-        Raises:
-            ValueError: the frame is empty.
-            MemoryError: it was not queued.
-        """
-        queued: int = lib.cl_private(self._log._core, self._handle, frame, len(frame))
-        _check(queued)
-        return queued
-
-    def flush(self) -> Flushed:
-        """Send the cursor its pending output, in a bounded number of system calls."""
-        return _FLUSHED[lib.cl_flush(self._log._core, self._handle)]
-
-    def peek(self) -> list[memoryview]:
-        """Return the output to send next, for a transport that C cannot write to.
-
-        The memory is valid until the next call of any method.
-        """
-        spans = ffi.new("cl_span[]", PEEK_SPANS)
-        count = lib.cl_peek(self._log._core, self._handle, spans, PEEK_SPANS)
-        return [memoryview(ffi.buffer(span.data, span.len)) for span in spans[0:count]]
-
-    def advance(self, sent: int) -> None:
-        """Count the first ``sent`` bytes of what ``peek`` returned as sent."""
-        lib.cl_advance(self._log._core, self._handle, sent)
-
-    # --- questions ---
-
-    def lag(self) -> int:
-        """Return how many bytes wait to be sent to the cursor, published or not."""
-        lag: int = lib.cl_lag(self._log._core, self._handle)
-        return lag
-
-    def sent(self) -> int:
-        """Return how many bytes the cursor was sent, plus the position in the log where it was attached.
-
-        Raises:
-            TypeError: the log is closed.
-        """
-        self._log._check_open()
-        sent: int = lib.cl_sent(self._handle)
-        return sent
-
-    def in_flight(self) -> int:
-        """Return how many sent bytes the peer's system has not acknowledged; 0 if our system cannot tell.
-
-        Raises:
-            TypeError: the log is closed.
-        """
-        self._log._check_open()
-        in_flight: int = lib.cl_in_flight(self._handle)
-        return in_flight
-
-    def queued(self) -> int:
-        """Return how many bytes of private frames are queued for the cursor."""
-        self._log._check_open()
-        queued: int = lib.cl_queued(self._handle)
-        return queued
-
-    def is_blocked(self) -> bool:
-        """Tell whether the last flush could not send everything that was due."""
-        self._log._check_open()
-        return bool(lib.cl_is_blocked(self._handle))
-
 
 class Log:
     """The shared log, the ranked members, and the cursors of connections.
+
+    Using it after it was closed raises TypeError.
 
     Args:
         max_line: bytes in the longest line from a client, LF included.
@@ -272,13 +33,10 @@ class Log:
         read_bytes: the most bytes that one read returns.
     """
 
-    def __init__(self, max_line: int, block_bytes: int = BLOCK_BYTES, read_bytes: int = READ_BYTES) -> None:
-        self._core: Any = _made(lib.cl_new(block_bytes, max_line, read_bytes))
-        self._members: dict[int, Any] = {}
-        self._cursors = 0
-        self._span: Any = ffi.new("cl_span *")
-        # It has room for the descriptors of all cursors.
-        self._fds: Any = ffi.new("int[]", FIRST_FDS)
+    def __init__(
+        self, max_line: int, block_bytes: int = BLOCK_BYTES, read_bytes: int = MAX_READ_BYTES
+    ) -> None:
+        self._core = Core(made(lib.cl_new(block_bytes, max_line, read_bytes)))
 
     def __enter__(self) -> Log:
         return self
@@ -290,10 +48,7 @@ class Log:
 
     def close(self) -> None:
         """Free the log with all its members and cursors. Closing twice is allowed."""
-        if self._core is not None:
-            lib.cl_free(self._core)
-            self._core = None
-            self._members.clear()
+        self._core.free()
 
     # --- members ---
 
@@ -310,9 +65,9 @@ class Log:
             ValueError: it is a member already.
             MemoryError: it was not added.
         """
-        if member in self._members:
-            raise ValueError(f"{member} is a member already")
-        self._members[member] = _made(lib.cl_join(self._core, member, rank_class))
+        if member in self._core.members:
+            raise ValueError(f"member {member} already exists")
+        self._core.members[member] = made(lib.cl_join(self._core.log, member, rank_class))
 
     def leave(self, member: int) -> None:
         """Remove the member from the ranks, and detach its cursor, if it has one. O(1).
@@ -320,8 +75,8 @@ class Log:
         Raises:
             ValueError: it is no member.
         """
-        lib.cl_leave(self._core, self._member(member))
-        del self._members[member]
+        lib.cl_leave(self._core.log, self._core.member(member))
+        del self._core.members[member]
 
     def rank(self, member: int) -> int:
         """Return the member's rank, 0 for the highest.
@@ -331,28 +86,23 @@ class Log:
         Raises:
             ValueError: it is no member.
         """
+        core = self._core
         try:
-            rank: int = lib.cl_rank(self._core, self._members[member])
+            rank: int = lib.cl_rank(core.log, core.members[member])
         except KeyError:
-            raise ValueError(f"{member} is no member") from None
+            raise ValueError(f"there is no member {member}") from None
         return rank
 
     def members(self) -> list[int]:
         """Return all members, by rank. O(n)."""
         ids = ffi.new("uint64_t[]", self.count)
-        return list(ffi.unpack(ids, lib.cl_members(self._core, ids, len(ids))))
+        return list(ffi.unpack(ids, lib.cl_members(self._core.log, ids, len(ids))))
 
     @property
     def count(self) -> int:
         """How many members there are."""
-        count: int = lib.cl_count(self._core)
+        count: int = lib.cl_count(self._core.log)
         return count
-
-    def _member(self, member: int) -> Any:
-        try:
-            return self._members[member]
-        except KeyError:
-            raise ValueError(f"{member} is no member") from None
 
     # --- cursors ---
 
@@ -368,8 +118,8 @@ class Log:
         Raises:
             MemoryError: there is no memory.
         """
-        self._make_room()
-        return self._counted(lib.cl_open(self._core, fd, external))
+        self._core.make_room()
+        return self._counted(lib.cl_open(self._core.log, fd, external))
 
     def retain(self) -> Cursor:
         """Return a new cursor that belongs to no client and keeps the log from its current end on. O(1).
@@ -380,17 +130,12 @@ class Log:
         Raises:
             MemoryError: there is no memory.
         """
-        self._make_room()
-        return self._counted(lib.cl_retain(self._core))
-
-    def _make_room(self) -> None:
-        """Make room for the descriptor of one more cursor."""
-        if self._cursors == len(self._fds):
-            self._fds = ffi.new("int[]", 2 * self._cursors)
+        self._core.make_room()
+        return self._counted(lib.cl_retain(self._core.log))
 
     def _counted(self, handle: Any) -> Cursor:
-        cursor = Cursor(self, _made(handle))
-        self._cursors += 1
+        cursor = Cursor(self._core, made(handle))
+        self._core.opened()
         return cursor
 
     # --- into the log ---
@@ -401,7 +146,7 @@ class Log:
         Raises:
             MemoryError: there is no room for it.
         """
-        _check(lib.cl_reserve(self._core, size))
+        check(lib.cl_reserve(self._core.log, size))
 
     def append(self, verb: bytes, text: bytes) -> int:
         """Log ``<verb> <seq> <text>`` and return its seq.
@@ -409,8 +154,8 @@ class Log:
         Raises:
             MemoryError: nothing was logged.
         """
-        seq: int = lib.cl_append(self._core, verb, text, len(text))
-        _check(min(seq, 0))
+        seq: int = lib.cl_append(self._core.log, verb, text, len(text))
+        check(min(seq, 0))
         return seq
 
     def apply(self, member: int, batch: bytes) -> None:
@@ -423,7 +168,7 @@ class Log:
                 logged.
             MemoryError: nothing was logged.
         """
-        _check(lib.cl_apply(self._core, self._member(member), batch, len(batch)))
+        check(lib.cl_apply(self._core.log, self._core.member(member), batch, len(batch)))
 
     def publish(self, position: int | None) -> None:
         """Let the log be sent up to ``position``, the end of a frame, and no further. O(1).
@@ -431,7 +176,7 @@ class Log:
         Private frames wait until their place is published. None publishes each frame as soon as it is
         logged, as in a new log. What was sent already stays sent.
         """
-        lib.cl_publish(self._core, EVERYTHING if position is None else position)
+        lib.cl_publish(self._core.log, EVERYTHING if position is None else position)
 
     # --- out to the sockets ---
 
@@ -441,10 +186,11 @@ class Log:
         Returns:
             The descriptors that have become blocked, and those that can no longer be written.
         """
-        count = lib.cl_flush_all(self._core, self._fds, len(self._fds))
+        descriptors = self._core.descriptors
+        count = lib.cl_flush_all(self._core.log, descriptors, len(descriptors))
         if not count:
             return [], []
-        named = ffi.unpack(self._fds, count)
+        named = ffi.unpack(descriptors, count)
         return [fd for fd in named if fd >= 0], [~fd for fd in named if fd < 0]
 
     # --- questions ---
@@ -452,13 +198,13 @@ class Log:
     @property
     def seq(self) -> int:
         """The seq of the last frame, 0 before the first."""
-        seq: int = lib.cl_seq(self._core)
+        seq: int = lib.cl_seq(self._core.log)
         return seq
 
     @property
     def end(self) -> int:
         """The position after the last frame."""
-        end: int = lib.cl_end(self._core)
+        end: int = lib.cl_end(self._core.log)
         return end
 
     def find(self, seq: int) -> int:
@@ -466,29 +212,24 @@ class Log:
 
         Raises:
             ValueError: there is no such frame yet.
-            LookupError: the frames after it are not kept any more.
+            LookupError: the frames after it are no longer kept.
         """
         position = ffi.new("uint64_t *")
-        _check(lib.cl_find(self._core, seq, position))
+        check(lib.cl_find(self._core.log, seq, position))
         found: int = position[0]
         return found
 
     @property
     def unflushed(self) -> int:
         """How many frames were logged since the last ``flush_all``."""
-        unflushed: int = lib.cl_unflushed(self._core)
+        unflushed: int = lib.cl_unflushed(self._core.log)
         return unflushed
 
     @property
     def held(self) -> int:
         """Bytes of the log that are kept for the slowest cursor."""
-        held: int = lib.cl_held(self._core)
+        held: int = lib.cl_held(self._core.log)
         return held
-
-    def _check_open(self) -> None:
-        """Raise TypeError if the log is closed, for calls in which C would read a cursor that was freed."""
-        if self._core is None:
-            raise TypeError("the log is closed")
 
     def behind(self, size: int) -> list[int]:
         """Return the descriptors of the cursors for which more than ``size`` bytes of the log are kept.
@@ -496,7 +237,12 @@ class Log:
         Cursors of members come first, by rank, then those that follow the log without a rank, then detached
         ones that still have a part of it to get. O(cursors).
         """
-        return list(ffi.unpack(self._fds, lib.cl_behind(self._core, size, self._fds, len(self._fds))))
+        return list(
+            ffi.unpack(
+                self._core.descriptors,
+                lib.cl_behind(self._core.log, size, self._core.descriptors, len(self._core.descriptors)),
+            )
+        )
 
     def check(self) -> None:
         """Check every invariant of the core, for tests.
@@ -504,7 +250,7 @@ class Log:
         Raises:
             AssertionError: an invariant is broken; the message has its number in ``_core.h``.
         """
-        broken = lib.cl_check(self._core)
+        broken = lib.cl_check(self._core.log)
         if broken:
             raise AssertionError(f"invariant {broken} of _core.h is broken")
 
@@ -512,22 +258,3 @@ class Log:
 def text_ok(data: bytes) -> bool:
     """Tell whether the bytes follow the text rule (docs/protocol.md, "Lines")."""
     return bool(lib.cl_text_ok(data, len(data)))
-
-
-def _made(pointer: Any) -> Any:
-    if pointer == ffi.NULL:
-        raise MemoryError
-    return pointer
-
-
-def _check(status: int) -> None:
-    if status < 0:
-        raise _error(status)
-
-
-def _error(status: int) -> Exception:
-    if status == lib.CL_MISUSE:
-        return ValueError("not a call for this member, cursor or data")
-    if status == lib.CL_GONE:
-        return LookupError("the frames are not kept any more")
-    return MemoryError()

@@ -13,8 +13,8 @@ from rankserver.channel import Channel
 from rankserver.tokens import NO_TOKEN, Holder, Tokens
 from rankserver.wire import frames
 
-# This many strangers may be open at a time even if the capacity is smaller: enough for a small fleet that
-# reconnects at once.
+# The least number of strangers that may be open at a time, even if the capacity is smaller: enough for a
+# small fleet that reconnects at once.
 MIN_STRANGERS: Final = 64
 
 

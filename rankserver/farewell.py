@@ -14,10 +14,10 @@ from typing import Final
 from rankserver.channel import Channel, ChannelState
 from rankserver.loop import Loop
 
-# Seconds without progress after which a departing peer is closed: a slow network delivers something in this
-# time.
+# Seconds without progress after which a departing peer is closed: even a slow network delivers something in
+# this time.
 CLOSE_TIMEOUT: Final = 2.0
-# Seconds in all for a departing peer that takes its output, but slowly.
+# The most seconds in all for a departing peer that takes its output, but slowly.
 MAX_CLOSE_TIMEOUT: Final = 10.0
 
 

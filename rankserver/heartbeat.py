@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 from rankserver.channel import Channel, ChannelState, Departure
 from rankserver.timers import Timers
-from rankserver.wire import protocol
+from rankserver.wire import codes, protocol
 
-# The heap is rebuilt when more of its entries belong to channels that have departed than to others, but not
-# for fewer than this: rebuilding a small heap is not worth it. Until then the entries keep their channels.
+# The least number of entries of departed channels for which the heap is rebuilt: fewer are not worth it. From
+# there on, it is rebuilt whenever they are the majority. Until then, they keep their channels.
 MIN_STALE = 8
 
 
@@ -109,7 +109,7 @@ class Heartbeat:
             # Put back an entry for this channel, because ``stop`` is about to count one as stale.
             self._push(channel, math.inf)
             text = f"nothing heard for {2 * self.seconds:g} seconds"
-            self._depart(channel, Departure(protocol.TIMEOUT, text))
+            self._depart(channel, Departure(codes.TIMEOUT, text))
 
     def _push(self, channel: Channel, deadline: float) -> None:
         heapq.heappush(self._heap, (deadline, channel.member.id, channel))

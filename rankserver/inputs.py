@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import InputError
 
 # An encoded integer has at most this many bytes: ten groups of seven bits hold any unsigned 64-bit number.
 MAX_INTEGER_BYTES: Final = 10
+# The largest integer that has an encoding: the ids of members have 64 bits in the core.
 MAX_INTEGER: Final = 2**64 - 1
-# The core keeps a class in 32 bits.
+# The largest class: the core keeps it in 32 bits.
 MAX_CLASS: Final = 2**32 - 1
 
 
@@ -100,14 +101,14 @@ def decode(data: bytes) -> Input:
         InputError: the bytes are not exactly one such input.
     """
     if not data:
-        raise InputError("an input has at least one byte")
+        raise InputError("the input is empty")
     kind = data[0]
     if kind >= len(_KINDS):
         raise InputError(f"there is no input of kind {kind}")
     reader = _Bytes(data, 1)
     values = [read(reader) for _, read in _FIELDS[kind]]
     if reader.left:
-        raise InputError(f"{reader.left} bytes follow the input")
+        raise InputError(f"the input is longer than what it encodes, by {reader.left}")
     made: Input = _KINDS[kind](*values)
     return made
 
@@ -125,7 +126,7 @@ class _Bytes:
 
     def take(self, count: int) -> bytes:
         if count > self.left:
-            raise InputError(f"{count} bytes were announced and {self.left} are left")
+            raise InputError(f"the input ends too early: bytes announced: {count}, left: {self.left}")
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -149,7 +150,7 @@ def _read_integer(reader: _Bytes) -> int:
             if (byte == 0 and place > 0) or value > MAX_INTEGER:
                 break
             return value
-    raise InputError("a number is not in its shortest form of at most 64 bits")
+    raise InputError("a number is not in its shortest form, or exceeds 64 bits")
 
 
 def _write_bytes(out: bytearray, value: bytes) -> None:
@@ -170,7 +171,7 @@ def _read_text(reader: _Bytes) -> str:
         text = _read_bytes(reader).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"a text is not valid UTF-8: {error.reason}") from None
-    if problem := protocol.text_problem(text):
+    if problem := grammar.text_problem(text):
         raise InputError(problem)
     return text
 
@@ -189,7 +190,7 @@ def _read_members(reader: _Bytes) -> tuple[int, ...]:
 
 def _check_distinct(members: Sequence[int]) -> None:
     if not members or len(set(members)) < len(members):
-        raise InputError("members are missing, or named twice")
+        raise InputError("the list of members is empty, or names one of them twice")
 
 
 def _write_newcomers(out: bytearray, newcomers: tuple[Newcomer, ...]) -> None:
@@ -205,14 +206,14 @@ def _read_newcomers(reader: _Bytes) -> tuple[Newcomer, ...]:
     newcomers = tuple(_read_newcomer(reader) for _ in range(_read_count(reader)))
     _check_distinct([each.member for each in newcomers])
     if any(one.rank_class > other.rank_class for one, other in pairwise(newcomers)):
-        raise InputError("the classes of those who join do not ascend")
+        raise InputError("the classes of the newcomers do not ascend")
     return newcomers
 
 
 def _read_newcomer(reader: _Bytes) -> Newcomer:
     newcomer = Newcomer(_read_integer(reader), _read_text(reader), _read_integer(reader), _read_text(reader))
-    if not protocol.is_name(newcomer.name) or newcomer.rank_class > MAX_CLASS:
-        raise InputError("a newcomer has a bad name or a class that is too high")
+    if not grammar.is_name(newcomer.name) or newcomer.rank_class > MAX_CLASS:
+        raise InputError("a newcomer has an invalid name or class")
     return newcomer
 
 
@@ -220,7 +221,7 @@ def _read_count(reader: _Bytes) -> int:
     """Read how many items follow. Each takes at least one byte, which bounds what a false count can claim."""
     count = _read_integer(reader)
     if count > reader.left:
-        raise InputError(f"{count} items were announced and {reader.left} bytes are left")
+        raise InputError(f"the input ends too early: items announced: {count}, bytes left: {reader.left}")
     return count
 
 

@@ -18,13 +18,14 @@ from typing import Any, Final
 from rankserver.logs import event
 from rankserver.wire.exceptions import ListenError
 
-# Connections that the kernel queues until they are accepted: a whole fleet may reconnect at once.
+# The most connections that the kernel queues until they are accepted: a whole fleet may reconnect at once.
 MAX_PENDING: Final = 4096
-# Connections accepted from one listener in one turn, so that connected clients are served in between.
+# The most connections accepted from one listener in one turn, so that connected clients are served in
+# between.
 MAX_ACCEPTS: Final = 128
 # Seconds within which an existing Unix socket must accept or refuse a connection.
 PROBE_TIMEOUT: Final = 1.0
-# See _disable_pacing.
+# The congestion control of connections over the loopback; ``_disable_pacing`` says why.
 LOOPBACK_CONGESTION: Final = b"reno"
 # The kernel drops a connection, closed ones included, whose peer has acknowledged nothing for this many
 # heartbeats. It must act later than the server, which waits for two and knows what the peer has sent.

@@ -22,11 +22,12 @@ from typing import Final
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 
-# Lines per second about strangers: anybody who can connect can cause them.
+# The most lines per second about strangers: anybody who can connect can cause them.
 MAX_STRANGER_LINES: Final = 100
-# Lines per second about members, and about pauses of the server: a whole fleet may join or leave at once.
+# The most lines per second about members, and about stops of the process: a whole fleet may join or leave at
+# once.
 MAX_MEMBER_LINES: Final = 1000
-# Bytes in the longest line, LF included. It is written together with a line that says how many were left out,
+# The most bytes in a line, LF included. It is written together with a line that says how many were left out,
 # and a pipe takes PIPE_BUF bytes entirely or not at all.
 MAX_LINE_BYTES: Final = select.PIPE_BUF - 256
 # The event that says how many others were left out.
@@ -53,7 +54,10 @@ def configure(level: str, line_format: str) -> None:
 def event(level: int, message: str, **fields: object) -> None:
     """Log one event; ``fields`` follow the message, and may be text from a peer."""
     if _logger.isEnabledFor(level):
-        _logger.log(level, message, extra={"fields": fields})
+        # ``Logger.log`` would look up the file and line of the caller, which takes longer than all the rest,
+        # and no format shows them.
+        record = _logger.makeRecord(_logger.name, level, "", 0, message, (), None, extra={"fields": fields})
+        _logger.handle(record)
 
 
 class Limited:

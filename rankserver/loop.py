@@ -34,7 +34,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from rankserver.channel import NO_MEMORY, STRANGERS, Blocker, Channel, ChannelState, Departure, Wait
-from rankserver.clist import READ_BYTES, Log
+from rankserver.clist import MAX_READ_BYTES, Log
 from rankserver.config import Config
 from rankserver.listeners import Acceptor
 from rankserver.pace import Pace
@@ -42,20 +42,22 @@ from rankserver.sender import Sender
 from rankserver.timers import Timeout, Timers
 from rankserver.wire.exceptions import RemoteProtocolError
 
-# Bytes read in one turn, shared by the ready channels: half of what one read may return. It is this many
-# because a turn costs one system call per client, which a shorter turn would not be worth.
-MAX_TURN_BYTES: Final = READ_BYTES // 2
+# The most bytes read in one turn, shared by the ready channels: half of what one read may return. Fewer would
+# not be worth a turn, which costs one system call per client.
+MAX_TURN_BYTES: Final = MAX_READ_BYTES // 2
 # From this many clients on, a turn reads twice as much: sending to each costs more by then than reading does.
 MANY_CLIENTS: Final = 300
-# Bytes read from each ready channel in a turn, however many there are: fewer are not worth the system call.
+# The least number of bytes that each ready channel may have read in a turn, however many share it: fewer are
+# not worth the system call.
 MIN_READ_BYTES: Final = 4 * 1024
-# Lines handled in Python in one turn, shared by the channels that sent some. They take about 10 ms.
+# The most lines handled in Python in one turn, shared by the channels that sent some. They take about 10 ms.
 MAX_LINES: Final = 1000
-# Lines that every channel may have handled in a turn, however many share it: most clients send fewer at once.
+# The least number of lines that each channel may have handled in a turn, however many share it: most clients
+# send fewer at once.
 MIN_LINES: Final = 8
-# Bytes read in all from a connection that broke: no system's receive buffer holds more.
+# The most bytes read in all from a connection that broke: no system's receive buffer holds more.
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
-# TLS handshakes that are continued in one turn: a step takes 6 ms if the key has 4,096 bits.
+# The most TLS handshakes that are continued in one turn: a step takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
 # Seconds without accepting after an error such as too few descriptors: the listeners would stay ready, and
 # the loop would spin.
@@ -154,7 +156,7 @@ class Loop:
             log=log,
             pace=self.pace,
             timers=self.timers,
-            departs=handler,
+            disconnector=handler,
         )
         self.reader = Reader(log, handler, self.pace, self.sender)
         self._selector = selector
@@ -326,6 +328,10 @@ class Reader:
         # Lines that this turn has handled in Python, and how many each channel may have.
         self._lines = 0
         self._line_share = MAX_LINES
+
+    def set_clients(self, count: int) -> None:
+        """Adapt what a turn reads to the number of clients."""
+        self.budget = MAX_READ_BYTES if count >= MANY_CLIENTS else MAX_TURN_BYTES
 
     @property
     def can_drain(self) -> bool:

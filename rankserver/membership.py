@@ -15,19 +15,18 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
-from rankserver.clist import READ_BYTES
 from rankserver.config import Config
 from rankserver.farewell import Farewells
 from rankserver.heartbeat import Heartbeat
 from rankserver.inputs import Joined, Left, Newcomer
-from rankserver.loop import MANY_CLIENTS, MAX_TURN_BYTES, Loop
+from rankserver.loop import Loop
 from rankserver.members import NOBODY, Member
 from rankserver.order import Order
 from rankserver.state import State
 from rankserver.telemetry import Telemetry
 from rankserver.timers import Timeout
 from rankserver.tokens import Holder
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames, protocol
 
 # The most bytes of one rank in a list of ranks, with its comma: ranks have at most seven digits.
 MAX_RANK_BYTES: Final = 8
@@ -155,7 +154,7 @@ class Membership:
     def joined(self, members: Sequence[Member], ranks: Sequence[int]) -> None:
         """Attach the channels of new members, and welcome them."""
         log, loop = self._state.log, self._loop
-        loop.sender.put_off(1, max(MIN_JOIN_WAIT, log.count * JOIN_WAIT_PER_CLIENT), loop.now)
+        loop.sender.defer_flush(1, max(MIN_JOIN_WAIT, log.count * JOIN_WAIT_PER_CLIENT), loop.now)
         here = []
         for member, rank in zip(members, ranks, strict=True):
             applicant = self._proposed.pop(member.id, None)
@@ -177,7 +176,7 @@ class Membership:
             loop.sender.send(channel, self._welcome(member, rank, clients, seq))
             self._parts.telemetry.on_joined(channel, member, rank, clients, loop.now)
         self._welcomed += [channel for _, _, channel in here]
-        self._budget()
+        loop.reader.set_clients(log.count)
 
     def left(self, members: Sequence[Member]) -> None:
         """Begin the farewells of members that have left."""
@@ -188,12 +187,7 @@ class Membership:
                 self._parts.farewells.begin(channel)
                 # Neither keeps the other: a cycle would keep the channel's memory until it is collected.
                 member.channel, channel.member = None, NOBODY
-        self._budget()
-
-    def _budget(self) -> None:
-        """Set how much a turn reads, which depends on the number of members."""
-        is_many = self._state.log.count >= MANY_CLIENTS
-        self._loop.reader.budget = READ_BYTES if is_many else MAX_TURN_BYTES
+        self._loop.reader.set_clients(self._state.log.count)
 
     def _propose_leaves(self) -> None:
         """Propose that members leave, lowest ranks first, so that no LEFT changes the ranks in the next."""
@@ -215,7 +209,7 @@ class Membership:
         """Propose that applicants join as far as there are places, and refuse the others."""
         applicants = list(self._applicants.values())
         free = self._config.capacity - self._state.log.count - len(self._proposed)
-        full = Departure(protocol.FULL, f"all {self._config.capacity} places are taken")
+        full = Departure(codes.FULL, f"all {self._config.capacity} places are taken")
         for applicant in applicants[free:]:
             self._parts.depart(applicant.channel, full)
         joining = sorted(applicants[:free], key=lambda applicant: applicant.holder.rank_class)

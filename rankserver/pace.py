@@ -24,8 +24,9 @@ from rankserver.channel import Blocker, Channel, Wait
 from rankserver.clist import Log
 from rankserver.timers import Timeout
 
-# Bytes of private frames that are queued for one client before lines that would add to them wait. A mebibyte
-# holds the answers of ten thousand clients to one ASK, and is little beside what the systems between buffer.
+# The most bytes of private frames that are queued for one client before lines that would add to them wait. A
+# mebibyte holds the answers of ten thousand clients to one ASK, and is little beside what the systems between
+# the two buffer.
 MAX_PRIVATE_BYTES: Final = 1024 * 1024
 
 

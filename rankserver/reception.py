@@ -20,7 +20,7 @@ from rankserver.loop import MIN_READ_BYTES, Loop
 from rankserver.membership import Membership
 from rankserver.telemetry import Telemetry
 from rankserver.tokens import Tokens
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames, protocol
 
 # Seconds before a bad token is answered.
 TOKEN_PENALTY: Final = 1.0
@@ -71,7 +71,7 @@ class Reception:
         self._penalty = host.loop.timers.timeout(TOKEN_PENALTY, self._on_penalty)
         self._info = protocol.info(
             frames.InfoFrame(
-                proto=protocol.VERSION,
+                proto=frames.VERSION,
                 server=f"rankserver/{rankserver.__version__}",
                 max_line=config.max_line,
                 auth=tokens is not None,
@@ -101,8 +101,8 @@ class Reception:
         loop.sender.send(channel, self._info)
         telemetry.on_connected(channel, loop.now)
         if self.door.is_crowded(channel):
-            text = f"{self._config.max_per_address} connections from one address are enough"
-            self._host.depart(channel, Departure(protocol.FULL, text))
+            text = f"the limit is {self._config.max_per_address} connections from one address"
+            self._host.depart(channel, Departure(codes.FULL, text))
             return
         if not channel.tls:
             # Most clients say HELLO at once: it has arrived already, and reading it now saves a turn.
@@ -112,13 +112,13 @@ class Reception:
     def on_frame(self, channel: Channel, frame: frames.ClientFrame) -> None:
         """Handle the first frame of a connection, which must be a HELLO."""
         if not isinstance(frame, frames.Hello):
-            self._host.depart(channel, Departure(protocol.PROTO, "the first frame must be HELLO"))
+            self._host.depart(channel, Departure(codes.PROTO, "the first frame must be HELLO"))
             return
         holder = self.door.holder(frame)
         if isinstance(holder, str):
             self._penalize(channel, holder)
         elif frame.resume is not None:
-            self._host.depart(channel, Departure(protocol.RESUME, "the session is unknown or over"))
+            self._host.depart(channel, Departure(codes.RESUME, "the session is unknown or over"))
         else:
             self.door.forget(channel)
             self._handshake.stop(channel)
@@ -134,9 +134,9 @@ class Reception:
     def close_excess(self) -> None:
         """Close strangers while there are too many."""
         sender = self._host.loop.sender
-        text = "too many connections wait, and this one for the longest"
+        text = "too many connections are waiting to join; this one has waited longest"
         while (stranger := self.door.excess()) is not None:
-            self._host.depart(stranger, Departure(protocol.TIMEOUT, text))
+            self._host.depart(stranger, Departure(codes.TIMEOUT, text))
             self.door.forget(stranger)
             sender.flush(stranger)
             # If its BYE was sent only in part, it is given time to take the rest.
@@ -146,7 +146,7 @@ class Reception:
     def _penalize(self, channel: Channel, text: str) -> None:
         """Answer a bad token, but only after a delay."""
         channel.move(ChannelState.PENALIZED)
-        channel.departure = Departure(protocol.AUTH, text)
+        channel.departure = Departure(codes.AUTH, text)
         channel.cursor.ignore()
         self._handshake.stop(channel)
         self._penalty.start(channel, self._host.loop.now)
@@ -157,4 +157,4 @@ class Reception:
 
     def _on_no_hello(self, channel: Channel) -> None:
         text = f"no HELLO within {self._config.handshake_timeout:g} seconds"
-        self._host.depart(channel, Departure(protocol.TIMEOUT, text))
+        self._host.depart(channel, Departure(codes.TIMEOUT, text))

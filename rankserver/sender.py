@@ -12,16 +12,17 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
-from rankserver.clist import Flushed, Log
+from rankserver.clist import Log
+from rankserver.cursor import Flushed
 from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 
-# Private frames queued for one channel before they are sent in the middle of a turn, so that the client can
-# handle them while the turn goes on.
+# The most private frames that are queued for one channel before they are sent in the middle of a turn: the
+# client can handle them while the turn goes on.
 MAX_UNSENT: Final = 100
 
 
-class Departs(Protocol):
+class Disconnector(Protocol):
     """Disconnects channels."""
 
     def depart(self, channel: Channel, departure: Departure) -> None:
@@ -37,7 +38,7 @@ class Sender:
         log: the shared log.
         pace: is told which channels have too much queued.
         timers: the deadlines of the loop.
-        departs: disconnects channels for which there is no memory.
+        disconnector: disconnects channels for which there is no memory.
 
     Attributes:
         finished: the channels to close at the end of this turn.
@@ -52,7 +53,7 @@ class Sender:
         log: Log,
         pace: Pace,
         timers: Timers,
-        departs: Departs,
+        disconnector: Disconnector,
     ) -> None:
         self.finished: list[Channel] = []
         self.broken: dict[Channel, None] = {}
@@ -60,10 +61,10 @@ class Sender:
         self._channels = channels
         self._log = log
         self._pace = pace
-        self._departs = departs
-        # How many of the unsent frames of the log may wait for other frames, and the time that they may wait.
-        self._lazy_frames = 0
-        self._company: Timeout[None] = timers.timeout(1, self._on_no_company)
+        self._disconnector = disconnector
+        # How many of the unsent frames of the log may wait for other frames, and until when.
+        self._deferred_frames = 0
+        self._flush_due: Timeout[None] = timers.timeout(1, self._on_flush_due)
         # The channels to flush at the end of the turn, each with the number of private frames that were
         # queued since it was last flushed.
         self._unsent: dict[Channel, int] = {}
@@ -80,7 +81,7 @@ class Sender:
         try:
             queued = channel.cursor.private(frame)
         except MemoryError:
-            self._departs.depart(channel, NO_MEMORY)
+            self._disconnector.depart(channel, NO_MEMORY)
             return
         if queued > MAX_PRIVATE_BYTES and channel.state is ChannelState.JOINED:
             self._pace.mark_congested(channel)
@@ -93,14 +94,14 @@ class Sender:
         """Flush the channel at the end of the turn."""
         self._unsent.setdefault(channel, 0)
 
-    def put_off(self, frames: int, seconds: float, now: float) -> None:
+    def defer_flush(self, frames: int, seconds: float, now: float) -> None:
         """Let this many frames that were just logged wait for other frames, for at most ``seconds``.
 
         Sending to all clients costs a system call for each, however little is sent.
         """
-        self._lazy_frames += frames
-        self._company.seconds = seconds
-        self._company.start_once(None, now)
+        self._deferred_frames += frames
+        self._flush_due.set_seconds(seconds)
+        self._flush_due.start_once(None, now)
 
     def attach(self, channel: Channel) -> None:
         """Send the log to this channel from now on."""
@@ -113,7 +114,7 @@ class Sender:
 
     def flush_all(self) -> None:
         """Send what this turn has logged and queued."""
-        if self._log.unflushed > self._lazy_frames:
+        if self._log.unflushed > self._deferred_frames:
             self._flush_log()
         if self._unsent:
             unsent, self._unsent = self._unsent, {}
@@ -162,9 +163,9 @@ class Sender:
         return list(broken)
 
     def _flush_log(self) -> None:
-        if self._lazy_frames:
-            self._lazy_frames = 0
-            self._company.stop(None)
+        if self._deferred_frames:
+            self._deferred_frames = 0
+            self._flush_due.stop(None)
         blocked, broken = self._log.flush_all()
         for fd in blocked:
             self.watch(self._channels[fd])
@@ -174,8 +175,8 @@ class Sender:
             if not channel.wants_write and channel.cursor.lag():
                 self.flush(channel)
 
-    def _on_no_company(self, _: None) -> None:
-        self._lazy_frames = 0
+    def _on_flush_due(self, _: None) -> None:
+        self._deferred_frames = 0
 
     def _after_flush(self, channel: Channel, status: Flushed) -> None:
         if status is Flushed.BROKEN:

@@ -29,7 +29,7 @@ from rankserver.reception import Reception
 from rankserver.state import State
 from rankserver.telemetry import Telemetry
 from rankserver.tokens import Tokens
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames, protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
 
@@ -112,7 +112,7 @@ class Server:
         event(logging.INFO, "stopping", clients=self.state.log.count)
         self.loop.stop()
         for channel in self.loop.channels.values():
-            self.depart(channel, Departure(protocol.SHUTDOWN, "the server is stopping"))
+            self.depart(channel, Departure(codes.SHUTDOWN, "the server is stopping"))
 
     def close(self) -> None:
         """Log what was left out, close every socket and free all memory. Closing twice is allowed."""
@@ -165,7 +165,7 @@ class Server:
             frame = protocol.parse_client_line(line)
         except RemoteProtocolError as error:
             if channel.state is ChannelState.HANDSHAKE:
-                self.depart(channel, Departure(protocol.PROTO, error.text))
+                self.depart(channel, Departure(codes.PROTO, error.text))
             else:
                 self.loop.sender.send(channel, protocol.err(error.code, error.text))
             return None
@@ -238,7 +238,7 @@ class Server:
             self.loop.sender.finish(channel)
             return
         text = f"read too slowly for {self.config.slow_timeout:g} seconds"
-        self.depart(channel, Departure(protocol.SLOW, text, is_cut=True))
+        self.depart(channel, Departure(codes.SLOW, text, is_cut=True))
 
     def on_lost_time(self, seconds: float) -> None:
         """Note that the process was stopped for this long."""
@@ -299,5 +299,5 @@ class Server:
         return None
 
     def _on_second_hello(self, channel: Channel, _: frames.Hello) -> Blocker:
-        self.depart(channel, Departure(protocol.PROTO, "a second HELLO"))
+        self.depart(channel, Departure(codes.PROTO, "a second HELLO"))
         return None

@@ -25,7 +25,7 @@ from rankserver.asks import AskTable
 from rankserver.clist import Log
 from rankserver.inputs import Answered, Asked, Input, Joined, Left, Lines
 from rankserver.members import Member, Roster
-from rankserver.wire import protocol
+from rankserver.wire import codes, protocol
 from rankserver.wire.exceptions import NoSuchAskError
 
 
@@ -128,8 +128,8 @@ class State:
         try:
             asker = self.asks.answer(seq, number)
         except NoSuchAskError:
-            text = f"{seq} is no ASK that waits for your answer"
-            self._observer.tell(member, protocol.err(protocol.NO_SUCH_ASK, text))
+            text = f"no ASK {seq} is waiting for your answer"
+            self._observer.tell(member, protocol.err(codes.NO_SUCH_ASK, text))
             return
         if asker is not None:
             frame = protocol.answer(self.log.rank(number), member.name, seq, status, detail)

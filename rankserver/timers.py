@@ -59,25 +59,32 @@ class Timers:
 
 
 class Timeout(Generic[T]):
-    """Items that each expire ``seconds`` after they were started. Made by ``Timers.timeout``."""
+    """Items that each expire some seconds after they were started. Made by ``Timers.timeout``."""
 
     def __init__(self, timers: Timers, seconds: float, on_expiry: Callable[[T], None]) -> None:
-        self.seconds = seconds
+        self._seconds = seconds
         self._timers = timers
         self._on_expiry = on_expiry
         # In the order in which they expire.
         self._deadlines: OrderedDict[T, float] = OrderedDict()
 
     def start(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, even if it was started before."""
-        if self.seconds:
-            deadline = now + self.seconds
+        """Let ``item`` expire that long after ``now``, even if it was started before."""
+        if self._seconds:
+            deadline = now + self._seconds
             self._deadlines[item] = deadline
             self._deadlines.move_to_end(item)
             self._timers.expect(deadline)
 
+    def set_seconds(self, seconds: float) -> None:
+        """Let what is started from now on expire after this many seconds.
+
+        Items expire in the order in which they were started, so with several items this number may only grow.
+        """
+        self._seconds = seconds
+
     def start_once(self, item: T, now: float) -> None:
-        """Let ``item`` expire ``seconds`` from ``now``, unless it is started already."""
+        """Let ``item`` expire that long after ``now``, unless it is started already."""
         if item not in self._deadlines:
             self.start(item, now)
 

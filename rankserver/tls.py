@@ -1,11 +1,35 @@
 """TLS for connections: receives and decrypts, encrypts and sends, in place of the C core.
 
-Theory of operation. The TLS layer works on memory and never touches a socket, so the loop need not know
-whether it wants to read or to write: bytes go in as they come, and go out when the socket takes them.
+Theory of operation. The problem: TLS connections are served by the same loop as plain ones, in turns of
+bounded length. But the TLS layer may have to write before it can read, and the reverse; what it has decrypted
+waits where no selector sees it; and a peer can make it work without sending any data.
 
-The TLS layer's own messages take far longer per byte than data, so how much is received at once depends on
-what a peer has sent: ``FIRST_BYTES`` at first, more with each byte of data that was decrypted, and
-``FIRST_BYTES`` again while a peer sends mostly messages for the TLS layer alone.
+The idea: the TLS layer works on memory (``ssl.MemoryBIO``) and never touches the socket. Bytes go in as they
+are received, and go out when the socket takes them, so the loop treats the connection like any other:
+readable means ``receive``, writable means ``flush``. Decrypted input goes to the connection's cursor
+(``take``), and output comes from it (``peek``, ``advance``). So the C core still cuts lines, logs them and
+orders frames.
+
+Invariants:
+
+ - After ``receive``, nothing that could be decrypted is left in the TLS layer: at most an incomplete record.
+   So a readable socket is the only reason to call it again.
+ - ``receive`` never sends. Only ``flush`` and ``shut_down`` do, and they alone decide whether the connection
+   waits for the socket.
+ - What ``receive`` returns counts the bytes from the socket, not the decrypted ones: 0 means the end of the
+   stream, even if a record for the TLS layer alone came before.
+ - Input is fed in pieces of a record, and output is encrypted only when the socket has taken what was
+   encrypted before. So the buffers of the TLS layer stay small, whatever the peer does.
+
+How much to receive at once is the one thing to balance. Large pieces are cheap for data. But the TLS layer's
+own messages, such as KeyUpdate or empty records, take far longer per byte than data, and a peer that sends
+nothing else can make one large piece last a second. So the size depends on what a peer has sent. It begins
+with ``MIN_RECEIVE_BYTES`` and grows with each byte of data that was decrypted; while more than
+``MAX_IDLE_BYTES`` were received that no data makes up for, it is ``MIN_RECEIVE_BYTES`` again.
+
+What was tried and given up: sending in ``receive`` what the handshake has to say, because two places then
+disagreed on whether to wait for the socket; and taking a read without data for the end of the stream, because
+commands after a record that arrived in parts were lost.
 
 Source: Python's ssl module, "Memory BIO Support"; RFC 8446.
 """
@@ -19,27 +43,29 @@ import ssl
 import stat
 from typing import Final
 
-from rankserver.clist import Cursor, Flushed
-from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
+from rankserver.cursor import Cursor, Flushed
+from rankserver.tls_common import MAX_RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
-# The most bytes received in one call. With the beginning of a record that was received before, they fit one
-# read of the core.
-RECEIVE_BYTES: Final = 256 * 1024
+# The most bytes received in one call. With the beginning of a record that was received before, they must fit
+# one read of the core.
+MAX_RECEIVE_BYTES: Final = 256 * 1024
 # Bytes received in one call from a peer that has sent little data, or mostly messages for the TLS layer
-# alone.
-FIRST_BYTES: Final = 4 * 1024
-# Received bytes that one byte of decrypted data makes up for.
-WORTH: Final = 4
-# Received bytes that need not be made up for: incomplete records account for no more than this.
-IDLE_BYTES: Final = 2 * RECORD_BYTES
-# Bytes that are encrypted before the socket has taken all of them.
-SEND_BYTES: Final = 4 * RECORD_BYTES
-# Sends in one flush, because the other clients wait meanwhile.
-SENDS: Final = 16
-# Bytes of the TLS layer's own messages that may wait for a peer that does not read. No peer needs a tenth of
-# it.
-OWED_BYTES: Final = 64 * 1024
+# alone, which take a few milliseconds.
+MIN_RECEIVE_BYTES: Final = 4 * 1024
+# The most received bytes that one byte of decrypted data makes up for. A record adds some 30 bytes to its
+# data, so lines of ten bytes that are sent one by one still count as data.
+MAX_BYTES_PER_DATA: Final = 4
+# The most received bytes that need not be made up for: incomplete records account for no more.
+MAX_IDLE_BYTES: Final = 2 * MAX_RECORD_BYTES
+# The most bytes that are encrypted before the socket has taken all of them. Together, a few records are worth
+# the system call.
+MAX_SEND_BYTES: Final = 4 * MAX_RECORD_BYTES
+# The most sends in one flush, because the other clients wait meanwhile: as much as one send of the core.
+MAX_SENDS: Final = 16
+# The most bytes of the TLS layer's own messages that may wait for a peer that does not read. No peer needs a
+# tenth of it.
+MAX_OWED_BYTES: Final = 64 * 1024
 
 
 def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
@@ -122,18 +148,18 @@ class TlsTransport:
         self.ended = not received
         try:
             data = self._decrypt(received)
-            if self._outgoing.pending > OWED_BYTES:
-                raise OSError(errno.EPROTO, "TLS: it asks for much, and reads nothing")
+            if self._outgoing.pending > MAX_OWED_BYTES:
+                raise OSError(errno.EPROTO, "TLS: the peer sends requests and does not read the replies")
             self._cursor.take(data)
         except MemoryError:
             raise OSError(errno.ENOMEM, "out of memory") from None
         self._decrypted += len(data)
-        self._idle = max(self._idle + len(received) - WORTH * len(data), 0)
+        self._idle = max(self._idle + len(received) - MAX_BYTES_PER_DATA * len(data), 0)
         return len(received)
 
     def flush(self) -> Flushed:
         """Send pending output, in a bounded number of system calls; like ``Cursor.flush``."""
-        for _ in range(SENDS):
+        for _ in range(MAX_SENDS):
             if not self._send():
                 return Flushed.BLOCKED if self.is_blocked else Flushed.BROKEN
             if not self._is_open:
@@ -165,16 +191,16 @@ class TlsTransport:
 
     def _window(self) -> int:
         """Return how many bytes to receive at once; see the module's docstring."""
-        if self._idle > IDLE_BYTES:
-            return FIRST_BYTES
-        return min(FIRST_BYTES + self._decrypted, RECEIVE_BYTES)
+        if self._idle > MAX_IDLE_BYTES:
+            return MIN_RECEIVE_BYTES
+        return min(MIN_RECEIVE_BYTES + self._decrypted, MAX_RECEIVE_BYTES)
 
     def _decrypt(self, received: bytes) -> bytes:
         """Return everything that can be decrypted: only an incomplete record is left for later."""
         parts: list[bytes] = []
         try:
-            for start in range(0, len(received), RECORD_BYTES):
-                self._incoming.write(memoryview(received)[start : start + RECORD_BYTES])
+            for start in range(0, len(received), MAX_RECORD_BYTES):
+                self._incoming.write(memoryview(received)[start : start + MAX_RECORD_BYTES])
                 self._read_all(parts)
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self.ended = True
@@ -189,7 +215,7 @@ class TlsTransport:
             if not self._is_open:
                 self._tls.do_handshake()
                 self._is_open = True
-            while part := self._tls.read(RECORD_BYTES):
+            while part := self._tls.read(MAX_RECORD_BYTES):
                 parts.append(part)
             self.ended = True
         except ssl.SSLWantReadError:
@@ -199,14 +225,14 @@ class TlsTransport:
         """Encrypt what the cursor must be sent next; return whether there is anything."""
         data = bytearray()
         for span in self._cursor.peek():
-            data += span[: SEND_BYTES - len(data)]
-            if len(data) == SEND_BYTES:
+            data += span[: MAX_SEND_BYTES - len(data)]
+            if len(data) == MAX_SEND_BYTES:
                 break
         parts = []
         with memoryview(data) as view:
             done = 0
             while done < len(data):
-                done += self._tls.write(view[done : done + RECORD_BYTES])
+                done += self._tls.write(view[done : done + MAX_RECORD_BYTES])
                 parts.append(self._outgoing.read())
         self._encrypted = b"".join(parts)
         self._cursor.advance(len(data))

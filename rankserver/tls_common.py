@@ -7,8 +7,8 @@ from typing import Final
 
 from rankserver.wire.exceptions import ConfigError
 
-# The most that one TLS record holds (RFC 8446, section 5.1).
-RECORD_BYTES: Final = 16 * 1024
+# The most bytes that one TLS record holds (RFC 8446, section 5.1).
+MAX_RECORD_BYTES: Final = 16 * 1024
 # OpenSSL's reasons if a key does not belong to the certificate, for keys of the same type and of other types.
 MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 

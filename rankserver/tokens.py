@@ -14,10 +14,10 @@ import secrets
 import stat
 from typing import Final, NamedTuple
 
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError
 
-# Classes are stored as unsigned 32-bit numbers in the C core.
+# The largest class: the C core keeps it in 32 bits, unsigned.
 MAX_CLASS: Final = 0xFFFF_FFFF
 # Random bytes in a new token: too many to be guessed, or found from the token's SHA-256.
 TOKEN_BYTES: Final = 32
@@ -110,7 +110,7 @@ def new(text: str) -> tuple[str, str]:
     Raises:
         ConfigError: the text is not of this form.
     """
-    _parse_holder(text, f"argument --new-token: {protocol.shown(text)}")
+    _parse_holder(text, f"argument --new-token: {grammar.shown(text)}")
     token = secrets.token_urlsafe(TOKEN_BYTES)
     return token, f"{text} {_digest(token).hex()}"
 
@@ -138,7 +138,7 @@ def _parse(line: str, where: str) -> tuple[bytes, Holder]:
 
 def _parse_holder(text: str, where: str) -> Holder:
     match = _HOLDER.fullmatch(text)
-    if not (match and protocol.is_name(match["name"])):
+    if not (match and grammar.is_name(match["name"])):
         raise ConfigError(
             f"{where} is not name[:class]: 1 to 64 characters of A-Z a-z 0-9 . _ @ -, and a whole number"
         )

@@ -13,7 +13,7 @@ import random
 from typing import Any, Final
 
 from rankserver.channel import Channel
-from rankserver.wire import protocol
+from rankserver.wire import codes
 from simulate.expectations import ComposedCommand, Expectations
 from simulate.link import Link
 from simulate.truth import Truth, Violation
@@ -137,7 +137,7 @@ class SimClient:
     def garbage(self, rng: random.Random) -> None:
         """Compose a line that breaks the protocol."""
         self.link.say(rng.choice(GARBAGE))
-        self.expected.replies.append((b"ERR", protocol.BAD_FRAME.encode()))
+        self.expected.replies.append((b"ERR", codes.BAD_FRAME.encode()))
 
     def leave(self) -> None:
         """Compose BYE, after which nothing counts."""

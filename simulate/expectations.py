@@ -6,7 +6,7 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rankserver.wire import protocol
+from rankserver.wire import codes
 from simulate.truth import LoggedCommand, Violation
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Expectations:
             self.answered[seq] = self._client.link.composed
             self.open_asks.remove(seq)
         elif not self.asks_are_forgotten:
-            self.replies.append((b"ERR", protocol.NO_SUCH_ASK.encode()))
+            self.replies.append((b"ERR", codes.NO_SUCH_ASK.encode()))
 
     def note_ask(self, seq: int, ask: LoggedCommand) -> None:
         """Note an ask that the client got: its own will be answered, and others it may answer."""
@@ -75,7 +75,7 @@ class Expectations:
 
     def check_reply(self, verb: bytes, value: bytes | None) -> None:
         """Check that a private frame is the next one that is due."""
-        if self.is_lax or (self.asks_are_forgotten and value == protocol.NO_SUCH_ASK.encode()):
+        if self.is_lax or (self.asks_are_forgotten and value == codes.NO_SUCH_ASK.encode()):
             return
         if not self.replies or self.replies[0] != (verb, value):
             due = self.replies[0] if self.replies else "nothing"

@@ -79,7 +79,7 @@ class Invariants:
 
     def _check_channels(self) -> None:
         loop, registered = self.server.loop, self.run.selector.keys
-        joins_wait = loop.sender._lazy_frames > 0
+        joins_wait = loop.sender._deferred_frames > 0
         for fd, channel in loop.channels.items():
             client = client_of(channel)
             if channel.sock.fileno() != fd:
@@ -144,7 +144,7 @@ class Invariants:
     def _check_waiting(self) -> None:
         """Check that neither a JOIN nor a slow client makes others wait for longer than the bounds."""
         loop, now = self.server.loop, self.run.clock.running
-        if not loop.sender._lazy_frames:
+        if not loop.sender._deferred_frames:
             self._lazy_since = None
         elif self._lazy_since is None:
             self._lazy_since = now

@@ -169,10 +169,10 @@ MUTANTS: Final = (
         "            if channel.waits_for is Wait.TURN and self._log.seq % 7:",
     ),
     Mutant(
-        "a JOIN waits for company for ever",
+        "a JOIN waits for other frames for ever",
         "sender.py",
-        "    def _on_no_company(self, _: None) -> None:\n        self._lazy_frames = 0",
-        "    def _on_no_company(self, _: None) -> None:\n        pass",
+        "    def _on_flush_due(self, _: None) -> None:\n        self._deferred_frames = 0",
+        "    def _on_flush_due(self, _: None) -> None:\n        pass",
     ),
     Mutant(
         "accepting does not go on after EMFILE",
@@ -273,7 +273,7 @@ MUTANTS: Final = (
     Mutant(
         "a silent member is never let go",
         "heartbeat.py",
-        "            self._depart(channel, Departure(protocol.TIMEOUT, text))\n",
+        "            self._depart(channel, Departure(codes.TIMEOUT, text))\n",
         "            del text\n",
     ),
     Mutant(

@@ -134,7 +134,7 @@ class Run:
             clock=lambda: self.clock.now,
             order=self._order,
         )
-        lib.sim_watch(self.server.state.log._core)
+        lib.sim_watch(self.server.state.log._core.log)
         if self.replica is not None:
             self.replica.follow(self.server.state)
         loop = self.server.loop

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import rankserver.clist
+import rankserver.core
+import rankserver.cursor
 import rankserver.door
 import rankserver.heartbeat
 import rankserver.listeners
@@ -130,8 +132,9 @@ def world(seed: int, steps: int) -> Iterator[None]:
             saved.append((module, name, getattr(module, name)))
             setattr(module, name, value)
 
-    put("ffi", ffi, rankserver.clist)
-    put("lib", lib, rankserver.clist)
+    for module in (rankserver.core, rankserver.cursor, rankserver.clist):
+        put("ffi", ffi, module)
+        put("lib", lib, module)
     put("Log", lambda max_line: Log(max_line, scenario.block_bytes, scenario.read_bytes), rankserver.server)
     put("secrets", SimpleNamespace(token_urlsafe=lambda _: "s" * 22), rankserver.membership)
     for name, values in BOUNDS.items():

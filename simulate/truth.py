@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 
 if TYPE_CHECKING:
     from simulate.client import SimClient
@@ -72,7 +72,7 @@ class Truth:
 
     def _change(self, joins: bool, rest: bytes) -> Change:
         seq = len(self.frames)
-        ranks = protocol.parse_ranks(rest.decode())
+        ranks = grammar.parse_ranks(rest.decode())
         roster = list(self.roster)
         if joins:
             joining = self.joining.popleft() if self.joining else []

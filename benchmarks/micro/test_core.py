@@ -16,7 +16,8 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
+from rankserver.clist import MAX_READ_BYTES, Log
+from rankserver.cursor import Cursor, Flushed
 
 MAX_LINE: Final = 65_536
 # Commands in one operation.
@@ -29,7 +30,7 @@ FLUSHES: Final = 100_000
 OTHER_DESCRIPTORS: Final = 100
 
 
-class Clients:
+class SocketClients:
     """A log and its members, each with a cursor, whose sockets only ``drain`` reads.
 
     They are Unix sockets, the cheapest of the kernel's, so that the core's share of the time is large.
@@ -111,7 +112,7 @@ def test_feed(benchmark: BenchmarkFixture, stack: ExitStack, size: int) -> None:
     """
     log = stack.enter_context(Log(MAX_LINE))
     cursor = join(log, 0, -1)
-    at_once = min(BURST, READ_BYTES // len(line_of(size)))
+    at_once = min(BURST, MAX_READ_BYTES // len(line_of(size)))
     pieces = [line_of(size) * min(at_once, BURST - fed) for fed in range(0, BURST, at_once)]
 
     def feed_pieces() -> None:
@@ -141,7 +142,7 @@ def test_append(benchmark: BenchmarkFixture) -> None:
 @pytest.mark.parametrize("commands", [1, BURST])
 def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int) -> None:
     """Send one client its backlog."""
-    clients = Clients(stack, 1)
+    clients = SocketClients(stack, 1)
     only = clients.cursors[0]
 
     def setup() -> None:
@@ -158,7 +159,7 @@ def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int)
 def test_flush_all(benchmark: BenchmarkFixture, stack: ExitStack, commands: int, receivers: int) -> None:
     """Send all clients their backlogs."""
     need_descriptors(2 * receivers + OTHER_DESCRIPTORS)
-    clients = Clients(stack, receivers)
+    clients = SocketClients(stack, receivers)
 
     def setup() -> None:
         clients.feed(commands)

@@ -66,7 +66,7 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
         ConfigError: ``address`` cannot be parsed, or ``jobs`` is not from 1 to 1,000.
     """
     if not 1 <= jobs <= MAX_JOBS:
-        raise ConfigError(f"jobs is {jobs}, and has to be from 1 to {MAX_JOBS}")
+        raise ConfigError(f"jobs must be from 1 to {MAX_JOBS}, not {jobs}")
     if address is None:
         address = os.environ.get("RANKSERVER") or DEFAULT_ADDRESS
     where = parse_address(address)

@@ -24,14 +24,15 @@ from rankserver.client.tls import TlsStream, reason
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError
 
 DEFAULT_PORT: Final = 5050
-# The bound on connecting and joining, up to the server's WELCOME, in seconds.
+# The most seconds that connecting and joining may take, up to the server's WELCOME.
 CONNECT_TIMEOUT: Final = 10.0
-# How long the server may take to receive our last bytes and close the connection, in seconds. A person may be
-# waiting for it.
+# The most seconds that the server may take to receive our last bytes and close the connection: a person may
+# be waiting for it.
 LEAVE_TIMEOUT: Final = 2.0
-# The number of bytes received in one turn: about a thousand events, which take a few milliseconds.
-READ_SIZE: Final = 65_536
-# ``drain`` waits while more bytes than this are still to be sent.
+# The most bytes received in one turn: about a thousand events, which take a few milliseconds.
+MAX_READ_BYTES: Final = 65_536
+# The most bytes that are still to be sent when ``drain`` returns: they keep the socket busy until the caller
+# adds more.
 MAX_UNSENT: Final = 65_536
 
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^][]+)\]|(?P<host>[^][:]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -193,7 +194,7 @@ class Connection:
         """Return what arrives next; empty bytes at the end of the stream."""
         await asyncio.sleep(0)  # let other tasks run: receiving returns at once while there is data
         try:
-            return await self._stream.receive(READ_SIZE)
+            return await self._stream.receive(MAX_READ_BYTES)
         except OSError:  # such as a reset: an end like any other, since everything before it was read
             return b""
 
@@ -330,7 +331,7 @@ async def _first(stream: ByteStream, session: Session) -> list[Event]:
             handshake.
     """
     try:
-        data = await stream.receive(READ_SIZE)
+        data = await stream.receive(MAX_READ_BYTES)
     except ssl.SSLError:
         raise
     except OSError:  # such as a reset: an end like any other

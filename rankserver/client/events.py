@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames
 
 # The outcome of a client that left before it answered. All other outcomes are statuses of the protocol.
 GONE: Final = "gone"
 # All outcomes, in the order of the fields of ``Counts``.
-OUTCOMES: Final = (*protocol.STATUSES, GONE)
+OUTCOMES: Final = (*codes.STATUSES, GONE)
 
 
 def _handle() -> Any:
@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
     """The outcome of a command at this client.
 
     Attributes:
-        status: one of ``protocol.STATUSES``.
+        status: one of ``codes.STATUSES``.
         detail: fields for the sender: those of protocol.md (``code``, ``out``, ``ms``, ``truncated``) and
             ``reason``, one line for a person.
     """

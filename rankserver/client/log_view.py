@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from rankserver.client import events
 from rankserver.client.members import Members
 from rankserver.client.open_asks import OpenAsks
-from rankserver.wire import frames, protocol, ranking
+from rankserver.wire import codes, frames, ranking
 from rankserver.wire.exceptions import RemoteProtocolError
 
 LogFrame = frames.CommandFrame | frames.JoinFrame | frames.LeftFrame
@@ -78,7 +78,7 @@ class LogView:
             RemoteProtocolError: ``bad-frame``, if it cannot follow the frames before it.
         """
         if frame.seq != self.seq + 1:
-            raise broken(f"log frame {frame.seq} where {self.seq + 1} was due")
+            raise broken(f"expected log frame {self.seq + 1}, got {frame.seq}")
         self.seq = frame.seq
         return self._RECEIVERS[type(frame)](self, frame)
 
@@ -89,7 +89,7 @@ class LogView:
             RemoteProtocolError: ``bad-frame``, if nobody has this rank.
         """
         if frame.rank >= self.clients:
-            raise broken(f"RES from rank {frame.rank} of {self.clients}")
+            raise broken(f"RES from rank {frame.rank}, but the number of clients is {self.clients}")
         self._members.learn(self._members.slot(frame.rank), frame.name)
         return self._asks.answer(frame)
 
@@ -100,7 +100,7 @@ class LogView:
             RemoteProtocolError: ``bad-frame``, if it does not list as many clients as there are.
         """
         if len(roster) != self.clients:
-            raise broken(f"ROSTER of {len(roster)} where {self.clients} are here")
+            raise broken(f"ROSTER has a total of {len(roster)}, but the number of clients is {self.clients}")
         self._members.learn_all([member.name for member in roster])
 
     def expire(self, seq: int) -> list[events.Event]:
@@ -113,7 +113,7 @@ class LogView:
 
     def _command(self, frame: frames.CommandFrame) -> list[events.Event]:
         if frame.rank >= self.clients:
-            raise broken(f"a command from rank {frame.rank} of {self.clients}")
+            raise broken(f"a command from rank {frame.rank}, but the number of clients is {self.clients}")
         verdict = ranking.verdict(self.rank, frame.rank)
         if verdict is ranking.Verdict.EXECUTE:
             return [events.Execute(*frame, self.rank, self.name)]
@@ -132,7 +132,7 @@ class LogView:
         """Add newcomers. No open ASK waits for them, because each was logged before they joined."""
         count = self.clients + len(frame.ranks)
         if frame.ranks[-1] >= count:
-            raise broken(f"JOIN gives rank {frame.ranks[-1]} among {count} clients")
+            raise broken(f"JOIN has rank {frame.ranks[-1]}, but makes the number of clients {count}")
         rank = self.rank
         self._members.join(frame.ranks)
         return [self._moved(rank)]
@@ -140,7 +140,7 @@ class LogView:
     def _leave(self, frame: frames.LeftFrame) -> list[events.Event]:
         """Remove members that left, also from the open ASKs. O(open asks)."""
         if frame.ranks[-1] >= self.clients or self.rank in frame.ranks:
-            raise broken(f"LEFT of rank {frame.ranks[-1]} seen by rank {self.rank} of {self.clients}")
+            raise broken(f"LEFT has rank {frame.ranks[-1]}, but this is rank {self.rank} of {self.clients}")
         rank = self.rank
         gone = self._members.leave(frame.ranks)
         happened = [self._moved(rank), *self._asks.leave(gone)]
@@ -161,4 +161,4 @@ class LogView:
 
 def broken(text: str) -> RemoteProtocolError:
     """Return the error for a server that breaks the protocol."""
-    return RemoteProtocolError(protocol.BAD_FRAME, text)
+    return RemoteProtocolError(codes.BAD_FRAME, text)

@@ -9,7 +9,7 @@ from typing import Final
 
 from rankserver.client.connection import Connection
 from rankserver.client.events import Event, Retrying
-from rankserver.wire import protocol
+from rankserver.wire import codes
 from rankserver.wire.exceptions import ConnectError, DisconnectedError
 
 # The longest pause before the first retry, in seconds: a restarted server is back by then. The bound doubles
@@ -19,7 +19,7 @@ FIRST_DELAY: Final = 0.5
 # and they are back soon after it is.
 MAX_DELAY: Final = 30.0
 # The codes of BYE after which another try would fail in the same way.
-FINAL_CODES: Final = (protocol.PROTO, protocol.AUTH)
+FINAL_CODES: Final = (codes.PROTO, codes.AUTH)
 
 
 class Connector:

@@ -53,7 +53,8 @@ class Requests:
             return
         self._asks[event.seq] = ask
         ask.log(event.seq)
-        if ask.has_failed:  # it timed out before it was logged; events that came with this one go first
+        # It may have timed out before it was logged. Events that came with this one are handled first.
+        if ask.has_failed:
             asyncio.get_running_loop().call_soon(self._expire, ask)
 
     def _answer(self, event: Answer) -> None:

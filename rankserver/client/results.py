@@ -6,7 +6,7 @@ import bisect
 from typing import Final
 
 from rankserver.client.events import Outcome
-from rankserver.wire import jsontext, protocol
+from rankserver.wire import codes, grammar, jsontext, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 TRUNCATED: Final = ',"truncated":true'
@@ -25,22 +25,22 @@ def encode(seq: int, outcome: Outcome, max_line: int) -> bytes:
     if len(frame) > max_line:
         frame = _encode(seq, _shortened(outcome, len(frame) - max_line))
     if len(frame) > max_line:
-        text = f"the result has {len(frame)} bytes, {max_line} are allowed"
-        raise LocalProtocolError(protocol.TOO_LONG, text)
+        text = f"the result is {len(frame)} bytes long; the limit is {max_line}"
+        raise LocalProtocolError(codes.TOO_LONG, text)
     return frame
 
 
 def _encode(seq: int, outcome: Outcome) -> bytes:
-    if outcome.status not in protocol.STATUSES:
-        text = f"status {protocol.shown(str(outcome.status))} is none of {', '.join(protocol.STATUSES)}"
-        raise LocalProtocolError(protocol.BAD_FRAME, text)
+    if outcome.status not in codes.STATUSES:
+        text = f"status {grammar.shown(str(outcome.status))} is not one of {', '.join(codes.STATUSES)}"
+        raise LocalProtocolError(codes.BAD_FRAME, text)
     if outcome.detail is None:
         return protocol.result(seq, outcome.status)
     try:
         frame = protocol.result(seq, outcome.status, dict(outcome.detail))
         protocol.parse_client_line(frame.removesuffix(b"\n"))  # rejects NaN, which only Python allows in JSON
     except (TypeError, ValueError, RecursionError, RemoteProtocolError) as error:
-        raise LocalProtocolError(protocol.BAD_FRAME, f"the detail is no JSON object: {error}") from None
+        raise LocalProtocolError(codes.BAD_FRAME, f"the detail is not a JSON object: {error}") from None
     return frame
 
 

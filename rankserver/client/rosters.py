@@ -34,7 +34,7 @@ class Rosters:
             RemoteProtocolError: ``bad-frame``, if it does not continue where the last one ended.
         """
         if frame.start != len(self._members):
-            raise broken(f"ROSTER from {frame.start} on where {len(self._members)} was due")
+            raise broken(f"expected ROSTER from rank {len(self._members)} on, got it from {frame.start} on")
         self._members += frame.members
         if len(self._members) < frame.total:
             return None

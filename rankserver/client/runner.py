@@ -108,7 +108,7 @@ class Runner:
     def expire(self, ask: Ask) -> None:
         """Stop waiting for answers to ``ask``: its timeout is over."""
         if ask.seq is None:
-            ask.end(TimeoutError(f"the server did not log in time: {ask.text}"))
+            ask.end(TimeoutError(f"the server did not acknowledge the command in time: {ask.text}"))
         elif self._connection is not None and self._requests.is_open(ask):
             self._handle(self._connection.session.expire(ask.seq))
 

@@ -27,13 +27,13 @@ from typing import Any, ClassVar, Final
 from rankserver.client import events, results
 from rankserver.client.log_view import LogFrame, LogView, Submission, broken
 from rankserver.client.rosters import RosterRequest, Rosters
-from rankserver.wire import frames, lines, protocol
+from rankserver.wire import codes, frames, grammar, lines, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 # The longest line that any server may send, whatever limit it announces.
-MAX_SERVER_LINE: Final = protocol.MAX_MAX_LINE + protocol.SERVER_SLACK
+MAX_SERVER_LINE: Final = protocol.MAX_MAX_LINE + protocol.MAX_SERVER_SLACK
 # Used until the INFO arrives.
-NO_INFO: Final = frames.InfoFrame(protocol.VERSION, "", protocol.DEFAULT_MAX_LINE, auth=False, capacity=0)
+NO_INFO: Final = frames.InfoFrame(frames.VERSION, "", protocol.DEFAULT_MAX_LINE, auth=False, capacity=0)
 
 
 class SessionState(enum.Enum):
@@ -102,7 +102,7 @@ class Session:
             LocalProtocolError: the protocol does not allow this name, or the session has joined or is over.
         """
         if self.state not in (SessionState.GREETING, SessionState.JOINING):
-            raise LocalProtocolError(protocol.PROTO, f"cannot join: the session is {self.state.value}")
+            raise LocalProtocolError(codes.PROTO, f"cannot join: the session is {self.state.value}")
         self._out += protocol.hello(name=name, token=token)
 
     def ask(self, text: str, handle: object = None) -> None:
@@ -184,7 +184,7 @@ class Session:
 
     def _check_joined(self) -> None:
         if self.state is not SessionState.JOINED:
-            raise LocalProtocolError(protocol.PROTO, f"cannot send: the session is {self.state.value}")
+            raise LocalProtocolError(codes.PROTO, f"cannot send: the session is {self.state.value}")
 
     # --- from the server ---
 
@@ -227,10 +227,10 @@ class Session:
         if isinstance(frame, frames.ByeFrame):
             return self._disconnect(*frame)
         if not isinstance(frame, frames.InfoFrame):
-            said = protocol.shown(line.decode(errors="replace"))
+            said = grammar.shown(line.decode(errors="replace"))
             return self._disconnect("", f"this is not a rankserver: it says {said}")
-        if frame.proto != protocol.VERSION:
-            text = f"the server speaks protocol {frame.proto}, this client speaks {protocol.VERSION}"
+        if frame.proto != frames.VERSION:
+            text = f"the server speaks protocol {frame.proto}, this client speaks {frames.VERSION}"
             return self._disconnect("", text)
         self.info = frame
         self.state = SessionState.JOINING
@@ -239,7 +239,7 @@ class Session:
     def _receive_welcome(self, frame: frames.WelcomeFrame) -> list[events.Event]:
         if self.state is not SessionState.JOINING:
             raise broken("a second WELCOME")
-        if not frame.rank < frame.clients <= protocol.MAX_CLIENTS:
+        if not frame.rank < frame.clients <= grammar.MAX_CLIENTS:
             raise broken(f"WELCOME with rank {frame.rank} of {frame.clients}")
         self.state = SessionState.JOINED
         self.heartbeat = frame.heartbeat
@@ -267,7 +267,7 @@ class Session:
 
     def _receive_err(self, frame: frames.ErrFrame) -> list[events.Event]:
         """Find out what was rejected: our lines are handled in order, so it is the oldest command."""
-        if frame.code != protocol.NO_SUCH_ASK and self.log.submitted:
+        if frame.code != codes.NO_SUCH_ASK and self.log.submitted:
             return [events.Rejected(*frame, *self.log.submitted.popleft())]
         return [events.Rejected(*frame, command=None)]
 

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from rankserver.tls_common import RECORD_BYTES, describe_error, load_certificate
+from rankserver.tls_common import MAX_RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
 
@@ -64,7 +64,7 @@ class TlsStream:
         """
         while not self._try_handshake():
             await self._flush()
-            await self._fill(RECORD_BYTES)
+            await self._fill(MAX_RECORD_BYTES)
             if self._ended:
                 raise ConnectionResetError("the server closed the connection in the TLS handshake")
         await self._flush()
@@ -92,8 +92,8 @@ class TlsStream:
             OSError: the connection is lost.
         """
         with memoryview(data) as view:
-            for start in range(0, len(data), RECORD_BYTES):
-                rest = view[start : start + RECORD_BYTES]
+            for start in range(0, len(data), MAX_RECORD_BYTES):
+                rest = view[start : start + MAX_RECORD_BYTES]
                 while rest:
                     rest = rest[self._tls.write(rest) :]
                 await self._flush()
@@ -134,7 +134,7 @@ class TlsStream:
         """Return all that can be decrypted."""
         parts = []
         try:
-            while part := self._tls.read(RECORD_BYTES):
+            while part := self._tls.read(MAX_RECORD_BYTES):
                 parts.append(part)
             self._ended = True
         except ssl.SSLWantReadError:

@@ -9,7 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 from rankserver.client.events import Execute, Finished, Outcome, Started
 from rankserver.client.functions import described
 
-# The upper bound of ``jobs``: each job is a task, and may start a process or a thread.
+# The most ``jobs``: each job is a task, and may start a process or a thread.
 MAX_JOBS: Final = 1_000
 # The maximum length, in characters, of an exception's text that is sent as the reason of a failure: an answer
 # must fit in a line.
@@ -107,7 +107,7 @@ class Worker:
             return _failure(error)
         if isinstance(outcome, Outcome):
             return outcome
-        text = f"the executor returned {described(repr, outcome)}, which is no Outcome"
+        text = f"the executor returned {described(repr, outcome)}, which is not an Outcome"
         return _failure(TypeError(text))
 
     def _rejects(self, command: Execute) -> Outcome | None:

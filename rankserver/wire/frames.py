@@ -1,11 +1,14 @@
-"""The frames of protocol version 1 as values.
+"""The frames of the protocol as values.
 
-``protocol`` turns them into bytes and back. Source: docs/protocol.md.
+``protocol`` builds lines of them, and ``parsing`` makes them of lines. Source: docs/protocol.md.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+# The version of the protocol, which both sides name in their first frame.
+VERSION: Final = 1
 
 # --- frames from a client ---------------------------------------------------------------------
 
@@ -20,7 +23,7 @@ class Resume(NamedTuple):
 class Hello(NamedTuple):
     """``HELLO [json]``: join."""
 
-    proto: int = 1
+    proto: int = VERSION
     name: str | None = None
     token: str | None = None
     resume: Resume | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rankserver.wire.codes import TOO_LONG
 from rankserver.wire.exceptions import RemoteProtocolError
-from rankserver.wire.protocol import TOO_LONG
 
 
 class LineBuffer:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from harness import BenchmarkError
 
-from rankserver.wire import protocol, ranking
+from rankserver.wire import grammar, protocol, ranking
 from tests.abuse import subjects
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
     from typing_extensions import Self
 
     from tests.abuse.subjects import Subject
@@ -75,7 +75,7 @@ class LineClient:
     def __init__(
         self,
         subject: Subject,
-        address: Address,
+        address: HostPort,
         *,
         hello: bytes | None = None,
         receive_buffer: int = 0,
@@ -192,7 +192,7 @@ class Follower(LineClient):
         wrong: descriptions of the violations.
     """
 
-    def __init__(self, address: Address, name: str = "", **options: Any) -> None:
+    def __init__(self, address: HostPort, name: str = "", **options: Any) -> None:
         hello = protocol.hello(name=name) if name else b"HELLO\n"
         super().__init__(RANK, address, hello=options.pop("hello", hello), **options)
         self.name = name
@@ -212,7 +212,7 @@ class Follower(LineClient):
                 seq, ranks = rest.split(b" ")
                 self._count(int(seq), line)
                 change = ranking.joined if verb == b"JOIN" else ranking.left
-                self.me, self.clients = change(self.me, self.clients, protocol.parse_ranks(ranks.decode()))
+                self.me, self.clients = change(self.me, self.clients, grammar.parse_ranks(ranks.decode()))
             elif verb == b"WELCOME":
                 fields = json.loads(rest)
                 self.me, self.clients, self.seq = fields["rank"], fields["clients"], fields["seq"]
@@ -279,7 +279,7 @@ def read_all(clients: Iterable[LineClient], done: Callable[[], bool], seconds: f
     return True
 
 
-def pass_time(server: Server, seconds: float) -> None:
+def pass_time(server: ServerProgram, seconds: float) -> None:
     """Wait for some seconds while the server runs.
 
     Raises:
@@ -291,7 +291,7 @@ def pass_time(server: Server, seconds: float) -> None:
         raise BenchmarkError(f"{server.name} ended meanwhile, with exit code {server.wait()}")
 
 
-def settled_descriptors(server: Server) -> int:
+def settled_descriptors(server: ServerProgram) -> int:
     """Wait until the number of the server's open descriptors no longer changes; return it."""
     last = -1
     while (now := subjects.descriptors(server.pid)) != last:

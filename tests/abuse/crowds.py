@@ -11,7 +11,7 @@ from tests.abuse.outcome import MIB, RowOutcome, mebibytes, milliseconds
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
 
     from tests.abuse.subjects import Subject
 
@@ -87,7 +87,7 @@ def churn(subject: Subject, cycles: int = 50_000) -> RowOutcome:
     return outcome
 
 
-def _churn(subject: Subject, address: Address, cycles: int) -> None:
+def _churn(subject: Subject, address: HostPort, cycles: int) -> None:
     for cycle in range(cycles):
         client = LineClient(subject, address)
         if cycle & 1:
@@ -98,7 +98,7 @@ def _churn(subject: Subject, address: Address, cycles: int) -> None:
             client.close()
 
 
-def _wait_for_descriptors(server: Server, wanted: int) -> int:
+def _wait_for_descriptors(server: ServerProgram, wanted: int) -> int:
     """Wait until ``wanted`` descriptors are open, but not for ever; return how many are."""
     deadline = time.monotonic() + MAX_SETTLE
     while (now := subjects.descriptors(server.pid)) != wanted and time.monotonic() < deadline:

@@ -18,7 +18,7 @@ from tests.abuse.outcome import MIB, RowOutcome, milliseconds
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
-    from harness import Server
+    from harness import ServerProgram
 
     from rankserver.client import Client
     from tests.abuse.subjects import Subject
@@ -83,7 +83,9 @@ class _Receiver(Consumer):
             super().take(lines)
 
 
-def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: float) -> tuple[float, int]:
+def _end(
+    server: ServerProgram, sender: Producer, members: list[_Receiver], seconds: float
+) -> tuple[float, int]:
     """Let commands flow for ``seconds``, end the server, and read to the end.
 
     Returns:
@@ -136,7 +138,7 @@ def kill(subject: Subject) -> RowOutcome:
 
 
 async def _killed(
-    server: Server, client: LineClient, console: Program, where: str
+    server: ServerProgram, client: LineClient, console: Program, where: str
 ) -> tuple[tuple[float, float, float], str]:
     """Kill the server; return when a socket, the API and the console noticed, and what the console said."""
     async with connect(where, name="api") as api:

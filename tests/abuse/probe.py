@@ -20,7 +20,7 @@ if __name__ == "__main__":
     ROOT = Path(__file__).resolve().parents[2]
     sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from harness import Address, Program
+from harness import HostPort, Program
 
 from tests.abuse.clients import LineClient
 from tests.abuse.subjects import SUBJECTS, Subject
@@ -45,7 +45,7 @@ def main() -> int:
             first + subject.sending,
         )
     )
-    address = Address(host, int(port))
+    address = HostPort(host, int(port))
     context = trusting() if tls else None
     with (
         LineClient(subject, address, hello=hello[0], tls=context) as reader,
@@ -96,7 +96,7 @@ class Probe:
 
 
 @contextmanager
-def probing(subject: Subject, address: Address, *, token: str = "", tls: bool = False) -> Iterator[Probe]:
+def probing(subject: Subject, address: HostPort, *, token: str = "", tls: bool = False) -> Iterator[Probe]:
     """Run a probe during the block; afterwards ``times`` is set.
 
     Raises:

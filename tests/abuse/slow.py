@@ -27,7 +27,7 @@ from tests.abuse.probe import probing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
 
     from tests.abuse.subjects import Subject
 
@@ -142,7 +142,7 @@ def producers(
 
 
 def _produce(
-    server: Server, sending: list[Producer], consumers: list[Consumer], seconds: float, pace: float
+    server: ServerProgram, sending: list[Producer], consumers: list[Consumer], seconds: float, pace: float
 ) -> Iterator[int]:
     """Send and read, and yield the server's memory in bytes ten times a second."""
     begin = sampled = time.monotonic()
@@ -234,7 +234,7 @@ def never_reads(
 
 
 def _flow(
-    server: Server,
+    server: ServerProgram,
     sender: Producer,
     reader: Consumer,
     seconds: float,
@@ -262,7 +262,7 @@ class _Executor(Follower):
 
     answer = b""
 
-    def __init__(self, address: Address, name: str) -> None:
+    def __init__(self, address: HostPort, name: str) -> None:
         super().__init__(address, name)
         self._waiting: deque[bytes] = deque()
 

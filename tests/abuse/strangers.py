@@ -23,7 +23,7 @@ from tests.abuse.probe import probing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
 
     from tests.abuse.subjects import Subject
 
@@ -99,7 +99,7 @@ def _certificate(folder: Path) -> list[str]:
     return ["--tls-cert", cert, "--tls-key", key]
 
 
-def _pester(address: Address, kinds: Sequence[str], patience: float) -> list[_Stranger]:
+def _pester(address: HostPort, kinds: Sequence[str], patience: float) -> list[_Stranger]:
     """Connect as each of these kinds, and wait for up to ``patience`` seconds."""
     found = {}
     poll = select.poll()
@@ -190,7 +190,7 @@ def tokens(subject: Subject, guessers: int = 50, seconds: float = 5) -> RowOutco
     return outcome
 
 
-def _first_answers(subject: Subject, server: Server, tokens: Sequence[bytes | None]) -> list[str]:
+def _first_answers(subject: Subject, server: ServerProgram, tokens: Sequence[bytes | None]) -> list[str]:
     """Return, for each of these tokens, the first words of the server that say whether it is accepted."""
     clients = [LineClient(subject, server.address) for _ in tokens]
     for client, token in zip(clients, tokens, strict=True):
@@ -210,7 +210,7 @@ def _first_answer(client: LineClient) -> str:
     return "closed"
 
 
-def _guess(subject: Subject, server: Server, guessers: int, seconds: float) -> tuple[int, int]:
+def _guess(subject: Subject, server: ServerProgram, guessers: int, seconds: float) -> tuple[int, int]:
     """Guess as fast as answers come; return how many guesses were answered, and how many were accepted."""
     guesses = entered = 0
     poll = select.poll()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankserver.clist import Cursor
+from rankserver.cursor import Cursor
 from tests.support.clist_peers import MAX_LINE, Peers, commands
 from tests.support.draining import drain
 
@@ -113,7 +113,7 @@ def test_without_a_command_in_front_the_batch_is_empty(data: bytes, peers: Peers
 def test_applying_garbage_changes_nothing(garbage: bytes, valid: int, peers: Peers) -> None:
     client = peers.join()
     member = peers.members[client]
-    with pytest.raises(ValueError, match="not a call for this"):
+    with pytest.raises(ValueError, match="does not allow the call"):
         peers.log.apply(member, commands(valid) + garbage)
     assert (peers.log.seq, peers.log.end, client.lag()) == (0, 0, 0)
     peers.log.check()

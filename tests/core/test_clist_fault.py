@@ -14,8 +14,10 @@ import pytest
 from cffi import FFI
 
 from build_ext import declarations
-from rankserver import clist
-from rankserver.clist import Cursor, Log
+from rankserver import clist, cursor
+from rankserver import core as wrapper
+from rankserver.clist import Log
+from rankserver.cursor import Cursor
 from tests.support.draining import drain
 from tests.support.paths import ROOT
 
@@ -56,9 +58,10 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def lib(core: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Make ``clist`` use that core, and check that no allocation is left at the end."""
-    monkeypatch.setattr(clist, "ffi", core.ffi)
-    monkeypatch.setattr(clist, "lib", core.lib)
+    """Make the wrapper use that core, and check that no allocation is left at the end."""
+    for module in (wrapper, cursor, clist):
+        monkeypatch.setattr(module, "ffi", core.ffi)
+        monkeypatch.setattr(module, "lib", core.lib)
     core.lib.fault_disarm()
     assert core.lib.fault_live() == 0
     yield core.lib

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankserver.clist import Cursor
+from rankserver.cursor import Cursor
 from tests.support.clist_model import ModelCursor, ModelLog
 from tests.support.clist_peers import (
     MAX_LINE,
@@ -102,7 +102,7 @@ def test_nothing_is_read_before_all_input_is_handled(keeps: bool, peers: Peers) 
         for _ in range(2):
             with pytest.raises(BlockingIOError):
                 client.read(READ_SIZE)
-            with pytest.raises(ValueError, match="not a call for this"):
+            with pytest.raises(ValueError, match="does not allow the call"):
                 client.take(b"CMD c\n")
             peers.log.check()
         assert peers.lines(client) == []

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from rankserver.clist import PEEK_SPANS, Flushed
+from rankserver.cursor import MAX_PEEK_SPANS, Flushed
 from tests.support.clist_world import INPUT_BYTES, MAX_LINE, READ_SIZE, ModeledPeer, ModeledReader, World
 
 # Selects the cursor or member that a rule applies to.
@@ -49,7 +49,7 @@ class LogMachine(World):
     def join(self, rank_class: int) -> None:
         """Let a member join without a cursor."""
         member = self._join(rank_class)
-        self._expect_misuse(lambda: self.log.join(member.number), "is a member already")
+        self._expect_misuse(lambda: self.log.join(member.number), "already exists")
 
     @precondition(lambda self: self.model.members)
     @rule(which=WHICH)
@@ -57,7 +57,7 @@ class LogMachine(World):
         member = self._pick(self.model.members, which)
         self.log.leave(member.number)
         self.model.leave(member)
-        self._expect_misuse(lambda: self.log.leave(member.number), "is no member")
+        self._expect_misuse(lambda: self.log.leave(member.number), "there is no member")
 
     @precondition(lambda self: self.peers)
     @rule(which=WHICH, member=WHICH, follows=st.booleans(), back=st.integers(-1, 12))
@@ -301,7 +301,7 @@ class LogMachine(World):
         data = b"".join(spans)
         assert all(spans)
         sendable = max(self.model.sendable(peer.model) - peer.sent, 0)
-        assert len(data) == sendable or len(spans) == PEEK_SPANS
+        assert len(data) == sendable or len(spans) == MAX_PEEK_SPANS
         assert peer.model.stream[peer.sent :].startswith(data)
         count = round(part * len(data))
         peer.cursor.advance(count)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from rankserver.clist import BLOCK_BYTES, PEEK_SPANS, Flushed
+from rankserver.clist import BLOCK_BYTES
+from rankserver.cursor import MAX_PEEK_SPANS, Flushed
 from tests.support.clist_peers import READ_SIZE, Peers, commands, logged_commands
 
 
@@ -176,10 +177,10 @@ def test_peek_shows_what_a_flush_would_send_and_sends_nothing(peers: Peers) -> N
 
 def test_peek_is_bounded_in_spans(peers: Peers) -> None:
     client = peers.join()
-    for _ in range(PEEK_SPANS):
+    for _ in range(MAX_PEEK_SPANS):
         client.private(b"PONG\n")
         peers.log.append(b"JOIN", b"0")
-    assert len(client.peek()) == PEEK_SPANS
+    assert len(client.peek()) == MAX_PEEK_SPANS
 
 
 def test_peek_is_bounded_in_bytes_of_the_log() -> None:
@@ -203,6 +204,6 @@ def test_peek_goes_on_over_the_edges_of_blocks(peers: Peers) -> None:
 
 def test_an_empty_private_frame_is_refused(peers: Peers) -> None:
     client = peers.join()
-    with pytest.raises(ValueError, match="not a call for this"):
+    with pytest.raises(ValueError, match="does not allow the call"):
         client.private(b"")
     assert peers.log.flush_all() == ([], [])

@@ -82,7 +82,7 @@ def test_closing_one_makes_room_for_another_from_its_address(serve: Serve, conne
     first, second, third = (connect(server) for _ in range(3))
     first.hello()
     second.hello()
-    assert third.rest()[-1] == b"BYE full 2 connections from one address are enough"
+    assert third.rest()[-1] == b"BYE full the limit is 2 connections from one address"
     third.close()
     second.send(b"BYE\n")
     second.rest()

@@ -241,7 +241,7 @@ def operate(start: Callable[..., ExampleProgram], server: ServerProcess) -> Call
 
     def begin(agents: int, *arguments: str) -> ExampleProgram:
         operator = start("examples/fleet.py", "--server", server.where, str(agents), *arguments)
-        assert operator.line() == f"waiting for {agents} agents"
+        assert operator.line() == f"waiting for {agents} agent{'s' if agents > 1 else ''}"
         return operator
 
     return begin
@@ -317,7 +317,7 @@ def test_an_operator_that_joins_last_is_told_to_join_first(
     agent("web-1")
     code, lines, error = start("examples/fleet.py", "--server", server.where, "1").end()
     assert (code, lines) == (1, [])
-    assert error == "operator: 1 clients rank higher and would refuse: be the first to join\n"
+    assert error == "operator: rank is 1, and higher-ranked clients would refuse: start the operator first\n"
 
 
 def test_a_one_shot_waits_for_a_fleet_that_joins_after_it(

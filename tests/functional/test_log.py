@@ -207,7 +207,7 @@ def log_until(client: RawClient, wanted: int, n: int) -> list[frames.JoinFrame |
     received: list[frames.JoinFrame | frames.LeftFrame] = []
     while n != wanted:
         line = client.line()
-        assert len(line) < 256 + protocol.SERVER_SLACK
+        assert len(line) < 256 + protocol.MAX_SERVER_SLACK
         frame = protocol.parse_server_line(line)
         assert isinstance(frame, frames.JoinFrame | frames.LeftFrame), line
         _, n = (ranking.joined if isinstance(frame, frames.JoinFrame) else ranking.left)(0, n, frame.ranks)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames
 from rankserver.wire.frames import (
     AnswerFrame,
     CommandFrame,
@@ -161,7 +161,7 @@ STEPS: Final = st.builds(
     wants_answer=st.booleans(),
     times=st.integers(1, 300),
     size=st.one_of(st.integers(1, 40), st.integers(1, 100_000)),
-    status=st.sampled_from(protocol.STATUSES),
+    status=st.sampled_from(codes.STATUSES),
     how=st.sampled_from(WAYS_TO_LEAVE),
 )
 

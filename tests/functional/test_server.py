@@ -20,6 +20,7 @@ import pytest
 
 from rankserver import __version__, cli
 from rankserver.farewell import CLOSE_TIMEOUT
+from rankserver.wire.grammar import MAX_CLIENTS
 from tests.support.paths import ROOT
 from tests.support.rawclient import RawClient, fields_of
 from tests.support.servers import ServerProcess
@@ -90,6 +91,12 @@ def test_bad_usage_exits_2_with_one_line_that_says_what_is_bad(
     output, errors = capsys.readouterr()
     assert (exit_.value.code, output, len(errors.splitlines())) == (2, "", 1)
     assert (arguments[1] if arguments[1:2] > ["--"] else "rankserver") in errors
+
+
+def test_more_clients_than_a_rank_can_count_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["1000001"])
+    assert f"argument N: '1000001' is not a whole number from 1 to {MAX_CLIENTS} (" in capsys.readouterr().err
 
 
 def test_bad_usage_of_the_real_program_exits_2_with_one_line() -> None:

@@ -99,7 +99,7 @@ def test_a_tls_mismatch_is_explained(trusted: Trusted, server: ServerProcess) ->
         (["--token-file", "none"], "cannot read the token file none: No such file or directory"),
         (
             ["--token-file", os.devnull],
-            f"the token file {os.devnull} does not hold one token and nothing else",
+            f"the token file {os.devnull} must contain one token and nothing else",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from rankserver.wire import protocol
+from rankserver.wire import codes, grammar
 from rankserver.wire.exceptions import RemoteProtocolError
 
 COMMAND: Final = b"CMD "
@@ -21,7 +21,7 @@ FRESH_BYTES: Final = 65_536
 def keeps_text_rule(line: bytes) -> bool:
     """Return whether the bytes of a line keep the text rule, according to the Python implementation."""
     try:
-        protocol.decode_line(line)
+        grammar.decode_line(line)
     except RemoteProtocolError:
         return False
     return True
@@ -241,6 +241,4 @@ class ModelLog:
         self.append(b"CMD", b"%d %s" % (self.members.index(member), line.removeprefix(COMMAND)))
 
     def _too_long(self, cursor: ModelCursor) -> RemoteProtocolError:
-        return RemoteProtocolError(
-            protocol.TOO_LONG, f"a line is longer than {self.longest_line(cursor)} bytes"
-        )
+        return RemoteProtocolError(codes.TOO_LONG, f"a line is longer than {self.longest_line(cursor)} bytes")

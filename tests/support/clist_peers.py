@@ -9,8 +9,9 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
-from rankserver.wire import protocol
+from rankserver.clist import MAX_READ_BYTES, Log
+from rankserver.cursor import Cursor, Flushed
+from rankserver.wire import codes
 from rankserver.wire.exceptions import RemoteProtocolError
 
 MAX_LINE: Final = 256
@@ -21,7 +22,9 @@ READ_SIZE: Final = 1 << 20
 class Peers:
     """A log and both ends of its clients' connections; a context manager that checks the invariants."""
 
-    def __init__(self, max_line: int = MAX_LINE, block_bytes: int = 1, read_bytes: int = READ_BYTES) -> None:
+    def __init__(
+        self, max_line: int = MAX_LINE, block_bytes: int = 1, read_bytes: int = MAX_READ_BYTES
+    ) -> None:
         self.log = Log(max_line, block_bytes, read_bytes)
         self.ours: dict[Cursor, socket.socket] = {}
         self.theirs: dict[Cursor, socket.socket] = {}
@@ -133,7 +136,7 @@ def expect_too_long(most: int = MAX_LINE) -> Iterator[None]:
     """Expect the error for a line that has more than ``most`` bytes."""
     with pytest.raises(RemoteProtocolError) as caught:
         yield
-    assert caught.value.code == protocol.TOO_LONG
+    assert caught.value.code == codes.TOO_LONG
     assert caught.value.text == f"a line is longer than {most} bytes"
 
 

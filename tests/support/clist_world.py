@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from rankserver.clist import Flushed, Log
+from rankserver.clist import Log
+from rankserver.cursor import Flushed
 from rankserver.wire.exceptions import RemoteProtocolError
 from tests.support.clist_model import ModelCursor, ModelLog, ModelMember
 
@@ -200,6 +201,6 @@ class World(RuleBasedStateMachine):
         self.model.ignore(peer.model)
 
     @staticmethod
-    def _expect_misuse(call: Callable[[], object], why: str = "not a call for this") -> None:
+    def _expect_misuse(call: Callable[[], object], why: str = "does not allow the call") -> None:
         with pytest.raises(ValueError, match=why):
             call()

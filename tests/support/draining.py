@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankserver.clist import Cursor
+from rankserver.cursor import Cursor
 
 
 def drain(cursor: Cursor) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fuzz import python
-from rankserver.wire import protocol
+from rankserver.wire import grammar
 from tests.support.paths import ROOT
 from tests.support.waiting import BOUND
 
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
 def test_an_input_that_fails_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(protocol, "text_problem", lambda _: None)
+    monkeypatch.setattr(grammar, "text_problem", lambda _: None)
     assert not python.run("parser", python.parse, INPUTS, 1)
     shown = capsys.readouterr().out
     assert "parser: input " in shown

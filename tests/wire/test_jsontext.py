@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankserver.wire import jsontext, protocol
+from rankserver.wire import grammar, jsontext, protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
 values = st.recursive(
@@ -19,7 +19,7 @@ values = st.recursive(
 @given(values)
 def test_a_value_comes_through_as_one_line_of_text(value: object) -> None:
     text = jsontext.encode(value).decode()
-    assert protocol.text_problem(text) is None
+    assert grammar.text_problem(text) is None
     assert jsontext.parse(text) == value
 
 

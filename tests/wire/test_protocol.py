@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rankserver.wire import protocol
+from rankserver.wire import codes, grammar, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 from rankserver.wire.frames import (
     AnswerFrame,
@@ -41,7 +41,7 @@ NAME_CHARACTERS = "ABCXYZabcxyz0189._:@-"
 # Text that the text rule allows.
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.just("\t"), min_size=1, max_size=40)
 names = st.text(NAME_CHARACTERS, min_size=1, max_size=64)
-numbers = st.integers(0, 10**protocol.MAX_NUMBER_DIGITS - 1)
+numbers = st.integers(0, 10**grammar.MAX_NUMBER_DIGITS - 1)
 details = st.dictionaries(texts, st.none() | st.booleans() | st.integers(-99, 99) | st.text(), max_size=3)
 rank_sets = st.sets(st.integers(0, 3_000), min_size=1).map(sorted)
 
@@ -51,7 +51,7 @@ rank_sets = st.sets(st.integers(0, 3_000), min_size=1).map(sorted)
 
 @pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0)])
 def test_no_control_character_but_tab_is_allowed(code: int) -> None:
-    problem = protocol.text_problem(f"ab{chr(code)}c")
+    problem = grammar.text_problem(f"ab{chr(code)}c")
     if chr(code) == "\t":
         assert problem is None
     else:
@@ -79,19 +79,19 @@ def test_both_sides_reject_what_breaks_the_text_rule(
 
 @pytest.mark.parametrize("name", ["a", "web-1", "A.b_C:d@e-9", "x" * 64])
 def test_names_of_the_allowed_characters_pass(name: str) -> None:
-    assert protocol.is_name(name)
+    assert grammar.is_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "a b", "ü", "a\n", "a/b", "\u0661"])
 def test_other_names_are_refused(name: str) -> None:
-    assert not protocol.is_name(name)
+    assert not grammar.is_name(name)
 
 
 @given(st.text(max_size=200))
 def test_a_shown_value_is_short_ascii_on_one_line(text: str) -> None:
-    assert len(protocol.shown(text)) <= 10 * protocol.MAX_SHOWN + 5
-    assert protocol.shown(text).isascii()
-    assert protocol.text_problem(protocol.shown(text)) is None
+    assert len(grammar.shown(text)) <= 10 * grammar.MAX_SHOWN + 5
+    assert grammar.shown(text).isascii()
+    assert grammar.text_problem(grammar.shown(text)) is None
 
 
 # --- what a client sends ---
@@ -116,7 +116,7 @@ def test_hello_comes_through_unchanged(name: str | None, token: str | None) -> N
     assert from_client(protocol.hello(name=name, token=token)) == Hello(name=name, token=token)
 
 
-@given(numbers, st.sampled_from(protocol.STATUSES), st.none() | details)
+@given(numbers, st.sampled_from(codes.STATUSES), st.none() | details)
 def test_a_result_comes_through_unchanged(seq: int, status: str, detail: dict[str, object] | None) -> None:
     result = from_client(protocol.result(seq, status, detail))
     assert isinstance(result, Result)
@@ -175,7 +175,7 @@ def test_lenient_forms_are_understood(line: bytes, frame: ClientFrame) -> None:
         (b" CMD x", "unknown verb ''"),
         (b"JOIN 1 2", "unknown verb 'JOIN'"),
         (b"RES", "seq '' is not a number"),
-        (b"RES 1", "status '' is none of ok, fail, refused, denied, timeout"),
+        (b"RES 1", "status '' is not one of ok, fail, refused, denied, timeout"),
         (b"RES 1 done", "status 'done'"),
         (b"RES -1 ok", "seq '-1' is not a number"),
         (b"RES 12345678901234567890 ok", "is not a number"),
@@ -209,7 +209,7 @@ def test_bad_lines_from_a_client_are_named(line: bytes, words: str) -> None:
         ("a\x1b[2J", "bad-frame", "control character U+001B at position 1; only TAB is allowed"),
         ("a\nb", "bad-frame", "U+000A at position 1"),
         ("\ud800", "bad-frame", "not valid Unicode"),
-        ("ü" * 6, "too-long", "the line has 17 bytes, 16 are allowed"),
+        ("ü" * 6, "too-long", "the line is 17 bytes long; the limit is 16"),
     ],
 )
 def test_a_bad_command_is_refused_before_it_is_sent(text: str, code: str, words: str) -> None:
@@ -250,7 +250,7 @@ def test_welcome_comes_through_unchanged(frame: WelcomeFrame) -> None:
     assert from_server(protocol.welcome(frame)) == frame
 
 
-@given(numbers, numbers, names, st.sampled_from(protocol.STATUSES), st.none() | details)
+@given(numbers, numbers, names, st.sampled_from(codes.STATUSES), st.none() | details)
 def test_an_answer_comes_through_unchanged(
     seq: int, rank: int, name: str, status: str, detail: dict[str, object] | None
 ) -> None:
@@ -301,13 +301,13 @@ WELCOME_FIELDS = {"rank": 0, "clients": 1, "seq": 0, "name": "a", "session": "s"
         (b"LEFT 1 ", "rank '' is not a number"),
         (b"RES 1 2 name", "expected 4 words"),
         (b"RES 1 2 na/me ok", "name 'na/me' is not 1 to 64"),
-        (b"RES 1 2 name good", "status 'good' is none of"),
+        (b"RES 1 2 name good", "status 'good' is not one of"),
         (b"RES 1 2 name ok {", "bad JSON"),
         (b"INFO", "bad JSON"),
         (b"INFO []", "expected one object"),
-        (b"WELCOME {}", "WELCOME lacks a field or has a bad one: KeyError"),
-        (b'ROSTER {"total":1,"from":0,"clients":[{"rank":0}]}', "ROSTER lacks a field"),
-        (b'ROSTER {"total":1,"from":0,"clients":[1]}', "ROSTER lacks a field"),
+        (b"WELCOME {}", "WELCOME has a missing or invalid field: KeyError"),
+        (b'ROSTER {"total":1,"from":0,"clients":[{"rank":0}]}', "ROSTER has a missing or invalid field"),
+        (b'ROSTER {"total":1,"from":0,"clients":[1]}', "ROSTER has a missing or invalid field"),
         (b'ROSTER {"total":1,"from":0,"clients":[{"rank":0,"name":"\\u001b[2J"}]}', "is not 1 to 64"),
     ],
 )
@@ -345,7 +345,7 @@ def test_fields_of_the_wrong_kind_are_rejected(
     [("0", [0]), ("0,3,7-9", [0, 3, 7, 8, 9]), ("4-4", [4]), ("999999", [999_999])],
 )
 def test_ranks_and_ranges_are_understood(text: str, ranks: list[int]) -> None:
-    assert protocol.parse_ranks(text) == ranks
+    assert grammar.parse_ranks(text) == ranks
 
 
 @pytest.mark.parametrize(
@@ -354,14 +354,14 @@ def test_ranks_and_ranges_are_understood(text: str, ranks: list[int]) -> None:
 )
 def test_other_lists_of_ranks_are_rejected(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
-        protocol.parse_ranks(text)
+        grammar.parse_ranks(text)
 
 
 @given(rank_sets, st.integers(9, 60))
 def test_split_lists_of_ranks_fit_and_join_to_the_whole(ranks: list[int], most: int) -> None:
     pieces = protocol.rank_lists(ranks, most)
     assert all(len(piece) <= most for piece in pieces)
-    assert [rank for piece in pieces for rank in protocol.parse_ranks(piece.decode())] == ranks
+    assert [rank for piece in pieces for rank in grammar.parse_ranks(piece.decode())] == ranks
 
 
 @given(rank_sets)

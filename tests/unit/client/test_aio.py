@@ -49,7 +49,7 @@ def test_without_an_address_the_environment_gives_it(monkeypatch: pytest.MonkeyP
 
 def test_arguments_that_cannot_work_are_refused_at_once() -> None:
     for jobs in (0, 1_001):
-        with pytest.raises(ConfigError, match=f"jobs is {jobs}, and has to be from 1 to 1000"):
+        with pytest.raises(ConfigError, match=f"jobs must be from 1 to 1000, not {jobs}"):
             connect("x", jobs=jobs)
     connect("x", jobs=1_000)
     with pytest.raises(ConfigError, match="address 'x:y' is not"):

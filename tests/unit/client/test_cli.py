@@ -27,8 +27,8 @@ def test_the_installed_command_is_this_program() -> None:
     [
         (["--timeout", "1"], "--timeout needs --exec program, --exec shell or --exec handler PATH"),
         (["--allow", "f"], "--allow needs --exec program or --exec handler PATH"),
-        (["--exec", "shell", "--allow-all", "--delay", "1"], "--delay is for --exec simulate"),
-        (["--json", "-b"], "-b and --diff are not for --json, which has each answer as it comes"),
+        (["--exec", "shell", "--allow-all", "--delay", "1"], "--delay needs --exec simulate"),
+        (["--json", "-b"], "-b and --diff do not work with --json, which prints each answer as it comes"),
         (["--tls-key", "k"], "--tls-ca, --tls-cert and --tls-key need --tls"),
         (["--exec", "magic"], "'magic' is not simulate, program, shell or handler PATH"),
     ],

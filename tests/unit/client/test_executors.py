@@ -21,7 +21,7 @@ from client.executors import (
 from client.policy import Policy
 from rankserver.client.events import Execute, Finished, Outcome, Started
 from rankserver.client.worker import Executor, Worker
-from rankserver.wire import protocol
+from rankserver.wire import grammar, protocol
 from rankserver.wire.exceptions import ConfigError
 from tests.support.executing import (
     Tether,
@@ -203,7 +203,7 @@ def test_binary_output_and_terminal_escapes_can_be_sent() -> None:
     result = outcome(shell(), r"printf 'a\377\303(\033[2J\007'")
     assert detail(result, "ok")["out"] == "a\ufffd\ufffd(\x1b[2J\x07"
     frame = protocol.result(7, *result)
-    assert protocol.decode_line(frame.rstrip(b"\n"))
+    assert grammar.decode_line(frame.rstrip(b"\n"))
     assert frame.count(b"\n") == 1
 
 
@@ -278,7 +278,7 @@ def test_a_program_runs_only_if_the_policy_allows_it() -> None:
 
 def test_a_shell_runs_only_if_all_is_allowed() -> None:
     for allow in (None, Policy([["..."]])):
-        reason = "not allowed here, where not every shell command is: true"
+        reason = "this client allows no shell commands: true"
         assert outcome(ShellExecutor(ExecutorOptions(allow)), "true") == Outcome("denied", {"reason": reason})
 
 

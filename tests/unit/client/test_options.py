@@ -88,17 +88,17 @@ def test_a_bad_value_is_one_line(
             for option in ("--allow-all", "--timeout 0", "--output-limit 0", "--workdir .")
         ),
         (["--allow", "f"], "--allow needs --exec program or --exec handler PATH"),
-        (["--exec", "shell", "--delay", "0"], "--delay is for --exec simulate"),
+        (["--exec", "shell", "--delay", "0"], "--delay needs --exec simulate"),
         (
             ["--exec", "program", "--allow", "f", "--allow-all"],
             "argument --allow-all: not allowed with argument --allow",
         ),
         (
             ["--exec", "shell", "--allow", "f"],
-            "--allow is not for --exec shell, which no patterns can bound; use --allow-all",
+            "--exec shell needs --allow-all: patterns cannot restrict what a shell does",
         ),
-        (["--json", "-b"], "-b and --diff are not for --json, which has each answer as it comes"),
-        (["--json", "--diff"], "-b and --diff are not for --json, which has each answer as it comes"),
+        (["--json", "-b"], "-b and --diff do not work with --json, which prints each answer as it comes"),
+        (["--json", "--diff"], "-b and --diff do not work with --json, which prints each answer as it comes"),
     ],
 )
 def test_contradictory_or_useless_options_are_refused(
@@ -109,7 +109,7 @@ def test_contradictory_or_useless_options_are_refused(
 
 @pytest.mark.usefixtures("keyboard")
 def test_wait_for_is_refused_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--wait-for is for -c, and for commands from a pipe or a file"
+    words = "--wait-for needs -c, or commands from a pipe or a file"
     assert complaint(capsys, "--wait-for", "1") == words
 
 

@@ -21,7 +21,7 @@ from rankserver.client.events import (
     Sent,
 )
 from rankserver.client.session import Session, SessionState
-from rankserver.wire import frames, protocol
+from rankserver.wire import frames, grammar, protocol
 from rankserver.wire.exceptions import LocalProtocolError
 from tests.support.scripted import SHORT_BANNER, bytewise, joined, welcome
 
@@ -154,15 +154,15 @@ def test_ping_is_answered() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"CMD 2 0 x\n", "log frame 2 where 1 was due"),
-        (b"JOIN 1 3\nJOIN 1 4\n", "log frame 1 where 2 was due"),
-        (b"CMD 1 3 x\n", "a command from rank 3 of 3"),
+        (b"CMD 2 0 x\n", "expected log frame 1, got 2"),
+        (b"JOIN 1 3\nJOIN 1 4\n", "expected log frame 2, got 1"),
+        (b"CMD 1 3 x\n", "a command from rank 3, but the number of clients is 3"),
         (b"CMD 1 1 x\n", "log frame 1 is from us, but we sent no command"),
-        (b"JOIN 1 4\n", "JOIN gives rank 4 among 4 clients"),
-        (b"LEFT 1 3\n", "LEFT of rank 3 seen by rank 1 of 3"),
-        (b"LEFT 1 0-1\n", "LEFT of rank 1 seen by rank 1 of 3"),
-        (b"RES 1 3 a ok\n", "RES from rank 3 of 3"),
-        (b'ROSTER {"total":3,"from":1,"clients":[]}\n', "ROSTER from 1 on where 0 was due"),
+        (b"JOIN 1 4\n", "JOIN has rank 4, but makes the number of clients 4"),
+        (b"LEFT 1 3\n", "LEFT has rank 3, but this is rank 1 of 3"),
+        (b"LEFT 1 0-1\n", "LEFT has rank 1, but this is rank 1 of 3"),
+        (b"RES 1 3 a ok\n", "RES from rank 3, but the number of clients is 3"),
+        (b'ROSTER {"total":3,"from":1,"clients":[]}\n', "expected ROSTER from rank 0 on, got it from 1 on"),
         (welcome(0, 1), "a second WELCOME"),
         (b"CMD x\n", "expected 3 words, got 'x'"),
         (b"CMD 1 0 \xff\n", "byte 0xff at offset 8 is not valid UTF-8"),
@@ -180,7 +180,7 @@ def test_a_server_that_breaks_the_protocol_is_left(data: bytes, words: str) -> N
     ("data", "words"),
     [
         (welcome(3, 3), "WELCOME with rank 3 of 3"),
-        (welcome(0, protocol.MAX_CLIENTS + 1), "WELCOME with rank 0 of 1000001"),
+        (welcome(0, grammar.MAX_CLIENTS + 1), "WELCOME with rank 0 of 1000001"),
         (b"JOIN 1 0\n", "a log frame before WELCOME"),
     ],
 )
@@ -239,7 +239,7 @@ def test_a_roster_is_reported_when_it_is_complete() -> None:
     [
         ("", "the command is empty"),
         ("a\x1bb", "control character U+001B at position 1; only TAB is allowed"),
-        ("x" * 1_000, "the line has 1005 bytes, 1000 are allowed"),
+        ("x" * 1_000, "the line is 1005 bytes long; the limit is 1000"),
     ],
 )
 def test_a_command_that_may_not_be_sent_has_no_effect(text: str, words: str) -> None:
@@ -256,13 +256,16 @@ def test_a_command_that_may_not_be_sent_has_no_effect(text: str, words: str) -> 
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
-        (Outcome("ok", {"reason": "x" * 1_000}), "the result has 1023 bytes, 1000 are allowed"),
-        (Outcome("ok", {"reason": "x" * 1_000, "out": "y"}), "the result has 1049 bytes, 1000 are allowed"),
-        (Outcome("done"), "status 'done' is none of ok, fail, refused, denied, timeout"),
-        (Outcome("ok\nBYE"), r"status 'ok\\nBYE' is none of ok, fail, refused, denied, timeout"),
-        (Outcome("ok", {"ms": float("nan")}), "the detail is no JSON object: bad JSON: 'NaN is not JSON'"),
-        (Outcome("ok", {"out": b"x"}), "the detail is no JSON object: Object of type bytes is not"),
-        (Outcome("ok", ["x"]), "the detail is no JSON object: "),  # type: ignore[arg-type]
+        (Outcome("ok", {"reason": "x" * 1_000}), "the result is 1023 bytes long; the limit is 1000"),
+        (
+            Outcome("ok", {"reason": "x" * 1_000, "out": "y"}),
+            "the result is 1049 bytes long; the limit is 1000",
+        ),
+        (Outcome("done"), "status 'done' is not one of ok, fail, refused, denied, timeout"),
+        (Outcome("ok\nBYE"), r"status 'ok\\nBYE' is not one of ok, fail, refused, denied, timeout"),
+        (Outcome("ok", {"ms": float("nan")}), "the detail is not a JSON object: bad JSON: 'NaN is not JSON'"),
+        (Outcome("ok", {"out": b"x"}), "the detail is not a JSON object: Object of type bytes is not"),
+        (Outcome("ok", ["x"]), "the detail is not a JSON object: "),  # type: ignore[arg-type]
     ],
 )
 def test_a_result_that_the_server_would_reject_has_no_effect(outcome: Outcome, words: str) -> None:
@@ -286,7 +289,7 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     session = joined(1, 2)
     session.result(1, Outcome("fail", {**detail, "out": out}))
     line = session.data_to_send()
-    assert protocol.text_problem(line.decode().removesuffix("\n")) is None
+    assert grammar.text_problem(line.decode().removesuffix("\n")) is None
     assert len(line) <= 1_000
     fields = json.loads(line.removeprefix(b"RES 1 fail "))
     # Here two surrogates become one character.

@@ -23,7 +23,7 @@ from rankserver.client.events import (
     Sent,
 )
 from rankserver.client.session import Session
-from rankserver.wire import frames, protocol
+from rankserver.wire import codes, frames, protocol
 from tests.support.scripted import bytewise, joined
 
 
@@ -239,7 +239,7 @@ def take_step(draw: st.DrawFn, history: History, step: str) -> None:
         history.expire(draw(st.sampled_from(sorted(history.asks))))
     elif step == "answer" and waiting:
         seq, member = draw(st.sampled_from(waiting))
-        history.answer(seq, member, draw(st.sampled_from(protocol.STATUSES)))
+        history.answer(seq, member, draw(st.sampled_from(codes.STATUSES)))
     elif step == "command" and others:
         history.command(draw(st.sampled_from(others)), draw(st.sampled_from(["CMD", "ASK"])))
     elif step == "leave" and others:

@@ -239,7 +239,7 @@ def test_a_killed_supervisor_fails_only_its_own_command(tether: Tether) -> None:
     async def main() -> None:
         async with closing(shell()) as executor:
             text = f"exec 9>{tether.path}; {IGNORING}; kill -9 $PPID; sleep 1000; sleep 1000"
-            reason = "the supervisor of the command ended before it"
+            reason = "the command's supervisor ended before the command"
             assert await executor.execute(command(text)) == Outcome("fail", {"reason": reason})
             await told(tether.until_free)
             assert (await executor.execute(command("true"))).status == "ok"

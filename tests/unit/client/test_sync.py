@@ -166,7 +166,7 @@ def test_an_ask_that_is_not_logged_in_time_raises(server: ServerProcess) -> None
     with connect(server.where) as c:
         with server.paused():
             asked = c.ask("x", timeout=0.01)
-            with pytest.raises(TimeoutError, match="did not log in time: x"):
+            with pytest.raises(TimeoutError, match="did not acknowledge the command in time: x"):
                 _ = asked.counts
         assert asked.has_failed
         with pytest.raises(TimeoutError):

@@ -10,7 +10,7 @@ from client import words
 from client.words import DisplayEvent, Line, Unfinished, Unlogged, Unsent, cannot_send, render_text
 from rankserver.client import events
 from rankserver.client.display import visible
-from rankserver.wire import frames, protocol
+from rankserver.wire import frames, grammar
 
 WHERE = "127.0.0.1:5050"
 COMMAND = events.Execute(18, 0, "df -h", True, 1, "me")
@@ -22,7 +22,7 @@ def described(happened: DisplayEvent) -> list[str]:
     """Return the lines for an event; check that each is a single line that is safe to show."""
     lines = [line.text for line in render_text(happened, address=WHERE)]
     for line in lines:
-        assert protocol.text_problem(line) is None, line
+        assert grammar.text_problem(line) is None, line
         line.encode()
     return lines
 
@@ -188,7 +188,7 @@ def test_harmless_text_stays_unchanged() -> None:
 @given(st.text(st.characters()))
 def test_visible_text_passes_the_text_rule_and_can_be_encoded(text: str) -> None:
     shown = visible(text)
-    assert protocol.text_problem(shown) is None
+    assert grammar.text_problem(shown) is None
     assert len(shown.splitlines()) <= 1
     shown.encode()
 

@@ -155,10 +155,10 @@ async def _unprintable_outcome(_command: Execute) -> Outcome:
         (lambda _: _raise(asyncio.CancelledError()), "CancelledError"),
         (lambda _: _raise(GeneratorExit("x")), "GeneratorExit: x"),
         (lambda _: _raise(Unprintable()), "Unprintable: <unprintable Unprintable>"),
-        (_not_an_outcome, "TypeError: the executor returned 'ok', which is no Outcome"),
+        (_not_an_outcome, "TypeError: the executor returned 'ok', which is not an Outcome"),
         (
             _unprintable_outcome,
-            "TypeError: the executor returned <unprintable Unprintable>, which is no Outcome",
+            "TypeError: the executor returned <unprintable Unprintable>, which is not an Outcome",
         ),
     ],
 )

@@ -18,9 +18,10 @@ from rankserver.channel import (
     Departure,
     Wait,
 )
-from rankserver.clist import Flushed, Log
+from rankserver.clist import Log
+from rankserver.cursor import Flushed
 from rankserver.members import NOBODY
-from rankserver.wire import protocol
+from rankserver.wire import codes
 from tests.support.memory import no_memory
 from tests.support.turns import READ_SIZE
 
@@ -115,14 +116,14 @@ def test_a_channel_that_is_going_never_comes_back(connected: Connected) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        protocol.FULL,
-        protocol.AUTH,
-        protocol.PROTO,
-        protocol.TIMEOUT,
-        protocol.TOO_LONG,
-        protocol.SLOW,
-        protocol.SHUTDOWN,
-        protocol.RESUME,
+        codes.FULL,
+        codes.AUTH,
+        codes.PROTO,
+        codes.TIMEOUT,
+        codes.TOO_LONG,
+        codes.SLOW,
+        codes.SHUTDOWN,
+        codes.RESUME,
     ],
 )
 def test_a_departure_says_its_code_to_both_sides(code: str) -> None:

@@ -7,13 +7,13 @@ import socket
 import pytest
 
 from rankserver.channel import NO_MEMORY, ChannelState, Departure
-from rankserver.clist import Cursor
+from rankserver.cursor import Cursor
 from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
-from rankserver.wire import protocol
+from rankserver.wire import codes
 from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer
 
-DEPARTURE = Departure(protocol.SHUTDOWN, "it is a test")
+DEPARTURE = Departure(codes.SHUTDOWN, "it is a test")
 
 
 def owe(stepped: SteppedServer, client: SteppedClient, size: int = 1_000_000) -> None:

@@ -13,7 +13,7 @@ from rankserver.heartbeat import MIN_STALE, Heartbeat
 from rankserver.inputs import Newcomer
 from rankserver.members import Member
 from rankserver.timers import Timers
-from rankserver.wire import protocol
+from rankserver.wire import codes
 from tests.support.turns import SteppedServer
 
 SECONDS: Final = 30.0
@@ -69,7 +69,7 @@ class Ward:
 
     def _depart(self, channel: Channel, departure: Departure) -> None:
         text = f"nothing heard for {2 * self.heartbeat.seconds:g} seconds"
-        assert departure == Departure(protocol.TIMEOUT, text)
+        assert departure == Departure(codes.TIMEOUT, text)
         peer = cast("Peer", channel)
         self.dead.append(peer)
         self.leave(peer)

@@ -109,7 +109,7 @@ def test_each_truncation_is_refused(value: Input, data: bytes) -> None:
 @given(value=INPUT, more=st.binary(min_size=1))
 @settings(deadline=None)
 def test_bytes_behind_an_input_are_refused(value: Input, more: bytes) -> None:
-    with pytest.raises(InputError, match=f"{len(more)} bytes follow"):
+    with pytest.raises(InputError, match=f"longer than what it encodes, by {len(more)}"):
         decode(encode(value) + more)
 
 
@@ -135,9 +135,7 @@ def test_equal_inputs_have_equal_bytes_and_garbage_none(data: bytes) -> None:
 @pytest.mark.parametrize("prefix", [b"\0", b"\1", b"\2\1", b"\3\1", b"\4\1\1", b"\4\1\1\0", b"\0\1\1"])
 def test_an_announced_length_beyond_the_end_is_refused(prefix: bytes, announced: int) -> None:
     length = encode(Left((announced,)))[2:]
-    with pytest.raises(
-        InputError, match=f"{announced} (items|bytes) were announced and 2 (are|bytes are) left"
-    ):
+    with pytest.raises(InputError, match=f"(items|bytes) announced: {announced}, (bytes )?left: 2"):
         decode(prefix + length + b"\1\1")
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from rankserver import loop
 from rankserver.channel import Channel, ChannelState, Wait
-from rankserver.clist import READ_BYTES, Cursor, Flushed
+from rankserver.clist import MAX_READ_BYTES
+from rankserver.cursor import Cursor, Flushed
 from rankserver.loop import (
     MANY_CLIENTS,
     MAX_HANDSHAKES,
@@ -45,7 +46,7 @@ def test_a_turn_reads_bounded_bytes_and_few_while_commands_wait(monkeypatch: pyt
 
 
 def test_a_turn_reads_twice_as_much_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankserver.membership.MANY_CLIENTS", 2)
+    monkeypatch.setattr("rankserver.loop.MANY_CLIENTS", 2)
     assert MANY_CLIENTS > 2
     with SteppedServer() as stepped:
         budgets = []
@@ -55,7 +56,7 @@ def test_a_turn_reads_twice_as_much_where_there_are_many(monkeypatch: pytest.Mon
         client.send(b"BYE\n")
         stepped.clients[1].send(b"BYE\n")
         stepped.turn()
-        assert budgets == [MAX_TURN_BYTES, READ_BYTES, READ_BYTES]
+        assert budgets == [MAX_TURN_BYTES, MAX_READ_BYTES, MAX_READ_BYTES]
         assert stepped.loop.reader.budget == MAX_TURN_BYTES
 
 

@@ -10,7 +10,7 @@ import pytest
 from rankserver.channel import ChannelState, Departure
 from rankserver.members import NOBODY
 from rankserver.membership import MAX_RANK_BYTES, MIN_JOIN_WAIT, RETRY_WAIT
-from rankserver.wire import protocol
+from rankserver.wire import codes, grammar, protocol
 from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer, hello, tokens_by_class
 
@@ -36,7 +36,7 @@ def logged(stepped: SteppedServer, client: SteppedClient, verb: bytes) -> list[t
     lines = client.received().splitlines()
     assert all(len(line) < stepped.server.config.max_line for line in lines)
     words = [line.decode().split(" ") for line in lines if line.startswith(verb + b" ")]
-    return [(int(seq), protocol.parse_ranks(ranks)) for _, seq, ranks in words]
+    return [(int(seq), grammar.parse_ranks(ranks)) for _, seq, ranks in words]
 
 
 # --- joins ------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_a_client_that_departs_before_its_join_never_joins() -> None:
         client.send(b"HELLO\n")
         stepped.loop.reader.read(client.channel, 100)
         assert client.state() is ChannelState.JOINING
-        stepped.server.depart(client.channel, Departure(protocol.SHUTDOWN, "it is a test"))
+        stepped.server.depart(client.channel, Departure(codes.SHUTDOWN, "it is a test"))
         stepped.turn()
         assert stepped.log.seq == stepped.log.count == 0
         assert client.received().endswith(b"}\nBYE shutdown it is a test\n")
@@ -165,7 +165,7 @@ def test_a_frame_has_only_ranks_that_fit_into_a_line() -> None:
 
 
 def test_ranks_up_to_a_million_fit_into_a_batch() -> None:
-    ranks = [protocol.MAX_CLIENTS - 2 * number for number in range(256 // MAX_RANK_BYTES, 0, -1)]
+    ranks = [grammar.MAX_CLIENTS - 2 * number for number in range(256 // MAX_RANK_BYTES, 0, -1)]
     assert len(protocol.rank_lists(ranks, 256)) == 1
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from rankserver import loop
 from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Wait
-from rankserver.clist import Cursor
-from rankserver.wire import protocol
+from rankserver.cursor import Cursor
+from rankserver.wire import codes, protocol
 from tests.support.conversation import MAX_LINE, Conversation
 from tests.support.memory import no_memory
 from tests.support.turns import READ_SIZE
@@ -53,7 +53,7 @@ def joined(talk: Conversation) -> Conversation:
 
 
 def is_too_long(talk: Conversation) -> bool:
-    return talk.error is not None and talk.error.code == protocol.TOO_LONG and not talk.lines
+    return talk.error is not None and talk.error.code == codes.TOO_LONG and not talk.lines
 
 
 # --- handshake --------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_a_pipelined_line_that_is_too_long_is_found_in_its_turn(talk: Conversati
     talk.join()
     assert talk.logged() == [b"CMD 1 1 a"]
     assert talk.error is not None
-    assert talk.error.code == protocol.TOO_LONG
+    assert talk.error.code == codes.TOO_LONG
 
 
 def test_the_message_names_the_limit(joined: Conversation) -> None:

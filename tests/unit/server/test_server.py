@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
-from rankserver.clist import Cursor
+from rankserver.cursor import Cursor
 from rankserver.door import MIN_STRANGERS
 from rankserver.inputs import Joined, Newcomer
 from rankserver.pace import MAX_PRIVATE_BYTES
 from rankserver.reception import TOKEN_PENALTY
-from rankserver.wire import protocol
+from rankserver.wire import codes, protocol
 from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer, hello, tokens_by_class
 
@@ -91,7 +91,7 @@ def test_one_connection_too_many_from_an_address_is_refused() -> None:
         clients = [stepped.connect(f"192.0.2.1:{port}") for port in range(3)]
         other = stepped.connect("192.0.2.2:1")
         stepped.turn()
-        assert last_line(clients[2]) == b"BYE full 2 connections from one address are enough"
+        assert last_line(clients[2]) == b"BYE full the limit is 2 connections from one address"
         assert {client.state() for client in (*clients[:2], other)} == {ChannelState.HANDSHAKE}
 
 
@@ -114,8 +114,8 @@ def test_without_memory_for_a_connection_it_is_closed(monkeypatch: pytest.Monkey
 def test_the_first_departure_counts() -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
-        stepped.server.depart(client.channel, Departure(protocol.PROTO, "first"))
-        stepped.server.depart(client.channel, Departure(protocol.SLOW, "second", is_cut=True))
+        stepped.server.depart(client.channel, Departure(codes.PROTO, "first"))
+        stepped.server.depart(client.channel, Departure(codes.SLOW, "second", is_cut=True))
         stepped.server.on_end(client.channel, "connection lost")
         stepped.turn()
         assert last_line(client) == b"BYE proto first"

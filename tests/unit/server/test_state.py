@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import Cursor, Log
+from rankserver.clist import Log
+from rankserver.cursor import Cursor
 from rankserver.inputs import Answered, Asked, Input, Joined, Left, Lines, Newcomer
 from rankserver.members import Member
 from rankserver.state import State
@@ -135,8 +136,8 @@ def test_an_ask_may_be_answered_once_by_each_other(stage: Stage) -> None:
     stage.apply(Answered(3, 2, "ok", '{"output":"x"}'), Answered(3, 2, "ok", ""), Answered(2, 2, "ok", ""))
     assert stage.told.take() == [
         ("tell", 2, b'RES 2 2 c3 ok {"output":"x"}\n', 2),
-        ("tell", 3, b"ERR no-such-ask 2 is no ASK that waits for your answer\n", 2),
-        ("tell", 2, b"ERR no-such-ask 2 is no ASK that waits for your answer\n", 2),
+        ("tell", 3, b"ERR no-such-ask no ASK 2 is waiting for your answer\n", 2),
+        ("tell", 2, b"ERR no-such-ask no ASK 2 is waiting for your answer\n", 2),
     ]
     assert stage.state.asks.waiting() == {2: (2, frozenset({1}))}
 
@@ -255,6 +256,8 @@ ITS_OWN: Final = {
     "rankserver._clist_cffi.lib",
     "rankserver.asks",
     "rankserver.clist",
+    "rankserver.core",
+    "rankserver.cursor",
     "rankserver.inputs",
     "rankserver.members",
     "rankserver.state",

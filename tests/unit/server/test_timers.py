@@ -131,7 +131,7 @@ def test_items_can_be_stopped_during_expiry(clock: Clock) -> None:
 def test_a_changed_timeout_applies_to_items_started_later(clock: Clock) -> None:
     clock.timeout.start("a", 0)
     assert clock.at(5) == ["a"]
-    clock.timeout.seconds = 20
+    clock.timeout.set_seconds(20)
     clock.timeout.start("b", 5)
     assert clock.timers.nearest == 25
 

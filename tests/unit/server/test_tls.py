@@ -16,9 +16,11 @@ import pytest
 
 from rankserver import tls
 from rankserver.channel import Channel
-from rankserver.clist import READ_BYTES, Cursor, Flushed, Log
-from rankserver.tls import FIRST_BYTES, OWED_BYTES, RECEIVE_BYTES, TlsTransport
-from rankserver.tls_common import RECORD_BYTES
+from rankserver.clist import MAX_READ_BYTES, Log
+from rankserver.core import Core
+from rankserver.cursor import Cursor, Flushed
+from rankserver.tls import MAX_OWED_BYTES, MAX_RECEIVE_BYTES, MIN_RECEIVE_BYTES, TlsTransport
+from rankserver.tls_common import MAX_RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
 from tests.support.memory import no_memory
 from tests.support.tls_peer import Certificates, TlsSocket
@@ -30,8 +32,8 @@ class TakingCursor(Cursor):
 
     __slots__ = ("taken",)
 
-    def __init__(self, log: Log, handle: Any) -> None:
-        super().__init__(log, handle)
+    def __init__(self, core: Core, handle: Any) -> None:
+        super().__init__(core, handle)
         self.taken = b""
 
     def take(self, data: bytes | bytearray | memoryview) -> None:
@@ -54,7 +56,7 @@ class Pair:
         there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         self.sockets = (here, there)
-        self.cursor = TakingCursor(self.log, self.log.open(here.fileno(), external=True)._handle)
+        self.cursor = TakingCursor(self.log._core, self.log.open(here.fileno(), external=True)._handle)
         context = tls.context(str(certificates.cert), str(certificates.key), None)
         self.ours = TlsTransport(here, context, self.cursor)
         self.theirs = TlsSocket(there, certificates.client)
@@ -62,7 +64,7 @@ class Pair:
     def shake_hands(self) -> None:
         while not self.theirs._shakes_hands():
             self.nothing()
-            self.theirs._incoming.write(self.theirs.plain.recv(READ_BYTES))
+            self.theirs._incoming.write(self.theirs.plain.recv(MAX_READ_BYTES))
         self.nothing()
 
     def nothing(self) -> None:
@@ -71,7 +73,7 @@ class Pair:
             assert self.receive() == b""
         self.ours.flush()
 
-    def receive(self, size: int = READ_BYTES) -> bytes:
+    def receive(self, size: int = MAX_READ_BYTES) -> bytes:
         """Let our side receive once; return the bytes that the log gets."""
         self.cursor.taken = b""
         self.ours.receive(size)
@@ -110,7 +112,7 @@ def test_nothing_is_sent_before_the_handshake(pair: Pair) -> None:
     assert pair.ours.flush() is Flushed.DONE
     assert pair.cursor.lag() == len(frame)
     pair.shake_hands()
-    assert pair.theirs.recv(READ_BYTES) == frame
+    assert pair.theirs.recv(MAX_READ_BYTES) == frame
 
 
 def test_bytes_a_full_socket_left_follow_in_order_then_the_end(opened: Pair) -> None:
@@ -122,7 +124,7 @@ def test_bytes_a_full_socket_left_follow_in_order_then_the_end(opened: Pair) -> 
         received += opened.theirs.recv(10_000)
     assert opened.cursor.lag() == 0
     assert opened.ours.shut_down()
-    while more := opened.theirs.recv(READ_BYTES):
+    while more := opened.theirs.recv(MAX_READ_BYTES):
         received += more
     assert received == sent
     assert opened.theirs.said_goodbye
@@ -136,22 +138,22 @@ def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
     assert not opened.ours.shut_down()
     assert not opened.ours.shut_down()
     while not opened.ours.shut_down():
-        assert opened.theirs.recv(READ_BYTES)
+        assert opened.theirs.recv(MAX_READ_BYTES)
     here.shutdown(socket.SHUT_WR)
-    while opened.theirs.recv(READ_BYTES):
+    while opened.theirs.recv(MAX_READ_BYTES):
         pass
     assert opened.theirs.said_goodbye
     assert not there.recv(1)
 
 
 def test_one_flush_is_bounded(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened.queue(8 * tls.SENDS * tls.SEND_BYTES)
+    opened.queue(8 * tls.MAX_SENDS * tls.MAX_SEND_BYTES)
     before = opened.cursor.lag()
     # The socket now takes everything.
     monkeypatch.setattr(opened.ours, "_send", lambda: True)
     assert opened.ours.flush() is Flushed.BLOCKED
     assert opened.ours.is_blocked
-    assert before - opened.cursor.lag() <= tls.SENDS * tls.SEND_BYTES
+    assert before - opened.cursor.lag() <= tls.MAX_SENDS * tls.MAX_SEND_BYTES
 
 
 def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
@@ -167,7 +169,7 @@ def test_a_peer_that_is_gone_is_broken(opened: Pair) -> None:
 
 
 def test_one_call_returns_no_more_than_the_core_takes_at_once() -> None:
-    assert RECEIVE_BYTES + RECORD_BYTES <= READ_BYTES
+    assert MAX_RECEIVE_BYTES + MAX_RECORD_BYTES <= MAX_READ_BYTES
 
 
 def test_a_record_longer_than_what_may_be_read_is_put_together(opened: Pair) -> None:
@@ -199,7 +201,7 @@ def asked_for(opened: Pair, monkeypatch: pytest.MonkeyPatch, data: bytes) -> lis
         opened.sockets[1].sendall(data)
         while left:
             with contextlib.suppress(BlockingIOError):
-                opened.ours.receive(READ_BYTES)
+                opened.ours.receive(MAX_READ_BYTES)
     return asked
 
 
@@ -210,9 +212,9 @@ def test_receives_get_larger_for_a_peer_that_sends_much(
     asked = []
     for _ in range(4):
         asked += asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
-    assert asked[0] == FIRST_BYTES
+    assert asked[0] == MIN_RECEIVE_BYTES
     assert sorted(asked) == asked
-    assert asked[-1] == RECEIVE_BYTES
+    assert asked[-1] == MAX_RECEIVE_BYTES
 
 
 def test_receives_stay_small_for_a_peer_that_wastes_work(
@@ -223,23 +225,23 @@ def test_receives_stay_small_for_a_peer_that_wastes_work(
         asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
     for _ in range(2):
         asked = asked_for(opened, monkeypatch, b"".join(opened.theirs.encrypted(b"x") for _ in range(2_000)))
-    assert set(asked) == {FIRST_BYTES}
+    assert set(asked) == {MIN_RECEIVE_BYTES}
     asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x" * 100_000))
-    assert asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x"))[0] == RECEIVE_BYTES
+    assert asked_for(opened, monkeypatch, opened.theirs.encrypted(b"x"))[0] == MAX_RECEIVE_BYTES
 
 
 def test_the_end_is_known_with_the_last_bytes(opened: Pair) -> None:
     opened.sockets[1].sendall(opened.theirs.encrypted(b"last") + opened.theirs.goodbye())
     assert opened.receive() == b"last"
     assert opened.ours.ended
-    assert opened.ours.receive(READ_BYTES) == 0
+    assert opened.ours.receive(MAX_READ_BYTES) == 0
 
 
 def test_an_end_without_a_goodbye_is_an_end(opened: Pair) -> None:
     opened.theirs.sendall(b"last")
     opened.theirs.close()
     assert opened.receive() == b"last"
-    assert opened.ours.receive(READ_BYTES) == 0
+    assert opened.ours.receive(MAX_READ_BYTES) == 0
 
 
 def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,17 +264,17 @@ def test_the_buffers_of_the_tls_layer_stay_small(opened: Pair, monkeypatch: pyte
         with contextlib.suppress(BlockingIOError):
             received += opened.receive()
     assert received == b"x" * 150_000
-    assert most <= 2 * RECORD_BYTES + 1_024
+    assert most <= 2 * MAX_RECORD_BYTES + 1_024
 
 
 def test_a_peer_that_ignores_its_tls_replies_is_dropped(opened: Pair) -> None:
     opened.queue(500_000)
     assert opened.ours.flush() is Flushed.BLOCKED
     # This stands for answers to KeyUpdate.
-    opened.ours._outgoing.write(b"x" * (OWED_BYTES + 1))
+    opened.ours._outgoing.write(b"x" * (MAX_OWED_BYTES + 1))
     opened.theirs.sendall(b"data")
-    with pytest.raises(OSError, match="reads nothing"):
-        opened.ours.receive(READ_BYTES)
+    with pytest.raises(OSError, match="does not read the replies"):
+        opened.ours.receive(MAX_READ_BYTES)
 
 
 # --- failures ---------------------------------------------------------------------------------
@@ -297,7 +299,7 @@ def test_a_failure_of_the_tls_layer_breaks_its_connection_alone(opened: Pair, er
     assert opened.ours.flush() is Flushed.BROKEN
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="memory" if isinstance(error, MemoryError) else "broken"):
-        opened.ours.receive(READ_BYTES)
+        opened.ours.receive(MAX_READ_BYTES)
     assert opened.ours.shut_down()
 
 
@@ -307,7 +309,7 @@ def test_without_memory_for_input_the_connection_is_lost(
     monkeypatch.setattr(TakingCursor, "take", no_memory)
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="out of memory"):
-        opened.ours.receive(READ_BYTES)
+        opened.ours.receive(MAX_READ_BYTES)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ssl.SSLError(1, "no memory")], ids=repr)

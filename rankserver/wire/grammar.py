@@ -1,0 +1,102 @@
+"""The grammar of lines and of their single fields: the text rule, names, numbers and lists of ranks.
+
+Source of every rule: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from rankserver.wire import codes
+from rankserver.wire.exceptions import RemoteProtocolError
+
+# The largest number of digits that a signed 64-bit number can have.
+MAX_NUMBER_DIGITS: Final = 19
+# The most clients of one server, far more than one process can serve. A range of ranks is expanded in memory,
+# so it must be bounded.
+MAX_CLIENTS: Final = 1_000_000
+# The most characters of a bad value that an error message repeats.
+MAX_SHOWN: Final = 64
+
+NOT_A_NAME: Final = "is not 1 to 64 characters of A-Z a-z 0-9 . _ : @ -"
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
+# Every control character but TAB.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+
+
+def bad_frame(text: str) -> RemoteProtocolError:
+    """Return the error that a frame from the other side deserves, with what is wrong."""
+    return RemoteProtocolError(codes.BAD_FRAME, text)
+
+
+# --- the text rule ----------------------------------------------------------------------------
+
+
+def decode_line(line: bytes) -> str:
+    """Decode one line (without its LF) and check the text rule.
+
+    Raises:
+        RemoteProtocolError: ``bad-frame``, for invalid UTF-8 or a control character other than TAB.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        byte = line[error.start]
+        raise bad_frame(f"byte 0x{byte:02x} at offset {error.start} is not valid UTF-8") from None
+    if not text.isprintable() and (problem := text_problem(text)):
+        raise bad_frame(problem)
+    return text
+
+
+def text_problem(text: str) -> str | None:
+    """Return what in ``text`` breaks the text rule, as one line for a person, or None."""
+    # Printable text has no control characters, and str.isprintable is much faster than a search.
+    if text.isprintable() or not (match := _CONTROL.search(text)):
+        return None
+    return f"control character U+{ord(match[0]):04X} at position {match.start()}; only TAB is allowed"
+
+
+def is_name(text: str) -> bool:
+    """Tell whether ``text`` may be a client's name."""
+    return _NAME.fullmatch(text) is not None
+
+
+def shown(text: str) -> str:
+    """Return ``text`` quoted, in ASCII and shortened, for use in an error message."""
+    quoted = ascii(text[: MAX_SHOWN + 1])
+    return quoted if len(quoted) <= MAX_SHOWN + 2 else quoted[:MAX_SHOWN] + "..."
+
+
+# --- numbers and ranks ------------------------------------------------------------------------
+
+
+def parse_number(what: str, text: str) -> int:
+    """Parse a decimal number that fits 64 bits; ``what`` names it in the message.
+
+    Raises:
+        RemoteProtocolError: ``bad-frame`` if it is anything else.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_NUMBER_DIGITS):
+        raise bad_frame(f"{what} {shown(text)} is not a number")
+    return int(text)
+
+
+def parse_ranks(text: str) -> list[int]:
+    """Parse ``0,3,7-9`` into an ascending list of ranks.
+
+    Raises:
+        RemoteProtocolError: ``bad-frame`` if it is anything but ascending ranks and ranges.
+    """
+    ranks: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        low = parse_number("rank", first)
+        high = parse_number("rank", last) if dash else low
+        if high < low or (ranks and low <= ranks[-1]):
+            raise bad_frame(f"ranks {shown(text)} do not ascend")
+        if high >= MAX_CLIENTS:
+            raise bad_frame(f"rank {high} is not below {MAX_CLIENTS}")
+        ranks.extend(range(low, high + 1))
+    return ranks
