@@ -122,7 +122,7 @@ class Asker(Protocol):
         """
 
 
-class LineClient:
+class AnswerClient:
     """A client's connection, read line by line."""
 
     def __init__(self, address: HostPort, name: str) -> None:
@@ -178,7 +178,7 @@ class LineClient:
                     return line
 
 
-class Bare(LineClient):
+class Bare(AnswerClient):
     """An asker that does nothing but read."""
 
     pid = 0
@@ -305,14 +305,14 @@ def _bare(address: HostPort) -> Bare:
     return asker
 
 
-def _connections(clients: int, address: HostPort, stack: ExitStack) -> Iterator[LineClient]:
+def _connections(clients: int, address: HostPort, stack: ExitStack) -> Iterator[AnswerClient]:
     for number in range(1, clients + 1):
-        connection = stack.enter_context(closing(LineClient(address, f"web-{number}")))
+        connection = stack.enter_context(closing(AnswerClient(address, f"web-{number}")))
         connection.joined()
         yield connection
 
 
-def _bursts(asker: Asker, connections: list[LineClient], pid: int, asks: int) -> Iterator[AnswerBurst]:
+def _bursts(asker: Asker, connections: list[AnswerClient], pid: int, asks: int) -> Iterator[AnswerBurst]:
     order = random.Random(SEED)
     with harness.bar(WARM_UPS + asks, type(asker).__name__.lower()) as bar:
         for number in range(WARM_UPS + asks):
@@ -323,7 +323,7 @@ def _bursts(asker: Asker, connections: list[LineClient], pid: int, asks: int) ->
                 yield burst
 
 
-def _burst(asker: Asker, connections: list[LineClient], text: str, pids: tuple[int, int]) -> AnswerBurst:
+def _burst(asker: Asker, connections: list[AnswerClient], text: str, pids: tuple[int, int]) -> AnswerBurst:
     asker.ask(text)
     seqs = {connection.hear(text) for connection in connections}
     if len(seqs) != 1:

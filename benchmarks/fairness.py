@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import harness
 import latency
-from answers import LineClient
+from answers import AnswerClient
 from harness import BenchmarkError, HostPort, LoopbackServer
 
 if TYPE_CHECKING:
@@ -74,13 +74,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _join(stack: ExitStack, address: HostPort, name: str) -> LineClient:
-    connection = stack.enter_context(closing(LineClient(address, name)))
+def _join(stack: ExitStack, address: HostPort, name: str) -> AnswerClient:
+    connection = stack.enter_context(closing(AnswerClient(address, name)))
     connection.joined()
     return connection
 
 
-def _milliseconds(sender: LineClient, receiver: LineClient, commands: int) -> list[float]:
+def _milliseconds(sender: AnswerClient, receiver: AnswerClient, commands: int) -> list[float]:
     """Send commands one after another; return how long each took to reach the receiver."""
     times = []
     for number in range(commands):
@@ -93,7 +93,7 @@ def _milliseconds(sender: LineClient, receiver: LineClient, commands: int) -> li
     return times
 
 
-def _wait_for(connection: LineClient, number: int) -> None:
+def _wait_for(connection: AnswerClient, number: int) -> None:
     while not any(line.endswith(f" 0 {number}") for line in connection.read()):
         pass
 

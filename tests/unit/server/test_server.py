@@ -81,7 +81,7 @@ def test_the_oldest_stranger_goes_when_there_are_too_many() -> None:
         assert len(stepped.loop.channels) == MIN_STRANGERS
         stepped.connect()
         stepped.turn()
-        assert last_line(strangers[0]).startswith(b"BYE timeout too many connections wait")
+        assert last_line(strangers[0]).startswith(b"BYE timeout too many connections are waiting")
         assert strangers[0].state() is ChannelState.CLOSED
         assert len(stepped.loop.channels) == MIN_STRANGERS
 
