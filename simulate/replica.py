@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from rankserver import inputs
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
 from rankserver.inputs import Input
 from rankserver.members import Member
 from rankserver.state import State

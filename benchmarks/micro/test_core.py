@@ -16,8 +16,7 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import MAX_READ_BYTES, Log
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed, Log
 
 MAX_LINE: Final = 65_536
 # Commands in one operation.

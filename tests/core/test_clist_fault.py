@@ -14,10 +14,9 @@ import pytest
 from cffi import FFI
 
 from build_ext import declarations
-from rankserver import clist, cursor
+from rankserver import clist
 from rankserver import core as wrapper
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
 from tests.support.draining import drain
 from tests.support.paths import ROOT
 
@@ -59,7 +58,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def lib(core: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Make the wrapper use that core, and check that no allocation is left at the end."""
-    for module in (wrapper, cursor, clist):
+    for module in (wrapper, clist):
         monkeypatch.setattr(module, "ffi", core.ffi)
         monkeypatch.setattr(module, "lib", core.lib)
     core.lib.fault_disarm()

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from rankserver.cursor import MAX_PEEK_SPANS, Flushed
+from rankserver.clist import MAX_PEEK_SPANS, Flushed
 from tests.support.clist_world import INPUT_BYTES, MAX_LINE, READ_SIZE, ModeledPeer, ModeledReader, World
 
 # Selects the cursor or member that a rule applies to.

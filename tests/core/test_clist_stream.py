@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import Cursor, Flushed
 from tests.support.clist_peers import MAX_LINE, Peers, commands, logged_commands
 from tests.support.draining import drain
 

@@ -13,8 +13,7 @@ from typing import Final, TypeVar
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from rankserver.clist import Log
-from rankserver.cursor import Flushed
+from rankserver.clist import Flushed, Log
 from rankserver.wire.exceptions import RemoteProtocolError
 from tests.support.clist_model import ModelCursor, ModelLog, ModelMember
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 
 
 def drain(cursor: Cursor) -> bytes:

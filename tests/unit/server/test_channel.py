@@ -18,8 +18,7 @@ from rankserver.channel import (
     Departure,
     Wait,
 )
-from rankserver.clist import Log
-from rankserver.cursor import Flushed
+from rankserver.clist import Flushed, Log
 from rankserver.members import NOBODY
 from rankserver.wire import codes
 from tests.support.memory import no_memory

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from rankserver.channel import NO_MEMORY, ChannelState, Departure
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
 from rankserver.wire import codes
 from tests.support.memory import no_memory

@@ -9,8 +9,7 @@ import pytest
 
 from rankserver import loop
 from rankserver.channel import Channel, ChannelState, Wait
-from rankserver.clist import MAX_READ_BYTES
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed
 from rankserver.loop import (
     MANY_CLIENTS,
     MAX_HANDSHAKES,

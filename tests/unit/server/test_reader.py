@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rankserver import loop
 from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Wait
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from rankserver.wire import codes, protocol
 from tests.support.conversation import MAX_LINE, Conversation
 from tests.support.memory import no_memory

@@ -11,7 +11,7 @@ import pytest
 
 from rankserver import tls
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import Cursor, Flushed
 from rankserver.sender import MAX_UNSENT
 from tests.support.memory import no_memory
 from tests.support.tls_peer import Certificates, TlsSocket

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from rankserver.door import MIN_STRANGERS
 from rankserver.inputs import Joined, Newcomer
 from rankserver.pace import MAX_PRIVATE_BYTES

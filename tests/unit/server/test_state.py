@@ -9,8 +9,7 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
 from rankserver.inputs import Answered, Asked, Input, Joined, Left, Lines, Newcomer
 from rankserver.members import Member
 from rankserver.state import State
@@ -257,7 +256,6 @@ ITS_OWN: Final = {
     "rankserver.asks",
     "rankserver.clist",
     "rankserver.core",
-    "rankserver.cursor",
     "rankserver.inputs",
     "rankserver.members",
     "rankserver.state",

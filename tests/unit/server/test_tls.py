@@ -16,9 +16,8 @@ import pytest
 
 from rankserver import tls
 from rankserver.channel import Channel
-from rankserver.clist import MAX_READ_BYTES, Log
+from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed, Log
 from rankserver.core import Core
-from rankserver.cursor import Cursor, Flushed
 from rankserver.tls import MAX_OWED_BYTES, MAX_RECEIVE_BYTES, MIN_RECEIVE_BYTES, TlsTransport
 from rankserver.tls_common import MAX_RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
