@@ -153,7 +153,21 @@ def test_an_answer_to_a_member_that_left_is_dropped(stage: Stage) -> None:
     stage.told.take()
     stage.apply(Answered(3, 2, "ok", ""))
     assert stage.told.take() == []
-    assert stage.state.asks.waiting() == {2: (None, frozenset({1}))}
+    assert stage.state.asks.waiting() == {2: (None, frozenset({1, 3}))}
+
+
+def test_an_asker_is_told_which_ask_was_forgotten(stage: Stage) -> None:
+    stage.state.asks.limit = 2
+    stage.join(1, 2)
+    stage.apply(Asked(2, "a"), *(Asked(1, text) for text in "bcde"))
+    assert stage.logged()[-1] == b"ASK 6 0 e"
+    assert stage.told.take() == [("tell", 1, b"DROPPED 3\n", 5), ("tell", 1, b"DROPPED 4\n", 6)]
+    stage.apply(Answered(2, 4, "ok", ""), Answered(2, 5, "ok", ""), Answered(1, 2, "ok", ""))
+    assert stage.told.take() == [
+        ("tell", 2, b"ERR no-such-ask no ASK 4 is waiting for your answer\n", 6),
+        ("tell", 1, b"RES 5 1 c2 ok\n", 6),
+        ("tell", 2, b"RES 2 0 c1 ok\n", 6),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ CLASSES: Final = (0, 1, 2)
 # Matches the session in a WELCOME, which is random.
 SESSION: Final = re.compile(rb'"session":"[^"]*"')
 # The private frames that a state sends to one client.
-TOLD: Final = re.compile(rb"^(?:RES [0-9]+ [0-9]+ |ERR no-such-ask ).*\n", re.MULTILINE)
+TOLD: Final = re.compile(rb"^(?:RES [0-9]+ [0-9]+ |ERR no-such-ask |DROPPED ).*\n", re.MULTILINE)
+# The most open asks of one member, and asks of members that have left: so few that clients reach them.
+MAX_ASKS: Final = 2
+MAX_ORPHANS: Final = 3
 
 
 class Follower:
@@ -97,6 +100,8 @@ class Twins:
             SteppedServer(64, tokens, self._collecting, max_line=MAX_LINE),
         ]
         self.readers = [stepped.log.retain() for stepped in self.servers]
+        for state in (self.follower.state, *(stepped.state for stepped in self.servers)):
+            state.asks.limit, state.asks.orphan_limit = MAX_ASKS, MAX_ORPHANS
 
     def __enter__(self) -> Twins:
         return self
@@ -249,6 +254,18 @@ def test_commands_are_collected_in_runs() -> None:
         assert twins.servers[1].log.seq == 6
         twins.compare()
         twins.compare_streams()
+
+
+def test_all_states_forget_the_same_asks() -> None:
+    with Twins() as twins:
+        perform(twins, [("join", 0, b""), ("join", 1, b""), ("join", 1, b""), ("turn", 0, b"")])
+        twins.send(2, b"ASK x\n" * (MAX_ASKS + 1) + b"CMD b\nASK y\n")
+        twins.settle()
+        assert twins.follower.told == [(4, 3, b"DROPPED 2\n"), (6, 3, b"DROPPED 3\n")]
+        twins.hang_up(2)
+        twins.send(1, b"".join(b"RES %d ok\n" % seq for seq in range(2, 8)))
+        twins.settle()
+        twins.compare()
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
