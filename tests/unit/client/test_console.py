@@ -12,6 +12,7 @@ from client.console import Console, ConsoleOptions
 from client.exits import Exit, exit_code
 from client.frontend import Status
 from client.words import Line, render_text
+from rankserver.asks import MAX_ASKS_PER_MEMBER
 from rankserver.client import connection
 from rankserver.client.aio import connect
 from rankserver.client.events import AskDone, Counts
@@ -86,6 +87,21 @@ def test_the_end_of_the_input_waits_for_every_outcome(server: ServerProcess) -> 
         await puppet.sees("#3 rank 1 other: gone", "#3: executed by 0 of 1, gone 1")
         assert await running is Exit.NOT_ALL
         assert puppet.max_line == 65_536
+
+    converse(server, test)
+
+
+def test_an_ask_that_the_server_forgets_has_a_summary(server: ServerProcess) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server):
+            # Otherwise the name would be unknown.
+            await puppet.status(lambda status: status.clients == 2)
+            puppet.type(*[b"x"] * (MAX_ASKS_PER_MEMBER + 1), b"EOF")
+            while not (line := await puppet.shown.get()).startswith("#"):
+                assert line.startswith("sent #")
+            assert line == "#3 rank 1 other: gone (the server has forgotten the command)"
+            await puppet.sees("#3: executed by 0 of 1, gone 1")
+        assert await running is Exit.NOT_ALL
 
     converse(server, test)
 

@@ -21,6 +21,9 @@ from rankserver.client.session import Session
 from rankserver.wire import frames, protocol
 from tests.support.scripted import joined
 
+# Why an answer is missing to an ask that the server has forgotten.
+FORGOTTEN = "the server has forgotten the command"
+
 
 def asked(rank: int, clients: int) -> Session:
     """Return a session that knows no names and whose ASK is log frame 1."""
@@ -147,6 +150,18 @@ def test_late_clients_count_as_timeout_once_and_by_rank() -> None:
     assert session.receive_data(b"RES 5 1 late ok\n") == []
     # The other ask is still open.
     assert session.receive_data(b"RES 1 3 c ok\n") == [Answer(1, 2, "c", "ok")]
+
+
+def test_the_missing_answers_of_a_dropped_ask_are_gone() -> None:
+    session = asked(0, 3)
+    session.ask("b")
+    session.receive_data(b"RES 1 2 y ok\nASK 2 0 b\n")
+    assert session.receive_data(b"DROPPED 1\n") == [
+        Answer(1, 1, "", "gone", reason=FORGOTTEN),
+        AskDone(1, "up", 2, Counts(ok=1, gone=1)),
+    ]
+    assert session.receive_data(b"DROPPED 1\nDROPPED 99\nRES 1 1 x ok\n") == []
+    assert session.log.open_asks == {2}
 
 
 # --- names ---

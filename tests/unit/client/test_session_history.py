@@ -26,6 +26,9 @@ from rankserver.client.session import Session
 from rankserver.wire import codes, frames, protocol
 from tests.support.scripted import bytewise, joined
 
+# Why an answer is missing to an ask that the server has forgotten.
+FORGOTTEN = "the server has forgotten the command"
+
 
 class Member:
     """A present client as an object: a later client is another object, even at the same rank."""
@@ -150,6 +153,11 @@ class History:
         line = f"RES {seq} {self.members.index(member)} {member.name} {status}\n".encode()
         self.steps.append((line, self.conclude(seq, [member], status), b""))
 
+    def drop(self, seq: int) -> None:
+        self.steps.append(
+            (f"DROPPED {seq}\n".encode(), self.conclude(seq, self.asks[seq].open(), "gone", FORGOTTEN), b"")
+        )
+
     def roster(self) -> None:
         is_wanted = self.whos.pop(0)
         self.known = set(self.members)
@@ -201,6 +209,7 @@ STEPS = (
     "roster",
     "cmd",
     "expire",
+    "drop",
 )
 
 
@@ -235,8 +244,9 @@ def take_step(draw: st.DrawFn, history: History, step: str) -> None:
         history.own()
     elif step == "roster" and history.whos:
         history.roster()
-    elif step == "expire" and history.asks:
-        history.expire(draw(st.sampled_from(sorted(history.asks))))
+    elif step in ("expire", "drop") and history.asks:
+        end = history.expire if step == "expire" else history.drop
+        end(draw(st.sampled_from(sorted(history.asks))))
     elif step == "answer" and waiting:
         seq, member = draw(st.sampled_from(waiting))
         history.answer(seq, member, draw(st.sampled_from(codes.STATUSES)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import rankserver.client as asyncio_client
+from rankserver.asks import MAX_ASKS_PER_MEMBER
 from rankserver.client import (
     Answer,
     Counts,
@@ -409,3 +410,12 @@ def test_failing_to_join_says_why_and_leaves_nothing(
     server = serve(1)
     with connect(server.where), pytest.raises(DisconnectedError, match="full"), connect(server.where):
         pass
+
+
+def test_an_ask_that_the_server_forgets_is_done(server: ServerProcess) -> None:
+    with connect(server.where) as top, RawClient(server.address) as deaf:
+        deaf.hello()
+        asks = [top.ask("x") for _ in range(MAX_ASKS_PER_MEMBER + 1)]
+        assert asks[0].counts == Counts(gone=1)
+        asks[-1].logged()
+        assert not any(asked.is_done for asked in asks[1:])
