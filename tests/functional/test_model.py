@@ -22,11 +22,13 @@ from rankserver.wire import codes, frames
 from rankserver.wire.frames import (
     AnswerFrame,
     CommandFrame,
+    DroppedFrame,
     InfoFrame,
     JoinFrame,
     LeftFrame,
     WelcomeFrame,
 )
+from tests.support.few_asks import MAX_ASKS
 from tests.support.random_client import SMALL, LogFrame, RandomClient, sender
 from tests.support.rawclient import READ_SIZE
 from tests.support.servers import ServerProcess
@@ -49,8 +51,11 @@ class Replay:
     def __init__(self, names: list[str], observer: RandomClient, peers: list[RandomClient]) -> None:
         assert observer.welcome is not None
         self.first = observer.welcome.seq
-        # Names by rank; the index is that of the frame after which they hold.
+        # Names by rank, and numbers that identify clients by rank; the index is that of the frame after which
+        # they hold.
         self.names = [names]
+        self.members = [list(range(len(names)))]
+        self._numbers = itertools.count(len(names))
         self.texts: dict[str, list[str]] = {}
         self.left_at: dict[str, int] = {}
         self.log = observer.log
@@ -58,9 +63,22 @@ class Replay:
         for seq, frame in enumerate(self.log, self.first + 1):
             assert frame.seq == seq, "the log has a gap"
             self.names.append(self._apply(frame, list(self.names[-1])))
+            self.members.append(self._moved(frame, list(self.members[-1])))
 
     def names_after(self, seq: int) -> list[str]:
         return self.names[seq - self.first]
+
+    def members_after(self, seq: int) -> list[int]:
+        return self.members[seq - self.first]
+
+    def _moved(self, frame: LogFrame, members: list[int]) -> list[int]:
+        if isinstance(frame, JoinFrame):
+            for rank in frame.ranks:
+                members.insert(rank, next(self._numbers))
+        elif isinstance(frame, LeftFrame):
+            for rank in reversed(frame.ranks):
+                members.pop(rank)
+        return members
 
     def _apply(self, frame: LogFrame, names: list[str]) -> list[str]:
         if isinstance(frame, JoinFrame):
@@ -109,8 +127,45 @@ def check_stream(peer: RandomClient, replay: Replay) -> None:
             assert replay.names_after(seq)[frame.rank] == frame.name
 
 
+def check_drops(peer: RandomClient, replay: Replay) -> None:
+    """Check that a client is told of each ask that the server had to forget, behind its ask."""
+    waiting: dict[int, set[int]] = {}
+    seq = peer.welcome.seq if peer.welcome else 0
+    due: int | None = None
+    for frame in peer.frames:
+        assert (frame.seq if isinstance(frame, DroppedFrame) else None) == due
+        due = None
+        if isinstance(frame, LogFrame):
+            seq += 1
+        if isinstance(frame, AnswerFrame):
+            waiting[frame.seq].remove(replay.members_after(seq)[frame.rank])
+        elif isinstance(frame, CommandFrame) and frame.wants_answer and sender(frame) == peer.name:
+            here = set(replay.members_after(seq))
+            waiting[seq] = here - {replay.members_after(seq)[frame.rank]}
+            waiting = {ask: others & here for ask, others in waiting.items() if others & here}
+            if len(waiting) > MAX_ASKS:
+                due = min(waiting)
+                del waiting[due]
+    assert due is None or not peer.here
+
+
+def check_rejected_answers(peers: list[RandomClient]) -> None:
+    """Check that answers were rejected only if the ask was forgotten."""
+    dropped = {seq for peer in peers for seq in peer.dropped}
+    orphans = {f.seq for peer in peers for f in peer.log if f.seq not in dropped and is_orphan(f, peers)}
+    for peer in peers:
+        for frame in peer.frames:
+            if isinstance(frame, frames.ErrFrame) and frame.code == codes.NO_SUCH_ASK:
+                assert int(frame.text.split()[2]) in dropped | orphans
+
+
+def is_orphan(frame: LogFrame, peers: list[RandomClient]) -> bool:
+    """Tell whether a frame is an ASK whose sender has left."""
+    return isinstance(frame, CommandFrame) and not any(p.here for p in peers if p.name == sender(frame))
+
+
 def check_answers(peers: list[RandomClient]) -> None:
-    """Check that every answer reached its asker once, if the asker was still there."""
+    """Check that every answer reached its asker once, if that was still there, and the ask not forgotten."""
     given = Counter(
         (frame.seq, peer.name, frame.status)
         for peer in peers
@@ -122,7 +177,10 @@ def check_answers(peers: list[RandomClient]) -> None:
         answers = Counter((f.seq, f.name, f.status) for f in peer.frames if isinstance(f, AnswerFrame))
         asks = {f.seq for f in peer.log if isinstance(f, CommandFrame) and sender(f) == peer.name}
         if peer.here:
-            assert answers == Counter({key: count for key, count in given.items() if key[0] in asks})
+            asks -= peer.dropped
+            assert {key: count for key, count in answers.items() if key[0] in asks} == {
+                key: count for key, count in given.items() if key[0] in asks
+            }
         got += answers
     assert got <= given
 
@@ -271,6 +329,7 @@ class Scenario:
         assert sorted(names) == sorted(peer.name for peer in here)
         for peer in self.peers:
             check_stream(peer, replay)
+            check_drops(peer, replay)
             assert replay.texts.get(peer.name, []) == (peer.submitted if peer.has_joined else [])
         for peer in here:
             me, n = peer.rank_and_clients()
@@ -290,6 +349,7 @@ class Scenario:
             if peer.has_joined and peer.raw.sock.fileno() >= 0 and not peer.here:
                 check_departure(peer, replay)
         check_answers(self.peers)
+        check_rejected_answers(self.peers)
 
     def close(self) -> None:
         """Close all clients except the observer, which bridges to the next example."""
@@ -316,7 +376,7 @@ class Arena:
     def __enter__(self) -> Arena:
         options = ("--log-level", "error", *self._options)
         self._server = self._stack.enter_context(
-            ServerProcess(1_000, *options, unix=self._unix, tls=self._tls)
+            ServerProcess(1_000, *options, unix=self._unix, tls=self._tls, module="tests.support.few_asks")
         )
         self._previous = RandomClient(self._server, "first", token="0" if self._options else None)
         self._previous.hello()

@@ -158,6 +158,11 @@ class RandomClient:
         return [frame for frame in self.frames if isinstance(frame, LogFrame)]
 
     @property
+    def dropped(self) -> set[int]:
+        """Its asks that the server has forgotten, as it was told."""
+        return {frame.seq for frame in self.frames if isinstance(frame, frames.DroppedFrame)}
+
+    @property
     def unsent(self) -> int:
         return len(self._outbox)
 

@@ -36,6 +36,7 @@ class ServerProcess:
         tls: the certificates, if it must use TLS; they are part of the ``address``.
         cwd: the directory to run in.
         stderr: the descriptor for its standard error, instead of the file behind ``log``.
+        module: the module to run as the server.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class ServerProcess:
         tls: Certificates | None = None,
         cwd: Path = ROOT,
         stderr: int | None = None,
+        module: str = "rankserver",
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
-        command = [*WRAPPER, sys.executable, "-m", "rankserver", str(capacity), *DEFAULTS, *options]
+        command = [*WRAPPER, sys.executable, "-m", module, str(capacity), *DEFAULTS, *options]
         if unix is not None:
             command += ["--unix", str(unix)]
         if tls is not None:
