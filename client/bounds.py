@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+# How the names of the cgroups that we make begin. The id of the process that made it follows.
+PREFIX: Final = "rankserver-"
 # The controller that limits the number of processes.
 PIDS: Final = "pids"
 # The cgroup into which the agent moves where it has one to itself: only leaves may contain processes.
@@ -65,6 +67,8 @@ def find() -> Means:
         _delegate(own["cgroup2"])
     files = {parent: _files_below(parent) for parent in own.values()}
     parents = tuple(parent for parent in files if files[parent] & {"cgroup.kill", "pids.max"})
+    for parent in parents:
+        remove(_abandoned(parent))
     return Means(parents, any("pids.max" in files[parent] for parent in parents), has_rlimit)
 
 
@@ -101,7 +105,7 @@ def make(parents: Iterable[str]) -> list[str]:
     remove(())
     made: list[str] = []
     try:
-        made.extend(tempfile.mkdtemp(prefix="rankserver-", dir=parent) for parent in parents)
+        made.extend(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent) for parent in parents)
     except OSError:
         remove(made)
         raise
@@ -109,7 +113,7 @@ def make(parents: Iterable[str]) -> list[str]:
 
 
 def remove(cgroups: Iterable[str]) -> None:
-    """Remove cgroups. Those in which killed processes are still ending are removed later, at our exit at last."""
+    """Remove cgroups. Those in which killed processes are still ending are removed later, or when we exit."""
     _unremoved.update(cgroups)
     for cgroup in tuple(_unremoved):
         try:
@@ -143,6 +147,15 @@ def _moved(own: str, leaf: str) -> bool:
         with contextlib.suppress(OSError):  # we are in it
             os.rmdir(leaf)
     return False
+
+
+def _abandoned(parent: str) -> list[str]:
+    """Return the cgroups in ``parent`` whose makers have gone, and may have been killed."""
+    makers = (
+        (place, place.name.removeprefix(PREFIX).partition("-")[0])
+        for place in Path(parent).glob(f"{PREFIX}*")
+    )
+    return [str(place) for place, maker in makers if not os.path.exists(f"/proc/{maker}")]
 
 
 def _files_below(parent: str) -> set[str]:

@@ -134,6 +134,7 @@ def test_a_command_cannot_read_its_agents_environment(server: ServerProcess) -> 
         assert program.line().startswith("connected to")
         top.expect(b"JOIN ")
         top.send(f"ASK cat /proc/{program.process.pid}/environ\n".encode())
+        top.expect(b"ASK ")
         answer = json.loads(top.expect(b"RES ").partition(b" fail ")[2])
     assert answer["out"].endswith("Permission denied\n")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def test_cgroups_are_made_together_or_not_at_all(tmp_path: Path) -> None:
     bounds.remove(made)
     bounds.remove(made)
     assert not list(first.iterdir())
+
+
+def test_only_cgroups_whose_makers_have_gone_are_abandoned(tmp_path: Path) -> None:
+    with subprocess.Popen(["/bin/true"]) as gone:
+        pass
+    for name in ("other", f"rankserver-{os.getpid()}-a", f"rankserver-{gone.pid}-b", "rankserver-1-c"):
+        (tmp_path / name).mkdir()
+    assert bounds._abandoned(str(tmp_path)) == [f"{tmp_path}/rankserver-{gone.pid}-b"]
 
 
 @pytest.mark.parametrize(
