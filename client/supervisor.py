@@ -202,11 +202,16 @@ class Supervisor:
         """End all descendants of ``command``, gently at first; return those that cannot be ended."""
         if not self._reap(command):
             return []
-        # A stopped process handles SIGTERM only after SIGCONT.
-        processes.tell(processes.descendants(), signal.SIGTERM, signal.SIGCONT)
+        # Stopping them first frees the CPUs, and misses nothing that is forked meanwhile. A stopped process
+        # handles SIGTERM only after SIGCONT.
+        processes.tell(processes.stop_descendants(), signal.SIGTERM, signal.SIGCONT)
         grace = GRACE if command.code is None else LEFTOVER_GRACE
         if self._until(lambda: not self._reap(command), grace, command):
             return []
+        return self._kill(command)
+
+    def _kill(self, command: Command) -> list[int]:
+        """Kill all descendants of ``command``; return those that are left."""
         for _ in range(MAX_KILL_ROUNDS):
             for cgroup in command.cgroups:
                 processes.kill_cgroup(cgroup)

@@ -19,8 +19,8 @@ from client import bounds, processes, supervisor
 from rankserver.wire.lines import LineBuffer
 
 # How long a supervisor may take to end its command and itself before it is killed, in seconds: its own
-# timeouts, and a margin for a busy machine.
-END_TIMEOUT: Final = supervisor.GRACE + supervisor.KILL_TIMEOUT + 2.0
+# timeouts, and a margin for a machine that a fork bomb keeps busy. Processes may stay if this is too short.
+END_TIMEOUT: Final = supervisor.GRACE + supervisor.KILL_TIMEOUT + 10.0
 # The supervisor's program. Its argument is the directory of our package, which an isolated Python does not
 # search.
 PROGRAM: Final = "import sys; sys.path.append(sys.argv[1]); from client import supervisor; supervisor.main()"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # The bomb goes off only so far, should nothing limit it: this machine may have other work.
 MAX_FORKS: Final = 2_000
 
-# Forks for ever in all of its processes. Each has its own session, ignores SIGTERM, and first adds a byte to
-# the file that is its first argument. All rest when that has as many bytes as the second argument says.
+# Forks for ever in all of its processes. Each has its own session, ignores SIGTERM, and adds a byte to a file
+# after each fork. The arguments are this file, and its size at which all processes rest.
 BOMB: Final = """\
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -34,9 +34,10 @@ while True:
     if os.fstat(forks).st_size >= int(sys.argv[2]):
         signal.pause()
     try:
-        if not os.fork():
-            os.setsid()
+        if os.fork():
             os.write(forks, b".")
+        else:
+            os.setsid()
     except BlockingIOError:
         time.sleep(0.01)
 """
@@ -71,7 +72,7 @@ def fork_bomb(subject: Subject, processes: int = 512, timeout: float = 5) -> Out
     outcome.check(not left, f"{left:,} processes are left")
     outcome.check(answer.startswith("timeout "), f"the answer is {answer[:100]}")
     outcome.check(after.startswith("ok "), f"the next command got {after[:100]}")
-    seconds = json.loads(answer.partition(" ")[2])["ms"] / 1000
+    seconds = json.loads(answer.partition(" ")[2]).get("ms", 0) / 1000
     outcome.figure = f"{forked + 1:,} processes, all ended after {seconds:.1f} s; the agent goes on"
     return outcome
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 import shlex
@@ -249,6 +250,24 @@ def test_what_outlives_its_supervisor_is_ended_with_its_cgroup(tether: Tether) -
         pytest.skip("no cgroup can be made here")
     assert outcome(executor, f"{daemon(tether)}; kill -9 $PPID").status == "fail"
     tether.until_free()
+
+
+def test_a_command_that_cannot_be_limited_does_not_run(tmp_path: Path) -> None:
+    async def main() -> None:
+        kept = SupervisorHandle()
+        kept._cgroups = [str(tmp_path / "gone")]
+        executor = shell()
+        text = f"echo ran >{tmp_path}/file"
+        reply = await kept.begin(executor._request(command(text), executor._argv(text)))
+        if "pid" in reply:
+            reply = await kept.result()
+        await kept.end()
+        assert reply == {"failed": "limit", "errno": errno.ENOENT}
+        reason = "cannot limit the command's processes: No such file or directory"
+        assert executor._outcome(["/bin/sh"], reply) == Outcome("fail", {"reason": reason})
+
+    run(main())
+    assert not (tmp_path / "file").exists()
 
 
 def test_cgroups_are_removed_with_their_supervisor() -> None:
