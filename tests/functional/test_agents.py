@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from client import bounds
 from tests.support.executing import another_user
 from tests.support.paths import ROOT
 from tests.support.program import ClientProgram, run
@@ -40,7 +41,9 @@ def agent(server: ServerProcess) -> Iterator[Callable[..., ClientProgram]]:
     with ExitStack() as stack:
 
         def start(*arguments: str) -> ClientProgram:
-            options = ("--stay", "--exec", *arguments)
+            # Where root cannot limit a command, the agent would say so.
+            limit = () if bounds.find().can_limit else ("--max-processes", "0")
+            options = ("--stay", *limit, "--exec", *arguments)
             program = stack.enter_context(ClientProgram(server.where, *options, stdin=subprocess.DEVNULL))
             assert program.line().startswith("connected to")
             return program

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client import bounds
 from client.processes import _least
+from tests.support.executing import another_user
+from tests.support.paths import ROOT
 
 NUMBERS = st.integers(1, 10_000)
 
@@ -32,3 +41,18 @@ def test_a_right_guess_is_confirmed_in_two_steps() -> None:
 
     assert _least(is_enough, 40, 4_194_304) == 40
     assert asked == [40, 39]
+
+
+def limit_of(user: dict[str, Any]) -> str:
+    """Return the limit that a process of a user finds for 20 more than there are."""
+    text = "from client.processes import UserProcesses; print(UserProcesses().limit(20))"
+    return str(subprocess.check_output([sys.executable, "-c", text], cwd=ROOT, text=True, **user)).strip()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user that runs nothing else")
+def test_a_limit_allows_more_than_there_are() -> None:
+    assert limit_of(another_user()) == "21"
+
+
+def test_root_is_told_that_no_limit_applies() -> None:
+    assert (limit_of({}) == "None") == (not bounds.find().has_rlimit)
