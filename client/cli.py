@@ -184,8 +184,8 @@ def _executor(options: argparse.Namespace) -> Executor:
     kind, _, path = options.executor.partition(" ")
     allowed = policy.ALL if options.allow_all else policy.load(options.allow) if options.allow else None
     limit = executors.MAX_OUTPUT_BYTES if options.output_limit is None else options.output_limit
-    processes = executors.MAX_PROCESSES if options.max_processes is None else options.max_processes
-    executor_options = executors.ExecutorOptions(allowed, options.timeout, limit, options.workdir, processes)
+    most = executors.MAX_PROCESSES if options.max_processes is None else options.max_processes
+    executor_options = executors.ExecutorOptions(allowed, options.timeout, limit, options.workdir, most)
     delay = SIMULATED_DELAY if options.delay is None else options.delay
     return executors.make(kind, executor_options, delay=delay, handler=path)
 
@@ -347,6 +347,18 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
     allowed.add_argument(
         "--allow-all", action="store_const", const=True, help="run every command of a higher rank"
     )
+    _add_bounds(add)
+    add("--workdir", metavar="DIR", help="directory in which commands run (default: the current one)")
+    add(
+        "--delay",
+        metavar="S",
+        type=arguments.seconds(0),
+        help="seconds that a simulated command takes (default: 1)",
+    )
+    add("--stay", action="store_true", help="after the end of the input, stay and execute commands")
+
+
+def _add_bounds(add: Callable[..., object]) -> None:
     add(
         "--timeout",
         metavar="S",
@@ -369,17 +381,9 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
     add(
         "--max-processes",
         metavar="N",
-        type=arguments.whole(0, processes.MAX_PROCESSES),
+        type=arguments.whole(0, processes.PID_MAX_LIMIT),
         help="let a command have at most N processes and threads at once; 0 for no limit (default: 512)",
     )
-    add("--workdir", metavar="DIR", help="directory in which commands run (default: the current one)")
-    add(
-        "--delay",
-        metavar="S",
-        type=arguments.seconds(0),
-        help="seconds that a simulated command takes (default: 1)",
-    )
-    add("--stay", action="store_true", help="after the end of the input, stay and execute commands")
 
 
 def _unambiguous(argv: Sequence[str]) -> list[str]:

@@ -16,8 +16,8 @@ from typing import Final
 # The most passes over /proc, until one finds no new process, to stop all. Few suffice: after a process is
 # listed, it is stopped sooner than it can fork.
 MAX_STOP_PASSES: Final = 20
-# No system has more processes and threads than this (PID_MAX_LIMIT of the kernel).
-MAX_PROCESSES: Final = 4_194_304
+# No system has more processes and threads than this; it is the kernel's limit for pid_max (proc(5)).
+PID_MAX_LIMIT: Final = 4_194_304
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
@@ -49,7 +49,7 @@ class UserProcesses:
     def limit(self, more: int) -> int | None:
         """Return the limit that allows ``more`` processes than there are; None if none applies to us."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-        highest = MAX_PROCESSES if hard == resource.RLIM_INFINITY else hard
+        highest = PID_MAX_LIMIT if hard == resource.RLIM_INFINITY else hard
         try:
             self._last = _least(lambda limit: _may_fork(limit, hard), self._last, highest)
         finally:

@@ -14,10 +14,10 @@ from harness import Program
 
 from client import bounds
 from tests.abuse.clients import Follower
-from tests.abuse.outcome import Outcome
+from tests.abuse.outcome import RowOutcome
 
 if TYPE_CHECKING:
-    from harness import Address
+    from harness import HostPort
 
     from tests.abuse.subjects import Subject
 
@@ -48,9 +48,9 @@ def can_limit() -> bool:
     return bounds.find().can_limit
 
 
-def fork_bomb(subject: Subject, processes: int = 512, timeout: float = 5) -> Outcome:
+def fork_bomb(subject: Subject, processes: int = 512, timeout: float = 5) -> RowOutcome:
     """Let an agent execute a fork bomb, then a harmless command; count what was forked, and what is left."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     mark = uuid.uuid4().hex
     with (
         tempfile.NamedTemporaryFile("w") as program,
@@ -77,7 +77,7 @@ def fork_bomb(subject: Subject, processes: int = 512, timeout: float = 5) -> Out
     return outcome
 
 
-def _agent(address: Address, options: list[str]) -> Program:
+def _agent(address: HostPort, options: list[str]) -> Program:
     where = f"{address.host}:{address.port}"
     return Program(
         "the agent", [sys.executable, "-m", "client", where, "--exec", "shell", "--allow-all", *options]

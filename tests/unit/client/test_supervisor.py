@@ -213,7 +213,7 @@ def test_a_command_may_not_have_more_processes_than_it_should() -> None:
     assert detail(outcome(limited(0), python(FORK)), "ok")["out"] == "99\n"
 
 
-def test_each_command_may_have_as_many_processes_as_the_one_before() -> None:
+def test_each_command_may_have_as_many_as_the_one_before() -> None:
     async def main() -> None:
         async with closing(limited(20)) as executor:
             if executor.lacks_limit:
@@ -231,7 +231,7 @@ def test_a_user_is_limited_relative_to_what_it_runs() -> None:
 
 
 @pytest.mark.parametrize("has_cgroups", [False, True])
-def test_processes_that_fork_faster_than_they_can_be_listed_are_ended(
+def test_what_forks_faster_than_it_can_be_listed_is_ended(
     tether: Tether, monkeypatch: pytest.MonkeyPatch, has_cgroups: bool
 ) -> None:
     if not has_cgroups:
@@ -315,7 +315,7 @@ def test_a_supervisor_knows_nothing_of_its_clients_environment(monkeypatch: pyte
     assert "supervisor.main()" in shown["out"]
 
 
-def test_a_supervisor_cannot_be_looked_into_by_others_of_its_user() -> None:
+def test_commands_cannot_look_into_their_supervisor() -> None:
     assert executed_by_a_user("cat /proc/$PPID/environ 2>&1 || true").endswith("Permission denied\n")
     assert executed_by_a_user("ls /proc/$PPID/fd 2>&1 || true").endswith("Permission denied\n")
     # What it executes is an ordinary process.
