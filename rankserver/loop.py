@@ -69,7 +69,9 @@ DEPARTURE_COST: Final = 6
 MAX_DEPARTURES: Final = 128
 # The most bytes read in all from a connection that broke: no system's receive buffer holds more.
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
-# The most TLS handshakes that are continued in one turn: a step takes 6 ms if the key has 4,096 bits.
+# The most channels without a member that are read in one turn. A read takes some 20 µs.
+MAX_STRANGER_READS: Final = 128
+# The most of those with TLS, which shake hands: a step takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
 # Seconds without accepting after an error such as too few descriptors: the listeners would stay ready, and
 # the loop would spin.
@@ -241,14 +243,14 @@ class Loop:
                 channel()
                 continue
             if events & selectors.EVENT_READ and channel.waits_for is None:
-                if channel.tls and channel.state in STRANGERS:
+                if channel.state in STRANGERS:
                     strangers.append(channel)
                 elif reader.departures < MAX_DEPARTURES:
                     reader.read(channel, reader.share)
             if events & selectors.EVENT_WRITE:
                 self.sender.flush(channel)
         if strangers or reader.put_off:
-            reader.shake_hands(strangers)
+            reader.read_strangers(strangers)
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for events, and take time in which the process was stopped out of the clock.
@@ -337,7 +339,7 @@ class Reader:
         budget: the bytes that a turn reads in all.
         departures: how many channels have departed in this turn.
         draining: the channels whose connection broke, each with the bytes that may still be read from it.
-        put_off: the channels whose TLS handshake had to wait, oldest first.
+        put_off: the strangers that were not read although they were ready, oldest first.
     """
 
     def __init__(self, log: Log, handler: Handler, pace: Pace, sender: Sender) -> None:
@@ -460,13 +462,20 @@ class Reader:
                 self.draining.pop(channel, None)
                 self._handler.on_end(channel, "connection lost")
 
-    def shake_hands(self, strangers: list[Channel]) -> None:
-        """Read a few of these TLS channels, which have not said HELLO: those that waited longest."""
+    def read_strangers(self, strangers: list[Channel]) -> None:
+        """Read some of these channels, which have not joined: those that have waited longest."""
         order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))
-        for channel in strangers[:MAX_HANDSHAKES]:
-            self.read(channel, MIN_READ_BYTES)
-        self.put_off = strangers[MAX_HANDSHAKES:]
+        self.put_off = []
+        reads = handshakes = 0
+        for channel in strangers:
+            is_over = reads == MAX_STRANGER_READS or self.departures >= MAX_DEPARTURES
+            if is_over or (channel.tls and handshakes == MAX_HANDSHAKES):
+                self.put_off.append(channel)
+                continue
+            reads += 1
+            handshakes += channel.tls is not None
+            self.read(channel, MIN_READ_BYTES if channel.tls else self.share)
 
     def forget(self, channel: Channel) -> None:
         """Note that a channel is closed."""

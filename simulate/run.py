@@ -64,7 +64,7 @@ class SimServer(Server):
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Handle a line, after the run has checked whether this turn may."""
-        self.run_of.invariants.check_line(line)
+        self.run_of.invariants.check_line(channel, line)
         return super().on_line(channel, line)
 
     def depart(self, channel: Channel, departure: Departure) -> None:
