@@ -93,6 +93,7 @@ class SimClient:
         self.left_seq = 0
         self.bye = ""
         self.was_told = False
+        self.hello_number = 0
         self.partial = b""
         self._part_of_roster: list[list[Any]] = []
 
@@ -101,13 +102,13 @@ class SimClient:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Return the key that orders ranks: its class, and when the end of its HELLO was received."""
-        return self.rank_class, int(self.link.conn.mark_tick)
+        """Return the key that orders ranks: its class, and the number of its HELLO among those handled."""
+        return self.rank_class, self.hello_number
 
     # --- what it sends ---
 
     def hello(self, fields: dict[str, Any]) -> None:
-        """Compose HELLO, and mark its end, whose arrival decides the rank."""
+        """Compose HELLO, and mark its end, whose arrival decides when it is handled."""
         self.name = fields.get("name", "")
         self.link.say(b"HELLO " + json.dumps(fields).encode() if fields else b"HELLO")
         self.link.conn.mark = self.link.composed

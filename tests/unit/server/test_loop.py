@@ -12,9 +12,8 @@ from rankserver.channel import Channel, ChannelState, Wait
 from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed
 from rankserver.loop import (
     MANY_CLIENTS,
-    MAX_HANDSHAKES,
+    MAX_COST,
     MAX_LATENESS,
-    MAX_LINES,
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
 )
@@ -62,13 +61,13 @@ def test_a_turn_reads_twice_as_much_where_there_are_many(monkeypatch: pytest.Mon
 def test_a_turn_handles_bounded_lines_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
-        client.send(b"PONG\n" * (MAX_LINES + 1))
+        client.send(b"PONG\n" * (MAX_COST + 1))
         handled = lines_handled(stepped, monkeypatch)
         stepped.turn()
-        assert len(handled) == MAX_LINES
+        assert len(handled) == MAX_COST
         assert client.channel.waits_for is Wait.TURN
         stepped.turn()
-        assert len(handled) == MAX_LINES + 1
+        assert len(handled) == MAX_COST + 1
         assert client.channel.waits_for is None
 
 
@@ -80,7 +79,7 @@ def lines_handled(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 def test_clients_that_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_LINES", 10)
+    monkeypatch.setattr(loop, "MAX_COST", 10)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(4)]
         for client in clients:
@@ -98,9 +97,9 @@ def test_clients_that_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.
         assert stepped.log.seq == 8, "four JOINs, and then the commands"
 
 
-def test_a_roster_counts_by_its_length_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_LINES", 10)
-    monkeypatch.setattr("rankserver.membership.MEMBERS_PER_LINE", 1)
+def test_a_roster_costs_as_much_as_its_length_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_COST", 10)
+    monkeypatch.setattr("rankserver.membership.MEMBERS_PER_UNIT", 1)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(8)]
         for client in clients:
@@ -117,9 +116,11 @@ def test_a_roster_counts_by_its_length_in_lines(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("state", [ChannelState.HANDSHAKE, ChannelState.PENALIZED])
-def test_a_turn_reads_few_tls_strangers_and_all_progress(
-    state: ChannelState, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_turn_reads_few_strangers_and_all_progress(
+    state: ChannelState, is_tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "MAX_HANDSHAKES" if is_tls else "MAX_STRANGER_READS", 3)
     with SteppedServer() as stepped:
         clients = [stepped.connect() for _ in range(10)]
         stepped.turn()
@@ -128,14 +129,14 @@ def test_a_turn_reads_few_tls_strangers_and_all_progress(
         served: list[Channel] = []
         with monkeypatch.context() as patch:
             for client in clients:
-                patch.setattr(client.channel, "tls", object())
+                patch.setattr(client.channel, "tls", object() if is_tls else None)
                 patch.setattr(client.channel, "state", state)
             patch.setattr(stepped.loop.reader, "read", lambda channel, _: served.append(channel))
             for turn in range(1, 6):
                 stepped.turn()
-                assert len(served) == turn * MAX_HANDSHAKES
+                assert len(served) == turn * 3
         channels = {client.channel for client in clients}
-        assert set(served[:12]) == set(served[8:]) == channels
+        assert set(served[:12]) == channels
 
 
 # --- connections that break -------------------------------------------------------------------
