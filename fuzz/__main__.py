@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from fuzz import python
+from fuzz import cost, python
 from fuzz.session import session
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -22,6 +22,8 @@ FLAGS: Final = (
 SESSION_SHARE: Final = 20
 # One of this many inputs is for the parser. The others are for the core.
 PARSE_SHARE: Final = 5
+# One of this many inputs is a long line for the parser, whose time is measured.
+COST_SHARE: Final = 200
 
 
 def main() -> int:
@@ -39,9 +41,11 @@ def main() -> int:
     if arguments.core is not None:
         return _call([core, "1", str(arguments.seed), str(arguments.core)])
     sessions, parses = arguments.inputs // SESSION_SHARE, arguments.inputs // PARSE_SHARE
-    inputs = arguments.inputs - sessions - parses
+    costs = arguments.inputs // COST_SHARE
+    inputs = arguments.inputs - sessions - parses - costs
     went_well = _call([core, str(inputs), str(arguments.seed)]) == 0
     went_well = python.run("parser", python.parse, parses, arguments.seed) and went_well
+    went_well = python.run("parser's cost", cost.parse, costs, arguments.seed) and went_well
     went_well = python.run("client's session", session, sessions, arguments.seed) and went_well
     print(f"{arguments.inputs} inputs in all" if went_well else "an input failed")
     return not went_well

@@ -10,6 +10,7 @@ from __future__ import annotations
 import selectors
 from typing import TYPE_CHECKING, Final, cast
 
+import rankserver.loop
 import rankserver.pace
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
@@ -52,12 +53,15 @@ class Invariants:
         self._lazy_since: float | None = None
         # How many commands were logged by the end of the last turn, if commands had to wait then.
         self._held_at: int | None = None
+        # What this turn has spent on long lines and on short ones, by whether they are long.
+        self._spent = {False: 0, True: 0}
         # The clients that make others wait, and since when.
         self._behind_since: dict[SimClient, float] = {}
 
     def check_turn(self) -> None:
         """Check what must hold between any two turns. The truth must know everything that was logged."""
         truth, log = self.truth, self.server.state.log
+        self._spent = {False: 0, True: 0}
         if wrong := lib.sim_misuse():
             raise Violation(ffi.string(wrong).decode())
         log.check()
@@ -187,6 +191,14 @@ class Invariants:
         many = self.scenario.config.capacity
         one = min(self.scenario.read_bytes, 4000) + 2 * self.scenario.config.max_line
         return 5 * many * one + 4000
+
+    def check_line(self, line: bytes) -> None:
+        """Check that a turn handles a line only while it may spend more on lines of its kind."""
+        cost = 1 + len(line) // rankserver.loop.BYTES_PER_UNIT
+        is_long = cost > rankserver.loop.MIN_COST
+        if self._spent[is_long] >= rankserver.loop.MAX_COST:
+            raise Violation(f"lines that cost {self._spent[is_long]} were handled, and another one is")
+        self._spent[is_long] += cost
 
     def check_departure(self, channel: Channel, departure: Departure) -> None:
         """Check that the server may disconnect a client for the reason that it gives."""

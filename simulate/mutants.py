@@ -169,6 +169,18 @@ MUTANTS: Final = (
         "            if channel.waits_for is Wait.TURN and self._log.seq % 7:",
     ),
     Mutant(
+        "the bytes of a line cost nothing",
+        "loop.py",
+        "cost = 1 + len(line) // BYTES_PER_UNIT",
+        "cost = 1",
+    ),
+    Mutant(
+        "strangers never wait for their turn",
+        "loop.py",
+        "if left > 0 and lane.spent < MAX_COST:",
+        "if (left > 0 and lane.spent < MAX_COST) or channel.state is not ChannelState.JOINED:",
+    ),
+    Mutant(
         "a JOIN waits for other frames for ever",
         "sender.py",
         "    def _on_flush_due(self, _: None) -> None:\n        self._deferred_frames = 0",

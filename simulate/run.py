@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
-from rankserver.channel import NO_MEMORY, Channel, Departure
+from rankserver.channel import NO_MEMORY, Blocker, Channel, Departure
 from rankserver.members import Member
 from rankserver.order import Immediate, Order
 from rankserver.server import Server
@@ -61,6 +61,11 @@ class SimServer(Server):
     def __init__(self, run: Run, *arguments: Any, **options: Any) -> None:
         self.run_of = run
         super().__init__(*arguments, **options)
+
+    def on_line(self, channel: Channel, line: bytes) -> Blocker:
+        """Handle a line, after the run has checked whether this turn may."""
+        self.run_of.invariants.check_line(line)
+        return super().on_line(channel, line)
 
     def depart(self, channel: Channel, departure: Departure) -> None:
         """Disconnect a channel, after the run has checked whether the server may."""

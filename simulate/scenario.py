@@ -42,8 +42,10 @@ MODULES: Final = (
 BOUNDS: Final = {
     "MAX_TURN_BYTES": (0, 300, 2000),
     "MIN_READ_BYTES": (0, 40, 400),
-    "MAX_LINES": (1, 5, 12),
-    "MIN_LINES": (1, 2),
+    "MAX_COST": (1, 5, 12),
+    "MIN_COST": (1, 2),
+    "BYTES_PER_UNIT": (0, 5, 50),
+    "MAX_DEPARTURES": (0, 1, 2),
     "MAX_UNSENT": (0, 2, 3),
     "MAX_PRIVATE_BYTES": (0, 200, 2000),
     "MAX_ACCEPTS": (0, 1, 2),
