@@ -15,7 +15,10 @@ RARE_SERVER_VERBS: Final = (b"INFO", b"BYE", b"NEW")
 SERVER_VERBS: Final = tuple(
     verb for verb in map(str.encode, protocol.SERVER_VERBS) if verb not in RARE_SERVER_VERBS
 )
-NUMBERS: Final = (b"0", b"1", b"2", b"7", b"007", b"-1", b"9" * 19, b"9" * 20, b"1.5", b"", b"\xd9\xa1", b"x")
+NUMBERS: Final = (
+    *(b"0", b"1", b"2", b"7", b"007", b"999999", b"1000000", b"%d" % (2**63 - 1), b"%d" % 2**63),
+    *(b"9" * 19, b"9" * 20, b"-1", b"1.5", b"", b"\xd9\xa1", b"x"),
+)
 STATUSES: Final = (b"ok", b"fail", b"refused", b"denied", b"timeout", b"OK", b"")
 JSON: Final = (
     b"{}",

@@ -242,8 +242,14 @@ class Loop:
             if not isinstance(channel, Channel):
                 channel()
                 continue
-            if events & selectors.EVENT_READ and channel.waits_for is None:
-                if channel.state in STRANGERS:
+            # ``can_read``, without the call.
+            state = channel.state
+            if (
+                events & selectors.EVENT_READ
+                and channel.waits_for is None
+                and state is not ChannelState.JOINING
+            ):
+                if state in STRANGERS:
                     strangers.append(channel)
                 elif reader.departures < MAX_DEPARTURES:
                     reader.read(channel, reader.share)
@@ -370,10 +376,7 @@ class Reader:
     @property
     def can_drain(self) -> bool:
         """Whether a broken channel can be read now. O(broken channels)."""
-        return any(
-            channel.waits_for is None and channel.state is not ChannelState.JOINING
-            for channel in self.draining
-        )
+        return any(channel.can_read for channel in self.draining)
 
     def begin(self, ready: int, now: float) -> None:
         """Divide a turn among the ready channels, and resume those that had to stop in the last one."""
@@ -453,7 +456,7 @@ class Reader:
         for channel, left in list(self.draining.items()):
             if self.departures >= MAX_DEPARTURES:
                 break
-            if channel.waits_for is not None or channel.state is ChannelState.JOINING:
+            if not channel.can_read:
                 continue
             count = 0 if channel.is_going else self.read(channel, self.share)
             if 0 < count < left:
