@@ -259,7 +259,8 @@ def _add_limits(add: Callable[..., object]) -> None:
         metavar="C",
         type=arguments.whole(0),
         default=Config.max_per_address,
-        help="maximum number of connections from one address (%(default)s); 0: no limit",
+        help=f"maximum number of connections from one address (N, but at least {door.MIN_PER_ADDRESS:,}); "
+        "0: no limit",
     )
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from rankserver.channel import NO_MEMORY, STRANGERS, Blocker, Channel, ChannelState, Departure, Wait
@@ -59,8 +59,11 @@ MIN_LINES: Final = 8
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
 # The most TLS handshakes that are continued in one turn: a step takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
-# Seconds without accepting after an error such as too few descriptors: the listeners would stay ready, and
-# the loop would spin.
+# The most channels that have not joined that are read before the memory that is left is checked again. The
+# share of each is a few KiB where there are many.
+MAX_STRANGERS_READ: Final = 16
+# Seconds without accepting when memory is low, or after an error such as too few descriptors: the listeners
+# would stay ready, and the loop would spin.
 ACCEPT_PAUSE: Final = 0.5
 # If a wait takes this many seconds longer than it should, or a turn takes this many seconds, the process was
 # stopped.
@@ -85,6 +88,9 @@ class Handler(Protocol):
 
     def on_connection(self, sock: socket.socket, peer: str) -> None:
         """Take over a connection that has arrived, or close it."""
+
+    def has_memory(self) -> bool:
+        """Tell whether there is memory for channels that have not joined; if not, disconnect all of them."""
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Handle a line and return None, or do nothing and return what the line must wait for.
@@ -191,6 +197,12 @@ class Loop:
         self.channels.clear()
         self._selector.close()
 
+    def pause_accepting(self) -> None:
+        """Accept no connections for a while; the kernel keeps those that arrive."""
+        self.acceptor.pause()
+        if not self.is_stopping:
+            self._accept_pause.start_once(None, self.now)
+
     def on_readable(self, sock: socket.socket, callback: Callable[[], None]) -> None:
         """Call ``callback`` in the loop when ``sock`` is readable: this is how signals arrive."""
         self._selector.register(sock, selectors.EVENT_READ, callback)
@@ -229,14 +241,14 @@ class Loop:
                 channel()
                 continue
             if events & selectors.EVENT_READ and channel.waits_for is None:
-                if channel.tls and channel.state in STRANGERS:
+                if channel.state in STRANGERS:
                     strangers.append(channel)
                 else:
                     reader.read(channel, reader.share)
             if events & selectors.EVENT_WRITE:
                 self.sender.flush(channel)
         if strangers or reader.put_off:
-            reader.shake_hands(strangers)
+            reader.read_strangers(strangers)
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for events, and take time in which the process was stopped out of the clock.
@@ -273,7 +285,7 @@ class Loop:
         for sock, peer, _ in self.acceptor.accept():
             self._handler.on_connection(sock, peer)
         if self.acceptor.paused:
-            self._accept_pause.start_once(None, self.now)
+            self.pause_accepting()
 
     def _close_finished(self) -> None:
         if self.is_stopping:
@@ -416,17 +428,31 @@ class Reader:
                 self.draining.pop(channel, None)
                 self._handler.on_end(channel, "connection lost")
 
-    def shake_hands(self, strangers: list[Channel]) -> None:
-        """Read a few of these TLS channels, which have not said HELLO: those that waited longest."""
+    def read_strangers(self, strangers: Sequence[Channel]) -> None:
+        """Read these channels, which have not said HELLO, as long as there is memory for what they send."""
+        handshakes = []
+        for first in range(0, len(strangers), MAX_STRANGERS_READ):
+            if not self._handler.has_memory():
+                self.put_off = []
+                return
+            for channel in strangers[first : first + MAX_STRANGERS_READ]:
+                if channel.tls:
+                    handshakes.append(channel)
+                else:
+                    self.read(channel, self.share)
+        self._shake_hands(handshakes)
+
+    def forget(self, channel: Channel) -> None:
+        """Note that a channel is closed."""
+        self.draining.pop(channel, None)
+
+    def _shake_hands(self, strangers: list[Channel]) -> None:
+        """Read a few of these TLS channels: those that waited longest."""
         order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))
         for channel in strangers[:MAX_HANDSHAKES]:
             self.read(channel, MIN_READ_BYTES)
         self.put_off = strangers[MAX_HANDSHAKES:]
-
-    def forget(self, channel: Channel) -> None:
-        """Note that a channel is closed."""
-        self.draining.pop(channel, None)
 
     def _wait(self, channel: Channel, blocker: Blocker) -> None:
         """Put back the line that is being handled. It waits, and so does everything sent after it."""

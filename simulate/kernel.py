@@ -21,7 +21,9 @@ lib: Final[Any] = MODULE.lib
 # Descriptors that do not belong to connections.
 LISTENER: Final = 1
 SIGNALS: Final = 2
-PEER: Final = ("192.0.2.1", 4000)
+# How many addresses clients have, and the port of each.
+HOSTS: Final = 3
+PORT: Final = 4000
 _ACCEPT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR, errno.ENOBUFS)
 _DRAIN_BYTES: Final = 65_536
 _drained: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
@@ -103,7 +105,8 @@ class SimListener:
         if not self.waiting:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         client = self.waiting.popleft()
-        return SimSocket(client, lib.sim_accept(client.conn)), PEER
+        peer = (f"192.0.2.{client.number % HOSTS}", PORT)
+        return SimSocket(client, lib.sim_accept(client.conn)), peer
 
     def getsockname(self) -> tuple[str, int]:
         """Return its address."""
@@ -114,6 +117,35 @@ class SimListener:
         self.is_closed = True
         while self.waiting:
             _refuse(self.waiting.popleft())
+
+
+class SimReserve:
+    """The memory reserve, which is used up at random.
+
+    Args:
+        rng: decides when.
+        on_low: called when a check finds that memory is low.
+
+    Attributes:
+        faults: how many checks in a thousand find that memory is low.
+        was_low: the last check has found that.
+    """
+
+    def __init__(self, rng: random.Random, on_low: Callable[[], None]) -> None:
+        self.faults = 0
+        self.was_low = False
+        self._rng = rng
+        self._on_low = on_low
+
+    def is_intact(self, _: float) -> bool:
+        """Tell whether there is enough memory for strangers."""
+        self.was_low = bool(self.faults) and self._rng.random() * 1000 < self.faults
+        if self.was_low:
+            self._on_low()
+        return not self.was_low
+
+    def release(self) -> None:
+        """Do nothing: it holds no memory."""
 
 
 class Signals:

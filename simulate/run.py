@@ -21,7 +21,7 @@ from rankserver.order import Immediate, Order
 from rankserver.server import Server
 from simulate.client import Manner, SimClient, client_of
 from simulate.invariants import Invariants
-from simulate.kernel import LISTENER, SIGNALS, Key, Signals, SimListener, SimSelector, ffi, lib
+from simulate.kernel import LISTENER, SIGNALS, Key, Signals, SimListener, SimReserve, SimSelector, ffi, lib
 from simulate.replica import Collecting, Replica, told
 from simulate.scenario import draw, world
 from simulate.truth import Truth, Violation
@@ -122,6 +122,7 @@ class Run:
         lib.sim_begin(seed, traced)
         self.listener = SimListener(self.rng)
         self.selector = SimSelector(self._select)
+        self.reserve = SimReserve(self.rng, self._on_low_memory)
         self.replica = Replica(self.scenario) if self.scenario.collects else None
         self.server = SimServer(
             self,
@@ -140,6 +141,7 @@ class Run:
         loop.acceptor._listeners = [cast("Any", self.listener)]
         loop.acceptor.resume()
         self.server.state.asks.limit = self.scenario.max_asks
+        self.server._reception._reserve = cast("Any", self.reserve)
         self.invariants = Invariants(self)
 
     # --- a run --------------------------------------------------------------------------------
@@ -156,6 +158,7 @@ class Run:
         self.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
         self.listener.faults = scenario.accept_faults
+        self.reserve.faults = scenario.memory_faults
         with contextlib.suppress(_Quiet):
             while self.done < self.steps and (loop.channels or not loop.is_stopping):
                 self._turn()
@@ -186,7 +189,7 @@ class Run:
     def _be_calm(self) -> None:
         self.say("calm")
         lib.sim_faults(0, 0)
-        self.listener.faults = 0
+        self.listener.faults = self.reserve.faults = 0
         self.calm_since = self.now
         for client in self.live:
             client.conn.room = max(client.conn.room, 1 << 16)
@@ -416,6 +419,11 @@ class Run:
         if is_starved or client.manner in (Manner.SLOW, Manner.NEVER):
             client.may_be_cut = True
         self.invariants.check_departure(channel, departure)
+
+    def _on_low_memory(self) -> None:
+        """Note that all strangers are closed at once, in the middle of a BYE as well."""
+        for channel in self.server._reception.door.everybody():
+            client_of(channel).may_be_cut = True
 
     def note_told(self, what: str, members: Sequence[Member], details: Any = None) -> None:
         """Note what the state tells the server, if there is a replica to compare that with."""
