@@ -174,7 +174,10 @@ class SlowHandshake:
     def finish(self, more: bytes = b"") -> bytes:
         """Read the server's part of the handshake; return ours, followed by ``more``."""
         while True:
-            self.tls._incoming.write(self.sock.recv(RECORD))
+            data = self.sock.recv(RECORD)
+            if not data:
+                raise ConnectionResetError("the server closed in the handshake")
+            self.tls._incoming.write(data)
             with contextlib.suppress(ssl.SSLWantReadError):
                 self.tls.tls.do_handshake()
                 finished = self.tls._outgoing.read()
