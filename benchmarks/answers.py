@@ -1,9 +1,9 @@
 """Measure how fast a thousand clients' answers to one command reach the client that asked.
 
-It starts the real server, an asker, and many connections that all answer each ASK at once, and measures the
-time from sending the first answer until the asker has the last. In the first run the asker is a bare socket
-that only reads, which gives the rate that the server *relays*. In the second it is the real client, writing
-to a pipe, which gives the rate that is *shown*.
+The real server is started with an asker and many connections that all answer each ASK at once. The time runs
+from sending the first answer until the asker has the last. In the first run the asker is a bare socket that
+only reads, which gives the rate that the server *relays*. In the second it is the real client, writing to a
+pipe, which gives the rate that is *shown*.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import harness
-from harness import Address, BenchmarkError, Places, Program, RankServer
+from harness import BenchmarkError, HostPort, LoopbackServer, Places, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,10 +34,10 @@ SEED: Final = 1
 MAX_SILENCE: Final = 10.0
 
 # The bare asker's receive buffer in bytes: room for all answers while it does not read.
-MAX_RECEIVED: Final = 256 * 1024
+RECEIVE_BUFFER: Final = 256 * 1024
 
 # Seconds between two polls of what the client prints. Waking up for each line would cost CPU time.
-LOOK: Final = 0.0005
+POLL_SECONDS: Final = 0.0005
 
 # Warm-up asks, which are verified but not timed: they touch memory and let the interpreter specialise its
 # code.
@@ -53,12 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
-    add("--clients", type=number(1), default=1000, metavar="N", help="that answer (default: 1000)")
-    add("--asks", type=number(1), default=15, metavar="X", help="take the median of X (default: 15)")
+    add("--clients", type=number(1), default=1000, metavar="N", help="clients that answer (default: 1000)")
+    add(
+        "--asks",
+        type=number(1),
+        default=15,
+        metavar="X",
+        help="asks, of which the median counts (default: 15)",
+    )
     add("--require", type=number(1), metavar="N", help="fail if fewer than N answers/s are shown")
-    add("--json", action="store_true", help="print one JSON document")
     return parser
 
 
@@ -75,7 +80,7 @@ class Reply(NamedTuple):
 
     @property
     def detail(self) -> str:
-        """Its JSON."""
+        """The JSON of the answer."""
         return f'{{"code":0,"out":"{self.out}","ms":3}}'
 
     @property
@@ -104,7 +109,7 @@ class Asker(Protocol):
     pid: int
 
     def ask(self, text: str) -> None:
-        """Ask."""
+        """Send an ASK."""
 
     def wait(self, seq: int, count: int) -> list[str]:
         """Wait for ``count`` answers, and return the lines that came since the ASK."""
@@ -117,16 +122,16 @@ class Asker(Protocol):
         """
 
 
-class Connection:
+class AnswerClient:
     """A client's connection, read line by line."""
 
-    def __init__(self, address: Address, name: str) -> None:
+    def __init__(self, address: HostPort, name: str) -> None:
         """Connect, and say HELLO; ``joined`` waits for the rank."""
         self.name = name
         self.rank = -1
         self._begun = b""
         self._sock = socket.socket()
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_RECEIVED)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._sock.settimeout(MAX_SILENCE)
         self._sock.connect(address)
         self.send(f'HELLO {{"name":"{name}"}}\n'.encode())
@@ -146,7 +151,7 @@ class Connection:
             BenchmarkError: if nothing comes.
         """
         try:
-            data = self._sock.recv(MAX_RECEIVED)
+            data = self._sock.recv(RECEIVE_BUFFER)
         except TimeoutError:
             raise BenchmarkError(f"the server is silent to {self.name}") from None
         if not data:
@@ -173,13 +178,13 @@ class Connection:
                     return line
 
 
-class Bare(Connection):
+class Bare(AnswerClient):
     """An asker that does nothing but read."""
 
     pid = 0
 
     def ask(self, text: str) -> None:
-        """Ask, and read the own ASK back."""
+        """Send an ASK, and wait until the server has sent it back."""
         self.send(f"ASK {text}\n".encode())
         self.hear(text)
 
@@ -198,16 +203,13 @@ class Bare(Connection):
 class Shown:
     """The real client as a process: its input is a pipe that stays open, and its output is read here."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: HostPort) -> None:
         """Start it and wait until it has joined."""
         command = [sys.executable, "-m", "client", f"{address.host}:{address.port}", "--name", "asker"]
         self._program = Program("the client", command)
         self.pid = self._program.pid
-        try:
+        with self._program.starting():
             self._program.line(MAX_SILENCE)
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
         """End it."""
@@ -222,7 +224,7 @@ class Shown:
         summary = f"#{seq}: executed by {count} of {count}"
         lines: list[str] = []
         while summary not in lines[-1:]:
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
             lines += self._program.lines(MAX_SILENCE)
         return lines
 
@@ -242,7 +244,7 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> None:
     """Check that both hold the same lines the same number of times, in any order.
 
     Raises:
-        BenchmarkError: if not; it names some missing and some surplus lines.
+        BenchmarkError: if they do not; the message quotes some missing and some surplus lines.
     """
     have, want = Counter(found), Counter(expected)
     missing, wrong = list((want - have).elements()), list((have - want).elements())
@@ -257,7 +259,7 @@ def compare(found: Iterable[str], expected: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Burst:
+class AnswerBurst:
     """The costs of the answers to one ASK; times are in seconds."""
 
     # From before the first answer is sent until the asker has the last.
@@ -289,7 +291,7 @@ def measure(clients: int, asks: int, tree: Path = harness.ROOT) -> dict[str, Any
     result: dict[str, Any] = {"clients": clients, "asks": asks}
     for name, start in (("relayed", _bare), ("shown", Shown)):
         with ExitStack() as stack:
-            server = stack.enter_context(RankServer(clients + 1, cpu=Places.choose().sender, tree=tree))
+            server = stack.enter_context(LoopbackServer(clients + 1, cpu=Places.choose().sender, tree=tree))
             asker = stack.enter_context(closing(start(server.address)))
             connections = list(_connections(clients, server.address, stack))
             bursts = list(_bursts(asker, connections, server.pid, asks))
@@ -297,20 +299,20 @@ def measure(clients: int, asks: int, tree: Path = harness.ROOT) -> dict[str, Any
     return result
 
 
-def _bare(address: Address) -> Bare:
+def _bare(address: HostPort) -> Bare:
     asker = Bare(address, "asker")
     asker.joined()
     return asker
 
 
-def _connections(clients: int, address: Address, stack: ExitStack) -> Iterator[Connection]:
+def _connections(clients: int, address: HostPort, stack: ExitStack) -> Iterator[AnswerClient]:
     for number in range(1, clients + 1):
-        connection = stack.enter_context(closing(Connection(address, f"web-{number}")))
+        connection = stack.enter_context(closing(AnswerClient(address, f"web-{number}")))
         connection.joined()
         yield connection
 
 
-def _bursts(asker: Asker, connections: list[Connection], pid: int, asks: int) -> Iterator[Burst]:
+def _bursts(asker: Asker, connections: list[AnswerClient], pid: int, asks: int) -> Iterator[AnswerBurst]:
     order = random.Random(SEED)
     with harness.bar(WARM_UPS + asks, type(asker).__name__.lower()) as bar:
         for number in range(WARM_UPS + asks):
@@ -321,7 +323,7 @@ def _bursts(asker: Asker, connections: list[Connection], pid: int, asks: int) ->
                 yield burst
 
 
-def _burst(asker: Asker, connections: list[Connection], text: str, pids: tuple[int, int]) -> Burst:
+def _burst(asker: Asker, connections: list[AnswerClient], text: str, pids: tuple[int, int]) -> AnswerBurst:
     asker.ask(text)
     seqs = {connection.hear(text) for connection in connections}
     if len(seqs) != 1:
@@ -337,7 +339,9 @@ def _burst(asker: Asker, connections: list[Connection], text: str, pids: tuple[i
     end = time.perf_counter()
     server, own = (_cpu_seconds(pid) - cpu for pid, cpu in zip(pids, before, strict=True))
     asker.check(lines, replies)
-    return Burst(end - start, sent - start, server, own, sum(1 for line in lines if is_answer(line, seq)))
+    return AnswerBurst(
+        end - start, sent - start, server, own, sum(1 for line in lines if is_answer(line, seq))
+    )
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -345,7 +349,7 @@ def _cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2) if pid else time.process_time()
 
 
-def _summary(bursts: list[Burst], clients: int) -> dict[str, Any]:
+def _summary(bursts: list[AnswerBurst], clients: int) -> dict[str, Any]:
     rates = [clients / burst.seconds for burst in bursts]
     return {
         "answers_per_second": median(rates),

@@ -18,7 +18,7 @@ import machine
 import plan
 import report
 import targets
-from grid import Progress, Run, Settings
+from grid import Comparison, ProgressBar, Settings
 from harness import Places
 from measurements import OURS, PLACE, Measurements
 from peers import PEERS
@@ -27,7 +27,7 @@ from plan import Timing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from peers import Peer
+    from peers import PeerServer
 
 FOLDER: Final = harness.ROOT / "benchmarks"
 
@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.quick and options.output is None:
-        parser.error("--quick measures nothing that is worth keeping: say with --output where to write it")
+        parser.error(
+            "--quick would replace the results by meaningless figures: name another folder with --output"
+        )
     options.output = options.output or FOLDER
     for name, value in _defaults(options).items():
         if getattr(options, name) is None:
@@ -60,30 +62,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, smallest = parser.add_argument, harness.MIN_COMMAND_BYTES
     keys = [peer.key for peer in PEERS]
-    add("--receivers", type=_numbers(1), metavar="N,...", help=f"default: {_listed(plan.RECEIVERS)}")
-    add("--sizes", type=_numbers(smallest), metavar="B,...", help=f"default: {_listed(plan.SIZES)} bytes")
-    add("--members", type=_numbers(2), metavar="N,...", help=f"default: {_listed(plan.MEMBERS)}")
+    add(
+        "--receivers",
+        type=_numbers(1),
+        metavar="N,...",
+        help=f"numbers of receivers (default: {_listed(plan.RECEIVERS)})",
+    )
+    add(
+        "--sizes",
+        type=_numbers(smallest),
+        metavar="B,...",
+        help=f"bytes of a command (default: {_listed(plan.SIZES)})",
+    )
+    add(
+        "--members",
+        type=_numbers(2),
+        metavar="N,...",
+        help=f"clients that join and leave (default: {_listed(plan.MEMBERS)})",
+    )
     add(
         "--peers",
         type=_some(keys),
         metavar="KEY,...",
-        help=f"some of {_listed(keys)}; rankserver always is one (default: all that are installed)",
+        help=f"measure these beside rankserver: {_listed(keys)} (default: all that are installed)",
     )
     add(
         "--parts",
         type=_some(plan.PARTS),
         metavar="PART,...",
-        help=f"some of {_listed(plan.PARTS)} (default: all)",
+        help=f"measure these parts: {_listed(plan.PARTS)} (default: all)",
     )
-    add("--rounds", type=harness.number(1), metavar="R", help="of each measurement (default: 5)")
-    add("--output", type=Path, metavar="DIR", help="for what is written (default: benchmarks/)")
-    add("--resume", action="store_true", help="go on where a run with the same arguments was interrupted")
-    add("--quick", action="store_true", help="show that it works, in seconds, and not how fast anything is")
+    add("--rounds", type=harness.number(1), metavar="R", help="rounds of each measurement (default: 5)")
+    add("--output", type=Path, metavar="DIR", help="write the results here (default: benchmarks/)")
+    add("--resume", action="store_true", help="continue an interrupted run with the same arguments")
+    add("--quick", action="store_true", help="check in seconds that it works; the figures mean nothing")
     add("--require", action="store_true", help="fail if a target is not met")
-    add("--json", action="store_true", help="print the whole result as one JSON document")
     return parser
 
 
@@ -102,7 +118,7 @@ def _some(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         names = tuple(text.split(","))
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {_listed(known)}")
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {_listed(known)}")
         return names
 
     return parse
@@ -127,12 +143,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         Timing.quick(options.rounds) if options.quick else Timing(options.rounds),
         Places.choose(),
     )
-    run = Run(settings, _head(options, settings.places, versions), options.output / PART)
+    run = Comparison(settings, _head(options, settings.places, versions), options.output / PART)
     if options.resume:
         run.resume()
     seconds = run.seconds()
     _announce(run.result, seconds)
-    with Progress(seconds) as progress:
+    with ProgressBar(seconds) as progress:
         result = run.run(progress)
     measured = Measurements.of_run(result)
     report.write(measured, options.output)
@@ -159,7 +175,7 @@ def _connections(options: argparse.Namespace) -> int:
     return most
 
 
-def _skipped(peer: Peer, options: argparse.Namespace, versions: dict[str, str | None]) -> str | None:
+def _skipped(peer: PeerServer, options: argparse.Namespace, versions: dict[str, str | None]) -> str | None:
     """Return why a peer is not measured, or None if it is."""
     if peer.key != OURS and peer.key not in options.peers:
         return "not asked for"
@@ -216,9 +232,9 @@ def _announce(result: dict[str, Any], seconds: float) -> None:
 
 def _show(result: dict[str, Any]) -> None:
     measured = Measurements.of_run(result)
-    for (senders, size, receivers), multiples in measured.faster().groupby(PLACE[:-1]):
+    for (senders, size, receivers), multiples in measured.multiples.throughput.groupby(PLACE[:-1]):
         who = "clients that all send" if senders == "every" else "receivers"
-        medians = multiples.groupby("peer").median().drop(OURS, errors="ignore")
+        medians = multiples.groupby("peer").median().dropna().drop(OURS, errors="ignore")
         listed = ", ".join(f"{value:.3g} x {peer}" for peer, value in medians.items())
         print(f"{receivers:>6,} {who}, {size:,} bytes: {listed or 'no other was measured'}")
     found = targets.check(measured)

@@ -1,8 +1,8 @@
 """Measure how long a command takes while another client floods the server with lines that it must answer.
 
-It starts the real server and some idle clients, and times commands from one client to another: first without
-    other load, then under a flood of each kind. A flood comes from its own process, which repeats one line as
-    fast as the server takes it, and reads every answer.
+Commands from one client of the real server to another are timed, while further clients are idle: first
+without other load, then under a flood of each kind. A flood comes from its own process, which repeats one
+line as fast as the server takes it, and reads every answer.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, closing, contextmanager
-from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from answers import Connection
-from harness import Address, BenchmarkError, RankServer
+import latency
+from answers import AnswerClient
+from harness import BenchmarkError, HostPort, LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection as Pipe
 
-# The line that each flood repeats. The RES answers no command that was sent, so each one is an error.
+# The line that each flood repeats. No command has the seq of the RES, so the server answers with an error.
 FLOODS: Final = {"ping": b"PING flood\n", "res": b"RES 4000000000 ok\n", "who": b"WHO\n"}
 # Seconds between two commands.
 PAUSE: Final = 0.002
@@ -41,25 +41,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
-    add("--clients", type=number(1), default=100, metavar="N", help="that are in the roster (default: 100)")
-    add("--commands", type=number(10), default=300, metavar="N", help="under each flood (default: 300)")
+    add("--clients", type=number(1), default=100, metavar="N", help="idle clients (default: 100)")
+    add(
+        "--commands",
+        type=number(10),
+        default=300,
+        metavar="N",
+        help="commands under each flood (default: 300)",
+    )
     add("--require", type=number(1), metavar="MS", help="fail if half of the commands take longer than MS")
-    add("--json", action="store_true", help="print one JSON document")
     return parser
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
-        server = stack.enter_context(RankServer(options.clients + 2 + len(FLOODS)))
+        server = stack.enter_context(LoopbackServer(options.clients + 2 + len(FLOODS)))
         sender, receiver, *_ = (
             _join(stack, server.address, f"client-{number}") for number in range(options.clients + 2)
         )
-        result: dict[str, Any] = {"idle": _summary(_milliseconds(sender, receiver, options.commands))}
+        result: dict[str, Any] = {"idle": latency.summary(_milliseconds(sender, receiver, options.commands))}
         for name, line in FLOODS.items():
             with _flood(server.address, line):
-                result[name] = _summary(_milliseconds(sender, receiver, options.commands))
+                result[name] = latency.summary(_milliseconds(sender, receiver, options.commands))
     if options.require:
         result["unmet"] = [
             f"half of the commands took {times['p50_ms']:.1f} ms under {name}, {options.require} are allowed"
@@ -69,14 +74,14 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _join(stack: ExitStack, address: Address, name: str) -> Connection:
-    connection = stack.enter_context(closing(Connection(address, name)))
+def _join(stack: ExitStack, address: HostPort, name: str) -> AnswerClient:
+    connection = stack.enter_context(closing(AnswerClient(address, name)))
     connection.joined()
     return connection
 
 
-def _milliseconds(sender: Connection, receiver: Connection, commands: int) -> list[float]:
-    """Send commands one after another; return how long each took to reach the receiver, ascending."""
+def _milliseconds(sender: AnswerClient, receiver: AnswerClient, commands: int) -> list[float]:
+    """Send commands one after another; return how long each took to reach the receiver."""
     times = []
     for number in range(commands):
         time.sleep(PAUSE)
@@ -85,16 +90,16 @@ def _milliseconds(sender: Connection, receiver: Connection, commands: int) -> li
         _wait_for(receiver, number)
         times.append((time.perf_counter() - start) * 1000)
         _wait_for(sender, number)
-    return sorted(times)
+    return times
 
 
-def _wait_for(connection: Connection, number: int) -> None:
+def _wait_for(connection: AnswerClient, number: int) -> None:
     while not any(line.endswith(f" 0 {number}") for line in connection.read()):
         pass
 
 
 @contextmanager
-def _flood(address: Address, line: bytes) -> Iterator[None]:
+def _flood(address: HostPort, line: bytes) -> Iterator[None]:
     """Flood the server from another process for the duration of the block."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=_send_for_ever, args=(address, line, theirs), daemon=True)
@@ -108,8 +113,8 @@ def _flood(address: Address, line: bytes) -> Iterator[None]:
         process.join()
 
 
-def _send_for_ever(address: Address, line: bytes, ready: Pipe) -> None:
-    """Join, set ``ready``, and flood the server until the process is killed."""
+def _send_for_ever(address: HostPort, line: bytes, ready: Pipe) -> None:
+    """Join, report to ``ready``, and flood the server until the process is killed."""
     with socket.create_connection(address) as sock:
         sock.sendall(b"HELLO\n")
         while b"WELCOME " not in (data := sock.recv(CHUNK)):
@@ -126,17 +131,9 @@ def _send_for_ever(address: Address, line: bytes, ready: Pipe) -> None:
                 rest = rest[sock.send(rest) :] or to_send
 
 
-def _summary(times: list[float]) -> dict[str, float]:
-    return {"p50_ms": median(times), "p99_ms": times[int(len(times) * 0.99)], "max_ms": times[-1]}
-
-
 def _show(result: dict[str, Any]) -> None:
     for name in ("idle", *FLOODS):
-        times = result[name]
-        print(
-            f"{name:<5} p50 {times['p50_ms']:.2f} ms, p99 {times['p99_ms']:.2f} ms, "
-            f"max {times['max_ms']:.2f} ms for a command to reach another client"
-        )
+        print(f"{name:<5} {latency.text(result[name])} for a command to reach another client")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run a whole comparison: all points of the grid, then membership. Each result is saved to a file at once.
+"""Run a whole comparison: all points of the grid, then membership, saving each result as soon as it is there.
 
 ``rounds.py`` measures a point and ``membership.py`` membership, as planned in ``plan.py``. Arguments and
 output are left to ``compare.py``.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness import Places
-    from peers import Peer
+    from peers import PeerServer
     from plan import Point, Timing
     from typing_extensions import Self
 
@@ -31,12 +31,12 @@ class Settings(NamedTuple):
 
     points: Sequence[Point]
     members: Sequence[int]
-    peers: Sequence[Peer]
+    peers: Sequence[PeerServer]
     timing: Timing
     places: Places
 
 
-class Progress:
+class ProgressBar:
     """A progress bar on standard error: planned seconds, the current measurement, and the time left."""
 
     def __init__(self, seconds: float) -> None:
@@ -64,7 +64,7 @@ class Progress:
         self._bar.update(seconds)
 
 
-class Run:
+class Comparison:
     """A comparison and its result so far, which is saved to a file after each step."""
 
     def __init__(self, settings: Settings, head: dict[str, Any], part: Path) -> None:
@@ -108,7 +108,7 @@ class Run:
         members = sum(plan.membership_seconds(clients, timing) for clients in self._members_left())
         return points + timing.rounds * members
 
-    def run(self, progress: Progress) -> dict[str, Any]:
+    def run(self, progress: ProgressBar) -> dict[str, Any]:
         """Measure the rest, and return the result.
 
         Raises:
@@ -141,7 +141,7 @@ class Run:
         done = {entry["clients"] for entry in self.result["membership"]}
         return [clients for clients in self._settings.members if clients not in done]
 
-    def _membership(self, clients: int, progress: Progress) -> dict[str, Any]:
+    def _membership(self, clients: int, progress: ProgressBar) -> dict[str, Any]:
         timing, places = self._settings.timing, self._settings.places
         found = []
         with membership.one_send(clients, places) as send:

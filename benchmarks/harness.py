@@ -1,7 +1,7 @@
-"""Shared by the benchmarks: build the load generator, start programs, and exchange lines with them.
+"""Build the load generator, start programs, and exchange lines with them, for all benchmarks.
 
-It measures nothing itself: clocks, sockets and verification are all in ``loadgen/``, a C process that Python
-    cannot slow down. Each benchmark decides what it measures and prints.
+Nothing is measured here: clocks, sockets and verification are in ``loadgen/``, a C program that Python cannot
+slow down. Each benchmark decides what it measures and prints.
 """
 
 from __future__ import annotations
@@ -33,16 +33,20 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "benchmarks" / "loadgen"
 PROGRAM: Final = ROOT / "build" / "loadgen"
 
-# The longest phase in seconds; the generator itself gives up if nothing arrives for 10 s.
+# Seconds to wait for an answer, more than any phase takes. The generator itself gives up when nothing has
+# arrived for 10 s.
 MAX_ANSWER_SECONDS: Final = 300.0
 
-# Seconds that a program has to end after it was told to.
+# Seconds within which the server must listen.
+MAX_START_SECONDS: Final = 30.0
+
+# Seconds that a program may take to end; if it was asked to end, it is then killed.
 MAX_EXIT_SECONDS: Final = 10.0
 
 # Descriptors that a process needs besides its sockets.
 SPARE_DESCRIPTORS: Final = 64
 
-# The bytes of the id that tells one command of the generator from another.
+# The bytes of the id by which the generator tells its commands apart.
 MIN_COMMAND_BYTES: Final = 14
 
 Event = dict[str, Any]
@@ -52,14 +56,14 @@ class BenchmarkError(Exception):
     """A benchmark cannot go on, or something was lost; the message says what."""
 
 
-class Address(NamedTuple):
+class HostPort(NamedTuple):
     """Where a server listens."""
 
     host: str
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> HostPort:
         """Parse ``HOST:PORT`` or ``[HOST]:PORT``.
 
         Raises:
@@ -96,7 +100,7 @@ class Places(NamedTuple):
 
     @property
     def spin(self) -> bool:
-        """Whether the generator may poll without sleeping, which it may if it has a CPU to itself."""
+        """Whether the generator polls without sleeping, as it has a CPU to itself."""
         return self.generator is not None
 
     @classmethod
@@ -125,9 +129,9 @@ def _siblings(cpu: int) -> set[int]:
 
 @contextmanager
 def _pinned(cpu: int | None) -> Iterator[None]:
-    """Pin programs that the block starts, with all their threads, to this CPU from their first instruction.
+    """Pin the programs that the block starts to this CPU, from their first instruction.
 
-    If it were set after the start, it would only hold for the first thread, and Go would count all CPUs.
+    Pinning a program that already runs would bind only its first thread, and Go would count all CPUs.
     """
     before = os.sched_getaffinity(0)
     if cpu is not None:
@@ -153,12 +157,12 @@ class Program:
     ) -> None:
         """Start ``command`` in ``folder``, on CPU ``cpu`` if given; errors refer to it by ``name``.
 
-        If ``output`` is given, everything it prints goes there and ``line`` cannot read it. If ``errors`` is
-        given, standard error goes there.
+        If ``output`` is given, all that the program prints goes there, and ``line`` cannot read it. If
+        ``errors`` is given, its standard error goes there.
         """
         self.name = name
         self._lines: deque[bytes] = deque()
-        # The beginning of the line after those.
+        # The beginning of a line that is not complete yet.
         self._begun = b""
         with _pinned(cpu):
             self._process = subprocess.Popen(
@@ -181,6 +185,15 @@ class Program:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """End the program if the block, which waits until it is ready, fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the program and wait for it."""
@@ -309,15 +322,15 @@ def build() -> None:
     fresh.replace(PROGRAM)
 
 
-class Server(Program):
+class ServerProgram(Program):
     """A started server and its addresses."""
 
-    address: Address
+    address: HostPort
     # The address for senders, if it differs.
-    sending: Address | None = None
+    sending: HostPort | None = None
 
 
-class RankServer(Server):
+class LoopbackServer(ServerProgram):
     """The real server, for up to ``capacity`` clients, on a free loopback port."""
 
     def __init__(
@@ -332,26 +345,20 @@ class RankServer(Server):
         command = [str(python) if python.exists() else sys.executable, "-m", "rankserver", str(capacity)]
         command += ["--port", "0", "--heartbeat", "0", "--log-level", "warning", *options]
         super().__init__("the server", command, cpu, folder=tree)
-        try:
-            words = self.line(seconds=30).split()
-            self.address = Address.parse(words[-1])
-        except BaseException:
-            self.close()
-            raise
+        with self.starting():
+            words = self.line(MAX_START_SECONDS).split()
+            self.address = HostPort.parse(words[-1])
 
 
-class Ceiling(Server):
+class Ceiling(ServerProgram):
     """A program that only sends prepared bytes to all connections: the most that the kernel can do."""
 
     def __init__(self, sockets: int, senders: int, size: int, cpu: int | None) -> None:
         """Start the program and wait until it listens."""
         command = [str(PROGRAM), "ceiling", str(sockets), str(senders), str(size)]
         super().__init__("the ceiling", command, cpu)
-        try:
-            self.address = Address("127.0.0.1", self.event()["port"])
-        except BaseException:
-            self.close()
-            raise
+        with self.starting():
+            self.address = HostPort("127.0.0.1", self.event()["port"])
 
 
 class Generator(Program):
@@ -359,7 +366,7 @@ class Generator(Program):
 
     def __init__(  # noqa: PLR0913 - each is a property of the load
         self,
-        address: Address,
+        address: HostPort,
         *,
         proto: str,
         receivers: int,
@@ -367,7 +374,7 @@ class Generator(Program):
         size: int,
         pid: int,
         places: Places,
-        sending: Address | None = None,
+        sending: HostPort | None = None,
     ) -> None:
         """Start it and wait until all connections are ready; ``ready`` is the event that it then reports.
 
@@ -381,11 +388,8 @@ class Generator(Program):
         ports = f"{address.port},{sending.port}" if sending else str(address.port)
         command = [str(PROGRAM), "generate", address.host, ports, proto]
         super().__init__("the generator", [*command, *map(str, numbers)], places.generator)
-        try:
+        with self.starting():
             self.ready = self.event()
-        except BaseException:
-            self.close()
-            raise
 
 
 def bar(total: int, what: str) -> tqdm[Any]:
@@ -394,12 +398,19 @@ def bar(total: int, what: str) -> tqdm[Any]:
     return tqdm(total=total, desc=what, leave=False, disable=None, bar_format=form)
 
 
+def parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser with the option --json, described by the first line of a module's ``doc``."""
+    found = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    found.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    return found
+
+
 def number(low: int) -> Callable[[str], int]:
     """Return an argument parser for whole numbers of at least ``low``."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {low} or more")
         return int(text)
 
     return parse
@@ -407,7 +418,7 @@ def number(low: int) -> Callable[[str], int]:
 
 @contextmanager
 def _unwound() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an exception in the block, so that it also ends what it has started."""
+    """Turn SIGTERM and SIGHUP into SystemExit in the block, so that the programs it started are ended too."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -431,8 +442,7 @@ def run(
 ) -> int:
     """Measure, print the result (as JSON with ``options.json``), and return the exit code.
 
-    A result may have sentences under ``unmet`` that name requirements it does not meet; these make the run
-    fail.
+    If the result has sentences under ``unmet``, which name the requirements that are not met, the run fails.
     """
     try:
         with _unwound():

@@ -1,8 +1,8 @@
 """Measure how long a command takes from Enter in one client program to the screen of another.
 
-It starts the real server and two real clients, types commands into one, and measures the time until the other
-prints that it executes them: first without other load, then while other clients keep joining and leaving. The
-time includes both client programs, the server, and every wake-up between them.
+Commands are typed into one of two real clients of the real server, and the time runs until the other prints
+that it executes them: first without other load, then while other clients keep joining and leaving. The time
+includes both client programs, the server, and every wake-up between them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import BenchmarkError, Program, RankServer
+import latency
+from harness import BenchmarkError, LoopbackServer, Program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,15 +34,16 @@ MAX_WAIT: Final = 10.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
-    parser = argparse.ArgumentParser(description="Measure how long a command takes to the other screen.")
-    parser.add_argument("--commands", type=harness.number(10), default=300, help="default: 300")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    return harness.run("interactive", parser.parse_args(argv), _measure, _show)
+    parser = harness.parser(__doc__)
+    parser.add_argument(
+        "--commands", type=harness.number(10), default=300, metavar="N", help="commands (default: 300)"
+    )
+    return harness.run("interactive.py", parser.parse_args(argv), _measure, _show)
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
-        server = stack.enter_context(RankServer(64))
+        server = stack.enter_context(LoopbackServer(64))
         above, below = (stack.enter_context(_client(server, name)) for name in ("above", "below"))
         quiet = _milliseconds(above, below, options.commands)
         stop = threading.Event()
@@ -53,10 +54,10 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         finally:
             stop.set()
             churn.join()
-    return {"idle": _summary(quiet), "joining": _summary(busy)}
+    return {"idle": latency.summary(quiet), "joining": latency.summary(busy)}
 
 
-def _client(server: RankServer, name: str) -> Program:
+def _client(server: LoopbackServer, name: str) -> Program:
     address = f"{server.address.host}:{server.address.port}"
     command = [sys.executable, "-m", "client", address, "--name", name, "--delay", "0"]
     client = Program(name, command)
@@ -66,7 +67,7 @@ def _client(server: RankServer, name: str) -> Program:
 
 
 def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
-    """Type commands into ``above``, wait for each at ``below``, and return the times, ascending."""
+    """Type commands into ``above``, wait for each at ``below``, and return the times."""
     times = []
     for number in range(commands):
         time.sleep(PAUSE)
@@ -75,10 +76,10 @@ def _milliseconds(above: Program, below: Program, commands: int) -> list[float]:
         while not below.line(MAX_WAIT).startswith("executing "):
             pass
         times.append((time.perf_counter() - start) * 1000)
-    return sorted(times)
+    return times
 
 
-def _join_and_leave(server: RankServer, stop: threading.Event) -> None:
+def _join_and_leave(server: LoopbackServer, stop: threading.Event) -> None:
     while not stop.wait(CHURN_PAUSE):
         with socket.create_connection(server.address) as sock:
             sock.sendall(b"HELLO\n")
@@ -86,17 +87,9 @@ def _join_and_leave(server: RankServer, stop: threading.Event) -> None:
                 raise BenchmarkError("the server closed a connection")
 
 
-def _summary(times: list[float]) -> dict[str, float]:
-    return {"p50_ms": median(times), "p99_ms": times[int(len(times) * 0.99)], "max_ms": times[-1]}
-
-
 def _show(result: dict[str, Any]) -> None:
     for name, what in (("idle", "nothing else happens"), ("joining", "others join and leave")):
-        times = result[name]
-        print(
-            f"{name:<8} p50 {times['p50_ms']:.2f} ms, p99 {times['p99_ms']:.2f} ms, "
-            f"max {times['max_ms']:.2f} ms from Enter to the other screen while {what}"
-        )
+        print(f"{name:<8} {latency.text(result[name])} from Enter to the other screen while {what}")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import Address, Ceiling, Generator, Places, RankServer
-from sources import CHUNKS, TRIALS, Source, choose_chunk
+from harness import Ceiling, Generator, HostPort, LoopbackServer, Places
+from sources import CHUNKS, TRIALS, BurstSource, choose_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sources import Burst
+    from sources import CommandBurst
 
 # Seconds of the paced phase that measures the latency.
 PACED_SECONDS: Final = 5
@@ -34,7 +34,7 @@ MIN_SATURATED: Final = 0.95
 
 
 @dataclass(frozen=True)
-class Load:
+class RequestedLoad:
     """The requested load."""
 
     clients: int
@@ -56,19 +56,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number, smallest = parser.add_argument, harness.number, harness.MIN_COMMAND_BYTES
-    add("--clients", type=number(0), default=100, metavar="N", help="receivers (default: 100)")
-    add("--commands", type=number(1), default=100_000, metavar="M", help="in each burst (default: 100000)")
+    add("--clients", type=number(0), default=100, metavar="N", help="clients that receive (default: 100)")
+    add(
+        "--commands",
+        type=number(1),
+        default=100_000,
+        metavar="M",
+        help="commands in a burst (default: 100000)",
+    )
     add("--size", type=number(smallest), default=64, metavar="B", help="bytes of a command (default: 64)")
     add("--senders", type=number(1), default=1, metavar="K", help="clients that send (default: 1)")
-    add("--bursts", type=number(1), default=7, metavar="X", help="take the median of X (default: 7)")
-    add("--rate", type=number(0), default=100, metavar="R", help="commands/s for the latency (default: 100)")
+    add(
+        "--bursts",
+        type=number(1),
+        default=7,
+        metavar="X",
+        help="bursts, of which the median counts (default: 7)",
+    )
+    add(
+        "--rate",
+        type=number(0),
+        default=100,
+        metavar="R",
+        help="commands/s for the latency; 0: none (default: 100)",
+    )
     add("--ceiling", action="store_true", help="compare with a program that only sends prepared bytes")
-    add("--require", type=float, metavar="R", help="fail at less than R of the ceiling (implies --ceiling)")
+    add("--require", type=float, metavar="R", help="fail below R times the ceiling (implies --ceiling)")
     add("--connect", metavar="HOST:PORT", help="measure this server instead of starting one")
-    add("--max-backlog", type=number(1), metavar="B", help="passed on to the server")
-    add("--json", action="store_true", help="print one JSON document")
+    add("--max-backlog", type=number(1), metavar="B", help="the server's --max-backlog, in bytes")
     return parser
 
 
@@ -76,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    load = Load(
+    load = RequestedLoad(
         options.clients, options.commands, options.size, options.senders, options.bursts, options.rate
     )
     harness.build()
@@ -85,7 +102,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         address, pid = _target(options, load, places, stack)
         result: dict[str, Any] = {"load": asdict(load), "one_client": _one_client(load, address, pid, places)}
-        server = Source(stack.enter_context(_generator(load, address, pid, places)))
+        server = BurstSource(stack.enter_context(_generator(load, address, pid, places)))
         ceiling = _ceiling(load, places, stack) if options.ceiling or options.require else None
         result |= _throughput(load, server, ceiling)
         if ceiling:
@@ -99,16 +116,20 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _target(options: argparse.Namespace, load: Load, places: Places, stack: ExitStack) -> tuple[Address, int]:
+def _target(
+    options: argparse.Namespace, load: RequestedLoad, places: Places, stack: ExitStack
+) -> tuple[HostPort, int]:
     """Return the address of the server, started if necessary, and its process id or 0."""
     if options.connect:
-        return Address.parse(options.connect), 0
+        return HostPort.parse(options.connect), 0
     extra = ["--max-backlog", str(options.max_backlog)] if options.max_backlog else []
-    server = stack.enter_context(RankServer(load.clients + load.senders, extra, places.sender))
+    server = stack.enter_context(LoopbackServer(load.clients + load.senders, extra, places.sender))
     return server.address, server.pid
 
 
-def _generator(load: Load, address: Address, pid: int, places: Places, proto: str = "rank") -> Generator:
+def _generator(
+    load: RequestedLoad, address: HostPort, pid: int, places: Places, proto: str = "rank"
+) -> Generator:
     return Generator(
         address,
         proto=proto,
@@ -120,29 +141,29 @@ def _generator(load: Load, address: Address, pid: int, places: Places, proto: st
     )
 
 
-def _ceiling(load: Load, places: Places, stack: ExitStack) -> Source:
+def _ceiling(load: RequestedLoad, places: Places, stack: ExitStack) -> BurstSource:
     sockets = load.clients + load.senders
     ceiling = stack.enter_context(Ceiling(sockets, load.senders, load.size, places.sender))
     generator = _generator(load, ceiling.address, ceiling.pid, places, "ceiling")
-    source = Source(stack.enter_context(generator), ceiling)
+    source = BurstSource(stack.enter_context(generator), ceiling)
     with harness.bar(TRIALS * len(CHUNKS), "tuning the ceiling") as bar:
         choose_chunk(source, load.commands, done=bar.update)
     return source
 
 
-def _one_client(load: Load, address: Address, pid: int, places: Places) -> dict[str, Any]:
+def _one_client(load: RequestedLoad, address: HostPort, pid: int, places: Places) -> dict[str, Any]:
     """Measure how many commands per second a single client can send and have confirmed."""
-    alone = Load(0, load.commands, load.size, 1, load.bursts, 0)
+    alone = RequestedLoad(0, load.commands, load.size, 1, load.bursts, 0)
     with _generator(alone, address, pid, places) as generator:
-        source = Source(generator)
+        source = BurstSource(generator)
         source.burst(load.commands)
         return _summary(alone, [source.burst(load.commands) for _ in range(load.bursts)])
 
 
-def _throughput(load: Load, server: Source, ceiling: Source | None) -> dict[str, Any]:
+def _throughput(load: RequestedLoad, server: BurstSource, ceiling: BurstSource | None) -> dict[str, Any]:
     """Run the bursts, alternating between the server and the ceiling, if any: machines are noisy."""
     sources = [server, ceiling] if ceiling else [server]
-    runs: list[list[Burst]] = [[] for _ in sources]
+    runs: list[list[CommandBurst]] = [[] for _ in sources]
     with harness.bar(load.bursts * len(sources), "bursts") as bar:
         for source in sources:
             # A warm-up, in which buffers grow and memory is touched.
@@ -159,7 +180,7 @@ def _throughput(load: Load, server: Source, ceiling: Source | None) -> dict[str,
     return result
 
 
-def _summary(load: Load, bursts: Sequence[Burst]) -> dict[str, Any]:
+def _summary(load: RequestedLoad, bursts: Sequence[CommandBurst]) -> dict[str, Any]:
     rates = [burst.rate for burst in bursts]
     # Bytes of one command as it is broadcast.
     size = bursts[-1].stream_bytes / load.commands
@@ -178,17 +199,17 @@ def _summary(load: Load, bursts: Sequence[Burst]) -> dict[str, Any]:
     }
 
 
-def _cpu_per_million(load: Load, bursts: Sequence[Burst]) -> float:
+def _cpu_per_million(load: RequestedLoad, bursts: Sequence[CommandBurst]) -> float:
     """Return the sender's CPU seconds per million deliveries, which is steady even on a busy machine."""
     return median(burst.sender_cpu / burst.commands for burst in bursts) * 1e6 / load.receivers
 
 
-def _drain(load: Load, ceiling: Source) -> dict[str, Any]:
+def _drain(load: RequestedLoad, ceiling: BurstSource) -> dict[str, Any]:
     """Measure how busy the generator is when it discards what the ceiling sends."""
     return _summary(load, [ceiling.burst(load.commands, "drain") for _ in range(DRAIN_BURSTS)])
 
 
-def _latency(load: Load, server: Source) -> dict[str, Any]:
+def _latency(load: RequestedLoad, server: BurstSource) -> dict[str, Any]:
     commands = load.rate * PACED_SECONDS
     with harness.bar(1, f"{PACED_SECONDS} s at {load.rate} commands/s") as bar:
         event = server.pace(commands, load.rate)
@@ -200,7 +221,7 @@ def _latency(load: Load, server: Source) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    load = Load(**result["load"])
+    load = RequestedLoad(**result["load"])
     print(f"{load.clients} receivers, {load.senders} sending; commands of {load.size} bytes,", end=" ")
     print(f"median of {load.bursts} bursts of {load.commands:,}")
     alone = result["one_client"]["commands_per_second"] / 1e6
@@ -247,7 +268,7 @@ def _verdict(ceiling: dict[str, Any], drain: dict[str, Any]) -> str:
     return f"{verdict}; {numbers} and {drain['generator_busy']:.0%} with reading alone"
 
 
-def _show_latency(latency: dict[str, Any], load: Load) -> None:
+def _show_latency(latency: dict[str, Any], load: RequestedLoad) -> None:
     p50, p99, top, late = (latency[key] / 1e3 for key in ("p50", "p99", "max", "late"))
     print(f"latency      p50 {p50:.3f} ms, p99 {p99:.3f} ms, max {top:.3f} ms", end=" ")
     print(f"until the last of {load.receivers} has it, at {latency['rate']} commands/s", end=" ")

@@ -14,8 +14,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 import harness
-from harness import ROOT, BenchmarkError, Ceiling, Generator, Places, Program, RankServer
-from sources import Source
+from harness import ROOT, BenchmarkError, Ceiling, Generator, LoopbackServer, Places, Program
+from sources import BurstSource
 from targets import MAX_HALF, MAX_MEMORY, MIN_JOINS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # The CPU seconds that idle clients may cost: a few ticks of the kernel's accounting clock.
 MAX_IDLE: Final = 0.02
 
-# Seconds after the last JOIN in which the server may give memory back.
+# Milliseconds after the last JOIN during which the allocator may still give memory back to the kernel.
 SETTLE_MS: Final = 500
 
 # The seed for choosing the clients that leave, so that a run can be repeated.
@@ -46,14 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, number = parser.add_argument, harness.number
-    add("--clients", type=number(2), default=8000, metavar="N", help="that join (default: 8000)")
-    add("--leave", type=number(1), metavar="L", help="how many leave at once (default: half of them)")
-    add("--idle", type=number(1), default=1000, metavar="N", help="that sit idle (default: 1000)")
-    add("--idle-seconds", type=number(1), default=5, metavar="S", help="for so long (default: 5)")
-    add("--require", action="store_true", help="fail if one of the promises does not hold")
-    add("--json", action="store_true", help="print one JSON document")
+    add("--clients", type=number(2), default=8000, metavar="N", help="clients that join (default: 8000)")
+    add("--leave", type=number(1), metavar="L", help="clients that leave at once (default: half of them)")
+    add("--idle", type=number(1), default=1000, metavar="N", help="clients that sit idle (default: 1000)")
+    add(
+        "--idle-seconds",
+        type=number(1),
+        default=5,
+        metavar="S",
+        help="seconds for which they do (default: 5)",
+    )
+    add("--require", action="store_true", help="fail if a figure exceeds its limit")
     return parser
 
 
@@ -64,7 +69,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     harness.build()
     clients, leave = options.clients, options.leave or options.clients // 2
     if leave >= clients:
-        raise BenchmarkError(f"{leave} of {clients} clients cannot leave: nobody would know")
+        raise BenchmarkError(f"{leave} of {clients} clients cannot leave: at least one must stay to be told")
     harness.raise_descriptor_limit(max(clients + FIRST, options.idle))
     places = Places.choose()
     with harness.bar(2, "membership") as bar:
@@ -89,22 +94,19 @@ def _unmet(result: dict[str, Any]) -> list[str]:
     return [sentence for holds, sentence in promises if not holds]
 
 
-def _members(server: RankServer, places: Places) -> Program:
+def _members(server: LoopbackServer, places: Places) -> Program:
     numbers = [server.address.port, server.pid, int(places.spin)]
     command = [str(harness.PROGRAM), "members", server.address.host, *map(str, numbers)]
     members = Program("the generator", command, places.generator)
-    try:
+    with members.starting():
         members.event()
-    except BaseException:
-        members.close()
-        raise
     return members
 
 
 def join_and_leave(clients: int, leave: int, places: Places, tree: Path = ROOT) -> dict[str, Any]:
     """Let ``clients`` join the server of source tree ``tree``, and drop ``leave`` of them at once."""
     with (
-        RankServer(clients + FIRST, cpu=places.sender, tree=tree) as server,
+        LoopbackServer(clients + FIRST, cpu=places.sender, tree=tree) as server,
         _members(server, places) as members,
     ):
         join = _join(members, server.pid, clients)
@@ -131,7 +133,7 @@ def _join(members: Program, pid: int, clients: int) -> harness.Event:
 
 
 def _idle(clients: int, seconds: int, places: Places) -> dict[str, Any]:
-    with RankServer(clients, cpu=places.sender) as server, _members(server, places) as members:
+    with LoopbackServer(clients, cpu=places.sender) as server, _members(server, places) as members:
         members.ask(f"join {clients}")
         members.ask("settle")
         members.ask(f"idle {SETTLE_MS}")
@@ -154,7 +156,7 @@ def memory(pid: int) -> int:
     for line in lines:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
-    raise BenchmarkError(f"the kernel does not tell a server's memory ({path})")
+    raise BenchmarkError(f"the kernel does not report a server's memory in {path}")
 
 
 # --- rounds, for a comparison -----------------------------------------------------------------
@@ -181,7 +183,7 @@ def one_send(clients: int, places: Places) -> Iterator[Callable[[], float]]:
             places=places,
         ) as generator,
     ):
-        source = Source(generator, ceiling)
+        source = BurstSource(generator, ceiling)
         yield lambda: source.burst(1).seconds
 
 
@@ -193,7 +195,7 @@ def one_round(
     One client leaves and comes back ``singles`` times, and each time ``send`` (see ``one_send``) lets the
     ceiling send once; the median counts.
     """
-    with RankServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
+    with LoopbackServer(clients + FIRST, cpu=places.sender) as server, _members(server, places) as members:
         join = _join(members, server.pid, clients)
         idle = members.ask(f"idle {int(sitting * 1000)}")
         ones, sends = [], []

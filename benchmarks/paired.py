@@ -21,8 +21,8 @@ import harness
 import machine
 import membership
 import plan
-from harness import BenchmarkError, Ceiling, Generator, Places, RankServer
-from sources import Source, choose_chunk
+from harness import BenchmarkError, Ceiling, Generator, LoopbackServer, Places
+from sources import BurstSource, choose_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ QUICK: Final = 50
 Figures = dict[str, float]
 
 
-class Pair(NamedTuple):
+class TreePair(NamedTuple):
     """The two trees, and how they are compared."""
 
     trees: dict[str, Path]
@@ -62,12 +62,19 @@ class Pair(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare two trees; return the exit code: 1 if anything was lost or the comparison cannot run."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("before", type=_tree, help="source tree of the server that is compared with")
-    parser.add_argument("after", type=_tree, nargs="?", default=harness.ROOT, help="default: this tree")
-    parser.add_argument("--rounds", type=harness.number(1), default=5, metavar="R", help="default: 5")
-    parser.add_argument("--quick", action="store_true", help="show that it works, not how fast anything is")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser = harness.parser(__doc__)
+    parser.add_argument("before", type=_tree, help="source tree of the first server")
+    parser.add_argument(
+        "after",
+        type=_tree,
+        nargs="?",
+        default=harness.ROOT,
+        help="source tree of the second (default: this tree)",
+    )
+    parser.add_argument(
+        "--rounds", type=harness.number(1), default=5, metavar="R", help="rounds (default: 5)"
+    )
+    parser.add_argument("--quick", action="store_true", help="check that it works; the figures mean nothing")
     return harness.run("paired.py", parser.parse_args(argv), _measure, _show)
 
 
@@ -85,7 +92,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     harness.build()
     harness.raise_descriptor_limit(MEMBERS + membership.FIRST)
     trees = dict(zip(TREES, (options.before, options.after), strict=True))
-    pair = Pair(trees, Places.choose(), QUICK if options.quick else 1)
+    pair = TreePair(trees, Places.choose(), QUICK if options.quick else 1)
     rounds: list[dict[str, Figures]] = []
     with harness.bar(options.rounds, "rounds") as bar:
         for number in range(options.rounds):
@@ -97,7 +104,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _round(pair: Pair, number: int) -> dict[str, Figures]:
+def _round(pair: TreePair, number: int) -> dict[str, Figures]:
     """Return the figures of each tree; the number of the round decides which tree comes first."""
     figures: dict[str, Figures] = {which: {} for which in TREES}
     for receivers in RECEIVERS:
@@ -109,7 +116,7 @@ def _round(pair: Pair, number: int) -> dict[str, Figures]:
     return figures
 
 
-def _load(pair: Pair, receivers: int, number: int) -> dict[str, Figures]:
+def _load(pair: TreePair, receivers: int, number: int) -> dict[str, Figures]:
     """Run bursts of both servers and of the ceiling in turn; all of them stay connected."""
     point = plan.Point(everyone=False, receivers=receivers, size=plan.MAIN_SIZE)
     commands = plan.max_commands(point, plan.Timing(1)) // pair.share
@@ -134,20 +141,20 @@ def _rates(receivers: int, ours: Sequence[float], ceiling: Sequence[float]) -> F
     }
 
 
-def _server(tree: Path, receivers: int, places: Places, stack: ExitStack) -> Source:
-    server = stack.enter_context(RankServer(receivers + 1, cpu=places.sender, tree=tree))
-    return Source(stack.enter_context(_generator(server, "rank", receivers, places)))
+def _server(tree: Path, receivers: int, places: Places, stack: ExitStack) -> BurstSource:
+    server = stack.enter_context(LoopbackServer(receivers + 1, cpu=places.sender, tree=tree))
+    return BurstSource(stack.enter_context(_generator(server, "rank", receivers, places)))
 
 
-def _ceiling(receivers: int, commands: int, places: Places, stack: ExitStack) -> Source:
+def _ceiling(receivers: int, commands: int, places: Places, stack: ExitStack) -> BurstSource:
     ceiling = stack.enter_context(Ceiling(receivers + 1, 1, plan.MAIN_SIZE, places.sender))
     generator = stack.enter_context(_generator(ceiling, "ceiling", receivers, places))
-    source = Source(generator, ceiling)
+    source = BurstSource(generator, ceiling)
     choose_chunk(source, commands, trials=1)
     return source
 
 
-def _generator(server: harness.Server, proto: str, receivers: int, places: Places) -> Generator:
+def _generator(server: harness.ServerProgram, proto: str, receivers: int, places: Places) -> Generator:
     return Generator(
         server.address,
         proto=proto,
@@ -159,7 +166,7 @@ def _generator(server: harness.Server, proto: str, receivers: int, places: Place
     )
 
 
-def _latency(tree: Path, pair: Pair) -> Figures:
+def _latency(tree: Path, pair: TreePair) -> Figures:
     with ExitStack() as stack:
         source = _server(tree, LATENCY_RECEIVERS, pair.places, stack)
         paced = source.pace(max(LATENCY_RATE * LATENCY_SECONDS // pair.share, 1), LATENCY_RATE)
@@ -167,7 +174,7 @@ def _latency(tree: Path, pair: Pair) -> Figures:
     return {f"{what}, {quantile}": paced[quantile] for quantile in ("p50", "p99")}
 
 
-def _membership(tree: Path, pair: Pair) -> Figures:
+def _membership(tree: Path, pair: TreePair) -> Figures:
     clients = MEMBERS // pair.share
     found = membership.join_and_leave(clients, clients // 2, pair.places, tree)
     return {
@@ -176,7 +183,7 @@ def _membership(tree: Path, pair: Pair) -> Figures:
     }
 
 
-def _answers(tree: Path, pair: Pair) -> Figures:
+def _answers(tree: Path, pair: TreePair) -> Figures:
     found = answers.measure(ANSWERING // pair.share, max(ASKS // pair.share, 1), tree)
     return {f"answers/s, {what}": found[what]["answers_per_second"] for what in ("relayed", "shown")}
 
@@ -198,7 +205,7 @@ def _show(result: dict[str, Any]) -> None:
 def ratio(before: Sequence[float], after: Sequence[float]) -> str:
     """Return the median, the lowest and the highest ratio of the pairs, as text."""
     if not all(before):
-        raise BenchmarkError("a figure of the tree that is compared with is 0")
+        raise BenchmarkError("a figure of the first tree is 0, so nothing can be compared with it")
     ratios = [new / old for old, new in zip(before, after, strict=True)]
     return f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import harness
-from harness import Address, BenchmarkError, Ceiling, RankServer, Server
+from harness import BenchmarkError, Ceiling, HostPort, LoopbackServer, ServerProgram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,13 +39,13 @@ START_SECONDS: Final = 10.0
 # Seconds between two attempts to connect.
 TRY_SECONDS: Final = 0.01
 
-# Attempts to start a server on a free port, which another program may take in between.
+# Attempts to start a server on a port that was free, but that another program may take first.
 MAX_ATTEMPTS: Final = 5
 
 # A socket can connect to itself if its own port happens to be the target's. From this address it cannot.
 OTHER_HOST: Final = "127.0.0.2"
 
-# Clients that Redis must allow in addition, for connections that are just being closed.
+# Clients that Redis must allow beyond those of the load, as closed connections count for a moment.
 SPARE_CLIENTS: Final = 32
 
 # More connections than a system allows, so this is no limit.
@@ -75,10 +75,10 @@ max_pending: 1000000000000
 write_deadline: "1h"
 ping_interval: "1h"
 """
-# The limit of the queue is a number that is never reached: 0, for no limit, makes versions 2.0.16 to 2.0.20
-# disconnect publishers. The check for duplicates compares each receiver with all others for each message;
-# later versions have it off. Without ``user root``, a server that root starts would change to a user whose
-# memory cannot be read.
+# The limit of the queue is never reached; 0, which means no limit, makes versions 2.0.16 to 2.0.20 disconnect
+# publishers. The check for duplicates, which later versions have off, compares each receiver with all others
+# for each message. Without ``user root``, a server started by root would switch to a user whose memory cannot
+# be read.
 MOSQUITTO: Final = """
 listener PORT HOST
 allow_anonymous true
@@ -90,7 +90,7 @@ allow_duplicate_messages true
 """
 
 
-class Load(NamedTuple):
+class PeerLoad(NamedTuple):
     """The load that a peer is started for: receivers, senders, and the bytes of a command."""
 
     receivers: int
@@ -104,7 +104,7 @@ class Load(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Peer:
+class PeerServer:
     """A server to compare with."""
 
     key: str
@@ -120,7 +120,7 @@ class Peer:
     # Returns the version, or None if the peer is not installed.
     version: Callable[[], str | None]
     # Starts the server on a CPU, and returns when it listens.
-    start: Callable[[Load, int | None], Server]
+    start: Callable[[PeerLoad, int | None], ServerProgram]
     # Whether each client needs a second connection, to receive, if all clients send.
     every_pairs: bool = False
     # The most connections that it can reasonably handle.
@@ -130,11 +130,11 @@ class Peer:
 # --- starting ---------------------------------------------------------------------------------
 
 
-class Daemon(Server):
+class Daemon(ServerProgram):
     """A third-party server in its own folder; it is ended at the end of its ``with`` block."""
 
     def __init__(
-        self, name: str, command: Sequence[str], config: str, address: Address, cpu: int | None
+        self, name: str, command: Sequence[str], config: str, address: HostPort, cpu: int | None
     ) -> None:
         """Start ``command`` with ``config`` in a file, and wait until it accepts connections.
 
@@ -186,7 +186,7 @@ class Daemon(Server):
         return self._output.read().decode(errors="replace").strip() or "it printed nothing"
 
 
-class Script(Server):
+class Script(ServerProgram):
     """One of the servers in ``servers/``."""
 
     def __init__(self, name: str, file: str, options: Sequence[str], cpu: int | None) -> None:
@@ -196,23 +196,20 @@ class Script(Server):
             BenchmarkError: if it does not.
         """
         super().__init__(name, [sys.executable, str(SERVERS / file), *options], cpu)
-        try:
+        with self.starting():
             words = self.line(START_SECONDS).removeprefix("listening on ").split()
-            self.address, *elsewhere = map(Address.parse, words)
+            self.address, *elsewhere = map(HostPort.parse, words)
             self.sending = elsewhere[0] if elsewhere else None
-        except BaseException:
-            self.close()
-            raise
 
 
-def daemon(name: str, command: Sequence[str], config: str) -> Callable[[Load, int | None], Server]:
+def daemon(name: str, command: Sequence[str], config: str) -> Callable[[PeerLoad, int | None], ServerProgram]:
     """Return a function that starts a third-party server; ``config`` has placeholders such as PORT.
 
     Such servers cannot let the system pick a port. It is picked here, and another one if it is taken by then.
     """
 
-    def attempt(load: Load, cpu: int | None) -> Daemon | None:
-        address = Address(HOST, _free_port())
+    def attempt(load: PeerLoad, cpu: int | None) -> Daemon | None:
+        address = HostPort(HOST, _free_port())
         clients = max(DEFAULT_CLIENTS, load.connections + SPARE_CLIENTS)
         text = config.replace("HOST", HOST).replace("PORT", str(address.port))
         try:
@@ -222,7 +219,7 @@ def daemon(name: str, command: Sequence[str], config: str) -> Callable[[Load, in
                 return None
             raise
 
-    def start(load: Load, cpu: int | None) -> Server:
+    def start(load: PeerLoad, cpu: int | None) -> ServerProgram:
         for _ in range(MAX_ATTEMPTS):
             if daemon := attempt(load, cpu):
                 return daemon
@@ -231,7 +228,7 @@ def daemon(name: str, command: Sequence[str], config: str) -> Callable[[Load, in
     return start
 
 
-def _script(name: str, file: str, *options: str) -> Callable[[Load, int | None], Server]:
+def _script(name: str, file: str, *options: str) -> Callable[[PeerLoad, int | None], ServerProgram]:
     """Return a function that starts one of the servers in ``servers/``."""
     return lambda _load, cpu: Script(name, file, options, cpu)
 
@@ -284,8 +281,8 @@ def _zeromq_version() -> str | None:
 
 # --- the peers --------------------------------------------------------------------------------
 
-PEERS: Final[tuple[Peer, ...]] = (
-    Peer(
+PEERS: Final[tuple[PeerServer, ...]] = (
+    PeerServer(
         key="rankserver",
         name="rankserver",
         one="rank",
@@ -296,9 +293,9 @@ PEERS: Final[tuple[Peer, ...]] = (
         " is BBR, which paces, this takes about a tenth to a fifth less CPU time.",
         install="pip install -e .",
         version=lambda: _package_version("rankserver"),
-        start=lambda load, cpu: RankServer(load.connections, ["--max-backlog", NO_LIMIT], cpu),
+        start=lambda load, cpu: LoopbackServer(load.connections, ["--max-backlog", NO_LIMIT], cpu),
     ),
-    Peer(
+    PeerServer(
         key="redis",
         name="Redis pub/sub",
         one="redis",
@@ -310,7 +307,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         version=_printed_version("redis-server", "--version", r"v=(\S+)"),
         start=daemon("Redis", ["redis-server"], REDIS),
     ),
-    Peer(
+    PeerServer(
         key="nats",
         name="NATS core",
         one="nats",
@@ -322,7 +319,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         version=_printed_version("nats-server", "--version", r"v(\d\S*)"),
         start=daemon("NATS", ["nats-server", "-c"], NATS),
     ),
-    Peer(
+    PeerServer(
         key="zeromq",
         name="ZeroMQ XSUB/XPUB proxy",
         one="zmq",
@@ -334,7 +331,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         version=_zeromq_version,
         start=_script("the ZeroMQ proxy", "zmq_proxy.py"),
     ),
-    Peer(
+    PeerServer(
         key="mosquitto",
         name="Mosquitto QoS 0",
         one="mqtt",
@@ -348,7 +345,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         version=_printed_version("mosquitto", "-h", r"version (\S+)"),
         start=daemon("Mosquitto", ["mosquitto", "-c"], MOSQUITTO),
     ),
-    Peer(
+    PeerServer(
         key="asyncio",
         name="asyncio streams",
         one="plain",
@@ -358,7 +355,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         version=platform.python_version,
         start=_script("the asyncio server", "asyncio_broadcast.py"),
     ),
-    Peer(
+    PeerServer(
         key="uvloop",
         name="asyncio streams on uvloop",
         one="plain",
@@ -368,7 +365,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         version=lambda: _package_version("uvloop"),
         start=_script("the uvloop server", "asyncio_broadcast.py", "--uvloop"),
     ),
-    Peer(
+    PeerServer(
         key="threads",
         name="a thread per client",
         one="plain",
@@ -379,7 +376,7 @@ PEERS: Final[tuple[Peer, ...]] = (
         version=platform.python_version,
         start=_script("the threads server", "threads_broadcast.py"),
     ),
-    Peer(
+    PeerServer(
         key="ceiling",
         name="the ceiling",
         one="ceiling",

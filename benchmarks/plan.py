@@ -26,27 +26,27 @@ MAIN_SIZE: Final = 64
 # The number of receivers at which the latency is measured with every size.
 MAIN_RECEIVERS: Final = 100
 
-# The numbers of clients that all send; more of them would take far too long.
+# The numbers of clients with which all of them send. With more it would take far too long.
 EVERYONE: Final = range(10, 1_001)
 
-# The number of commands that each client sends at once if all send.
+# The number of commands that each client sends in one burst if all send.
 EACH: Final = 10
 
-# A burst with this many deliveries takes the fastest peer 0.05 to 0.2 s, much longer than any disturbance by
-# the scheduler.
+# The deliveries of a full burst. They take the fastest peer 0.05 to 0.2 s, much longer than the scheduler
+# could disturb it.
 MAX_DELIVERIES: Final = 20_000_000
 
-# A burst has at least this many commands. With 16 KiB and 5,000 receivers it would have fewer, so that point
-# is left out.
+# The fewest commands of a full burst. With 16 KiB and 5,000 receivers there would be fewer, so that point is
+# left out.
 MIN_COMMANDS: Final = 20
 
 # The bytes of text that a burst sends to all receivers together.
 MAX_BYTES: Final = 1_500_000_000
 
-# More commands in a burst would take longer to prepare than to send.
+# The most commands of a burst: more would take longer to prepare than to send.
 MAX_COMMANDS: Final = 2_000_000
 
-# The most bytes that the generator keeps of one phase.
+# The most bytes of one phase that the generator keeps.
 MAX_PHASE_BYTES: Final = 1 << 30
 
 # The bytes that the generator allows for the frame around a text.

@@ -1,14 +1,14 @@
-"""Draw the plots of the results page as SVG: a line for each peer, with the spread of the rounds as bars."""
+"""Draw the plots of the results page as SVG: the medians of the rounds, with a line for each peer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
 import pandas as pd
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-from measurements import CEILING, OURS
+from measurements import CEILING
 from plan import MAIN_SIZE
 
 if TYPE_CHECKING:
@@ -21,116 +21,65 @@ if TYPE_CHECKING:
 WIDTH: Final = 9.0
 HEIGHT: Final = 3.2
 
-# The value axis is logarithmic if the largest value is at least this multiple of the smallest.
-MIN_LOGARITHMIC: Final = 5
-
-# Keep text as text, and give the same bytes for the same measurements.
-STYLE: Final[Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "rankserver",
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-}
-
-# Colours by Okabe and Ito and by Paul Tol, which colour-blind readers can tell apart.
-COLOURS: Final = {
-    OURS: "#d55e00",
-    "redis": "#0072b2",
-    "nats": "#009e73",
-    "zeromq": "#cc79a7",
-    "mosquitto": "#999933",
-    "asyncio": "#56b4e9",
-    "uvloop": "#882255",
-    "threads": "#222222",
-    CEILING: "#666666",
-}
-
-# The values of a panel, indexed by line, x and round; keys are panel titles.
-Panels = dict[str, pd.Series]
+# Keep text as text, give the same bytes for the same measurements, and use the ten colours of Tableau that
+# colour-blind readers can tell apart.
+STYLE: Final[Any] = [
+    "tableau-colorblind10",
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "rankserver",
+        "font.size": 9,
+        "axes.grid": True,
+        "grid.color": "#e4e4e4",
+    },
+]
 
 
 def draw(measured: Measurements, folder: Path) -> None:
-    """Write all plots."""
-    throughput = _over_receivers(measured.burst("throughput") / 1e6)
-    _write(folder / "throughput.svg", "Million deliveries per second, over receivers", throughput)
-    latency: Panels = {}
-    for load in ("idle", "half"):
-        for quantile in ("p50", "p99"):
-            panels = _over_receivers(measured.pace(load, quantile) / 1e3)
-            latency |= {
-                f"{quantile}, {load}, {size}": it for size, it in panels.items() if size == _size(MAIN_SIZE)
-            }
-    _write(folder / "latency.svg", "ms until the last receiver has a command, over receivers", latency)
-    cost = _over_receivers(measured.burst("cpu") * 1e9)
-    _write(folder / "cost.svg", "Nanoseconds of the server's CPU per delivery, over receivers", cost)
-    _write(folder / "membership.svg", "Clients that join and leave, over clients", _membership(measured))
-
-
-def _over_receivers(values: pd.Series[Any]) -> Panels:
-    """Return a panel for each command size, with one sender."""
-    one = values[values.index.get_level_values("senders") == "one"].dropna().droplevel("senders")
-    groups = one.groupby("size")
-    return {
-        _size(size): it.droplevel("size").reorder_levels(["peer", "receivers", "round"])
-        for size, it in groups
+    """Write all plots, of the points with one sender."""
+    rounds = measured.rounds[measured.rounds.index.get_level_values("senders") == "one"]
+    medians = rounds.groupby(["size", "receivers", "peer"]).median().unstack("peer")
+    # Every panel has the same columns, so that a peer has the same colour in all.
+    medians = medians.reindex(columns=[peer["key"] for peer in measured.about["peers"]], level="peer")
+    sizes = {f"{size:,} bytes": of_size.droplevel("size") for size, of_size in medians.groupby("size")}
+    throughput = {size: it["throughput"] for size, it in sizes.items()}
+    cost = {size: it["cpu"] * 1e3 for size, it in sizes.items()}
+    latency = {
+        f"{quantile}, {load}, {size}": sizes[size][f"{load} {quantile}"]
+        for size in sizes.keys() & {f"{MAIN_SIZE} bytes"}
+        for load in ("idle", "half")
+        for quantile in ("p50", "p99")
     }
+    _write(folder / "throughput.svg", "Million deliveries per second, over receivers", throughput)
+    _write(folder / "latency.svg", "ms until the last receiver has a command, over receivers", latency)
+    _write(folder / "cost.svg", "Nanoseconds of the server's CPU per delivery, over receivers", cost)
 
 
-def _size(size: int) -> str:
-    return f"{size:,} bytes"
-
-
-def _membership(measured: Measurements) -> Panels:
-    rounds = measured.members.set_index(["clients", "round"])
-    titles = {"half_leave": "half of them leave", "hundred_leave": "100 leave", "one_leaves": "one leaves"}
-    titles["ceiling_one"] = CEILING
-    leaves = rounds[list(titles)].astype(float).rename(columns=titles) * 1e3
-    ours = {"joins per second": "joins_per_second", "bytes per idle client": "memory_per_client"}
-    panels = {title: pd.concat({OURS: rounds[name]}) for title, name in ours.items()}
-    return {"ms until the last survivor knows": leaves.unstack(["clients", "round"]).dropna()} | panels
-
-
-def _write(path: Path, title: str, panels: Panels) -> None:
-    """Write panels, two or three per row, with one legend below; without panels, remove the file."""
+def _write(path: Path, title: str, panels: dict[str, pd.DataFrame]) -> None:
+    """Write panels, two per row, with one legend below; without any values, remove the file."""
     path.unlink(missing_ok=True)
-    panels = {name: values for name, values in panels.items() if len(values)}
+    panels = {name: lines for name, lines in panels.items() if lines.notna().any(axis=None)}
     if not panels:
         return
-    columns = 3 if len(panels) == 3 else min(len(panels), 2)
+    columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
-    with mpl.rc_context(STYLE):
+    with style.context(STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT * rows), layout="constrained")
         figure.suptitle(title, fontweight="bold")
-        legend: dict[str, Any] = {}
-        for axes, (name, values) in zip(
-            figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False
-        ):
-            _plot(axes, values)
-            axes.set_title(name)
-            handles, labels = axes.get_legend_handles_labels()
-            legend |= dict(zip(labels, handles, strict=True))
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=5, frameon=False)
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, (name, lines) in zip(grid, panels.items(), strict=False):
+            _plot(axes, name, lines)
+        figure.legend(
+            *grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False
+        )
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def _plot(axes: Axes, values: pd.Series[Any]) -> None:
-    """Draw a line for each first level of the index over the second."""
-    names = set(values.index.get_level_values(0))
-    for name in (*(it for it in COLOURS if it in names), *sorted(names - COLOURS.keys())):
-        rounds = values[name].groupby(level=0)
-        middle = rounds.median()
-        spread = (middle - rounds.min(), rounds.max() - middle)
-        style: dict[str, Any] = {"label": name, "color": COLOURS.get(name), "elinewidth": 1, "marker": "."}
-        style |= {"lw": 2.6 if name == OURS else 1.2, "ls": "--" if name == CEILING else "-"}
-        axes.errorbar(middle.index, middle, spread, **style)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(values.index.get_level_values(1)))))
-    if values.max() > MIN_LOGARITHMIC * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    else:
-        axes.set_ylim(bottom=0)
+def _plot(axes: Axes, title: str, lines: pd.DataFrame) -> None:
+    """Draw a line for each peer over the receivers, on logarithmic axes."""
+    lines.plot(ax=axes, title=title, loglog=True, style={CEILING: "--"}, marker=".", legend=False, xlabel="")
+    axes.xaxis.set_major_locator(FixedLocator(lines.index))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

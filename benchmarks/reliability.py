@@ -19,7 +19,7 @@ from harness import BenchmarkError
 
 from tests.abuse import crowds, ends, liars, slow, strangers
 from tests.abuse.clients import raise_descriptor_limit
-from tests.abuse.outcome import MIB, Outcome
+from tests.abuse.outcome import MIB, RowOutcome
 from tests.abuse.subjects import RANK, SUBJECTS, Subject
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Row:
     key: str
     deed: str
     must: str
-    do: Callable[..., Outcome]
+    do: Callable[..., RowOutcome]
     small: dict[str, Any] = field(default_factory=dict)
     subjects: tuple[str, ...] = ALL
     possible: Callable[[], bool] = lambda: True
@@ -177,12 +177,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = harness.parser(__doc__)
     add, keys = parser.add_argument, [row.key for row in ROWS]
-    add("--rows", nargs="+", choices=keys, default=keys, metavar="ROW", help=f"of {', '.join(keys)}")
-    add("--subjects", nargs="+", choices=ALL, default=list(ALL), metavar="KEY", help=f"of {', '.join(ALL)}")
-    add("--small", action="store_true", help="show that it works, in seconds; the page stays as it is")
-    add("--json", action="store_true", help="print the whole result as one JSON document")
+    add(
+        "--rows",
+        nargs="+",
+        choices=keys,
+        default=keys,
+        metavar="ROW",
+        help=f"run these tests: {', '.join(keys)}",
+    )
+    add(
+        "--subjects",
+        nargs="+",
+        choices=ALL,
+        default=list(ALL),
+        metavar="KEY",
+        help=f"abuse these servers: {', '.join(ALL)}",
+    )
+    add("--small", action="store_true", help="check in seconds that it works; leave the page alone")
     return parser
 
 
@@ -213,7 +226,7 @@ def _outcome(row: Row, subject: Subject, arguments: dict[str, Any]) -> dict[str,
     try:
         outcome = row.do(subject, **arguments)
     except (BenchmarkError, OSError) as error:
-        outcome = Outcome(f"could not be measured: {error}", [str(error)])
+        outcome = RowOutcome(f"could not be measured: {error}", [str(error)])
     seconds = round(time.monotonic() - begin, 1)
     print(f"{row.key} {subject.key} ({seconds} s): {outcome.figure}", file=sys.stderr, flush=True)
     return {"figure": outcome.figure, "unmet": [*outcome.unmet, *outcome.late], "seconds": seconds}

@@ -10,7 +10,6 @@ import argparse
 import sys
 from math import floor, log10
 from pathlib import Path
-from statistics import median
 from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ from measurements import OURS, PLACE, Measurements
 from plan import MAIN_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from targets import Target
 
@@ -29,18 +28,33 @@ TEMPLATE: Final = Path(__file__).with_name("RESULTS.template.md")
 PAGE: Final = "RESULTS.md"
 DATA: Final = "compare.json"
 PLOTS: Final = "results"
-MIB: Final = 1024 * 1024
 
-# The text behind a target that is met, is not met, or was not measured.
-MET: Final = {True: "", False: " **NOT MET**", None: ""}
+NOT_MEASURED: Final = "Not measured."
 
 # Marks behind a value, which the page explains: the peer lost something, did not keep up with the pace, or
 # the generator was so busy that it is the bottleneck.
 LOST: Final = " †"
 LATE: Final = " §"
-MIN_ACHIEVED: Final = 0.95
 SATURATED: Final = " ¶"
-MIN_SATURATED: Final = 0.95
+
+# The pace counts as kept if at least this share of it was achieved, and the generator as the bottleneck if it
+# was busy for at least this share of the time.
+MIN_SHARE: Final = 0.95
+
+# The columns of latencies, and of the points at which every client sends.
+LATENCY: Final = {
+    f"{title}: {name}": f"{load} {value}"
+    for load, title in (("idle", "idle"), ("half", "half load"))
+    for name, value in (("commands/s", "rate"), ("p50", "p50"), ("p99", "p99"), ("p99.9", "p999"))
+}
+EVERYONE: Final = {
+    "commands each": "commands",
+    "million deliveries/s": "throughput",
+    "ours, as a multiple": "multiple",
+    "ms to the last": "milliseconds",
+    "CPU s per million": "cpu",
+    "peak MiB": "memory",
+}
 
 # The columns of membership, and the factors that convert the values to their units.
 MEMBERSHIP: Final = {
@@ -50,19 +64,19 @@ MEMBERSHIP: Final = {
     "100 left: ms": ("hundred_leave", 1e3),
     "half left: ms": ("half_leave", 1e3),
     "ceiling, one send to each: ms": ("ceiling_one", 1e3),
-    "1 left, as a multiple of that": ("one_leaves_in_sends", 1),
+    "1 left, as a multiple of that": ("one_in_sends", 1),
     "idle: CPU ms per s": ("idle_cpu_per_second", 1e3),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page and the plots of a run again, from its JSON; return the exit code."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="with the compare.json of a run")
+    """Write the page and the plots again from the JSON of a run; return the exit code."""
+    parser = argparse.ArgumentParser(description="Write RESULTS.md and its plots again from a compare.json.")
+    parser.add_argument("folder", type=Path, help="holds compare.json, and receives the page and the plots")
     folder = parser.parse_args(argv).folder
     try:
         measured = Measurements.parse((folder / DATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         print(f"report.py: cannot read {folder / DATA}: {error}", file=sys.stderr)
         return 1
     write(measured, folder)
@@ -80,20 +94,19 @@ def write(measured: Measurements, folder: Path) -> None:
 def page(measured: Measurements) -> str:
     """Return the page as Markdown."""
     about, found = measured.about, targets.check(measured)
+    commits = (*about.get("earlier_commits", ()), about.get("commit"))
     texts = {name: plain(about.get(name)) for name in ("date", "command", "rounds")}
     texts |= {
         "minutes": number(about["seconds"] / 60, 2),
-        "commits": ", ".join(
-            f"`{plain(it)}`" for it in (*about.get("earlier_commits", ()), about.get("commit"))
-        ),
+        "commits": ", ".join(f"`{plain(commit)}`" for commit in commits),
         "control": plain(about["machine"]["congestion_control"]),
         "headline": _headline(measured),
         "verdict": _verdict(found),
         "targets": _targets(found),
-        "throughput": _by_receivers(measured, measured.burst("throughput"), 1e-6),
-        "faster": _by_receivers(measured, measured.faster(), 1),
-        "cpu": _by_receivers(measured, measured.burst("cpu"), 1e6),
-        "memory": _by_receivers(measured, measured.burst("memory"), 1 / MIB),
+        "throughput": _by_size(measured, measured.rounds.throughput),
+        "faster": _by_size(measured, measured.multiples.throughput),
+        "cpu": _by_size(measured, measured.rounds.cpu),
+        "memory": _by_size(measured, measured.rounds.memory),
         "latency": _latency(measured),
         "everyone": _everyone(measured),
         "membership": _membership(measured),
@@ -118,10 +131,9 @@ def number(value: float, digits: int = 3) -> str:
 
 def cell(values: pd.Series[Any]) -> str:
     """Return the median of rounds with the lowest and the highest value below it in small print."""
-    known = values.dropna().tolist()
-    if not known:
+    if values.isna().all():
         return "-"
-    middle, low, high = map(number, (median(known), min(known), max(known)))
+    middle, low, high = map(number, (values.median(), values.min(), values.max()))
     return middle if low == high else f"{middle}<br><sub>{low} to {high}</sub>"
 
 
@@ -129,7 +141,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) 
     """Return a table whose first ``words`` columns hold words and the others numbers."""
     line = [":---"] * words + ["---:"] * (len(header) - words)
     lines = [f"| {' | '.join(row)} |" for row in (header, line, *rows)]
-    return "\n".join(lines) if rows else "Not measured."
+    return "\n".join(lines) if rows else NOT_MEASURED
 
 
 def plain(value: object) -> str:
@@ -138,15 +150,10 @@ def plain(value: object) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def _names(measured: Measurements) -> dict[str, str]:
-    """Return the names of the peers by key, in display order."""
-    return {peer["key"]: peer["name"] for peer in measured.about["peers"]}
-
-
-def _in_order(measured: Measurements, frame: pd.DataFrame) -> list[list[str]]:
+def _by_peer(measured: Measurements, frame: pd.DataFrame) -> list[list[str]]:
     """Return the rows of a frame indexed by peer, in display order, each with the peer's name in front."""
-    known = ((key, name) for key, name in _names(measured).items() if key in frame.index)
-    return [[name, *frame.loc[key].fillna("-")] for key, name in known]
+    peers = [peer for peer in measured.about["peers"] if peer["key"] in frame.index]
+    return [[peer["name"], *frame.loc[peer["key"]].fillna("-")] for peer in peers]
 
 
 # --- the first screen -------------------------------------------------------------------------
@@ -154,42 +161,38 @@ def _in_order(measured: Measurements, frame: pd.DataFrame) -> list[list[str]]:
 
 def _headline(measured: Measurements) -> str:
     """Return a sentence on the throughput at the main size, at the most receivers up to 1,000."""
-    bursts = measured.bursts
-    main = bursts[(bursts.senders == "one") & (bursts["size"] == MAIN_SIZE) & (bursts.receivers <= 1_000)]
-    main = main[main.receivers == main.receivers.max()]
-    ours = main[main.peer == OURS]
-    if not len(ours):
+    rates = measured.rounds.throughput.groupby(PLACE).median()
+    ours = [place for place in rates.index if place[:2] == ("one", MAIN_SIZE) and place[3] == OURS]
+    receivers = max((count for _, _, count, _ in ours if count <= 1_000), default=0)
+    if not receivers:
         return "Nothing was measured of this server."
-    ratios = measured.faster()["one", MAIN_SIZE, ours.receivers.max()].groupby("peer").median().drop(OURS)
-    listed = ", ".join(
-        f"{number(ratios[key])} times {it}" for key, it in _names(measured).items() if key in ratios
-    )
-    rate = f"**{number(ours.throughput.median() / 1e6)} million deliveries per second**"
-    return f"To {ours.receivers.max():,} receivers: {rate} of {MAIN_SIZE} bytes; {listed}."
+    here = ("one", MAIN_SIZE, receivers)
+    ratios = measured.multiples.throughput.groupby(PLACE).median()[here].drop(OURS)
+    names = {peer["key"]: peer["name"] for peer in measured.about["peers"]}
+    listed = ", ".join(f"{number(ratios[key])} times {it}" for key, it in names.items() if key in ratios)
+    rate = f"**{number(rates[here][OURS])} million deliveries per second**"
+    return f"To {receivers:,} receivers: {rate} of {MAIN_SIZE} bytes; {listed}."
 
 
 def _verdict(found: Sequence[Target]) -> str:
     """Return how many targets are met, and list those that are not."""
     states = [target.met for target in found]
     counts = f"**{states.count(True)} are met, {states.count(False)} are NOT MET**"
-    missed = [f"- {sentence(it)}" for it in found if it.met is False]
+    missed = [f"- {sentence(target)}" for target in found if target.met is False]
     return "\n".join(
         [f"Of {len(found)} targets {counts}, {states.count(None)} were not measured.", "", *missed]
     )
 
 
-def _losses(measured: Measurements) -> str:
-    lost = measured.starts[measured.starts.lost.notna()]
-    rows = [[*map(str, row[:-1]), plain(row[-1])] for row in lost[[*PLACE, "lost"]].to_numpy()]
-    return table([*PLACE, "what happened"], rows, 5) if rows else "Nobody lost anything."
-
-
 def _targets(found: Sequence[Target]) -> str:
     """Return a row for each target, with a column for each number of receivers or clients."""
-    cells = pd.DataFrame([[it.what, required(it), it.place, f"{shown(it)}{MET[it.met]}"] for it in found])
-    wide = cells.pivot(index=[0, 1], columns=2, values=3).fillna("")
-    whats = dict.fromkeys((it.what, required(it)) for it in found)
-    return table(["", "required", *(f"{it:,}" for it in wide)], [[*it, *wide.loc[it]] for it in whats], 2)
+    places = sorted({target.place for target in found})
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    for it in found:
+        text = shown(it) + (" **NOT MET**" if it.met is False else "")
+        rows.setdefault((it.what, required(it)), {})[it.place] = text
+    cells = [[*what, *(row.get(place, "") for place in places)] for what, row in rows.items()]
+    return table(["", "required", *(f"{place:,}" for place in places)], cells, 2)
 
 
 def sentence(target: Target) -> str:
@@ -203,81 +206,79 @@ def required(target: Target) -> str:
 
 
 def shown(target: Target) -> str:
-    """Return the measured value with enough digits to show on which side of the limit it is."""
+    """Return the measured value, rounded unless that would put it on the other side of the limit."""
     if target.lost or target.value is None:
         return "lost commands" if target.lost else "not measured"
-    texts = [number(target.value, digits) for digits in range(3, 18)]
-    right = (
-        text for text in texts if target.holds(float(text.replace(",", ""))) == target.holds(target.value)
-    )
-    return f"{next(right)}{target.peer and f' of {target.peer}'}"
+    text = number(target.value)
+    if target.holds(float(text.replace(",", ""))) != target.holds(target.value):
+        text = str(target.value)
+    return f"{text} of {target.peer}" if target.peer else text
+
+
+def _losses(measured: Measurements) -> str:
+    lost = measured.starts[measured.starts.lost.notna()][[*PLACE, "lost"]]
+    rows = [[*map(str, place), plain(what)] for *place, what in lost.itertuples(index=False)]
+    return table([*PLACE, "what happened"], rows, 5) if rows else "Nobody lost anything."
 
 
 # --- bursts and paced phases ------------------------------------------------------------------
 
 
-def _by_receivers(measured: Measurements, values: pd.Series[Any], factor: float) -> str:
+def _by_size(measured: Measurements, values: pd.Series[Any]) -> str:
     """Return a table for each size, with a row for each peer and a column for each number of receivers."""
-    cells = (values[values.index.get_level_values("senders") == "one"] * factor).groupby(PLACE).apply(cell)
+    cells = _marked(measured, _cells(values.to_frame("value"), "one").value)
     parts = []
-    for size, of_size in _marked(measured, cells).groupby("size"):
+    for size, of_size in cells.groupby("size"):
         wide = of_size.droplevel(["senders", "size"]).unstack("receivers")
         header = ["receivers", *(f"{receivers:,}" for receivers in wide)]
-        parts.append(f"{size:,} bytes:\n\n{table(header, _in_order(measured, wide))}")
-    return "\n\n".join(parts) or "Not measured."
-
-
-def _marked(measured: Measurements, cells: pd.Series[Any]) -> pd.Series[Any]:
-    """Return cells by place, with marks at the end of their first lines."""
-    busy = measured.burst("busy").groupby(PLACE).median().reindex(cells.index) >= MIN_SATURATED
-    lost = measured.starts.set_index(PLACE).lost.reindex(cells.index).notna()
-    marks = busy.map({True: SATURATED, False: ""}) + lost.map({True: LOST, False: ""})
-    parts = cells.str.partition("<br>") if len(cells) else None
-    return cells if parts is None else parts[0] + marks + parts[1] + parts[2]
+        parts.append(f"{size:,} bytes:\n\n{table(header, _by_peer(measured, wide))}")
+    return "\n\n".join(parts) or NOT_MEASURED
 
 
 def _latency(measured: Measurements) -> str:
     """Return the latencies in milliseconds at each size and number of receivers."""
-    columns = {}
+    values = measured.rounds[[*LATENCY.values(), "same p99"]].assign(multiple=measured.multiples["same p99"])
+    values.columns = pd.Index([*LATENCY, "ours at that rate: p99", "as a multiple"])
+    cells = _cells(values, "one")
+    achieved = measured.rounds.groupby(PLACE).median().reindex(cells.index)
     for load, title in (("idle", "idle"), ("half", "half load")):
-        short = measured.pace(load, "achieved").groupby(PLACE).median() < MIN_ACHIEVED
-        rate = measured.pace(load, "rate").groupby(PLACE).apply(cell)
-        columns[f"{title}: commands/s"] = rate + short.map({True: LATE, False: ""})
-        for quantile, name in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9")):
-            columns[f"{title}: {name}"] = (measured.pace(load, quantile) / 1e3).groupby(PLACE).apply(cell)
-    columns["ours at that rate: p99"] = (measured.pace("same", "p99") / 1e3).groupby(PLACE).apply(cell)
-    columns["as a multiple"] = measured.slower("same", "p99").groupby(PLACE).apply(cell)
-    return _by_place(measured, columns, "receivers")
+        late = achieved[f"{load} achieved"] < MIN_SHARE
+        cells[f"{title}: commands/s"] += late.map({True: LATE, False: ""})
+    return _by_point(measured, cells, "receivers")
 
 
 def _everyone(measured: Measurements) -> str:
     """Return the table of the points at which every client sends."""
-    bursts = measured.bursts[measured.bursts.senders == "every"]
-    by_place = bursts.set_index([*PLACE, "round"])
-    orders = by_place.same_order.groupby(PLACE).all().map({True: "same for all", False: "differs"})
-    here = measured.faster()
-    columns = {
-        "order": orders,
-        "commands each": (bursts.commands / bursts.receivers)
-        .set_axis(by_place.index)
-        .groupby(PLACE)
-        .apply(cell),
-        "million deliveries/s": _marked(measured, (by_place.throughput / 1e6).groupby(PLACE).apply(cell)),
-        "ours, as a multiple": here[here.index.isin(by_place.index)].groupby(PLACE).apply(cell),
-        "ms to the last": (by_place.seconds * 1e3).groupby(PLACE).apply(cell),
-        "CPU s per million": (by_place.cpu * 1e6).groupby(PLACE).apply(cell),
-        "peak MiB": (by_place.memory / MIB).groupby(PLACE).apply(cell),
-    }
-    return _by_place(measured, columns, "clients")
+    values = measured.rounds.assign(multiple=measured.multiples.throughput)[list(EVERYONE.values())]
+    cells = _cells(values.set_axis(list(EVERYONE), axis=1), "every")
+    cells["million deliveries/s"] = _marked(measured, cells["million deliveries/s"])
+    orders = measured.bursts.groupby(PLACE).same_order.all().map({True: "same for all", False: "differs"})
+    cells.insert(0, "order", orders.reindex(cells.index))
+    return _by_point(measured, cells, "clients")
 
 
-def _by_place(measured: Measurements, columns: dict[str, pd.Series[Any]], who: str) -> str:
+def _cells(values: pd.DataFrame, senders: str) -> pd.DataFrame:
+    """Return the cells of the columns by place, for all places with these senders and with any value."""
+    values = values[values.index.get_level_values("senders") == senders].dropna(how="all")
+    return values.groupby(PLACE).agg(cell).astype(str)
+
+
+def _marked(measured: Measurements, cells: pd.Series[Any]) -> pd.Series[Any]:
+    """Return cells by place, with marks at the end of their first lines."""
+    busy = measured.rounds.busy.groupby(PLACE).median().reindex(cells.index) >= MIN_SHARE
+    lost = pd.Series(cells.index.isin(measured.lost), cells.index)
+    marks = busy.map({True: SATURATED, False: ""}) + lost.map({True: LOST, False: ""})
+    parts = cells.str.partition("<br>").reindex(columns=range(3))
+    return parts[0] + marks + parts[1] + parts[2]
+
+
+def _by_point(measured: Measurements, cells: pd.DataFrame, who: str) -> str:
     """Return a table for each size and number of receivers, with a row for each peer."""
     parts = []
-    for (size, receivers), here in pd.DataFrame(columns).groupby(["size", "receivers"]):
-        rows = _in_order(measured, here.droplevel(PLACE[:-1]))
-        parts.append(f"**{receivers:,} {who}, {size:,} bytes**:\n\n{table(['', *columns], rows)}")
-    return "\n\n".join(parts) or "Not measured."
+    for (size, receivers), here in cells.groupby(["size", "receivers"]):
+        rows = _by_peer(measured, here.droplevel(PLACE[:-1]))
+        parts.append(f"**{receivers:,} {who}, {size:,} bytes**:\n\n{table(['', *cells], rows)}")
+    return "\n\n".join(parts) or NOT_MEASURED
 
 
 # --- clients ----------------------------------------------------------------------------------
@@ -294,13 +295,16 @@ def _membership(measured: Measurements) -> str:
 
 def _connections(measured: Measurements) -> str:
     """Return the cost of each of 1,000 connections; with fewer, memory would be lost in the noise."""
-    starts = measured.starts.set_index(PLACE)
-    here = starts[starts.index.droplevel("peer").isin([("one", MAIN_SIZE, 1_000)])].droplevel(PLACE[:-1])
-    costs = pd.DataFrame({"KiB each": here.idle_memory / 1_001 / 1024, "joins/s": 1_001 / here.join_seconds})
-    return table(["", *costs], _in_order(measured, costs.map(number, na_action="ignore")))
+    starts = measured.starts
+    starts = starts[(starts.senders == "one") & (starts["size"] == MAIN_SIZE) & (starts.receivers == 1_000)]
+    starts = starts.set_index("peer")
+    costs = pd.DataFrame(
+        {"KiB each": starts.idle_memory / 1_001 / 1024, "joins/s": 1_001 / starts.join_seconds}
+    )
+    return table(["", *costs], _by_peer(measured, costs.map(number, na_action="ignore")))
 
 
-def _peers(peers: Iterable[dict[str, Any]]) -> str:
+def _peers(peers: Sequence[dict[str, Any]]) -> str:
     rows = []
     for it in peers:
         version = f"{it['skipped']}: `{it['install']}`" if it["skipped"] else plain(it["version"])

@@ -15,21 +15,21 @@ import plan
 from harness import BenchmarkError, Generator
 from measurements import CEILING, OURS
 from membership import memory
-from peers import Load
-from sources import Burst, Source, choose_chunk
+from peers import PeerLoad
+from sources import BurstSource, CommandBurst, choose_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from harness import Event, Places, Server
-    from peers import Peer
+    from harness import Event, Places, ServerProgram
+    from peers import PeerServer
     from plan import Point, Timing
     from typing_extensions import Self
 
 
-class Progress(Protocol):
-    """A receiver of progress reports; the one in ``grid.py`` shows them."""
+class StepObserver(Protocol):
+    """Told of each step as it begins and ends; ``ProgressBar`` in ``grid.py`` shows them."""
 
     def say(self, what: str) -> None:
         """Report the step that begins."""
@@ -41,17 +41,17 @@ class Progress(Protocol):
 class Contender:
     """A peer at one point: its server, the generator connected to it, and their measurements."""
 
-    def __init__(self, peer: Peer, point: Point, places: Places, timing: Timing) -> None:
-        """Start nothing yet."""
+    def __init__(self, peer: PeerServer, point: Point, places: Places, timing: Timing) -> None:
+        """Describe the peer's part of the point; ``start`` starts its server."""
         self.peer = peer
         self.record: dict[str, Any] = {"commands": 0, "bursts": [], "lost": None}
         self._point = point
         self._places = places
         self._timing = timing
-        # Bursts in a round, of which the median counts.
+        # The number of bursts in a round, of which the median counts.
         self._repeats = 1
-        self._bursts: list[Burst] = []
-        self._source: Source | None = None
+        self._bursts: list[CommandBurst] = []
+        self._source: BurstSource | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -80,12 +80,12 @@ class Contender:
             self._stack.close()
 
     @property
-    def load(self) -> Load:
+    def load(self) -> PeerLoad:
         """The load for which the server is started."""
         count, size = self._point.receivers, self._point.size
         if not self._point.everyone:
-            return Load(count, 1, size)
-        return Load(count if self.peer.every_pairs else 0, count, size)
+            return PeerLoad(count, 1, size)
+        return PeerLoad(count if self.peer.every_pairs else 0, count, size)
 
     def start(self) -> None:
         """Start the server and join all connections."""
@@ -94,9 +94,9 @@ class Contender:
         generator = self._stack.enter_context(self._generator(server))
         self.record["join_seconds"] = generator.ready["join_seconds"]
         self.record["idle_memory"] = memory(server.pid) - before
-        self._source = Source(generator, server if self.peer.key == CEILING else None)
+        self._source = BurstSource(generator, server if self.peer.key == CEILING else None)
 
-    def _generator(self, server: Server) -> Generator:
+    def _generator(self, server: ServerProgram) -> Generator:
         return Generator(
             server.address,
             proto=self.peer.every if self._point.everyone else self.peer.one,
@@ -109,7 +109,7 @@ class Contender:
         )
 
     @property
-    def source(self) -> Source:
+    def source(self) -> BurstSource:
         """The source of bursts, once the peer is started."""
         if self._source is None:
             raise BenchmarkError(f"{self.peer.name} is not started")
@@ -144,7 +144,7 @@ class Contender:
         self._bursts.append(middle)
         self.record["bursts"].append(self._raw(middle))
 
-    def _raw(self, burst: Burst) -> Event:
+    def _raw(self, burst: CommandBurst) -> Event:
         """Return a burst as the result stores it; a single sender's own stream is not a delivery."""
         raw = asdict(burst)
         if not self._point.everyone:
@@ -190,7 +190,7 @@ class Contender:
 
 
 def run_point(
-    point: Point, peers: Sequence[Peer], places: Places, timing: Timing, progress: Progress
+    point: Point, peers: Sequence[PeerServer], places: Places, timing: Timing, progress: StepObserver
 ) -> Event:
     """Measure a point with all peers that can handle its connections; return its part of the result.
 
@@ -215,7 +215,7 @@ def run_point(
     }
 
 
-def _prepare(contenders: Sequence[Contender], point: Point, timing: Timing, progress: Progress) -> None:
+def _prepare(contenders: Sequence[Contender], point: Point, timing: Timing, progress: StepObserver) -> None:
     for contender in contenders:
         _step(contender, contender.start, "joining", plan.start_seconds(point), progress)
     for contender in contenders:
@@ -223,7 +223,7 @@ def _prepare(contenders: Sequence[Contender], point: Point, timing: Timing, prog
         _step(contender, contender.calibrate, "warming up", seconds, progress)
 
 
-def _latencies(contenders: Sequence[Contender], point: Point, timing: Timing, progress: Progress) -> None:
+def _latencies(contenders: Sequence[Contender], point: Point, timing: Timing, progress: StepObserver) -> None:
     ours = next((one for one in contenders if one.peer.key == OURS and point.same_rate), None)
     seconds = plan.idle_seconds(point.receivers, timing)
     for number in range(timing.rounds):
@@ -235,7 +235,7 @@ def _latencies(contenders: Sequence[Contender], point: Point, timing: Timing, pr
 
 
 def _half(
-    contender: Contender, ours: Contender | None, number: int, timing: Timing, progress: Progress
+    contender: Contender, ours: Contender | None, number: int, timing: Timing, progress: StepObserver
 ) -> None:
     """Measure a peer's latency at half load, and ours at the same rate right after or before."""
     steps = [(contender, contender.half)]
@@ -248,7 +248,7 @@ def _half(
 
 
 def _step(
-    contender: Contender, step: Callable[[], object], what: str, seconds: float, progress: Progress
+    contender: Contender, step: Callable[[], object], what: str, seconds: float, progress: StepObserver
 ) -> None:
     progress.say(f"{what}, {contender.peer.name}")
     contender.attempt(step)

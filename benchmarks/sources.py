@@ -1,6 +1,6 @@
-"""Run bursts and paced phases with a program that sends and the generator connected to it.
+"""Run bursts and paced phases of a server, with the generator that is connected to it.
 
-``load.py``, ``paired.py`` and ``compare.py`` decide how much is sent, and evaluate the results.
+``load.py``, ``paired.py`` and ``rounds.py`` decide how much is sent, and evaluate the results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRIALS: Final = 3
 
 
 @dataclass(frozen=True)
-class Burst:
+class CommandBurst:
     """The costs of one burst, until the last receiver had the last byte; all times are in seconds."""
 
     commands: int
@@ -50,7 +50,7 @@ class Burst:
         return self.commands / self.seconds
 
 
-class Source:
+class BurstSource:
     """A program that sends, and the generator connected to it."""
 
     def __init__(self, generator: Program, ceiling: Program | None = None) -> None:
@@ -59,12 +59,12 @@ class Source:
         self._generator = generator
         self._ceiling = ceiling
 
-    def burst(self, commands: int, verb: str = "burst") -> Burst:
+    def burst(self, commands: int, verb: str = "burst") -> CommandBurst:
         """Run one burst; with ``drain`` as the ``verb`` it is counted but not verified."""
         self._prepare(commands)
         event = self._generator.ask(f"{verb} {commands}")
         del event["event"]
-        return Burst(**event)
+        return CommandBurst(**event)
 
     def pace(self, commands: int, rate: int) -> Event:
         """Run a paced phase and return its latencies in microseconds."""
@@ -79,7 +79,7 @@ class Source:
 
 
 def choose_chunk(
-    ceiling: Source, commands: int, trials: int = TRIALS, done: Callable[[], object] | None = None
+    ceiling: BurstSource, commands: int, trials: int = TRIALS, done: Callable[[], object] | None = None
 ) -> None:
     """Let the ceiling send in chunks of the size that is fastest here; a slower one would be no ceiling.
 

@@ -7,7 +7,6 @@ that lost something proves nothing.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pandas as pd
@@ -27,7 +26,8 @@ HOLDS: Final = {AT_LEAST: operator.ge, AT_MOST: operator.le, BELOW: operator.lt}
 # The numbers of receivers in most targets.
 USUAL: Final = (10, 100, 1_000)
 
-# Between these numbers of receivers, the CPU time per delivery may grow by the same factor as the ceiling's.
+# From the first to the second of these numbers of receivers, the CPU time per delivery may grow by the same
+# factor as the ceiling's.
 FEW: Final = 10
 MANY: Final = 5_000
 
@@ -40,50 +40,35 @@ MAX_MEMORY: Final = 2_048
 MAX_HALF: Final = 2.0
 MAX_ONE: Final = 1.2
 
+# The senders, size and receivers of the points that a target depends on.
+Points = list[tuple[str, int, int]]
 
-class Throughput(NamedTuple):
-    """Requires a multiple of the throughput of each of these peers, at each number of receivers."""
-
-    size: int
-    receivers: tuple[int, ...]
-    required: Mapping[str, float]
-    senders: str = "one"
-
-
-class Latency(NamedTuple):
-    """Requires at most the latency of the best peer under a load, or of each peer for the load ``same``."""
-
-    what: str
-    load: str
-    quantile: str
-    limit: str
-
-
-THROUGHPUT: Final = (
-    Throughput(MAIN_SIZE, USUAL, {"redis": 7, "nats": 7, "zeromq": 4, CEILING: 0.9}),
-    Throughput(MAIN_SIZE, USUAL, {"asyncio": 50, "uvloop": 50, "threads": 50}),
-    Throughput(MAIN_SIZE, (1,), {"redis": 5, "nats": 3}),
-    Throughput(16, USUAL, {"redis": 10, "nats": 8}),
-    Throughput(1_024, USUAL, {"redis": 1.2, CEILING: 0.95}),
-    Throughput(16_384, USUAL, {CEILING: 0.95}),
-    Throughput(MAIN_SIZE, (1_000,), {"redis": 5, "nats": 5}, "every"),
+# The bytes of a command, the numbers of receivers, the multiple of each peer's throughput that is required
+# there, and the senders.
+THROUGHPUT: Final[tuple[tuple[int, tuple[int, ...], dict[str, float], str], ...]] = (
+    (MAIN_SIZE, USUAL, {"redis": 7, "nats": 7, "zeromq": 4, CEILING: 0.9}, "one"),
+    (MAIN_SIZE, USUAL, {"asyncio": 50, "uvloop": 50, "threads": 50}, "one"),
+    (MAIN_SIZE, (1,), {"redis": 5, "nats": 3}, "one"),
+    (16, USUAL, {"redis": 10, "nats": 8}, "one"),
+    (1_024, USUAL, {"redis": 1.2, CEILING: 0.95}, "one"),
+    (16_384, USUAL, {CEILING: 0.95}, "one"),
+    (MAIN_SIZE, (1_000,), {"redis": 5, "nats": 5}, "every"),
 )
+
+# The latency, its column, and how it must compare with the best peer's; with every peer's at the same rate.
 LATENCY: Final = (
-    Latency("latency on an idle server, p50", "idle", "p50", AT_MOST),
-    Latency("latency on an idle server, p99", "idle", "p99", AT_MOST),
-    Latency("latency at half load of each peer, same rate, p99", "same", "p99", BELOW),
-    Latency("latency at half load, each at half of its own rate, p99", "half", "p99", BELOW),
+    ("latency on an idle server, p50", "idle p50", AT_MOST),
+    ("latency on an idle server, p99", "idle p99", AT_MOST),
+    ("latency at half load of each peer, same rate, p99", "same p99", BELOW),
+    ("latency at half load, each at half of its own rate, p99", "half p99", BELOW),
 )
+
+# The figure of membership, its column, and its limit.
 MEMBERSHIP: Final = (
     ("joins per second, one after the other", "joins_per_second", AT_LEAST, MIN_JOINS),
     ("bytes of memory of an idle client", "memory_per_client", AT_MOST, MAX_MEMORY),
     ("seconds until all know that half of them left", "half_leave", AT_MOST, MAX_HALF),
-    (
-        "time until all know that one left, in small sends of the ceiling",
-        "one_leaves_in_sends",
-        AT_MOST,
-        MAX_ONE,
-    ),
+    ("time until all know that one left, in small sends of the ceiling", "one_in_sends", AT_MOST, MAX_ONE),
 )
 
 
@@ -115,57 +100,63 @@ class Target(NamedTuple):
 
 def check(measured: Measurements) -> list[Target]:
     """Return all targets in display order."""
-    found = [*_throughput(measured), *_latency(measured), *_membership(measured), _growth(measured)]
-    lost = measured.starts[measured.starts.lost.notna() & (measured.starts.peer == OURS)]
-    places = set(zip(lost.senders, lost["size"], lost.receivers, strict=True))
-    return [target._replace(lost=not places.isdisjoint(where)) for target, where in found]
+    multiples, rounds = _medians(measured, measured.multiples), _medians(measured, measured.rounds)
+    found = [*_throughput(multiples), *_latency(multiples, rounds)]
+    found += [*_membership(measured.members), _growth(rounds)]
+    return [it._replace(lost=any((*at, OURS) in measured.lost for at in points)) for it, points in found]
 
 
-# The senders, size and receivers of the points that a target depends on.
-Where = list[tuple[str, int, int]]
+def _medians(measured: Measurements, rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return the medians of rounds by place; those of peers that lost something there are missing."""
+    medians = rounds.groupby(PLACE).median().reindex(pd.MultiIndex.from_frame(measured.starts[PLACE]))
+    medians.loc[[place in measured.lost and place[-1] != OURS for place in medians.index]] = float("nan")
+    return medians
 
 
-def _throughput(measured: Measurements) -> Iterator[tuple[Target, Where]]:
-    multiples = _medians(measured, measured.faster())
-    for rule in THROUGHPUT:
-        everyone = ", every client a sender" if rule.senders == "every" else ""
-        for peer, required in rule.required.items():
-            what = f"throughput, {rule.size:,} bytes{everyone}: multiple of {peer}"
-            for count in rule.receivers:
-                where = (rule.senders, rule.size, count)
-                yield Target(what, count, AT_LEAST, required, multiples.get((*where, peer))), [where]
+def _throughput(multiples: pd.DataFrame) -> Iterator[tuple[Target, Points]]:
+    known = multiples.throughput.dropna()
+    for size, counts, peers, senders in THROUGHPUT:
+        everyone = ", every client a sender" if senders == "every" else ""
+        for peer, least in peers.items():
+            what = f"throughput, {size:,} bytes{everyone}: multiple of {peer}"
+            for count in counts:
+                point = (senders, size, count)
+                yield Target(what, count, AT_LEAST, least, known.get((*point, peer))), [point]
 
 
-def _latency(measured: Measurements) -> Iterator[tuple[Target, Where]]:
+def _latency(multiples: pd.DataFrame, rounds: pd.DataFrame) -> Iterator[tuple[Target, Points]]:
     """Return our ratio to the best peer; for the load ``same``, our worst ratio to any peer.
 
     For ``same``, if a peer is missing, the others can show that the target is not met, but not that it is.
     """
-    started = measured.starts.set_index(PLACE).lost
-    for rule in LATENCY:
-        ratios = _medians(measured, measured.slower(rule.load, rule.quantile))
-        latencies = _medians(measured, measured.pace(rule.load, rule.quantile))
+    for what, column, limit in LATENCY:
         for count in USUAL:
-            known, at = _rivals(ratios, count), _rivals(latencies, count)
-            nothing = Target(rule.what, count, rule.limit, 1.0, None)
-            target = nothing
-            if len(known):
-                peer = known.idxmax() if rule.load == "same" else at[known.index].idxmin()
-                target = nothing._replace(value=known[peer], peer=peer)
-            if rule.load == "same" and len(known) < len(_rivals(started, count)) and target.met:
-                target = nothing
-            yield target, [("one", MAIN_SIZE, count)]
+            point = ("one", MAIN_SIZE, count)
+            ratios, latencies = (_rivals(values[column], point) for values in (multiples, rounds))
+            target = Target(what, count, limit, 1.0, None)
+            if ratios.notna().any():
+                is_same = column.startswith("same")
+                peer = ratios.idxmax() if is_same else latencies[ratios.notna()].idxmin()
+                known = target._replace(value=ratios[peer], peer=peer)
+                target = target if known.met and is_same and ratios.isna().any() else known
+            yield target, [point]
 
 
-def _membership(measured: Measurements) -> Iterator[tuple[Target, Where]]:
-    rounds = measured.members.groupby("clients")
-    for what, name, limit, required in MEMBERSHIP:
-        yield Target(what, CLIENTS, limit, required, rounds[name].median().get(CLIENTS)), []
+def _rivals(values: pd.Series[Any], point: tuple[str, int, int]) -> pd.Series[Any]:
+    """Return the values at a point, by peer, of all peers except this server and the ceiling."""
+    here = values[[place[:-1] == point for place in values.index]].droplevel(PLACE[:-1])
+    return here.drop([OURS, CEILING], errors="ignore")
 
 
-def _growth(measured: Measurements) -> tuple[Target, Where]:
-    """Return a ratio of medians, because rounds at different numbers of receivers are not paired."""
-    costs = _medians(measured, measured.burst("cpu"))
+def _membership(members: pd.DataFrame) -> Iterator[tuple[Target, Points]]:
+    medians = members[members.clients == CLIENTS].astype(float).median().dropna()
+    for what, column, limit, required in MEMBERSHIP:
+        yield Target(what, CLIENTS, limit, required, medians.get(column)), []
+
+
+def _growth(rounds: pd.DataFrame) -> tuple[Target, Points]:
+    """Return the growth of our cost: a ratio of medians, as rounds of different points are not paired."""
+    costs = rounds.cpu.dropna()
 
     def growth(peer: str) -> float | None:
         low, high = (costs.get(("one", MAIN_SIZE, count, peer)) for count in (FEW, MANY))
@@ -174,16 +165,3 @@ def _growth(measured: Measurements) -> tuple[Target, Where]:
     what = f"CPU time per delivery, as a multiple of that at {FEW} receivers (at most the ceiling's)"
     target = Target(what, MANY, AT_MOST, growth(CEILING), growth(OURS))
     return target, [("one", MAIN_SIZE, count) for count in (FEW, MANY)]
-
-
-def _medians(measured: Measurements, values: pd.Series[Any]) -> pd.Series[Any]:
-    """Return the medians of rounds by place, leaving out peers that lost something there."""
-    lost = measured.starts[measured.starts.lost.notna() & (measured.starts.peer != OURS)]
-    medians = values.groupby(PLACE).median().dropna()
-    return medians[~medians.index.isin(pd.MultiIndex.from_frame(lost[PLACE]))]
-
-
-def _rivals(values: pd.Series[Any], receivers: int) -> pd.Series[Any]:
-    """Return the values of all peers except this server and the ceiling, for one sender and the main size."""
-    here = values.index.droplevel("peer").isin([("one", MAIN_SIZE, receivers)])
-    return values[here].droplevel(PLACE[:-1]).drop([OURS, CEILING], errors="ignore")

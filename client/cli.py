@@ -43,7 +43,8 @@ DUMB_TERMINALS: Final = ("", "dumb", "unknown")
 EXECUTORS: Final = ("simulate", "program", "shell", "handler")
 # The options that make no sense with --exec simulate.
 PROCESS_OPTIONS: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir")
-# How long a write to a pipe that nobody reads may delay our leaving, in seconds.
+# How long a write may wait for a reader until it is interrupted, in seconds. It is given up then if we were
+# told to leave, so a pipe that nobody reads delays our leaving by no more than twice this time.
 WRITE_TIMEOUT: Final = 1.0
 # How long a simulated command takes by default, in seconds.
 SIMULATED_DELAY: Final = 1.0
@@ -112,12 +113,17 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
     def leave(number: int, _frame: object) -> None:
         signalled.append(Exit.INTERRUPTED if number == signal.SIGINT else Exit.OK)
         loop.call_soon_threadsafe(task.cancel)
-        signal.setitimer(signal.ITIMER_REAL, WRITE_TIMEOUT, WRITE_TIMEOUT)
+
+    def give_up(*_: object) -> None:
+        if signalled:
+            frontend.give_up()
 
     # Not with the loop's signal handlers: these run only after a write, which may wait for a reader for ever.
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGALRM, lambda *_: frontend.give_up())
+    # A signal that comes just before a write does not interrupt it, so its handler has to wait for this one.
+    signal.signal(signal.SIGALRM, give_up)
+    frontend.interrupt_writes(WRITE_TIMEOUT)
     if options.executor in ("program", "shell") and not (options.allow or options.allow_all):
         frontend.complain("nothing is executed here: --allow FILE or --allow-all says what may be")
     console = Console(client, frontend, _renderer(options, client), _console_options(options))
@@ -127,8 +133,6 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
         if not signalled:
             raise
         return max(signalled[0], console.code)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _console_options(options: argparse.Namespace) -> ConsoleOptions:

@@ -54,6 +54,9 @@ class Frontend(Protocol):
     def refresh(self, status: Status) -> None:
         """Show the current status."""
 
+    def interrupt_writes(self, seconds: float) -> None:
+        """From now on, interrupt each write with SIGALRM whenever it has lasted for some seconds more."""
+
     def give_up(self) -> None:
         """Abort a write that waits for a reader; for a signal handler."""
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, TextIO
 
@@ -43,6 +44,8 @@ class PlainFrontend:
         self._progress = ""
         # The stream of the write that is under way, if any.
         self._writing: TextIO | None = None
+        # The seconds after which a write is interrupted, again and again; 0 for never.
+        self._interval = 0.0
 
     async def __aenter__(self) -> PlainFrontend:
         return self
@@ -61,14 +64,21 @@ class PlainFrontend:
         for stream, same in itertools.groupby(lines, self._stream):
             text = "".join(f"{line.text}\n" for line in same)
             try:
-                self._writing = stream
+                self._begin_write(stream)
                 stream.write(text)
                 stream.flush()
             except OSError as error:
                 name = "output" if stream is self._out else "error"
                 raise StreamError(f"cannot write to standard {name}: {error.strerror}") from error
             finally:
-                self._writing = None
+                self._end_write()
+
+    def interrupt_writes(self, seconds: float) -> None:
+        """From now on, interrupt each write with SIGALRM whenever it has lasted for some seconds more.
+
+        The handlers of signals run then, even if the signals themselves did not interrupt the write.
+        """
+        self._interval = seconds
 
     def give_up(self) -> None:
         """Abort a write that is under way, because nobody may ever read it; for a signal handler.
@@ -76,10 +86,21 @@ class PlainFrontend:
         Raises:
             StreamError: a write was under way. Anything written to that stream from now on is discarded.
         """
-        if self._writing is not None:
+        stream, self._writing = self._writing, None
+        if stream is not None:
             with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), self._writing.fileno())
+                os.dup2(nothing.fileno(), stream.fileno())
             raise StreamError("nobody reads the output")
+
+    def _begin_write(self, stream: TextIO) -> None:
+        self._writing = stream
+        if self._interval:
+            signal.setitimer(signal.ITIMER_REAL, self._interval, self._interval)
+
+    def _end_write(self) -> None:
+        self._writing = None
+        if self._interval:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _stream(self, line: Line) -> TextIO:
         return self._out if line.kind in RESULTS else self._chatter

@@ -121,6 +121,9 @@ class TerminalFrontend:
         self._status = status
         self._prompt.app.invalidate()
 
+    def interrupt_writes(self, _seconds: float) -> None:
+        """Do nothing: a terminal is always read, or gone."""
+
     def give_up(self) -> None:
         """Do nothing: a terminal is always read, or gone."""
 

@@ -85,6 +85,8 @@ def server_line(rng: random.Random, seq: int, clients: int) -> bytes:
     if verb == b"RES":
         asked = b"%d" % max(seq - rng.randrange(4), 0)
         return b" ".join((verb, asked, rank, b"n" + rank, rng.choice(STATUSES), rng.choice(JSON[:2] + JSON)))
+    if verb == b"DROPPED":
+        return b"DROPPED " + (b"%d" % max(seq - rng.randrange(4), 0) if rng.random() < 0.95 else number)
     if verb in (b"ROSTER", b"INFO", b"WELCOME"):
         return verb + b" " + rng.choice(JSON)
     return verb + b" " + text(rng)

@@ -1,79 +1,134 @@
 """The open asks, and the members that may still answer each. Pure bookkeeping over member ids.
 
 While a member holds a rank, it has a slot, which is the number of a bit. The members that may answer an ASK
-are the bits of one int: a thousand members take 125 bytes, and members that leave are cleared from all open
-asks in one pass.
+are the bits of one int: a thousand members take 125 bytes.
+
+Each asker has a share of its own. If it has too many open asks, its own oldest is forgotten, never that of
+another member. Thousands of askers may fill their shares, so nothing walks over all asks:
+
+- When members leave, each asker only notes their slots, and clears them from its asks before its next one. An
+  ask that waited for nobody else is forgotten then.
+- Until then, a newcomer may take such a slot and find its predecessor's bit in an older ask. So a member may
+  answer only those asks that were opened after it entered.
+- When an asker leaves, only the seqs of its asks are kept: answers to these *orphans* are dropped, and are no
+  error. The number of orphans is bounded; those of the askers that left first are forgotten first.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from rankserver.wire.exceptions import NoSuchAskError
 from rankserver.wire.slots import Slots, contains, set_of
 
-# The most asks that are open at a time; one more makes the table forget the oldest. With 10,000 members an
-# ask takes 1.3 KB, so this bounds the table at some 80 MB.
-MAX_ASKS: Final = 65_536
+# The most open asks of one member; one more makes the table forget its oldest. The protocol promises this
+# number. With 10,000 members an ask takes up to 1.5 KB, so those of one member take up to 1.5 MB.
+MAX_ASKS_PER_MEMBER: Final = 1_024
+# The most asks of members that have left. Each takes up to 150 bytes, so this bounds them at 10 MB.
+MAX_ORPHANS: Final = 65_536
+# The number of an asker's asks from which those that left are cleared in the time of one short line, some 10
+# microseconds.
+ASKS_PER_LINE: Final = 64
 
 
-class _OpenAsk:
-    __slots__ = ("asker", "waiting")
+class _Asker:
+    """A member that has asked.
 
-    def __init__(self, asker: int, waiting: int) -> None:
-        # None once the asker has left: answers are then dropped.
-        self.asker: int | None = asker
-        # The set of members that may still answer.
-        self.waiting = waiting
+    Attributes:
+        member: its id.
+        waiting: by the seq of each of its open asks, oldest first, the set of members that may still answer.
+        vacated: the slots of members that have left and were not cleared from ``waiting`` yet.
+    """
+
+    __slots__ = ("member", "vacated", "waiting")
+
+    def __init__(self, member: int) -> None:
+        self.member = member
+        self.waiting: dict[int, int] = {}
+        self.vacated = 0
 
 
 class AskTable:
     """The open asks, and the members that are present to answer them.
 
-    Args:
-        limit: the most asks that are open at a time.
+    Attributes:
+        limit: the most open asks of one member.
+        orphan_limit: the most asks of members that have left.
     """
 
-    def __init__(self, limit: int = MAX_ASKS) -> None:
+    def __init__(self, limit: int = MAX_ASKS_PER_MEMBER, orphan_limit: int = MAX_ORPHANS) -> None:
         self.limit = limit
-        # By seq, which means oldest first.
-        self._asks: dict[int, _OpenAsk] = {}
+        self.orphan_limit = orphan_limit
         self._slots = Slots()
-        # The slot of each member rather than its bit, which takes 1.3 KB for the ten-thousandth member.
-        self._slot_of: dict[int, int] = {}
+        # The slot of each member, and the newest ask when it entered. A slot is kept rather than its bit,
+        # which takes 1.3 KB for the ten-thousandth member.
+        self._present: dict[int, tuple[int, int]] = {}
+        self._newest = 0
+        self._askers: dict[int, _Asker] = {}
+        # By seq, the asker of each ask, or None if it has left.
+        self._by_seq: dict[int, _Asker | None] = {}
+        # The seqs of the asks of each asker that has left, in the order of their leaving.
+        self._orphans: deque[tuple[int, ...]] = deque()
+        self._orphan_count = 0
 
     def __len__(self) -> int:
-        return len(self._asks)
+        """Return how many asks of present members are remembered. O(1).
+
+        Some of them may wait only for members that have left.
+        """
+        return len(self._by_seq) - self._orphan_count
 
     def enter(self, member: int) -> None:
         """Add a member, which may answer the asks that are opened from now on."""
-        self._slot_of[member] = self._slots.take()
+        self._present[member] = (self._slots.take(), self._newest)
 
     def leave(self, members: Sequence[int]) -> None:
-        """Remove members that left, and the asks that nobody can answer any more. O(asks)."""
-        bits = set_of(map(self._slot_of.pop, members))
-        gone = set(members)
-        for seq, ask in list(self._asks.items()):
-            ask.waiting &= ~bits
-            if ask.asker in gone:
-                ask.asker = None
-            if not ask.waiting:
-                del self._asks[seq]
-        self._slots.release(bits)
+        """Remove members that left, and orphan their asks. O(askers + the members' own asks)."""
+        vacated = set_of(self._present.pop(member)[0] for member in members)
+        for asker in self._askers.values():
+            if asker.waiting:
+                asker.vacated |= vacated
+        for member in members:
+            if member in self._askers:
+                self._orphan(self._askers.pop(member))
+        self._slots.release(vacated)
 
-    def open(self, seq: int, asker: int) -> None:
-        """Open the ask ``seq`` of the member ``asker``; every other member may answer it once."""
-        waiting = self._slots.everybody & ~(1 << self._slot_of[asker])
-        if waiting:
-            self._asks[seq] = _OpenAsk(asker, waiting)
-            if len(self._asks) > self.limit:
-                del self._asks[next(iter(self._asks))]
+    def cost(self, member: int) -> int:
+        """Return what the member's next ``open`` costs, in short lines that are handled in the same time."""
+        asker = self._askers.get(member)
+        return len(asker.waiting) // ASKS_PER_LINE if asker is not None and asker.vacated else 0
+
+    def open(self, seq: int, member: int) -> int | None:
+        """Open the ask ``seq`` of a member; every other member may answer it once.
+
+        O(the member's open asks) if anybody has left since its last one, else O(1).
+
+        Returns:
+            The seq of the member's oldest open ask if that had to be forgotten, else None.
+        """
+        self._newest = seq
+        waiting = self._slots.all_but(self._present[member][0])
+        if not waiting:
+            return None
+        asker = self._askers.get(member)
+        if asker is None:
+            asker = self._askers[member] = _Asker(member)
+        elif asker.vacated:
+            self._settle(asker)
+        asker.waiting[seq] = waiting
+        self._by_seq[seq] = asker
+        if len(asker.waiting) <= self.limit:
+            return None
+        oldest = next(iter(asker.waiting))
+        del asker.waiting[oldest], self._by_seq[oldest]
+        return oldest
 
     def asker(self, seq: int) -> int | None:
-        """Return the asker of the ask ``seq``; None if it is not open, or the asker has left. O(1)."""
-        ask = self._asks.get(seq)
-        return ask.asker if ask else None
+        """Return the asker of the ask ``seq``; None if it is not remembered, or the asker has left. O(1)."""
+        asker = self._by_seq.get(seq)
+        return asker.member if asker is not None else None
 
     def answer(self, seq: int, member: int) -> int | None:
         """Record an answer of ``member`` to the ask ``seq``; return the asker, or None if it has left.
@@ -81,19 +136,55 @@ class AskTable:
         Raises:
             NoSuchAskError: the ask is not open, or the member may not answer it or has done so before.
         """
-        ask = self._asks.get(seq)
-        bit = 1 << self._slot_of[member]
-        if ask is None or not ask.waiting & bit:
+        slot, newest = self._present[member]
+        if seq <= newest or seq not in self._by_seq:
             raise NoSuchAskError(seq)
-        ask.waiting ^= bit
-        if not ask.waiting:
-            del self._asks[seq]
-        return ask.asker
+        asker = self._by_seq[seq]
+        if asker is None:
+            return None
+        waiting, bit = asker.waiting[seq], 1 << slot
+        if not waiting & bit:
+            raise NoSuchAskError(seq)
+        if waiting == bit:
+            del asker.waiting[seq], self._by_seq[seq]
+        else:
+            asker.waiting[seq] = waiting ^ bit
+        return asker.member
 
     def waiting(self) -> dict[int, tuple[int | None, frozenset[int]]]:
-        """Return the open asks by seq: the asker, and the members that may answer. O(asks x members)."""
-        slots = self._slot_of.items()
-        return {
-            seq: (ask.asker, frozenset(member for member, slot in slots if contains(ask.waiting, slot)))
-            for seq, ask in self._asks.items()
-        }
+        """Return the asks that somebody may answer by seq: the asker, None if it has left, and who may.
+
+        O(asks * members).
+        """
+        found: dict[int, tuple[int | None, frozenset[int]]] = {}
+        for seq, asker in self._by_seq.items():
+            others = frozenset(
+                member
+                for member, (slot, newest) in self._present.items()
+                if newest < seq and (asker is None or contains(asker.waiting[seq], slot))
+            )
+            if others:
+                found[seq] = (None if asker is None else asker.member, others)
+        return found
+
+    def _settle(self, asker: _Asker) -> None:
+        """Clear members that have left from an asker's asks, and forget asks without any. O(its asks)."""
+        before, remaining = asker.waiting, self._slots.everybody & ~asker.vacated
+        asker.waiting = {seq: rest for seq, waiting in before.items() if (rest := waiting & remaining)}
+        asker.vacated = 0
+        for seq in before.keys() - asker.waiting.keys():
+            del self._by_seq[seq]
+
+    def _orphan(self, asker: _Asker) -> None:
+        """Make orphans of the asks of an asker that has left, and forget some if there are too many."""
+        self._settle(asker)
+        if not asker.waiting:
+            return
+        self._by_seq.update(dict.fromkeys(asker.waiting))
+        self._orphans.append(tuple(asker.waiting))
+        self._orphan_count += len(asker.waiting)
+        while self._orphan_count > self.orphan_limit:
+            oldest = self._orphans.popleft()
+            self._orphan_count -= len(oldest)
+            for seq in oldest:
+                del self._by_seq[seq]

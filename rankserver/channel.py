@@ -30,8 +30,7 @@ import socket
 import ssl
 from typing import Final, NamedTuple, TypeAlias
 
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
 from rankserver.members import NOBODY
 from rankserver.tls import TlsTransport
 from rankserver.wire import protocol

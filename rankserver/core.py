@@ -1,6 +1,6 @@
 """What a log and its cursors share of the C core, and how the core's results become exceptions.
 
-This module, ``cursor`` and ``clist`` are the only ones that call the core. What each call does, costs and
+This module and ``clist`` are the only ones that call the core. What each call does, costs and
 guarantees is described above its function in the ``_*.c`` files.
 """
 

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
-from rankserver.clist import Log
-from rankserver.cursor import Flushed
+from rankserver.clist import Flushed, Log
 from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 

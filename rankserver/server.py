@@ -281,6 +281,7 @@ class Server:
         if self.loop.pace.is_holding:
             return Wait.BACKLOG
         if frame.wants_answer:
+            self.loop.reader.charge(self.state.asks.cost(channel.member.id))
             self._order.propose(Asked(channel.member.id, frame.text))
         else:
             self._order.propose(Lines(channel.member.id, b"CMD %s\n" % frame.text.encode()))

@@ -118,7 +118,9 @@ class State:
         number, text = given
         if number in self.roster.by_id:
             seq = self.log.append(b"ASK", f"{self.log.rank(number)} {text}".encode())
-            self.asks.open(seq, number)
+            forgotten = self.asks.open(seq, number)
+            if forgotten is not None:
+                self._observer.tell(self.roster.by_id[number], protocol.dropped(forgotten))
 
     def _on_answered(self, given: Answered) -> None:
         number, seq, status, detail = given

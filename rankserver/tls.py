@@ -44,7 +44,7 @@ import ssl
 import stat
 from typing import Final
 
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import Cursor, Flushed
 from rankserver.tls_common import MAX_RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 

@@ -1,7 +1,8 @@
 """What must hold in a run: between any two turns, when a connection departs, at rest, and at the end.
 
-These invariants compare the inside of the server with the clients. ``client`` checks what a client can tell
-from the frames that it gets, ``truth`` what is logged, and ``kernel`` how descriptors are used.
+These invariants compare the inside of the server with the clients. ``view`` and ``expectations`` check what
+a client can tell from the frames that it gets, ``truth`` what is logged, and ``kernel`` how descriptors are
+used.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Invariants:
             if channel.state is ChannelState.JOINED and channel.waits_for is None:
                 self._check_waits_for_input(channel)
             may_wait = joins_wait or channel.state is ChannelState.JOINING
-            if not may_wait and not client.conn.reset and not channel.wants_write:
+            if not may_wait and not client.link.conn.reset and not channel.wants_write:
                 self._check_all_sent(channel)
 
     def _check_door(self) -> None:
@@ -158,7 +159,7 @@ class Invariants:
 
     def _check_waiting(self) -> None:
         """Check that neither a JOIN nor a slow client makes others wait for longer than the bounds."""
-        loop, now = self.server.loop, self.run.running
+        loop, now = self.server.loop, self.run.clock.running
         if not loop.sender._deferred_frames:
             self._lazy_since = None
         elif self._lazy_since is None:
@@ -215,7 +216,7 @@ class Invariants:
             if client.manner not in (Manner.STRANGE, Manner.ROGUE):
                 raise Violation(f"{client} keeps to the protocol, and departs: {departure.reason}")
         elif code == "timeout" and channel.state is ChannelState.JOINED:
-            silent = self.run.running - client.heard
+            silent = self.run.clock.running - client.link.heard
             if JUST_NOW < silent < MIN_SILENT_HEARTBEATS * self.scenario.config.heartbeat:
                 raise Violation(
                     f"{client} was silent for {silent:g} seconds, and departs: {departure.reason}"
@@ -225,45 +226,48 @@ class Invariants:
         if departure == NO_MEMORY:
             if not self.scenario.memory_faults or self.run.calm_since is not None:
                 raise Violation(f"{client} departs for lack of memory, and there was enough")
-        elif not (client.has_left or client.conn.reset):
+        elif not (client.link.has_left or client.link.conn.reset):
             raise Violation(f"{client} is still connected, and departs: {departure.reason}")
 
     def check_rest(self) -> None:
         """Check what must hold once faults are over and nothing moves: all is sent, and nothing is lost."""
-        seq = len(self.truth.frames) - 1
-        if self.run.listener.waiting:
-            raise Violation(f"{len(self.run.listener.waiting)} connections are not accepted")
+        crowd = self.run.crowd
+        if crowd.listener.waiting:
+            raise Violation(f"{len(crowd.listener.waiting)} connections are not accepted")
         for client in self.truth.roster:
-            if client.seq != seq or client.partial:
-                raise Violation(f"{client} is at {client.seq} of {seq}, with {client.partial!r}")
-            if client.outbox or client.conn.received != client.fed:
-                raise Violation(
-                    f"{client} has sent {client.fed - client.conn.received} bytes that were not received"
-                )
-            if client.expected and not client.is_lax:
-                raise Violation(f"{client} did not get {client.expected[0]}")
-            silent, heartbeat = self.run.running - client.heard, self.scenario.config.heartbeat
-            if heartbeat and silent > MAX_SILENT_HEARTBEATS * heartbeat:
-                raise Violation(f"{client} was silent for {silent:g} seconds, and is still a member")
-        for client in self.run.clients:
+            self._check_member(client)
+        for client in crowd.clients:
             self._check_client(client)
         self._check_timers()
 
+    def _check_member(self, client: SimClient) -> None:
+        link, seq = client.link, len(self.truth.frames) - 1
+        if client.view.seq != seq or client.partial:
+            raise Violation(f"{client} is at {client.view.seq} of {seq}, with {client.partial!r}")
+        lost = link.fed - link.conn.received
+        if link.outbox or lost:
+            raise Violation(f"{client} has sent {lost} bytes that were not received")
+        if client.expected.replies and not client.expected.is_lax:
+            raise Violation(f"{client} did not get {client.expected.replies[0]}")
+        silent, heartbeat = self.run.clock.running - link.heard, self.scenario.config.heartbeat
+        if heartbeat and silent > MAX_SILENT_HEARTBEATS * heartbeat:
+            raise Violation(f"{client} was silent for {silent:g} seconds, and is still a member")
+
     def _check_client(self, client: SimClient) -> None:
-        is_here = client.reason is None
-        if client.conn.mark_tick and (is_here or not client.code):
-            lost = [command for command in client.commands if command.end <= client.fed]
+        link, expected = client.link, client.expected
+        if link.conn.mark_tick and not client.code:
+            lost = [command for command in expected.commands if command.end <= link.fed]
             if lost and client.left_seq + (client in self.truth.roster):
                 raise Violation(f"{client} ({client.reason}) sent {lost[0]}, and it is not in the log")
-        for seq, answers in client.asked.items():
+        for seq, answers in expected.asked.items():
             if client in self.truth.roster and self.scenario.max_asks > 100:
                 self._check_answers(client, seq, answers)
 
     def _check_answers(self, client: SimClient, seq: int, answers: dict[int, bool]) -> None:
         for number, came in answers.items():
-            other = self.run.clients[number - 1]
-            end = other.answered.get(seq)
-            if end is not None and end <= other.fed and not came and (other.reason is None or not other.code):
+            other = self.run.crowd.clients[number - 1]
+            end = other.expected.answered.get(seq)
+            if end is not None and end <= other.link.fed and not came and not other.code:
                 raise Violation(f"{client} did not get the answer of {other} to {seq}")
 
     def _check_timers(self) -> None:
@@ -279,21 +283,21 @@ class Invariants:
         server = self.server
         if channels := server.loop.channels:
             raise Violation(f"{len(channels)} connections are left in the end")
-        for client in self.run.clients:
-            if not client.has_ended and client.conn.closed:
+        for client in self.run.crowd.clients:
+            if not client.link.has_ended and client.link.conn.closed:
                 client.read(1 << 22)
                 client.read(1)
-        for client in self.run.clients:
-            was_told = client.bye == "shutdown" or client.may_be_cut or self.scenario.memory_faults
+        for client in self.run.crowd.clients:
+            was_told = client.bye == "shutdown" or client.link.may_be_cut or self.scenario.memory_faults
             if client.code == "shutdown" and not was_told:
                 raise Violation(f"{client} was not told that the server stops")
-            if not (client.conn.closed or client in self.run.listener.waiting):
+            if not (client.link.conn.closed or client in self.run.crowd.listener.waiting):
                 raise Violation(f"the connection of {client} is open in the end")
         registered = [fd for fd in self.run.selector.keys if fd not in (LISTENER, SIGNALS)]
         if registered:
             raise Violation(f"{registered} are registered in the end")
         server.close()
-        if not self.run.listener.is_closed:
+        if not self.run.crowd.listener.is_closed:
             raise Violation("the server still listens")
         if lib.sim_live():
             raise Violation(f"{lib.sim_live()} allocations are left in the end")

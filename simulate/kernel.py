@@ -1,4 +1,4 @@
-"""What the loop sees of the simulated kernel: sockets, a listener, a selector and a clock."""
+"""What the loop sees of the simulated kernel: sockets, a listener, a selector and a clock; and the trace."""
 
 from __future__ import annotations
 
@@ -27,12 +27,69 @@ PORT: Final = 4000
 _ACCEPT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR, errno.ENOBUFS)
 _DRAIN_BYTES: Final = 65_536
 _drained: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
+_where: Final[Any] = ffi.new("char **")
 
 
 def drain(conn: Any, most: int = _DRAIN_BYTES) -> bytes:
     """Return output for the client, at most ``most`` bytes, and remove it from the kernel."""
     count = lib.sim_drain(conn, _drained, min(most, _DRAIN_BYTES))
     return bytes(ffi.buffer(_drained, count)) if count else b""
+
+
+class Clock:
+    """The simulated time, in seconds.
+
+    Attributes:
+        now: the time that the server sees.
+        stopped: how much of it the process was stopped.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.stopped = 0.0
+
+    @property
+    def running(self) -> float:
+        """The time in which the process was not stopped."""
+        return self.now - self.stopped
+
+
+class Trace:
+    """Everything that happens in a run, as a hash, and as text if it is kept.
+
+    Args:
+        seed: the seed of the run, which also decides the faults of the kernel.
+        is_kept: keep the text in ``lines``.
+    """
+
+    def __init__(self, seed: int, *, is_kept: bool) -> None:
+        self.is_kept = is_kept
+        self.lines: list[str] = []
+        lib.sim_begin(seed, is_kept)
+
+    def say(self, text: str) -> None:
+        """Add a line, after those of the kernel."""
+        lib.sim_note(hash_of(text))
+        if self.is_kept:
+            self.lines += kernel_lines()
+            self.lines.append(text)
+
+
+def kernel_lines() -> list[str]:
+    """Return what the kernel has added to the trace since this was last called."""
+    count = lib.sim_trace_text(_where)
+    return bytes(ffi.buffer(_where[0], count)).decode().splitlines() if count else []
+
+
+def read_log() -> bytes:
+    """Return what was logged since this was last called."""
+    count = lib.sim_read_log(_where)
+    return bytes(ffi.buffer(_where[0], count)) if count else b""
+
+
+def hash_of(text: str) -> int:
+    """Return a number for a text, the same in each process."""
+    return sum(text.encode()) + (len(text) << 16)
 
 
 class SimSocket:
@@ -106,7 +163,7 @@ class SimListener:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         client = self.waiting.popleft()
         peer = (f"192.0.2.{client.number % HOSTS}", PORT)
-        return SimSocket(client, lib.sim_accept(client.conn)), peer
+        return SimSocket(client, lib.sim_accept(client.link.conn)), peer
 
     def getsockname(self) -> tuple[str, int]:
         """Return its address."""
@@ -211,4 +268,4 @@ class SimSelector:
 
 
 def _refuse(client: Any) -> None:
-    client.conn.reset = client.conn.closed = 1
+    client.link.conn.reset = client.link.conn.closed = 1

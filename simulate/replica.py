@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from rankserver import inputs
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
 from rankserver.inputs import Input
 from rankserver.members import Member
 from rankserver.state import State
@@ -40,7 +39,7 @@ def told(log: Log, what: str, members: Sequence[Member], details: Any) -> Told:
     return Told(log.seq, what, tuple(member.id for member in members), details)
 
 
-class Reader:
+class LogReader:
     """Reads what is appended to a log, with a cursor that belongs to no client."""
 
     def __init__(self, log: Log) -> None:
@@ -75,12 +74,12 @@ class Replica:
         self._log = Log(config.max_line, scenario.block_bytes, scenario.read_bytes)
         self._state = State(self._log, config.max_line, self)
         self._state.asks.limit = scenario.max_asks
-        self._reader = Reader(self._log)
+        self._reader = LogReader(self._log)
 
     def follow(self, state: State) -> None:
         """Compare with this state, to which nothing was applied yet."""
         self._server = state
-        self._server_reader = Reader(state.log)
+        self._server_reader = LogReader(state.log)
 
     def apply(self, given: Input) -> None:
         """Apply an input to this state."""

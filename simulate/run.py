@@ -3,7 +3,8 @@
 The loop calls ``select`` once in each turn, and the simulation runs inside that call: it checks the
 ``invariants`` after the turn, lets clients act, advances the clock, and tells the loop what is ready. A run
 has three parts: one with faults; then a calm, in which every client reads and nothing fails, until nothing
-moves any more; and the stop. ``scenario`` has what is decided before a run begins.
+moves any more; and the stop. ``scenario`` has what is decided before a run begins, and ``crowd`` what clients
+do.
 """
 
 from __future__ import annotations
@@ -19,9 +20,21 @@ from rankserver.channel import NO_MEMORY, Channel, Departure
 from rankserver.members import Member
 from rankserver.order import Immediate, Order
 from rankserver.server import Server
-from simulate.client import Manner, SimClient, client_of
+from simulate.client import Manner, client_of
+from simulate.crowd import Crowd
 from simulate.invariants import Invariants
-from simulate.kernel import LISTENER, SIGNALS, Key, Signals, SimListener, SimReserve, SimSelector, ffi, lib
+from simulate.kernel import (
+    LISTENER,
+    SIGNALS,
+    Clock,
+    Key,
+    Signals,
+    SimReserve,
+    SimSelector,
+    Trace,
+    lib,
+    read_log,
+)
 from simulate.replica import Collecting, Replica, told
 from simulate.scenario import draw, world
 from simulate.truth import Truth, Violation
@@ -37,10 +50,6 @@ MAX_END_TURNS: Final = 500
 TICK: Final = 1e-4
 # Seconds between two steps of clients, from which one is drawn.
 PACES: Final = (0.001, 0.01, 0.03, 0.06, 0.5, 3.0)
-# The manners that those of clients are drawn from.
-MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
-
-_where: Final[Any] = ffi.new("char **")
 
 
 class _Quiet(Exception):  # noqa: N818 - it is no error
@@ -78,7 +87,7 @@ class SimServer(Server):
         super().tell(member, frame)
 
 
-class Result(NamedTuple):
+class RunResult(NamedTuple):
     """What happened in a run; ``trace`` is a hash of everything that happened."""
 
     seed: int
@@ -94,33 +103,28 @@ class Run:
     Args:
         seed: decides what happens.
         steps: how many steps clients take in the first part.
-        traced: keep what happens as text in ``lines``.
+        is_traced: keep the text of the trace.
 
     Attributes:
-        running: the time so far in which the process was not stopped, in seconds.
+        turns: how many turns of the loop there were.
         calm_since: when the calm began; None before.
         is_over: the last part has begun, in which the server stops.
-        live: the clients that may still do something.
+        wants_stop: the server is told to stop.
     """
 
-    def __init__(self, seed: int, steps: int, *, traced: bool = False) -> None:
+    def __init__(self, seed: int, steps: int, *, is_traced: bool = False) -> None:
         self.seed = seed
         self.steps = steps
-        self.traced = traced
-        self.lines: list[str] = []
+        self.trace = Trace(seed, is_kept=is_traced)
         self.truth = Truth()
         self.rng = random.Random(seed)
         self.scenario = draw(self.rng, steps)
-        self.now = 1000.0
-        self.stopped = 0.0
+        self.clock = Clock()
         self.turns = 0
-        self.done = 0
         self.calm_since: float | None = None
         self.is_over = False
-        self.clients: list[SimClient] = []
-        self.live: list[SimClient] = []
-        lib.sim_begin(seed, traced)
-        self.listener = SimListener(self.rng)
+        self.wants_stop = False
+        self.crowd = Crowd(self.rng, self.scenario, self.clock, self.trace, self.truth)
         self.selector = SimSelector(self._select)
         self.reserve = SimReserve(self.rng, self._on_low_memory)
         self.replica = Replica(self.scenario) if self.scenario.collects else None
@@ -129,16 +133,15 @@ class Run:
             self.scenario.config,
             self.scenario.tokens,
             selector=cast("selectors.BaseSelector", self.selector),
-            clock=lambda: self.now,
+            clock=lambda: self.clock.now,
             order=self._order,
         )
         lib.sim_watch(self.server.state.log._core.log)
         if self.replica is not None:
             self.replica.follow(self.server.state)
-        self.wants_stop = False
         loop = self.server.loop
         loop.on_readable(cast("socket.socket", Signals()), self._stop)
-        loop.acceptor._listeners = [cast("Any", self.listener)]
+        loop.acceptor._listeners = [cast("Any", self.crowd.listener)]
         loop.acceptor.resume()
         self.server.state.asks.limit = self.scenario.max_asks
         self.server._reception._reserve = cast("Any", self.reserve)
@@ -146,7 +149,7 @@ class Run:
 
     # --- a run --------------------------------------------------------------------------------
 
-    def run(self) -> Result:
+    def run(self) -> RunResult:
         """Run to the end.
 
         Raises:
@@ -155,12 +158,12 @@ class Run:
         """
         loop, scenario = self.server.loop, self.scenario
         # The tokens are left out, because their text contains an address.
-        self.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")
+        self.trace.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
-        self.listener.faults = scenario.accept_faults
+        self.crowd.listener.faults = scenario.accept_faults
         self.reserve.faults = scenario.memory_faults
         with contextlib.suppress(_Quiet):
-            while self.done < self.steps and (loop.channels or not loop.is_stopping):
+            while self.crowd.steps < self.steps and (loop.channels or not loop.is_stopping):
                 self._turn()
         self._be_calm()
         if not loop.is_stopping:
@@ -180,19 +183,18 @@ class Run:
             self.replica.check_whole()
             self.replica.close()
         self.invariants.check_end()
-        return Result(self.seed, lib.sim_trace_hash(), self.turns, self.done, self.truth.commands)
+        return RunResult(self.seed, lib.sim_trace_hash(), self.turns, self.crowd.steps, self.truth.commands)
 
     def _turn(self) -> None:
         self.turns += 1
         self.server.loop.turn()
 
     def _be_calm(self) -> None:
-        self.say("calm")
+        self.trace.say("calm")
         lib.sim_faults(0, 0)
-        self.listener.faults = self.reserve.faults = 0
-        self.calm_since = self.now
-        for client in self.live:
-            client.conn.room = max(client.conn.room, 1 << 16)
+        self.crowd.listener.faults = self.reserve.faults = 0
+        self.calm_since = self.clock.now
+        self.crowd.make_room()
 
     def _turn_is_over(self) -> None:
         self.capture()
@@ -203,41 +205,49 @@ class Run:
     def _stop(self) -> None:
         """Stop the server from within a turn, as a signal does."""
         if self.wants_stop:
-            self.say("stop")
+            self.trace.say("stop")
             self.server.stop()
 
     # --- inside select ------------------------------------------------------------------------
 
     def _select(self, timeout: float | None) -> list[tuple[Key, int]]:
         self._turn_is_over()
-        rng = self.rng
-        begin = self.now
+        rng, clock = self.rng, self.clock
+        begin = clock.now
         for _ in range(rng.choice((0, 1, 1, 2, 3))):
             self._act()
-        self._read_all()
         ready = self._ready()
         waited = 0.0
         limit = timeout if timeout is not None else 1e9
         while not ready:
-            if self.calm_since is not None and not self.is_over and self.now > self.calm_since + CALM_SECONDS:
+            if (
+                self.calm_since is not None
+                and not self.is_over
+                and clock.now > self.calm_since + CALM_SECONDS
+            ):
                 raise _Quiet
             pause = rng.choice(PACES) if rng.random() > self.scenario.hurry else 0.001
             if self.calm_since is not None:
                 pause = 0.5
             waited += pause
             if waited >= limit:
-                self.now += limit - (waited - pause) + TICK
+                clock.now += limit - (waited - pause) + TICK
                 return self._told(ready)
-            self.now += pause
+            clock.now += pause
             self._act()
-            self._read_all()
             ready = self._ready()
-            if self.done >= self.steps and self.calm_since is None and timeout is None:
+            if self.crowd.steps >= self.steps and self.calm_since is None and timeout is None:
                 self._be_calm()
-        self.now += TICK
+        clock.now += TICK
         if self.calm_since is None and rng.random() < 0.01:
             self._stop_process(timeout or 0, begin)
         return self._told(ready)
+
+    def _is_quiet(self) -> bool:
+        """Whether the calm has lasted until nothing moves any more."""
+        if self.calm_since is None or self.is_over:
+            return False
+        return self.clock.now > self.calm_since + CALM_SECONDS
 
     def _stop_process(self, patience: float, begin: float) -> None:
         """Let time pass in which the process is stopped.
@@ -246,18 +256,26 @@ class Run:
         of it it would have waited.
         """
         seconds = patience + self.rng.choice((2.0, 40.0, 4000.0))
-        self.say(f"the process is stopped for {seconds} seconds")
-        self.now += seconds
-        self.stopped += self.now - begin
+        self.trace.say(f"the process is stopped for {seconds} seconds")
+        self.clock.now += seconds
+        self.clock.stopped += self.clock.now - begin
+
+    def _act(self) -> None:
+        """Let a client take its next step, unless it is calm."""
+        if self.calm_since is None:
+            self.crowd.step()
+            self.wants_stop |= self.crowd.steps == self.scenario.stop_at
 
     def _ready(self) -> list[tuple[Key, int]]:
+        """Let clients read, and return what is ready then."""
+        self.crowd.read(everything=self.calm_since is not None)
         ready = []
         sim_ready = lib.sim_ready
         for fd, key in self.selector.keys.items():
             if fd == SIGNALS:
                 events = selectors.EVENT_READ if self.wants_stop and not self.server.loop.is_stopping else 0
             elif fd == LISTENER:
-                events = selectors.EVENT_READ if self.listener.waiting else 0
+                events = selectors.EVENT_READ if self.crowd.listener.waiting else 0
             else:
                 events = sim_ready(fd) & key.events
             if events:
@@ -275,126 +293,10 @@ class Run:
                 if all(key is not other for other, _ in ready):
                     ready.append((key, key.events))
             rng.shuffle(ready)
-        if self.traced:
+        if self.trace.is_kept:
             told = {key.fd: events for key, events in ready}
-            self.say(f"turn {self.turns} at {self.now:.4f}: {told}")
+            self.trace.say(f"turn {self.turns} at {self.clock.now:.4f}: {told}")
         return ready
-
-    # --- what clients do ----------------------------------------------------------------------
-
-    @property
-    def running(self) -> float:
-        """The time in which the process was not stopped, in seconds."""
-        return self.now - self.stopped
-
-    def _read_all(self) -> None:
-        """Let those clients read that read at once; in the calm, all."""
-        calm = self.calm_since is not None
-        for client in self.live:
-            if calm:
-                client.push(1 << 20, self.running)
-            if calm or client.manner not in (Manner.SLOW, Manner.NEVER):
-                client.read(1 << 16)
-                if calm:
-                    client.push(1 << 20, self.running)
-                if client.has_left and client.has_ended and not client.conn.closed:
-                    client.conn.fin = 1
-        if calm or self.rng.random() < 0.1:
-            self.live = [one for one in self.live if not (one.has_ended and one.conn.closed)]
-
-    def _act(self) -> None:
-        if self.calm_since is not None:
-            return
-        rng = self.rng
-        self.done += 1
-        if self.done == self.scenario.stop_at:
-            self.wants_stop = True
-        listening = not self.listener.is_closed
-        if listening and (
-            not self.live or (len(self.live) < self.scenario.most_clients and rng.random() < 0.15)
-        ):
-            self._connect()
-            return
-        if self.live:
-            client = rng.choice(self.live)
-            self._act_as(client)
-            if client.manner is Manner.SLOW:
-                client.read(rng.randrange(1, 400))
-            client.push(rng.choice((1, 30, 500, 4000)), self.running)
-
-    def _connect(self) -> None:
-        rng = self.rng
-        manner = rng.choice(MANNERS)
-        number = len(self.clients) + 1
-        rank_class = rng.randrange(self.scenario.classes) if self.scenario.classes else 0
-        room = rng.choice((20, 200, 2000, 100_000))
-        client = SimClient(number, manner, rank_class, self.truth, room)
-        client.heard = self.running
-        client.asks_are_forgotten = self.scenario.max_asks < 100
-        self.clients.append(client)
-        self.live.append(client)
-        self.listener.waiting.append(client)
-        if manner is Manner.STRANGE:
-            client.say(rng.choice((b"CMD x", b"\xff", b"HELLO {", b"y" * 3000, b'HELLO {"name":"\\n"}')))
-            client.commands.clear()
-        elif manner is not Manner.SILENT:
-            fields: dict[str, Any] = {"name": f"n{number}"} if rng.random() < 0.7 else {}
-            if self.scenario.classes and rng.random() < 0.95:
-                fields["token"] = f"token{rank_class}"
-            client.hello(fields)
-        client.push(rng.choice((1, 20, 500)), self.running)
-        self.say(f"{client} connects, class {rank_class}, room {room}")
-
-    def _act_as(self, client: SimClient) -> None:
-        rng = self.rng
-        conn = client.conn
-        if conn.closed or conn.reset or client.has_ended:
-            if not client.has_ended:
-                client.read(1 << 16)
-            client.close()
-            return
-        chance = rng.random()
-        if chance < 0.03:
-            self._part(client)
-        elif client.has_left or client.manner in (Manner.SILENT, Manner.STRANGE):
-            if client.manner is Manner.STRANGE and chance < 0.3:
-                client.say(b"z" * rng.randrange(900))
-        elif len(client.outbox) < 3000:
-            self._compose(client)
-
-    def _compose(self, client: SimClient) -> None:
-        rng = self.rng
-        chance = rng.random()
-        if chance < 0.4:
-            for _ in range(rng.choice((1, 1, 3, 20))):
-                client.command(rng.choice((0, 3, 30, 200)), wants_answer=rng.random() < 0.25)
-        elif chance < 0.6:
-            for seq in client.open_asks[-rng.randrange(1, 6) :]:
-                client.answer(seq, b' {"by":%d}' % client.number)
-        elif chance < 0.65:
-            early = range(max(client.first_seq - 5, 1), client.first_seq)  # asked before it came
-            client.answer(rng.choice([*[*client.answered][-3:], *early, 10**6]), b"")
-        elif chance < 0.75:
-            client.who()
-        elif chance < 0.85:
-            client.ping(rng.choice((0, 20, 100)))
-        elif chance < 0.88:
-            client.garbage(rng)
-        elif client.manner is Manner.ROGUE and chance < 0.92:
-            client.say(rng.choice((b"HELLO", b"q" * 4000, b"")))
-
-    def _part(self, client: SimClient) -> None:
-        rng = self.rng
-        how = rng.randrange(5)
-        if how == 0 and not client.has_left:
-            client.leave() if client.manner not in (Manner.STRANGE, Manner.SILENT) else None
-        elif how == 1:
-            client.close_side()
-        elif how == 2:
-            client.close()
-        else:
-            client.reset(lose_input=how == 3)
-        self.say(f"{client} parts: {('BYE', 'half-close', 'close', 'reset, input lost', 'reset')[how]}")
 
     # --- what the server decides --------------------------------------------------------------
 
@@ -404,58 +306,39 @@ class Run:
 
     def capture(self) -> None:
         """Read what was logged."""
-        if count := lib.sim_read_log(_where):
-            self.truth.grow(ffi.buffer(_where[0], count)[:])
+        if data := read_log():
+            self.truth.grow(data)
 
     def is_let_go(self, channel: Channel, departure: Departure) -> None:
         """Note why the server disconnects a client, and check whether it may."""
         client = client_of(channel)
         client.reason = departure.text
         client.code = departure.code
-        self.say(f"{client} departs: {departure.reason}")
+        self.trace.say(f"{client} departs: {departure.reason}")
         is_starved = departure == NO_MEMORY
         if is_starved:
             client.code = "memory"
         if is_starved or client.manner in (Manner.SLOW, Manner.NEVER):
-            client.may_be_cut = True
+            client.link.may_be_cut = True
         self.invariants.check_departure(channel, departure)
 
     def _on_low_memory(self) -> None:
         """Note that all strangers are closed at once, in the middle of a BYE as well."""
         for channel in self.server._reception.door.everybody():
-            client_of(channel).may_be_cut = True
+            client_of(channel).link.may_be_cut = True
 
     def note_told(self, what: str, members: Sequence[Member], details: Any = None) -> None:
         """Note what the state tells the server, if there is a replica to compare that with."""
         if self.replica is not None:
             self.replica.server_told.append(told(self.server.state.log, what, members, details))
 
-    # --- the trace ----------------------------------------------------------------------------
-
-    def say(self, text: str) -> None:
-        """Add a line to the readable trace, after those of the kernel."""
-        lib.sim_note(hash_of(text))
-        if self.traced:
-            self.lines += self.kernel_lines()
-            self.lines.append(text)
-
-    def kernel_lines(self) -> list[str]:
-        """Return what the kernel has added to the trace since this was last called."""
-        count = lib.sim_trace_text(_where)
-        return bytes(ffi.buffer(_where[0], count)).decode().splitlines() if count else []
-
     def close(self) -> None:
         """Free the connections."""
-        for client in self.clients:
-            lib.sim_drop(client.conn)
+        for client in self.crowd.clients:
+            lib.sim_drop(client.link.conn)
 
 
-def hash_of(text: str) -> int:
-    """Return a number for a text, the same in each process."""
-    return sum(text.encode()) + (len(text) << 16)
-
-
-def simulate(seed: int, steps: int = STEPS) -> Result:
+def simulate(seed: int, steps: int = STEPS) -> RunResult:
     """Run one seed.
 
     Raises:
@@ -473,11 +356,11 @@ def simulate(seed: int, steps: int = STEPS) -> Result:
 def trace(seed: int, steps: int = STEPS) -> list[str]:
     """Run one seed, and return what happened, line by line, and how it ended."""
     with world(seed, steps):
-        run = Run(seed, steps, traced=True)
+        run = Run(seed, steps, is_traced=True)
         try:
-            run.say(str(run.run()))
+            run.trace.say(str(run.run()))
         except Exception as error:  # noqa: BLE001 - any exception is a finding
-            run.say(f"{type(error).__name__}: {error}")
+            run.trace.say(f"{type(error).__name__}: {error}")
         finally:
             run.close()
-        return run.lines
+        return run.trace.lines

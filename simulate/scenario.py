@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 
 import rankserver.clist
 import rankserver.core
-import rankserver.cursor
 import rankserver.door
 import rankserver.heartbeat
 import rankserver.listeners
@@ -132,7 +131,7 @@ def world(seed: int, steps: int) -> Iterator[None]:
             saved.append((module, name, getattr(module, name)))
             setattr(module, name, value)
 
-    for module in (rankserver.core, rankserver.cursor, rankserver.clist):
+    for module in (rankserver.core, rankserver.clist):
         put("ffi", ffi, module)
         put("lib", lib, module)
     put("Log", lambda max_line: Log(max_line, scenario.block_bytes, scenario.read_bytes), rankserver.server)

@@ -27,7 +27,7 @@ class Change(NamedTuple):
     roster: tuple[SimClient, ...]
 
 
-class Sent(NamedTuple):
+class LoggedCommand(NamedTuple):
     """A command in the log."""
 
     sender: SimClient
@@ -49,7 +49,7 @@ class Truth:
 
     def __init__(self) -> None:
         self.frames: list[bytes] = [b""]
-        self.meaning: list[Change | Sent | None] = [None]
+        self.meaning: list[Change | LoggedCommand | None] = [None]
         self.roster: tuple[SimClient, ...] = ()
         self.joining: deque[list[SimClient]] = deque()
         self.commands = 0
@@ -64,7 +64,7 @@ class Truth:
             if int(seq) != len(self.frames):
                 raise Violation(f"frame {line!r} is logged where {len(self.frames)} was due")
             if verb in (b"JOIN", b"LEFT"):
-                meaning: Change | Sent = self._change(verb == b"JOIN", rest)
+                meaning: Change | LoggedCommand = self._change(verb == b"JOIN", rest)
             else:
                 meaning = self._sent(verb == b"ASK", rest)
             self.frames.append(line)
@@ -91,13 +91,13 @@ class Truth:
         self.roster = tuple(roster)
         return Change(joins, ranks, self.roster)
 
-    def _sent(self, wants_answer: bool, rest: bytes) -> Sent:
+    def _sent(self, wants_answer: bool, rest: bytes) -> LoggedCommand:
         seq = len(self.frames)
         number, _, text = rest.partition(b" ")
         rank = int(number)
         if rank >= len(self.roster):
             raise Violation(f"frame {seq} is from rank {rank} of {len(self.roster)}")
         sender = self.roster[rank]
-        sender.is_logged(seq, text, wants_answer=wants_answer)
+        sender.expected.check_logged(seq, text, wants_answer=wants_answer)
         self.commands += 1
-        return Sent(sender, rank, wants_answer, self.roster)
+        return LoggedCommand(sender, rank, wants_answer, self.roster)

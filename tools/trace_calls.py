@@ -37,7 +37,7 @@ MAX_WAIT: Final = 20.0
 Call = tuple[str, str]
 
 
-class Peer:
+class JoinedClient:
     """A client that has joined."""
 
     def __init__(self, port: int) -> None:
@@ -94,7 +94,7 @@ class TracedServer:
         assert self._process.stdout
         self.port = int(self._process.stdout.readline().rpartition(":")[2])
 
-    def trace(self, peer: Peer, action: Callable[[], None]) -> list[Call]:
+    def trace(self, peer: JoinedClient, action: Callable[[], None]) -> list[Call]:
         """Return the calls that the server makes for ``action``, which waits for the last frame it causes.
 
         The server looks for orders only when it wakes up; hence the ``PING`` of ``peer`` after each order.
@@ -129,7 +129,9 @@ def trace(tree: Path) -> dict[str, list[Call]]:
     """Return the calls of each exchange, by its description; each is warmed up once before it is traced."""
     with ExitStack() as stack:
         server = stack.enter_context(closing(TracedServer(tree)))
-        sender, *receivers = (stack.enter_context(closing(Peer(server.port))) for _ in range(RECEIVERS + 1))
+        sender, *receivers = (
+            stack.enter_context(closing(JoinedClient(server.port))) for _ in range(RECEIVERS + 1)
+        )
 
         def command() -> None:
             sender.send("CMD date")

@@ -16,8 +16,7 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from rankserver.clist import MAX_READ_BYTES, Log
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed, Log
 
 MAX_LINE: Final = 65_536
 # Commands in one operation.
@@ -30,7 +29,7 @@ FLUSHES: Final = 100_000
 OTHER_DESCRIPTORS: Final = 100
 
 
-class Clients:
+class SocketClients:
     """A log and its members, each with a cursor, whose sockets only ``drain`` reads.
 
     They are Unix sockets, the cheapest of the kernel's, so that the core's share of the time is large.
@@ -142,7 +141,7 @@ def test_append(benchmark: BenchmarkFixture) -> None:
 @pytest.mark.parametrize("commands", [1, BURST])
 def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int) -> None:
     """Send one client its backlog."""
-    clients = Clients(stack, 1)
+    clients = SocketClients(stack, 1)
     only = clients.cursors[0]
 
     def setup() -> None:
@@ -159,7 +158,7 @@ def test_flush_one(benchmark: BenchmarkFixture, stack: ExitStack, commands: int)
 def test_flush_all(benchmark: BenchmarkFixture, stack: ExitStack, commands: int, receivers: int) -> None:
     """Send all clients their backlogs."""
     need_descriptors(2 * receivers + OTHER_DESCRIPTORS)
-    clients = Clients(stack, receivers)
+    clients = SocketClients(stack, receivers)
 
     def setup() -> None:
         clients.feed(commands)

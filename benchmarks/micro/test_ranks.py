@@ -1,7 +1,7 @@
 """The C ranked list against a Python list and a Python linked list; run by ``make microbench``.
 
 All three do the same work through the same three calls, which Python makes: a call of the C core costs mostly
-the transition into C. Lists are aged before they are measured, see ``Members``.
+the transition into C. Lists are aged before they are measured, see ``AgedRanks``.
 
 Most operations take less time than reading the clock, so STEPS of them are measured as one.
 """
@@ -61,7 +61,7 @@ class CList:
         return self._joined
 
 
-class Member:
+class TicketHolder:
     """A client in a ``PythonList``."""
 
     __slots__ = ("ticket",)
@@ -80,26 +80,26 @@ class PythonList:
     _ticket = attrgetter("ticket")
 
     def __init__(self) -> None:
-        self._members: list[Member] = []
+        self._members: list[TicketHolder] = []
         self._tickets = 0
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def join(self) -> Member:
-        member = Member(self._tickets)
+    def join(self) -> TicketHolder:
+        member = TicketHolder(self._tickets)
         self._tickets += 1
         self._members.append(member)
         return member
 
-    def leave(self, member: Member) -> None:
+    def leave(self, member: TicketHolder) -> None:
         del self._members[bisect_left(self._members, member.ticket, key=self._ticket)]
 
-    def rank(self, member: Member) -> int:
+    def rank(self, member: TicketHolder) -> int:
         return bisect_left(self._members, member.ticket, key=self._ticket)
 
 
-class Members(Generic[C]):
+class AgedRanks(Generic[C]):
     """Ranks of a given number of clients, and a plain list of them as the reference.
 
     Half of the clients joined after others had left, so they lie in freed memory in no particular order, as
@@ -144,18 +144,18 @@ def count(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module", params=["C", "list", "linked"])
-def members(request: pytest.FixtureRequest, count: int) -> Iterator[Members[Any]]:
+def members(request: pytest.FixtureRequest, count: int) -> Iterator[AgedRanks[Any]]:
     """Return clients in each of the three kinds of list; consecutive tests share them."""
     with ExitStack() as stack:
         if request.param == "C":
-            yield Members(CList(stack.enter_context(Log(65_536))), count)
+            yield AgedRanks(CList(stack.enter_context(Log(65_536))), count)
         elif request.param == "list":
-            yield Members(PythonList(), count)
+            yield AgedRanks(PythonList(), count)
         else:
-            yield Members(LinkedList(), count)
+            yield AgedRanks(LinkedList(), count)
 
 
-def test_append(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
+def test_append(benchmark: BenchmarkFixture, members: AgedRanks[Any]) -> None:
     """Join at the tail."""
     join, order = members.ranks.join, members.order
 
@@ -170,7 +170,7 @@ def test_append(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
 
 
 @pytest.mark.parametrize("place", ["head", "middle", "tail"])
-def test_remove(benchmark: BenchmarkFixture, members: Members[Any], place: str) -> None:
+def test_remove(benchmark: BenchmarkFixture, members: AgedRanks[Any], place: str) -> None:
     """Leave one after the other; at the tail, the last client leaves first."""
     first = {"head": 0, "middle": (members.count - STEPS) // 2, "tail": members.count - STEPS}[place]
     leave = members.ranks.leave
@@ -190,7 +190,7 @@ def test_remove(benchmark: BenchmarkFixture, members: Members[Any], place: str) 
     members.check()
 
 
-def test_lookup(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
+def test_lookup(benchmark: BenchmarkFixture, members: AgedRanks[Any]) -> None:
     """Look up ranks while nobody leaves."""
     rank = members.ranks.rank
     members.settle()
@@ -208,7 +208,7 @@ def test_lookup(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
     assert benchmark.pedantic(lookup, setup=setup, rounds=ROUNDS, warmup_rounds=WARM_UP) == places
 
 
-def test_renumber(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
+def test_renumber(benchmark: BenchmarkFixture, members: AgedRanks[Any]) -> None:
     """Leave from the head, then look up the last client's rank, as the server does in a turn."""
     leave, rank = members.ranks.leave, members.ranks.rank
 
@@ -230,7 +230,7 @@ def test_renumber(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
     members.check()
 
 
-def test_rank_of_each(benchmark: BenchmarkFixture, members: Members[Any]) -> None:
+def test_rank_of_each(benchmark: BenchmarkFixture, members: AgedRanks[Any]) -> None:
     """Leave from the head, then look up the rank of each remaining client."""
     leave, rank = members.ranks.leave, members.ranks.rank
 

@@ -17,26 +17,26 @@ BACKLOG: Final = 4096
 READ_SIZE: Final = 65_536
 
 
-class Client:
+class LinkedClient:
     """A client, with a link to the next one in the list."""
 
     __slots__ = ("connection", "next")
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.next: Client | None = None
+        self.next: LinkedClient | None = None
 
 
-class Clients:
+class ClientList:
     """The linked list of all clients in rank order, and the lock for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._head: Client | None = None
-        self._tail: Client | None = None
+        self._head: LinkedClient | None = None
+        self._tail: LinkedClient | None = None
         self._count = 0
 
-    def add(self, client: Client) -> None:
+    def add(self, client: LinkedClient) -> None:
         """Append a client, and tell it its rank."""
         with self._lock:
             if self._tail is None:
@@ -47,7 +47,7 @@ class Clients:
             client.connection.sendall(b"hello %d\n" % self._count)
             self._count += 1
 
-    def remove(self, client: Client) -> None:
+    def remove(self, client: LinkedClient) -> None:
         """Remove a client."""
         with self._lock:
             before, other = None, self._head
@@ -61,7 +61,7 @@ class Clients:
                 self._tail = before
             self._count -= 1
 
-    def broadcast(self, sender: Client, line: bytes) -> None:
+    def broadcast(self, sender: LinkedClient, line: bytes) -> None:
         """Send a line to all clients but its sender."""
         with self._lock:
             message = b"%d %b\n" % (self._rank(sender), line)
@@ -73,7 +73,7 @@ class Clients:
                         other.connection.sendall(message)
                 other = other.next
 
-    def _rank(self, client: Client) -> int:
+    def _rank(self, client: LinkedClient) -> int:
         """Return the client's place in the list."""
         rank, other = 0, self._head
         while other is not None and other is not client:
@@ -81,10 +81,10 @@ class Clients:
         return rank
 
 
-def serve(connection: socket.socket, clients: Clients) -> None:
+def serve(connection: socket.socket, clients: ClientList) -> None:
     """Add a client to the list, and pass on its lines until it leaves."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    client, rest = Client(connection), b""
+    client, rest = LinkedClient(connection), b""
     with connection, suppress(ConnectionError):
         clients.add(client)
         while data := connection.recv(READ_SIZE):
@@ -98,7 +98,7 @@ def main() -> None:
     """Listen on a port that the system picks, and start a thread for each client."""
     # Ctrl-C ends it silently, as SIGTERM does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    clients = Clients()
+    clients = ClientList()
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     host, port = listener.getsockname()
     print(f"listening on {host}:{port}", flush=True)

@@ -68,7 +68,7 @@ class Ask:
 
     @property
     def is_done(self) -> bool:
-        """Whether every client has answered or left, or the time is up."""
+        """Whether every client has answered or left, the time is up, or the server has forgotten it."""
         return isinstance(self._end, AskDone)
 
     @property

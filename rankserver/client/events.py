@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 
 from rankserver.wire import codes, frames
 
-# The outcome of a client that left before it answered. All other outcomes are statuses of the protocol.
+# The outcome of a client whose answer can no longer come: it left before it answered, the server has
+# forgotten the ASK, or the connection was lost. All other outcomes are statuses of the protocol.
 GONE: Final = "gone"
 # All outcomes, in the order of the fields of ``Counts``.
 OUTCOMES: Final = (*codes.STATUSES, GONE)

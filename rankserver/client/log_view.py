@@ -107,6 +107,10 @@ class LogView:
         """Stop waiting for answers to our ASK ``seq``, and return what follows."""
         return self._asks.expire(seq)
 
+    def drop(self, seq: int) -> list[events.Event]:
+        """End our ASK ``seq``, which the server has forgotten, and return what follows."""
+        return self._asks.drop(seq)
+
     def disconnect(self) -> list[events.Event]:
         """End all open ASKs, and report unlogged commands as lost, because no more frames will come."""
         return [*self._asks.disconnect(), *(events.Lost(*submission) for submission in self.submitted)]

@@ -2,7 +2,8 @@
 
 Who can still answer an ASK follows from the log: all others that were there when it was logged, except those
 that have answered or left since. Each target gives exactly one ``Answer``, under the rank that it held when
-the ASK was logged. When no answer is outstanding, ``AskDone`` follows.
+the ASK was logged. When no answer is outstanding, ``AskDone`` follows. If the server tells us that it has
+forgotten an ASK, no more answers can come: the missing ones count as ``gone``.
 """
 
 from __future__ import annotations
@@ -78,8 +79,11 @@ class OpenAsks:
 
     def expire(self, seq: int) -> list[events.Event]:
         """Stop waiting for answers to the ASK ``seq``; nothing happens if it is not open."""
-        ask = self._asks.get(seq)
-        return [] if ask is None else self._conclude(seq, ask, ask.waiting, "timeout", "no answer in time")
+        return self._end(seq, "timeout", "no answer in time")
+
+    def drop(self, seq: int) -> list[events.Event]:
+        """Stop waiting for answers to the ASK ``seq``, because the server has forgotten it."""
+        return self._end(seq, events.GONE, "the server has forgotten the command")
 
     def leave(self, members: int) -> list[events.Event]:
         """Stop waiting for the answers of a set of members that left. O(open asks)."""
@@ -93,9 +97,14 @@ class OpenAsks:
         """Stop waiting for all answers, because no more can arrive."""
         return [
             event
-            for seq, ask in list(self._asks.items())
-            for event in self._conclude(seq, ask, ask.waiting, events.GONE, "the connection was lost")
+            for seq in list(self._asks)
+            for event in self._end(seq, events.GONE, "the connection was lost")
         ]
+
+    def _end(self, seq: int, outcome: str, reason: str) -> list[events.Event]:
+        """Report ``outcome`` for all that have not answered the ASK ``seq``, if it is open."""
+        ask = self._asks.get(seq)
+        return [] if ask is None else self._conclude(seq, ask, ask.waiting, outcome, reason)
 
     def _conclude(
         self, seq: int, ask: OpenAsk, members: int, outcome: str, reason: str = ""

@@ -282,6 +282,7 @@ class Session:
         frames.JoinFrame: _receive_log,
         frames.LeftFrame: _receive_log,
         frames.AnswerFrame: lambda self, frame: self.log.answer(frame),
+        frames.DroppedFrame: lambda self, frame: self.log.drop(frame.seq),
         frames.RosterFrame: _receive_roster,
         frames.ErrFrame: _receive_err,
         frames.ByeFrame: lambda self, frame: self._disconnect(*frame),

@@ -258,7 +258,7 @@ class SyncAsk:
 
     @property
     def is_done(self) -> bool:
-        """Whether every client has answered or left, or the time is up."""
+        """Whether every client has answered or left, the time is up, or the server has forgotten it."""
         return self._ask.is_done
 
     @property

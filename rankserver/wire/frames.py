@@ -128,6 +128,12 @@ class AnswerFrame(NamedTuple):
     detail: dict[str, Any]
 
 
+class DroppedFrame(NamedTuple):
+    """``DROPPED <seq>``: the server has forgotten this client's ASK ``seq``; no more answers to it come."""
+
+    seq: int
+
+
 class RosterEntry(NamedTuple):
     """One client in the roster."""
 
@@ -166,6 +172,7 @@ ServerFrame = (
     | LeftFrame
     | CommandFrame
     | AnswerFrame
+    | DroppedFrame
     | RosterFrame
     | ErrFrame
     | ByeFrame

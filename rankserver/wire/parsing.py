@@ -95,6 +95,11 @@ def answer(rest: str) -> frames.AnswerFrame:
     )
 
 
+def dropped(rest: str) -> frames.DroppedFrame:
+    """Parse ``DROPPED``."""
+    return frames.DroppedFrame(parse_number("seq", rest))
+
+
 def code_and_text(rest: str) -> tuple[str, str]:
     """Parse what follows ``ERR`` or ``BYE``."""
     code, _, text = rest.partition(" ")

@@ -116,6 +116,11 @@ def answer(rank: int, name: str, seq: int, status: str, detail: str) -> bytes:
     return f"RES {seq} {rank} {name} {status}{' ' if detail else ''}{detail}\n".encode()
 
 
+def dropped(seq: int) -> bytes:
+    """Build ``DROPPED``, which tells the sender of the ASK ``seq`` that the server has forgotten it."""
+    return b"DROPPED %d\n" % seq
+
+
 def roster(members: Sequence[frames.RosterEntry], max_line: int) -> Iterator[bytes]:
     """Build the ``ROSTER`` frames for all clients, given in rank order. O(len(members))."""
     total = len(members)
@@ -217,6 +222,7 @@ SERVER_VERBS: Final[Mapping[str, Verb[frames.ServerFrame]]] = {
     "INFO": Verb(frames.InfoFrame, parsing.info, info),
     "WELCOME": Verb(frames.WelcomeFrame, parsing.welcome, welcome),
     "RES": Verb(frames.AnswerFrame, parsing.answer, answer),
+    "DROPPED": Verb(frames.DroppedFrame, parsing.dropped, dropped),
     "ROSTER": Verb(frames.RosterFrame, parsing.roster, roster),
     "PING": Verb(frames.Ping, frames.Ping, ping),
     "PONG": Verb(frames.Pong, frames.Pong, pong),

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from harness import BenchmarkError
 
 from rankserver.wire import grammar, protocol, ranking
+from tests.abuse import subjects
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
     from typing_extensions import Self
 
     from tests.abuse.subjects import Subject
@@ -42,6 +43,9 @@ BATCH: Final = 250
 # Seconds between two checks whether all is done.
 ROUND: Final = 0.05
 
+# Seconds between two looks at the server's descriptors: if their number is the same, it has settled.
+SETTLE: Final = 0.2
+
 # The value of SO_LINGER that makes closing send an RST.
 RESET: Final = struct.pack("ii", 1, 0)
 
@@ -52,7 +56,7 @@ SMALL_SEGMENT: Final = 536
 SMALL_BUFFER: Final = 4096
 
 
-class Client:
+class LineClient:
     """A client of a server that keeps the texts of the commands it gets.
 
     Args:
@@ -71,7 +75,7 @@ class Client:
     def __init__(
         self,
         subject: Subject,
-        address: Address,
+        address: HostPort,
         *,
         hello: bytes | None = None,
         receive_buffer: int = 0,
@@ -157,7 +161,7 @@ class Client:
                 raise BenchmarkError(f"a client could not {what}")
 
 
-class Checker(Client):
+class Checker(LineClient):
     """A client that compares each command with the next expected one.
 
     Attributes:
@@ -176,7 +180,7 @@ class Checker(Client):
         self.got += len(texts)
 
 
-class Follower(Client):
+class Follower(LineClient):
     """A client of rankserver that reads the log by docs/protocol.md, and records all violations.
 
     Attributes:
@@ -188,7 +192,7 @@ class Follower(Client):
         wrong: descriptions of the violations.
     """
 
-    def __init__(self, address: Address, name: str = "", **options: Any) -> None:
+    def __init__(self, address: HostPort, name: str = "", **options: Any) -> None:
         hello = protocol.hello(name=name) if name else b"HELLO\n"
         super().__init__(RANK, address, hello=options.pop("hello", hello), **options)
         self.name = name
@@ -231,7 +235,7 @@ class Follower(Client):
         self.seq = seq
 
 
-C = TypeVar("C", bound=Client)
+C = TypeVar("C", bound=LineClient)
 
 
 def raise_descriptor_limit() -> None:
@@ -258,7 +262,7 @@ def crowd(count: int, make: Callable[[int], C]) -> Iterator[list[C]]:
             client.close()
 
 
-def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float = MAX_WAIT) -> bool:
+def read_all(clients: Iterable[LineClient], done: Callable[[], bool], seconds: float = MAX_WAIT) -> bool:
     """Read from clients until ``done()`` or until all have ended; return whether it was done in time."""
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
@@ -275,7 +279,7 @@ def read_all(clients: Iterable[Client], done: Callable[[], bool], seconds: float
     return True
 
 
-def pass_time(server: Server, seconds: float) -> None:
+def pass_time(server: ServerProgram, seconds: float) -> None:
     """Wait for some seconds while the server runs.
 
     Raises:
@@ -285,3 +289,12 @@ def pass_time(server: Server, seconds: float) -> None:
         ended, _, _ = select.select([process], [], [], seconds)
     if ended:
         raise BenchmarkError(f"{server.name} ended meanwhile, with exit code {server.wait()}")
+
+
+def settled_descriptors(server: ServerProgram) -> int:
+    """Wait until the number of the server's open descriptors no longer changes; return it."""
+    last = -1
+    while (now := subjects.descriptors(server.pid)) != last:
+        last = now
+        pass_time(server, SETTLE)
+    return now

@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tests.abuse import subjects
-from tests.abuse.clients import Checker, Client, Follower, crowd, pass_time, read_all
-from tests.abuse.outcome import MIB, Outcome, mebibytes, milliseconds
+from tests.abuse.clients import Checker, Follower, LineClient, crowd, pass_time, read_all, settled_descriptors
+from tests.abuse.outcome import MIB, RowOutcome, mebibytes, milliseconds
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
 
     from tests.abuse.subjects import Subject
 
@@ -28,15 +28,15 @@ MAX_SETTLE: Final = 10.0
 LOOK: Final = 0.02
 
 
-def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> Outcome:
+def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> RowOutcome:
     """Hold very many connections, and send commands to all of them."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     expected = [b"#%d " % number + b"x" * 56 for number in range(commands)]
     with subject.start(clients + SPARE) as server:
         before = subjects.memory(server.pid)
         with (
             crowd(clients, lambda _: Checker(subject, server.address)) as members,
-            Client(subject, server.address, hello=subject.sending) as sender,
+            LineClient(subject, server.address, hello=subject.sending) as sender,
         ):
             sender.join()
             each = (subjects.memory(server.pid) - before) / clients
@@ -57,20 +57,20 @@ def hold(subject: Subject, clients: int = 10_000, commands: int = 1000) -> Outco
     return outcome
 
 
-def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
+def churn(subject: Subject, cycles: int = 50_000) -> RowOutcome:
     """Connect and disconnect: before and after joining, with a FIN and with an RST."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     with subject.start(256, rankserver=["--log-level", "warning"]) as server:
         witness = Follower(server.address, "witness") if subject is RANK else None
         if witness:
             witness.join()
         _churn(subject, server.address, max(cycles // 10, 200))
-        descriptors = _settled(server, 0)
+        descriptors = settled_descriptors(server)
         before = subjects.memory(server.pid)
         begin = time.perf_counter()
         _churn(subject, server.address, cycles)
         seconds = time.perf_counter() - begin
-        after = _settled(server, descriptors)
+        after = _wait_for_descriptors(server, descriptors)
         growth = subjects.memory(server.pid) - before
         outcome.check(after == descriptors, f"{after} descriptors afterwards, {descriptors} before")
         outcome.check(growth <= MAX_GROWTH, f"{mebibytes(growth)} more memory than before")
@@ -87,9 +87,9 @@ def churn(subject: Subject, cycles: int = 50_000) -> Outcome:
     return outcome
 
 
-def _churn(subject: Subject, address: Address, cycles: int) -> None:
+def _churn(subject: Subject, address: HostPort, cycles: int) -> None:
     for cycle in range(cycles):
-        client = Client(subject, address)
+        client = LineClient(subject, address)
         if cycle & 1:
             client.join()
         if cycle & 2:
@@ -98,29 +98,28 @@ def _churn(subject: Subject, address: Address, cycles: int) -> None:
             client.close()
 
 
-def _settled(server: Server, wanted: int) -> int:
-    """Return the number of open descriptors once it is ``wanted`` or no longer changes."""
-    last, deadline = -1, time.monotonic() + MAX_SETTLE
+def _wait_for_descriptors(server: ServerProgram, wanted: int) -> int:
+    """Wait until ``wanted`` descriptors are open, but not for ever; return how many are."""
+    deadline = time.monotonic() + MAX_SETTLE
     while (now := subjects.descriptors(server.pid)) != wanted and time.monotonic() < deadline:
-        if not wanted and now == last:
-            break
-        last = now
-        pass_time(server, LOOK * (1 if wanted else 10))
+        pass_time(server, LOOK)
     return now
 
 
-def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> Outcome:
+def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> RowOutcome:
     """Reset every second client in the middle of a broadcast."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     expected = [b"#%d " % number + b"x" * 500 for number in range(commands)]
     data = [subject.command(text) for text in expected]
 
-    def make(number: int) -> Client:
-        return Follower(server.address, f"n{number}") if subject is RANK else Client(subject, server.address)
+    def make(number: int) -> LineClient:
+        return (
+            Follower(server.address, f"n{number}") if subject is RANK else LineClient(subject, server.address)
+        )
 
     with (
         subject.start(clients + SPARE) as server,
-        Client(subject, server.address, hello=subject.sending) as sender,
+        LineClient(subject, server.address, hello=subject.sending) as sender,
     ):
         sender.join()
         with crowd(clients, make) as members:
@@ -140,15 +139,15 @@ def reset_half(subject: Subject, clients: int = 400, commands: int = 4000) -> Ou
     return outcome
 
 
-def _count(member: Client) -> int:
+def _count(member: LineClient) -> int:
     return len(member.commands if isinstance(member, Follower) else member.texts)
 
 
-def _texts(member: Client) -> list[bytes]:
+def _texts(member: LineClient) -> list[bytes]:
     return [text for _, _, text in member.commands] if isinstance(member, Follower) else member.texts
 
 
-def _ranks(members: list[Client], before: list[str], outcome: Outcome) -> str:
+def _ranks(members: list[LineClient], before: list[str], outcome: RowOutcome) -> str:
     """Check that the remaining clients keep their order, and that each agrees with the server on its rank."""
     followers = [member for member in members if isinstance(member, Follower)]
     read_all(followers, lambda: all(follower.clients == len(followers) + 1 for follower in followers))

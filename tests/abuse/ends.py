@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 from harness import BenchmarkError, Program
 
 from rankserver.client import DisconnectedError, connect
-from tests.abuse.clients import MAX_WAIT, Client, Follower, crowd, read_all
+from tests.abuse.clients import MAX_WAIT, Follower, LineClient, crowd, read_all
 from tests.abuse.flow import Consumer, Producer, Pump
-from tests.abuse.outcome import MIB, Outcome, milliseconds
+from tests.abuse.outcome import MIB, RowOutcome, milliseconds
 from tests.abuse.subjects import RANK
 
 if TYPE_CHECKING:
-    from harness import Server
+    from harness import ServerProgram
 
-    from rankserver.client import Client as ApiClient
+    from rankserver.client import Client
     from tests.abuse.subjects import Subject
 
 # The most seconds from SIGTERM to the end of the server: two for clients that do not read, and one more.
@@ -36,12 +36,12 @@ SPARE: Final = 16
 # --- SIGTERM ----------------------------------------------------------------------------------
 
 
-def sigterm(subject: Subject, receivers: int = 50, seconds: float = 3, backlog: int = 2 * MIB) -> Outcome:
+def sigterm(subject: Subject, receivers: int = 50, seconds: float = 3, backlog: int = 2 * MIB) -> RowOutcome:
     """Send SIGTERM while commands flow at full speed."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     with (
         subject.start(receivers + SPARE, rankserver=["--max-backlog", str(backlog)]) as server,
-        Client(subject, server.address, hello=subject.sending) as client,
+        LineClient(subject, server.address, hello=subject.sending) as client,
         crowd(receivers, lambda _: _Receiver(subject, server.address)) as members,
     ):
         client.join()
@@ -83,7 +83,9 @@ class _Receiver(Consumer):
             super().take(lines)
 
 
-def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: float) -> tuple[float, int]:
+def _end(
+    server: ServerProgram, sender: Producer, members: list[_Receiver], seconds: float
+) -> tuple[float, int]:
     """Let commands flow for ``seconds``, end the server, and read to the end.
 
     Returns:
@@ -106,10 +108,10 @@ def _end(server: Server, sender: Producer, members: list[_Receiver], seconds: fl
 # --- kill -9 ----------------------------------------------------------------------------------
 
 
-def kill(subject: Subject) -> Outcome:
+def kill(subject: Subject) -> RowOutcome:
     """Kill the server, and measure when clients notice."""
-    outcome = Outcome()
-    with subject.start(8) as server, Client(subject, server.address) as client:
+    outcome = RowOutcome()
+    with subject.start(8) as server, LineClient(subject, server.address) as client:
         client.join()
         if subject is not RANK:
             server.signal(signal.SIGKILL)
@@ -136,7 +138,7 @@ def kill(subject: Subject) -> Outcome:
 
 
 async def _killed(
-    server: Server, client: Client, console: Program, where: str
+    server: ServerProgram, client: LineClient, console: Program, where: str
 ) -> tuple[tuple[float, float, float], str]:
     """Kill the server; return when a socket, the API and the console noticed, and what the console said."""
     async with connect(where, name="api") as api:
@@ -153,7 +155,7 @@ async def _killed(
     return (socket_knew, api_knew, time.perf_counter() - begin), told
 
 
-async def _until_lost(api: ApiClient) -> float:
+async def _until_lost(api: Client) -> float:
     """Return the time at which this client learns that its connection is lost."""
     with contextlib.suppress(DisconnectedError):
         async for _ in api:
@@ -164,18 +166,20 @@ async def _until_lost(api: ApiClient) -> float:
 # --- SIGSTOP ----------------------------------------------------------------------------------
 
 
-def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: float = 5) -> Outcome:
+def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: float = 5) -> RowOutcome:
     """Stop the server for longer than two heartbeats, and let it run on for the same time."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     settings = {"rankserver": ["--heartbeat", str(heartbeat)], "nats": [f'ping_interval: "{heartbeat:g}s"']}
 
-    def make(number: int) -> Client:
-        return Follower(server.address, f"n{number}") if subject is RANK else Client(subject, server.address)
+    def make(number: int) -> LineClient:
+        return (
+            Follower(server.address, f"n{number}") if subject is RANK else LineClient(subject, server.address)
+        )
 
     with (
         subject.start(clients + SPARE, **settings) as server,
         crowd(clients, make) as members,
-        Client(subject, server.address, hello=subject.sending) as sender,
+        LineClient(subject, server.address, hello=subject.sending) as sender,
     ):
         sender.join()
         read_all([sender, *members], lambda: False, heartbeat)
@@ -200,5 +204,5 @@ def stop(subject: Subject, clients: int = 200, heartbeat: float = 1, stopped: fl
     return outcome
 
 
-def _is_served(member: Client) -> bool:
+def _is_served(member: LineClient) -> bool:
     return bool(member.commands if isinstance(member, Follower) else member.texts)

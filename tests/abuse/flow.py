@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 from typing import TYPE_CHECKING, Final
 
-from tests.abuse.clients import MAX_READ, Client
+from tests.abuse.clients import MAX_READ, LineClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Producer:
         size: the bytes of each command.
     """
 
-    def __init__(self, client: Client, number: int, size: int) -> None:
+    def __init__(self, client: LineClient, number: int, size: int) -> None:
         self.client = client
         self.size = size
         self.sent = 0
@@ -66,7 +66,7 @@ class Producer:
             self.client.ended = True
 
 
-class Consumer(Client):
+class Consumer(LineClient):
     """Reads bit by bit, and checks each byte against what its producer sends.
 
     Attributes:
@@ -101,7 +101,7 @@ class Pump:
         more: whether producers prepare further commands when all theirs are sent.
     """
 
-    def __init__(self, senders: Sequence[Producer], readers: Sequence[Client] = ()) -> None:
+    def __init__(self, senders: Sequence[Producer], readers: Sequence[LineClient] = ()) -> None:
         self.more = True
         self._selector = selectors.DefaultSelector()
         for sender in senders:
@@ -124,7 +124,7 @@ class Pump:
         """Let each socket that is ready send or read once."""
         for key, events in self._selector.select(TURN):
             one = key.data
-            if isinstance(one, Client):
+            if isinstance(one, LineClient):
                 one.read()
                 ended = one.ended
             else:
@@ -135,4 +135,4 @@ class Pump:
                 ended = one.client.ended
             if ended:
                 self._selector.unregister(key.fileobj)
-                (one if isinstance(one, Client) else one.client).close()
+                (one if isinstance(one, LineClient) else one.client).close()

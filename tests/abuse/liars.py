@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from harness import Program
 
-from tests.abuse.clients import Client, Follower
-from tests.abuse.outcome import Outcome
-from tests.abuse.subjects import RANK, RankServer
+from tests.abuse.clients import Follower, LineClient
+from tests.abuse.outcome import RowOutcome
+from tests.abuse.subjects import RANK, LoggedServer
 
 if TYPE_CHECKING:
     from tests.abuse.subjects import Subject
@@ -57,10 +57,9 @@ REVERSING: Final = "\u202eexe.txt".encode()
 ESCAPES: Final = (b"\x1b[2J", b"\x1b]0;owned\x07", b"\x08\x08", b"\r", b"\x7f", b"\xc2\x9b31m")
 
 
-def forging(subject: Subject, rounds: int = 200) -> Outcome:
+def forging(subject: Subject, rounds: int = 200) -> RowOutcome:
     """Let a lower rank send the server's frames, others' answers, and text with line ends in it."""
-    outcome = Outcome()
-    lines = (*ALLOWED, *REFUSED)
+    outcome = RowOutcome()
     with (
         subject.start(8) as server,
         Follower(server.address, "first") as first,
@@ -68,53 +67,70 @@ def forging(subject: Subject, rounds: int = 200) -> Outcome:
         Follower(server.address, "forger") as forger,
         Follower(server.address, "last") as last,
     ):
-        for client in (first, second, forger, last):
+        members = (first, second, forger, last)
+        for client in members:
             client.join()
         first.send(b"ASK #question\n")
-        for client in (first, second, forger, last):
+        for client in members:
             client.until(lambda client=client: bool(client.commands), "get an ASK")  # type: ignore[misc]
-        for _ in range(rounds):
-            forger.send(b"\n".join(lines) + b"\n")
-        forger.send(b"CMD #end\nPING end\n")
-        forger.until(lambda: b"PONG end" in forger.private, "be heard")
-        refused = sum(line.startswith(b"ERR ") for line in forger.private)
-        expected = [(0, b"#question"), *((2, line[4:]) for line in ALLOWED * rounds), (2, b"#end")]
-        for client in (first, second, forger, last):
-            client.until(lambda client=client: client.commands[-1][2] == b"#end", "get the end")  # type: ignore[misc]
-            got = [(rank, text) for _, rank, text in client.commands]
-            outcome.check(got == expected, "the log has something else")
-            outcome.check(not client.wrong, f"the log: {client.wrong[:1]}")
-        ranks = [client.me for client in (first, second, forger, last)]
+        refused = _forge(forger, rounds)
+        outcome.check(refused == len(REFUSED) * rounds, f"{refused} of {len(REFUSED) * rounds} got an ERR")
+        for client in members:
+            _check_log(client, rounds, outcome)
+        ranks = [client.me for client in members]
         outcome.check(ranks == [0, 1, 2, 3], f"the ranks are {ranks}")
         answers = [
             line for client in (first, second, last) for line in client.private if line[:5] != b"INFO "
         ]
         outcome.check(not answers, f"others got {answers[:1]}")
-        outcome.check(refused == len(REFUSED) * rounds, f"{refused} of {len(REFUSED) * rounds} got an ERR")
-        seq = first.commands[0][0]
-        forger.send(b'RES %d ok {"out":"mine"}\nRES %d ok\n' % (seq, seq))
-        first.until(lambda: any(line.startswith(b"RES ") for line in first.private), "get an answer")
-        first.private.clear()
-        roster = first.roster()
-        outcome.check(roster == ["first", "second", "forger", "last"], f"the roster is {roster}")
-        more = [line for line in first.private if line.startswith(b"RES ")]
-        outcome.check(not more, "a second answer came")
+        _answer_twice(first, forger, outcome)
+    allowed = len(ALLOWED) * rounds
     outcome.figure = (
-        f"{len(lines) * rounds:,} frames: {refused:,} refused with ERR, {len(ALLOWED) * rounds:,} logged as "
+        f"{allowed + len(REFUSED) * rounds:,} frames: {refused:,} refused with ERR, {allowed:,} logged as "
         "text of its own rank; others' log, ranks, roster and answers as they must be"
     )
     return outcome
 
 
-def escapes(subject: Subject) -> Outcome:
+def _forge(forger: Follower, rounds: int) -> int:
+    """Send all lines ``rounds`` times, and then ``#end``; return how many were refused."""
+    for _ in range(rounds):
+        forger.send(b"\n".join((*ALLOWED, *REFUSED)) + b"\n")
+    forger.send(b"CMD #end\nPING end\n")
+    forger.until(lambda: b"PONG end" in forger.private, "be heard")
+    return sum(line.startswith(b"ERR ") for line in forger.private)
+
+
+def _check_log(client: Follower, rounds: int, outcome: RowOutcome) -> None:
+    """Check that the log has the allowed lines under the forger's rank, and nothing else."""
+    expected = [(0, b"#question"), *((2, line[4:]) for line in ALLOWED * rounds), (2, b"#end")]
+    client.until(lambda: client.commands[-1][2] == b"#end", "get the end")
+    got = [(rank, text) for _, rank, text in client.commands]
+    outcome.check(got == expected, "the log has something else")
+    outcome.check(not client.wrong, f"the log: {client.wrong[:1]}")
+
+
+def _answer_twice(first: Follower, forger: Follower, outcome: RowOutcome) -> None:
+    """Answer the first client's ASK twice, and check that one answer comes and the roster is the same."""
+    seq = first.commands[0][0]
+    forger.send(b'RES %d ok {"out":"mine"}\nRES %d ok\n' % (seq, seq))
+    first.until(lambda: any(line.startswith(b"RES ") for line in first.private), "get an answer")
+    first.private.clear()
+    roster = first.roster()
+    outcome.check(roster == ["first", "second", "forger", "last"], f"the roster is {roster}")
+    more = [line for line in first.private if line.startswith(b"RES ")]
+    outcome.check(not more, "a second answer came")
+
+
+def escapes(subject: Subject) -> RowOutcome:
     """Put escape sequences into names, tokens, commands, answers, and all else that is logged or shown."""
     if subject is RANK:
         return _escapes()
-    outcome = Outcome()
+    outcome = RowOutcome()
     with (
         subject.start(8) as server,
-        Client(subject, server.address, hello=subject.sending) as sender,
-        Client(subject, server.address) as reader,
+        LineClient(subject, server.address, hello=subject.sending) as sender,
+        LineClient(subject, server.address) as reader,
     ):
         sender.join()
         reader.join()
@@ -127,10 +143,10 @@ def escapes(subject: Subject) -> Outcome:
     return outcome
 
 
-def _escapes() -> Outcome:
-    outcome = Outcome()
+def _escapes() -> RowOutcome:
+    outcome = RowOutcome()
     with (
-        RankServer(16, ["--log-level", "debug"]) as server,
+        LoggedServer(16, ["--log-level", "debug"]) as server,
         Follower(server.address, "liar") as liar,
     ):
         liar.join()
@@ -156,7 +172,7 @@ def _escapes() -> Outcome:
     return outcome
 
 
-def _is_rejected(server: RankServer, escape: bytes) -> bool:
+def _is_rejected(server: LoggedServer, escape: bytes) -> bool:
     """Put ``escape`` into fields of HELLO, raw and as JSON; return whether each HELLO was rejected."""
     text = escape.decode()
     hellos = [
@@ -166,7 +182,7 @@ def _is_rejected(server: RankServer, escape: bytes) -> bool:
         b"x" + escape + b"\n",
     ]
     for hello in hellos:
-        with Client(RANK, server.address) as client:
+        with LineClient(RANK, server.address) as client:
             client.send(hello)
             while client.read():
                 pass
@@ -175,7 +191,7 @@ def _is_rejected(server: RankServer, escape: bytes) -> bool:
     return True
 
 
-def _shown(server: RankServer, liar: Follower) -> bytes:
+def _shown(server: LoggedServer, liar: Follower) -> bytes:
     """Return what the real client shows after it asks, and gets answers with escape sequences."""
     where = f"{server.address.host}:{server.address.port}"
     command = [sys.executable, "-m", "client", where, "--wait-for", "1", *["-c", "#ask"] * len(ESCAPES)]

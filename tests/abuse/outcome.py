@@ -17,7 +17,7 @@ MAX_P99 = 0.1
 
 
 @dataclass
-class Outcome:
+class RowOutcome:
     """The measured figures in words, the requirements that do not hold, and the times that are too long.
 
     Times depend on the load of the machine. The tests check ``unmet`` only; ``make reliability``, which has

@@ -20,9 +20,9 @@ if __name__ == "__main__":
     ROOT = Path(__file__).resolve().parents[2]
     sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from harness import Address, Program
+from harness import HostPort, Program
 
-from tests.abuse.clients import Client
+from tests.abuse.clients import LineClient
 from tests.abuse.subjects import SUBJECTS, Subject
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def main() -> int:
             first + subject.sending,
         )
     )
-    address = Address(host, int(port))
+    address = HostPort(host, int(port))
     context = trusting() if tls else None
     with (
-        Client(subject, address, hello=hello[0], tls=context) as reader,
-        Client(subject, address, hello=hello[1], tls=context) as sender,
+        LineClient(subject, address, hello=hello[0], tls=context) as reader,
+        LineClient(subject, address, hello=hello[1], tls=context) as sender,
     ):
         reader.join()
         sender.join()
@@ -68,7 +68,7 @@ def trusting() -> ssl.SSLContext:
     return context
 
 
-def _measure(sender: Client, reader: Client) -> list[float]:
+def _measure(sender: LineClient, reader: LineClient) -> list[float]:
     times: list[float] = []
     number = 0
     while not select.select([sys.stdin], [], [], PAUSE)[0]:
@@ -96,7 +96,7 @@ class Probe:
 
 
 @contextmanager
-def probing(subject: Subject, address: Address, *, token: str = "", tls: bool = False) -> Iterator[Probe]:
+def probing(subject: Subject, address: HostPort, *, token: str = "", tls: bool = False) -> Iterator[Probe]:
     """Run a probe during the block; afterwards ``times`` is set.
 
     Raises:

@@ -14,20 +14,20 @@ from tests.abuse.clients import (
     MAX_WAIT,
     SMALL_BUFFER,
     Checker,
-    Client,
     Follower,
+    LineClient,
     crowd,
     pass_time,
     read_all,
 )
 from tests.abuse.flow import Consumer, Producer, Pump
-from tests.abuse.outcome import MIB, Outcome, latency, mebibytes, milliseconds
+from tests.abuse.outcome import MIB, RowOutcome, latency, mebibytes, milliseconds
 from tests.abuse.probe import probing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
 
     from tests.abuse.subjects import Subject
 
@@ -52,13 +52,13 @@ MAX_PART: Final = 16_384
 
 def slow_readers(
     subject: Subject, readers: int = 1000, commands: int = 1000, pause: float = 0.012
-) -> Outcome:
+) -> RowOutcome:
     """Send commands to very many slow readers, and measure how long a fast reader waits."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     expected = [b"#%d " % number + b"x" * 1000 for number in range(commands)]
     with (
         subject.start(readers + 8) as server,
-        Client(subject, server.address, hello=subject.sending) as sender,
+        LineClient(subject, server.address, hello=subject.sending) as sender,
         Checker(subject, server.address) as fast,
         crowd(readers, lambda _: Checker(subject, server.address, receive_buffer=SMALL_BUFFER)) as slow,
     ):
@@ -93,7 +93,7 @@ def slow_readers(
     return outcome
 
 
-def _catch_up(sender: Client) -> None:
+def _catch_up(sender: LineClient) -> None:
     """Read what a sender has received, without waiting."""
     with selectors.DefaultSelector() as selector:
         selector.register(sender.sock, selectors.EVENT_READ)
@@ -107,13 +107,13 @@ def _share(part: int, whole: int) -> str:
 
 def producers(
     subject: Subject, seconds: float = 60, pace: float = 2 * MIB, backlog: int = BACKLOG, size: int = 1000
-) -> Outcome:
+) -> RowOutcome:
     """Let three clients send at full speed to three that read ``pace`` bytes a second each."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     options = [] if backlog == BACKLOG else ["--max-backlog", str(backlog)]
     with (
         subject.start(8, rankserver=options) as server,
-        crowd(3, lambda _: Client(subject, server.address, hello=subject.sending)) as senders,
+        crowd(3, lambda _: LineClient(subject, server.address, hello=subject.sending)) as senders,
         crowd(3, lambda _: Consumer(subject, server.address)) as consumers,
     ):
         sending = [Producer(client, number, size) for number, client in enumerate(senders)]
@@ -142,7 +142,7 @@ def producers(
 
 
 def _produce(
-    server: Server, sending: list[Producer], consumers: list[Consumer], seconds: float, pace: float
+    server: ServerProgram, sending: list[Producer], consumers: list[Consumer], seconds: float, pace: float
 ) -> Iterator[int]:
     """Send and read, and yield the server's memory in bytes ten times a second."""
     begin = sampled = time.monotonic()
@@ -193,18 +193,18 @@ def never_reads(
     backlog: int = BACKLOG,
     after: float = 2,
     least: float = 1 / 3,
-) -> Outcome:
+) -> RowOutcome:
     """Let one client never read while another sends at full speed, and measure the effect on a third.
 
     The third one's rate is measured for ``after`` seconds before and after that; the second rate must be at
     least ``least`` times the first.
     """
-    outcome = Outcome()
+    outcome = RowOutcome()
     patience = timeout + 15
     options = ["--slow-timeout", str(timeout), "--max-backlog", str(backlog)]
     with (
         subject.start(8, rankserver=options) as server,
-        Client(subject, server.address, hello=subject.sending) as client,
+        LineClient(subject, server.address, hello=subject.sending) as client,
         Consumer(subject, server.address) as reader,
     ):
         client.join()
@@ -212,32 +212,29 @@ def never_reads(
         sender = Producer(client, 0, 16_000)
         reader.follow([sender])
         before = _flow(server, sender, reader, after)
-        with Client(subject, server.address, receive_buffer=SMALL_BUFFER) as stuck:
+        with LineClient(subject, server.address, receive_buffer=SMALL_BUFFER) as stuck:
             stuck.join()
             count = subjects.descriptors(server.pid)
             beside = _flow(server, sender, reader, patience, lambda: subjects.descriptors(server.pid) < count)
         then = _flow(server, sender, reader, after)
         lost = reader.wrong or reader.ended
         end = ", and was dropped" if reader.ended else ", and lost commands" if reader.wrong else ""
+    rates = f"{before.rate / MIB:.0f} MiB/s before it, {then.rate / MIB:.0f} after"
     outcome.check(beside.is_over, f"it was not dropped within {patience:g} s")
     outcome.check_time(beside.longest <= timeout + 1, f"another one waited for {beside.longest:.1f} s")
     outcome.check(not lost, "the one that reads lost something")
-    outcome.check_time(
-        then.rate >= before.rate * least,
-        f"{before.rate / MIB:.0f} MiB/s before it, {then.rate / MIB:.0f} after",
-    )
+    outcome.check_time(then.rate >= before.rate * least, rates)
     outcome.check(beside.most <= backlog + 2 * MAX_SLACK, f"{mebibytes(beside.most)} of memory")
     outcome.figure = (
         (f"closed after {beside.seconds:.1f} s" if beside.is_over else f"still open after {patience:g} s")
         + f"; the reader waited {milliseconds(beside.longest)} at most{end}"
-        + f"; {before.rate / MIB:.0f} MiB/s before, {then.rate / MIB:.0f} after"
-        + f"; memory {mebibytes(beside.most)}"
+        + f"; {rates}; memory {mebibytes(beside.most)}"
     )
     return outcome
 
 
 def _flow(
-    server: Server,
+    server: ServerProgram,
     sender: Producer,
     reader: Consumer,
     seconds: float,
@@ -265,7 +262,7 @@ class _Executor(Follower):
 
     answer = b""
 
-    def __init__(self, address: Address, name: str) -> None:
+    def __init__(self, address: HostPort, name: str) -> None:
         super().__init__(address, name)
         self._waiting: deque[bytes] = deque()
 
@@ -292,9 +289,9 @@ def asker(
     executors: int = 8,
     timeout: float = 5,
     size: int = 30_000,
-) -> Outcome:
+) -> RowOutcome:
     """Let one client keep asking without ever reading the answers, which are long."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     with (
         subject.start(16, rankserver=["--slow-timeout", str(timeout)]) as server,
         Follower(server.address, "asker", receive_buffer=SMALL_BUFFER) as careless,

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.abuse import subjects
-from tests.abuse.clients import Client, crowd, pass_time
-from tests.abuse.outcome import Outcome, latency, milliseconds
+from tests.abuse.clients import LineClient, crowd, pass_time, settled_descriptors
+from tests.abuse.outcome import RowOutcome, latency, milliseconds
 from tests.abuse.probe import probing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness import Address, Server
+    from harness import HostPort, ServerProgram
 
     from tests.abuse.subjects import Subject
 
@@ -58,9 +58,9 @@ class _Stranger:
     seconds: float = 0
 
 
-def strangers(subject: Subject, each: int = 10, timeout: float = 5, patience: float = 8) -> Outcome:
+def strangers(subject: Subject, each: int = 10, timeout: float = 5, patience: float = 8) -> RowOutcome:
     """Connect and send nothing, or bytes that no client sends."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     with subject.start(200, rankserver=["--handshake-timeout", str(timeout)]) as server:
         with probing(subject, server.address) as probe:
             found = _pester(server.address, [kind for kind in KINDS for _ in range(each)], patience)
@@ -70,9 +70,9 @@ def strangers(subject: Subject, each: int = 10, timeout: float = 5, patience: fl
     return outcome
 
 
-def plain_to_tls(subject: Subject, each: int = 10, timeout: float = 5, patience: float = 8) -> Outcome:
+def plain_to_tls(subject: Subject, each: int = 10, timeout: float = 5, patience: float = 8) -> RowOutcome:
     """Connect to a TLS port and send nothing, or bytes that are not TLS."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     with tempfile.TemporaryDirectory() as folder:
         options = [*_certificate(Path(folder)), "--handshake-timeout", str(timeout)]
         with subject.start(200, rankserver=options) as server:
@@ -99,7 +99,7 @@ def _certificate(folder: Path) -> list[str]:
     return ["--tls-cert", cert, "--tls-key", key]
 
 
-def _pester(address: Address, kinds: Sequence[str], patience: float) -> list[_Stranger]:
+def _pester(address: HostPort, kinds: Sequence[str], patience: float) -> list[_Stranger]:
     """Connect as each of these kinds, and wait for up to ``patience`` seconds."""
     found = {}
     poll = select.poll()
@@ -141,7 +141,7 @@ def _drip(sock: socket.socket) -> None:
         return
 
 
-def _judge(found: list[_Stranger], bound: float, outcome: Outcome) -> None:
+def _judge(found: list[_Stranger], bound: float, outcome: RowOutcome) -> None:
     still_open = {one.kind for one in found if not one.seconds}
     outcome.check(not still_open, f"never closed: {', '.join(sorted(still_open))}")
     late = {one.kind for one in found if one.seconds > bound}
@@ -161,9 +161,9 @@ def _told(found: list[_Stranger], patience: float) -> str:
 # --- tokens -----------------------------------------------------------------------------------
 
 
-def tokens(subject: Subject, guessers: int = 50, seconds: float = 5) -> Outcome:
+def tokens(subject: Subject, guessers: int = 50, seconds: float = 5) -> RowOutcome:
     """Keep guessing tokens from many connections: wrong ones, none, and one of 60,000 bytes."""
-    outcome = Outcome()
+    outcome = RowOutcome()
     token = secrets.token_urlsafe(16)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens"
@@ -190,16 +190,16 @@ def tokens(subject: Subject, guessers: int = 50, seconds: float = 5) -> Outcome:
     return outcome
 
 
-def _first_answers(subject: Subject, server: Server, tokens: Sequence[bytes | None]) -> list[str]:
+def _first_answers(subject: Subject, server: ServerProgram, tokens: Sequence[bytes | None]) -> list[str]:
     """Return, for each of these tokens, the first words of the server that say whether it is accepted."""
-    clients = [Client(subject, server.address) for _ in tokens]
+    clients = [LineClient(subject, server.address) for _ in tokens]
     for client, token in zip(clients, tokens, strict=True):
         client.sock.settimeout(5)
         client.send(subject.joining if token is None else subject.guess(token))
     return [_first_answer(client) for client in clients]
 
 
-def _first_answer(client: Client) -> str:
+def _first_answer(client: LineClient) -> str:
     lines: list[bytes] = []
     with client, suppress(OSError):
         while data := client.sock.recv(MAX_READ):
@@ -210,7 +210,7 @@ def _first_answer(client: Client) -> str:
     return "closed"
 
 
-def _guess(subject: Subject, server: Server, guessers: int, seconds: float) -> tuple[int, int]:
+def _guess(subject: Subject, server: ServerProgram, guessers: int, seconds: float) -> tuple[int, int]:
     """Guess as fast as answers come; return how many guesses were answered, and how many were accepted."""
     guesses = entered = 0
     poll = select.poll()
@@ -257,24 +257,23 @@ def _try(subject: Subject, sock: socket.socket) -> None:
 # --- descriptors ------------------------------------------------------------------------------
 
 
-def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, seconds: float = 5) -> Outcome:
+def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, seconds: float = 5) -> RowOutcome:
     """Let more clients connect than the server has descriptors for, then let some of the first ones leave."""
-    outcome = Outcome()
-    with subject.start(clients + too_many + 64) as server, Client(subject, server.address) as member:
+    outcome = RowOutcome()
+    with subject.start(clients + too_many + 64) as server, LineClient(subject, server.address) as member:
         member.join()
         with (
-            Client(subject, server.address, hello=subject.sending) as sender,
-            crowd(clients, lambda _: Client(subject, server.address)) as members,
+            LineClient(subject, server.address, hello=subject.sending) as sender,
+            crowd(clients, lambda _: LineClient(subject, server.address)) as members,
         ):
             sender.join()
             # Some descriptors are only opened shortly after the start.
-            pass_time(server, 0.3)
-            limit = subjects.descriptors(server.pid) + 2
+            limit = settled_descriptors(server) + 2
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
-            waiting = [Client(subject, server.address) for _ in range(too_many)]
+            waiting = [LineClient(subject, server.address) for _ in range(too_many)]
             for client in waiting:
                 client.send(client.hello)
-            pass_time(server, 0.3)
+            settled_descriptors(server)
             before, begin = subjects.cpu(server.pid), time.monotonic()
             pass_time(server, seconds)
             used = (subjects.cpu(server.pid) - before) / (time.monotonic() - begin)
@@ -300,7 +299,7 @@ def descriptors(subject: Subject, clients: int = 100, too_many: int = 100, secon
     return outcome
 
 
-def _joined(clients: list[Client]) -> bool:
+def _joined(clients: list[LineClient]) -> bool:
     """Wait until these clients have joined."""
     for client in clients:
         client.sock.settimeout(10)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import peers
-from harness import Address, BenchmarkError, Server
+from harness import BenchmarkError, HostPort, ServerProgram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Subject(ABC):
         """Return its name and version, or None if it is not installed."""
 
     @abstractmethod
-    def start(self, clients: int, **settings: Sequence[str]) -> Server:
+    def start(self, clients: int, **settings: Sequence[str]) -> ServerProgram:
         """Start it; ``settings[key]`` has options or configuration lines that differ from the defaults."""
 
     @abstractmethod
@@ -95,7 +95,7 @@ class Subject(ABC):
         return [line for line in lines if line[:1] == b"#"]
 
 
-class RankServer(Server):
+class LoggedServer(ServerProgram):
     """The real server with its defaults; its log is kept."""
 
     def __init__(self, clients: int, options: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class RankServer(Server):
             self._errors = stack.enter_context(tempfile.TemporaryFile())
             super().__init__("the server", command, errors=self._errors)
             stack.callback(super().close)
-            self.address = Address.parse(self.line(MAX_START_SECONDS).split()[-1])
+            self.address = HostPort.parse(self.line(MAX_START_SECONDS).split()[-1])
             self._stack = stack.pop_all()
 
     def close(self) -> None:
@@ -131,8 +131,8 @@ class Rank(Subject):
     def title(self) -> str:
         return "rankserver"
 
-    def start(self, clients: int, **settings: Sequence[str]) -> RankServer:
-        return RankServer(clients, settings.get(self.key, ()))
+    def start(self, clients: int, **settings: Sequence[str]) -> LoggedServer:
+        return LoggedServer(clients, settings.get(self.key, ()))
 
     def has_joined(self, line: bytes) -> bool:
         return line.startswith(b"WELCOME ")
@@ -157,7 +157,7 @@ class Redis(Subject):
     def title(self) -> str | None:
         return _title(self.key, "Redis")
 
-    def start(self, clients: int, **settings: Sequence[str]) -> Server:
+    def start(self, clients: int, **settings: Sequence[str]) -> ServerProgram:
         return _start("Redis", ["redis-server"], REDIS, clients, settings.get(self.key, ()))
 
     def has_joined(self, line: bytes) -> bool:
@@ -180,7 +180,7 @@ class Nats(Subject):
     def title(self) -> str | None:
         return _title(self.key, "NATS")
 
-    def start(self, clients: int, **settings: Sequence[str]) -> Server:
+    def start(self, clients: int, **settings: Sequence[str]) -> ServerProgram:
         return _start("NATS", ["nats-server", "-c"], NATS, clients, settings.get(self.key, ()))
 
     def has_joined(self, line: bytes) -> bool:
@@ -202,6 +202,8 @@ def _title(key: str, name: str) -> str | None:
     return version and f"{name} {version}"
 
 
-def _start(name: str, command: Sequence[str], config: str, clients: int, more: Sequence[str]) -> Server:
+def _start(
+    name: str, command: Sequence[str], config: str, clients: int, more: Sequence[str]
+) -> ServerProgram:
     text = config + "".join(f"{line}\n" for line in more)
-    return peers.daemon(name, command, text)(peers.Load(clients, 0, 0), None)
+    return peers.daemon(name, command, text)(peers.PeerLoad(clients, 0, 0), None)

@@ -15,10 +15,10 @@ import machine
 import plan
 import pytest
 import rounds
-from grid import Progress, Run, Settings
-from harness import BenchmarkError, Places, RankServer, Server
+from grid import Comparison, ProgressBar, Settings
+from harness import BenchmarkError, LoopbackServer, Places, ServerProgram
 from measurements import Measurements
-from peers import PEERS, Load, Peer, Script
+from peers import PEERS, PeerLoad, PeerServer, Script
 from plan import Point, Timing
 
 BY_KEY = {peer.key: peer for peer in PEERS}
@@ -93,7 +93,7 @@ class Watching:
         """Ignore the time."""
 
 
-def run_point(*peers: Peer, point: Point = TINY, progress: Watching | None = None) -> dict[str, Any]:
+def run_point(*peers: PeerServer, point: Point = TINY, progress: Watching | None = None) -> dict[str, Any]:
     harness.build()
     result = rounds.run_point(point, peers, PLACES, TIMING, progress or Watching())
     sources: dict[str, Any] = result["sources"]
@@ -108,11 +108,11 @@ def gone(pid: int) -> bool:
     return False
 
 
-def mortal_peer(started: list[Server]) -> tuple[Peer, Any]:
+def mortal_peer(started: list[ServerProgram]) -> tuple[PeerServer, Any]:
     """Return a peer, and a function that kills the first of its servers."""
 
-    def start(load: Load, cpu: int | None) -> Server:
-        started.append(RankServer(load.connections, cpu=cpu))
+    def start(load: PeerLoad, cpu: int | None) -> ServerProgram:
+        started.append(LoopbackServer(load.connections, cpu=cpu))
         return started[-1]
 
     def die() -> None:
@@ -122,7 +122,7 @@ def mortal_peer(started: list[Server]) -> tuple[Peer, Any]:
 
 
 def test_a_peer_that_dies_keeps_its_rounds_and_others_go_on() -> None:
-    started: list[Server] = []
+    started: list[ServerProgram] = []
     mortal, die = mortal_peer(started)
     watching = Watching("bursts, mortal", die)
     sources = run_point(BY_KEY["rankserver"], mortal, BY_KEY["ceiling"], progress=watching)
@@ -171,7 +171,7 @@ def test_a_peer_that_drops_a_command_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_does_not_take_all_connections_is_marked() -> None:
-    small = replace(BY_KEY["rankserver"], key="small", start=lambda _load, cpu: RankServer(1, cpu=cpu))
+    small = replace(BY_KEY["rankserver"], key="small", start=lambda _load, cpu: LoopbackServer(1, cpu=cpu))
     sources = run_point(BY_KEY["rankserver"], small)
 
     assert "closed by the server" in sources["small"]["lost"]
@@ -184,14 +184,14 @@ def test_a_peer_is_left_out_where_it_has_too_few_connections() -> None:
 
 
 def test_a_run_stops_if_the_ceiling_fails() -> None:
-    broken = replace(BY_KEY["ceiling"], start=lambda _load, cpu: RankServer(1, cpu=cpu), one="rank")
+    broken = replace(BY_KEY["ceiling"], start=lambda _load, cpu: LoopbackServer(1, cpu=cpu), one="rank")
 
     with pytest.raises(BenchmarkError, match=f"{broken.name}, 2 receivers, 64 bytes: .*closed by the server"):
         run_point(broken)
 
 
 def test_losses_of_this_server_are_marked_like_any_others() -> None:
-    broken = replace(BY_KEY["rankserver"], start=lambda _load, cpu: RankServer(1, cpu=cpu))
+    broken = replace(BY_KEY["rankserver"], start=lambda _load, cpu: LoopbackServer(1, cpu=cpu))
     sources = run_point(broken, BY_KEY["asyncio"], point=TINY._replace(latency=True))
 
     assert "closed by the server" in sources["rankserver"]["lost"]
@@ -201,7 +201,7 @@ def test_losses_of_this_server_are_marked_like_any_others() -> None:
 def test_a_run_in_which_this_server_fails_is_no_success(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = replace(PEERS[0], start=lambda _load, cpu: RankServer(1, cpu=cpu))
+    broken = replace(PEERS[0], start=lambda _load, cpu: LoopbackServer(1, cpu=cpu))
     monkeypatch.setattr(compare, "PEERS", (broken, *PEERS[1:]))
     arguments = ["--quick", "--peers", "ceiling", "--parts", "throughput", "--receivers", "2"]
 
@@ -277,9 +277,9 @@ def test_latencies_are_there_idle_and_at_half_load(measured: Measurements) -> No
 
 
 def test_this_server_is_paced_at_half_load_of_each_peer(measured: Measurements) -> None:
+    paces = measured.paces[measured.paces.peer == "asyncio"].set_index(["load", "round"])
     for value in ("rate", "commands"):
-        half = measured.pace("half", value)
-        assert measured.pace("same", value).equals(half[half.index.get_level_values("peer") == "asyncio"])
+        assert paces.loc["same", value].equals(paces.loc["half", value])
 
 
 def test_membership_holds_all_rounds(measured: Measurements) -> None:
@@ -299,10 +299,10 @@ def test_an_interrupted_run_resumes_at_its_point(tmp_path: Path) -> None:
     harness.build()
     part, head = tmp_path / "part", {"command": "c", "machine": {}, "peers": [], "seconds": 0.0}
     first, second = TINY, TINY._replace(receivers=3)
-    with Progress(1.0) as progress:
-        Run(settings(first), head, part).run(progress)
+    with ProgressBar(1.0) as progress:
+        Comparison(settings(first), head, part).run(progress)
         left = json.loads(part.read_text())
-        again = Run(settings(first, second), head, part)
+        again = Comparison(settings(first, second), head, part)
         again.resume()
         result = again.run(progress)
     again.finish()
@@ -320,20 +320,20 @@ def test_a_resumed_run_of_older_code_names_both_commits(tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.write_text(json.dumps(old))
     described = [peer | {"settings": "new words"}]
-    run = Run(settings(), old | {"peers": described, "commit": "new", "resumed": False}, part)
+    run = Comparison(settings(), old | {"peers": described, "commit": "new", "resumed": False}, part)
     run.resume()
 
     assert run.result["peers"] == described
     assert (run.result["commit"], run.result["earlier_commits"]) == ("new", [None])
     assert run.result["resumed"] is True
-    other = Run(settings(), old | {"peers": [peer | {"version": "7.2"}]}, part)
+    other = Comparison(settings(), old | {"peers": [peer | {"version": "7.2"}]}, part)
     with pytest.raises(BenchmarkError, match="different peers"):
         other.resume()
 
 
 def test_a_different_run_is_not_resumed(tmp_path: Path) -> None:
     part, head = tmp_path / "part", {"command": "c", "machine": {"cpus": 2}, "peers": []}
-    run = Run(settings(), head, part)
+    run = Comparison(settings(), head, part)
 
     with pytest.raises(BenchmarkError, match="no run was interrupted"):
         run.resume()
@@ -346,10 +346,10 @@ def test_a_different_run_is_not_resumed(tmp_path: Path) -> None:
     ("arguments", "complaint"),
     [
         (["--quick"], "--output"),
-        (["--peers", "redis,kafka"], "'kafka' is none of rankserver,redis"),
-        (["--parts", "latencies"], "'latencies' is none of throughput,latency"),
-        (["--sizes", "64,13"], "from 14 on"),
-        (["--receivers", "0"], "from 1 on"),
+        (["--peers", "redis,kafka"], "'kafka' is not one of rankserver,redis"),
+        (["--parts", "latencies"], "'latencies' is not one of throughput,latency"),
+        (["--sizes", "64,13"], "14 or more"),
+        (["--receivers", "0"], "1 or more"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(

@@ -16,8 +16,8 @@ from typing import BinaryIO, Final
 import harness
 import peers
 import pytest
-from harness import Address, BenchmarkError, Program
-from peers import PEERS, Load, Peer
+from harness import BenchmarkError, HostPort, Program
+from peers import PEERS, PeerLoad, PeerServer
 
 from tests.support.waiting import BOUND
 
@@ -51,7 +51,7 @@ def need(key: str) -> None:
         pytest.skip(f"{key} is not installed")
 
 
-class Script:
+class BroadcastScript:
     """One of our servers as a process whose output can be read to the end."""
 
     def __init__(self, *command: str) -> None:
@@ -64,7 +64,7 @@ class Script:
         )
         assert self.process.stdout
         words = self.process.stdout.readline().removeprefix("listening on ").split()
-        self.addresses = [Address.parse(word) for word in words]
+        self.addresses = [HostPort.parse(word) for word in words]
 
     def end(self) -> tuple[int, str]:
         """End it; return its exit code and what it printed after it began to listen."""
@@ -73,10 +73,10 @@ class Script:
         return self.process.returncode, out + err
 
 
-class Client:
+class LineSocket:
     """A client of the broadcast servers."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: HostPort) -> None:
         self.socket = socket.create_connection(address, BOUND)
         self._file: BinaryIO = self.socket.makefile("rb")
         self.hello = self.line()
@@ -90,26 +90,26 @@ class Client:
 
 
 @pytest.fixture(params=BROADCAST)
-def broadcast(request: pytest.FixtureRequest) -> Iterator[Script]:
+def broadcast(request: pytest.FixtureRequest) -> Iterator[BroadcastScript]:
     need(request.param)
-    script = Script(*BROADCAST[request.param])
+    script = BroadcastScript(*BROADCAST[request.param])
     yield script
     script.end()
 
 
 @pytest.fixture
-def connect(broadcast: Script) -> Iterator[Callable[[], Client]]:
+def connect(broadcast: BroadcastScript) -> Iterator[Callable[[], LineSocket]]:
     with ExitStack() as stack:
 
-        def make() -> Client:
-            client = Client(broadcast.addresses[0])
+        def make() -> LineSocket:
+            client = LineSocket(broadcast.addresses[0])
             stack.callback(client.close)
             return client
 
         yield make
 
 
-def test_clients_are_told_their_rank_and_hear_all_but_themselves(connect: Callable[[], Client]) -> None:
+def test_clients_are_told_their_rank_and_hear_all_but_themselves(connect: Callable[[], LineSocket]) -> None:
     clients = [connect() for _ in range(3)]
     assert [client.hello for client in clients] == [b"hello 0\n", b"hello 1\n", b"hello 2\n"]
     for rank, client in enumerate(clients):
@@ -119,7 +119,7 @@ def test_clients_are_told_their_rank_and_hear_all_but_themselves(connect: Callab
                 assert other.line() == b"%d from %d\n" % (rank, rank)
 
 
-def test_quick_lines_reach_everybody_whole_and_in_order(connect: Callable[[], Client]) -> None:
+def test_quick_lines_reach_everybody_whole_and_in_order(connect: Callable[[], LineSocket]) -> None:
     first, second, sender = connect(), connect(), connect()
     text = b"x" * 64
     lines = [b"%d %b\n" % (index, text) for index in range(COMMANDS)]
@@ -128,7 +128,7 @@ def test_quick_lines_reach_everybody_whole_and_in_order(connect: Callable[[], Cl
         assert [client.line() for _ in lines] == [b"2 " + line for line in lines]
 
 
-def test_a_long_line_in_two_parts_stays_one(connect: Callable[[], Client]) -> None:
+def test_a_long_line_in_two_parts_stays_one(connect: Callable[[], LineSocket]) -> None:
     receiver, sender = connect(), connect()
     text = b"y" * 16_384
     sender.socket.sendall(text)
@@ -137,7 +137,7 @@ def test_a_long_line_in_two_parts_stays_one(connect: Callable[[], Client]) -> No
 
 
 @pytest.mark.parametrize("abrupt", [False, True], ids=["closes", "vanishes"])
-def test_clients_behind_one_that_leaves_move_up(connect: Callable[[], Client], *, abrupt: bool) -> None:
+def test_clients_behind_one_that_leaves_move_up(connect: Callable[[], LineSocket], *, abrupt: bool) -> None:
     head, leaver, last = connect(), connect(), connect()
     leaver.socket.sendall(b"bye\nno end of line")
     assert [head.line(), last.line()] == [b"1 bye\n", b"1 bye\n"]
@@ -155,7 +155,7 @@ def test_clients_behind_one_that_leaves_move_up(connect: Callable[[], Client], *
 
 
 def test_it_ends_silently_while_clients_are_connected(
-    broadcast: Script, connect: Callable[[], Client]
+    broadcast: BroadcastScript, connect: Callable[[], LineSocket]
 ) -> None:
     connect(), connect()
     assert broadcast.end() == (-signal.SIGTERM, "")
@@ -163,7 +163,7 @@ def test_it_ends_silently_while_clients_are_connected(
 
 def test_the_zeromq_proxy_passes_everything_on_and_ends() -> None:
     zmq = pytest.importorskip("zmq")
-    script = Script("zmq_proxy.py")
+    script = BroadcastScript("zmq_proxy.py")
     receiving, sending = (f"tcp://{address.host}:{address.port}" for address in script.addresses)
     with (
         zmq.Context() as context,
@@ -194,10 +194,10 @@ def test_peers_have_keys_of_their_own_and_the_ceiling_is_last() -> None:
 
 
 @pytest.mark.parametrize("peer", [peer for peer in PEERS if peer.key != "ceiling"], ids=lambda peer: peer.key)
-def test_a_peer_that_is_installed_listens_and_ends(peer: Peer) -> None:
+def test_a_peer_that_is_installed_listens_and_ends(peer: PeerServer) -> None:
     if peer.version() is None:
         pytest.skip(f"{peer.name} is not installed")
-    with peer.start(Load(1, 1, 64), None) as server:
+    with peer.start(PeerLoad(1, 1, 64), None) as server:
         for address in {server.address, server.sending or server.address}:
             socket.create_connection(address, BOUND).close()
         folder = Path(f"/proc/{server.pid}")
@@ -207,9 +207,9 @@ def test_a_peer_that_is_installed_listens_and_ends(peer: Peer) -> None:
 
 def test_all_threads_run_on_the_given_cpu_and_we_do_not() -> None:
     before = os.sched_getaffinity(0)
-    with BY_KEY["threads"].start(Load(1, 1, 64), max(before)) as server:
+    with BY_KEY["threads"].start(PeerLoad(1, 1, 64), max(before)) as server:
         # The server has started a thread for it.
-        client = Client(server.address)
+        client = LineSocket(server.address)
         threads = [int(path.name) for path in Path(f"/proc/{server.pid}/task").iterdir()]
         assert [os.sched_getaffinity(thread) for thread in threads] == [{max(before)}] * 2
         client.close()
@@ -224,7 +224,7 @@ def test_a_peer_that_is_not_installed_has_no_version(
     monkeypatch.setattr(peers, "SYSTEM_FOLDERS", ())
     assert BY_KEY[key].version() is None
     with pytest.raises(BenchmarkError, match="is not installed"):
-        BY_KEY[key].start(Load(1, 1, 64), None)
+        BY_KEY[key].start(PeerLoad(1, 1, 64), None)
 
 
 def fake(folder: Path, script: str) -> None:
@@ -240,14 +240,14 @@ def test_a_peer_that_does_not_start_is_reported_with_its_output(
     fake(tmp_path, "echo no such option >&2; exit 3")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchmarkError, match="NATS ended at once: no such option"):
-        BY_KEY["nats"].start(Load(1, 1, 64), None)
+        BY_KEY["nats"].start(PeerLoad(1, 1, 64), None)
 
 
 def test_another_port_is_tried_when_one_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake(tmp_path, f"echo once more >> {tmp_path}/tries; echo bind: address already in use; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchmarkError, match="taken"):
-        BY_KEY["nats"].start(Load(1, 1, 64), None)
+        BY_KEY["nats"].start(PeerLoad(1, 1, 64), None)
     assert len((tmp_path / "tries").read_text().splitlines()) == peers.MAX_ATTEMPTS
 
 
@@ -261,7 +261,7 @@ def test_a_peer_that_takes_no_connection_in_time_is_reported(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(socket, "create_connection", late)
     with pytest.raises(BenchmarkError, match="cannot connect to NATS, timed out: it printed nothing"):
-        BY_KEY["nats"].start(Load(1, 1, 64), None)
+        BY_KEY["nats"].start(PeerLoad(1, 1, 64), None)
 
 
 def test_a_program_that_closes_its_output_and_stays_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ def test_the_same_files_are_written_again_from_the_json(
 ) -> None:
     report.write(Measurements.of_run(result), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 6
+    assert len(before) == 5
     for name in ("throughput.svg", "latency.svg", "cost.svg"):
         text = "".join(ET.fromstring(before[name]).itertext())  # noqa: S314 - our own
         assert all(key in text for key in PEERS)
@@ -227,6 +227,10 @@ def test_the_json_has_one_line_for_each_measurement(result: dict[str, Any]) -> N
     assert len(rows) == sum(len(table) + 1 for table in tables)
 
 
-def test_another_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="not of format 2"):
-        Measurements.parse('{"format": 1}')
+@pytest.mark.parametrize("text", ["not JSON", "{}"])
+def test_a_file_of_another_kind_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "compare.json").write_text(text)
+    assert report.main([str(tmp_path)]) == 1
+    assert "cannot read" in capsys.readouterr().err

@@ -8,8 +8,7 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import Log
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import Cursor, Flushed, Log
 from tests.support.clist_peers import MAX_LINE, Peers, commands, logged_commands
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from tests.support.clist_peers import MAX_LINE, Peers, commands
+from tests.support.draining import drain
 
 BATCH_LINES: Final = st.tuples(
     st.sampled_from(
@@ -71,11 +72,7 @@ def test_collecting_and_applying_gives_the_same_log(
             later.log.apply(later.members[sender], batch)
             later.log.check()
         assert later.log.seq == peers.log.seq
-        got_later = b""
-        while spans := reader.peek():
-            got_later += b"".join(spans)
-            reader.advance(sum(map(len, spans)))
-        assert got_later == peers.rest(client)
+        assert drain(reader) == peers.rest(client)
 
 
 def test_a_batch_ends_before_the_first_other_line(peers: Peers) -> None:

@@ -14,10 +14,10 @@ import pytest
 from cffi import FFI
 
 from build_ext import declarations
-from rankserver import clist, cursor
+from rankserver import clist
 from rankserver import core as wrapper
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
+from tests.support.draining import drain
 from tests.support.paths import ROOT
 
 MAX_LINE: Final = 256
@@ -58,7 +58,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def lib(core: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Make the wrapper use that core, and check that no allocation is left at the end."""
-    for module in (wrapper, cursor, clist):
+    for module in (wrapper, clist):
         monkeypatch.setattr(module, "ffi", core.ffi)
         monkeypatch.setattr(module, "lib", core.lib)
     core.lib.fault_disarm()
@@ -107,12 +107,7 @@ class Scene:
 
     def frames(self) -> list[bytes]:
         """Return the frames that the ranked client must be sent."""
-        got = b""
-        while spans := self.ranked.peek():
-            data = b"".join(spans)
-            got += data
-            self.ranked.advance(len(data))
-        return got.splitlines()
+        return drain(self.ranked).splitlines()
 
     def feed(self, client: Cursor, data: bytes) -> list[bytes]:
         """Receive ``data`` in one piece; return the lines that are handed over."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from tests.support.clist_model import ModelCursor, ModelLog
 from tests.support.clist_peers import (
     MAX_LINE,

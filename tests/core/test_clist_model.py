@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from rankserver.cursor import MAX_PEEK_SPANS, Flushed
-from tests.support.clist_world import INPUT_BYTES, MAX_LINE, READ_SIZE, Peer, Reader, World
+from rankserver.clist import MAX_PEEK_SPANS, Flushed
+from tests.support.clist_world import INPUT_BYTES, MAX_LINE, READ_SIZE, ModeledPeer, ModeledReader, World
 
 # Selects the cursor or member that a rule applies to.
 WHICH: Final = st.integers(0, 99)
@@ -40,7 +40,7 @@ class LogMachine(World):
 
     @rule(is_slow=st.booleans(), joins=st.booleans(), rank_class=CLASSES)
     def open(self, is_slow: bool, joins: bool, rank_class: int) -> None:
-        peer = Peer(self.log, is_slow=is_slow)
+        peer = ModeledPeer(self.log, is_slow=is_slow)
         self.peers.append(peer)
         if joins:
             self._attach(peer, self._join(rank_class), self.model.seq)
@@ -117,7 +117,7 @@ class LogMachine(World):
     @precondition(lambda self: len(self.readers) < 2)
     @rule()
     def retain(self) -> None:
-        self.readers.append(Reader(self.log, self.model))
+        self.readers.append(ModeledReader(self.log, self.model))
 
     @precondition(lambda self: self.readers)
     @rule(which=WHICH, part=st.floats(0, 1), closes=st.booleans())

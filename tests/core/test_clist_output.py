@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rankserver.clist import BLOCK_BYTES
-from rankserver.cursor import MAX_PEEK_SPANS, Flushed
+from rankserver.clist import BLOCK_BYTES, MAX_PEEK_SPANS, Flushed
 from tests.support.clist_peers import READ_SIZE, Peers, commands, logged_commands
 
 

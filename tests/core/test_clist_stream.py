@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import Cursor, Flushed
 from tests.support.clist_peers import MAX_LINE, Peers, commands, logged_commands
+from tests.support.draining import drain
 
 
 @pytest.fixture
@@ -312,11 +313,7 @@ def test_a_retaining_cursor_sees_the_log_to_its_end(peers: Peers) -> None:
     client, reader = peers.join(), peers.log.retain()
     peers.log.publish(0)
     peers.feed(client, commands(20))
-    got = b""
-    while spans := reader.peek():
-        got += b"".join(spans)
-        reader.advance(sum(map(len, spans)))
-    assert got == logged_commands(20)
+    assert drain(reader) == logged_commands(20)
     assert peers.rest(client) == b""
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,14 @@ from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
+# A client with a second thread, which does nothing.
+TWO_THREADS = """
+import threading
+from client.cli import main
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+raise SystemExit(main())
+"""
 # The delay before another attempt is random, and at most half a second.
 RETRY = r"trying again in (0\.[2-5]) s"
 
@@ -126,6 +135,27 @@ def test_a_signal_ends_it_even_if_nobody_reads_what_it_writes(
             answers = top.line().startswith(b"RES ")
         agent.process.send_signal(signum)
         assert agent.process.wait(BOUND) == code
+
+
+def test_a_signal_that_does_not_interrupt_a_write_ends_it(server: ServerProcess) -> None:
+    # A signal that comes just before a write does not interrupt it, nor does one that another thread gets.
+    arguments = (server.where, "--stay", "--delay", "0")
+    with (
+        RawClient(server.address) as top,
+        ClientProgram(*arguments, program=("-c", TWO_THREADS)) as agent,
+    ):
+        top.hello()
+        top.expect(b"JOIN ")
+        top.send(b"ASK %s\n" % (b"x" * 60_000) * 20)
+        process = agent.process
+        # What the kernel waits for in the main thread (proc_pid_wchan(5)).
+        waits_for = Path(f"/proc/{process.pid}/wchan")
+        deadline = time.monotonic() + BOUND
+        while "pipe_write" not in waits_for.read_text():
+            assert time.monotonic() < deadline, "the client writes less than a pipe holds"
+        _, thread = sorted(map(int, os.listdir(f"/proc/{process.pid}/task")))
+        os.kill(thread, signal.SIGTERM)
+        assert process.wait(BOUND) == 0
 
 
 # --- reconnecting -----------------------------------------------------------------------------

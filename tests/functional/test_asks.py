@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rankserver.asks import MAX_ASKS
+from rankserver.asks import MAX_ASKS_PER_MEMBER
 from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 
@@ -169,14 +169,53 @@ def half_bye(client: RawClient) -> None:
     client.send(b"BYE\nCMD nothing after it counts")
 
 
-def test_the_oldest_of_more_than_65536_asks_is_forgotten(server: ServerProcess, join: Join) -> None:
+# --- too many asks ----------------------------------------------------------------------------
+
+
+def test_a_flood_of_asks_costs_nobody_else_an_ask(server: ServerProcess, join: Join) -> None:
+    boss, executor, flooder = join(server, "boss", "executor", "flooder")
+    of_boss = ask(boss, [executor, flooder])
+    of_executor = ask(executor, [boss, flooder])
+    first, count = of_executor + 1, 64 * MAX_ASKS_PER_MEMBER
+    flooder.send(b"ASK x\n" * count)
+    assert flooder.lines(2 * count - MAX_ASKS_PER_MEMBER) == [
+        line
+        for seq in range(first, first + count)
+        for line in (b"ASK %d 2 x" % seq, b"DROPPED %d" % (seq - MAX_ASKS_PER_MEMBER))
+        if line.startswith(b"ASK ") or seq >= first + MAX_ASKS_PER_MEMBER
+    ]
+    kept, last = first + count - MAX_ASKS_PER_MEMBER, first + count - 1
+    executor.send(b"".join(b"RES %d ok\n" % seq for seq in (of_boss, first, kept - 1, kept, last)))
+    assert besides_asks(executor) == [
+        b"ERR no-such-ask no ASK %d is waiting for your answer" % seq for seq in (first, kept - 1)
+    ]
+    boss.send(b"RES %d ok\n" % of_executor)
+    assert besides_asks(boss) == [b"RES %d 1 executor ok" % of_boss]
+    assert executor.settle() == [b"RES %d 0 boss ok" % of_executor]
+    assert flooder.settle() == [b"RES %d 1 executor ok" % seq for seq in (kept, last)]
+
+
+def besides_asks(client: RawClient) -> list[bytes]:
+    """Return what a client receives until the server has handled all it sent, without ASKs."""
+    return [line for line in client.settle() if not line.startswith(b"ASK ")]
+
+
+def test_answered_asks_do_not_count_at_the_limit(server: ServerProcess, join: Join) -> None:
     asker, executor = join(server, "asker", "executor")
-    asker.send(b"ASK x\n" * MAX_ASKS)
-    first = int(executor.lines(MAX_ASKS)[0].split()[1])
-    assert MAX_ASKS == 65_536
-    asker.send(b"ASK x\n")
-    executor.expect(b"ASK ")
-    executor.send(b"RES %d ok\nRES %d ok\nRES %d ok\n" % (first, first + 1, first + MAX_ASKS))
-    executor.expect(b"ERR no-such-ask ")
+    for _ in range(2):
+        asker.send(b"ASK x\n" * MAX_ASKS_PER_MEMBER)
+        seqs = [int(line.split()[1]) for line in executor.lines(MAX_ASKS_PER_MEMBER)]
+        executor.send(b"".join(b"RES %d ok\n" % seq for seq in seqs))
+        assert executor.settle() == []
+        lines = asker.settle()
+        assert not [line for line in lines if line.startswith(b"DROPPED ")]
+        assert len(lines) == 2 * MAX_ASKS_PER_MEMBER
+
+
+def test_all_answers_to_a_flooder_that_has_left_are_dropped(server: ServerProcess, join: Join) -> None:
+    executor, flooder = join(server, "executor", "flooder")
+    flooder.send(b"ASK x\n" * MAX_ASKS_PER_MEMBER + b"BYE\n")
+    asks = executor.lines(MAX_ASKS_PER_MEMBER)
+    executor.expect(b"LEFT ")
+    executor.send(b"".join(b"RES %s ok\n" % line.split()[1] for line in asks))
     assert executor.settle() == []
-    assert asker.settle()[-2:] == [b"RES %d 1 executor ok" % (first + n) for n in (1, MAX_ASKS)]

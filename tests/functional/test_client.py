@@ -240,13 +240,17 @@ def test_a_web_server_is_exit_code_4() -> None:
     assert err.count("\n") == 1
 
 
+def welcome_until_asked(connection: socket.socket) -> None:
+    connection.sendall(BANNER + WELCOME)
+    while b"ASK" not in connection.recv(1_000):
+        pass
+
+
 def test_a_connection_that_is_lost_is_exit_code_4(
     listen: Callable[[Callable[[socket.socket], None]], str],
 ) -> None:
     def script(connection: socket.socket) -> None:
-        connection.sendall(BANNER + WELCOME)
-        while b"ASK" not in connection.recv(1_000):
-            pass
+        welcome_until_asked(connection)
 
     where = listen(script)
     assert run(where, stdin=b"x\n") == (
@@ -264,9 +268,7 @@ def test_a_command_that_the_server_rejects_is_exit_code_6(
     listen: Callable[[Callable[[socket.socket], None]], str],
 ) -> None:
     def script(connection: socket.socket) -> None:
-        connection.sendall(BANNER + WELCOME)
-        while b"ASK" not in connection.recv(1_000):
-            pass
+        welcome_until_asked(connection)
         connection.sendall(b"ERR bad-frame no\n")
         assert connection.recv(1_000) == b"BYE\n"
 

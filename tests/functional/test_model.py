@@ -7,15 +7,10 @@ example, everything received is checked against a replay of the log from the beg
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
-import socket
-import struct
-import termios
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,187 +18,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rankserver.wire import codes, frames, protocol, ranking
+from rankserver.wire import codes, frames
 from rankserver.wire.frames import (
     AnswerFrame,
     CommandFrame,
+    DroppedFrame,
     InfoFrame,
     JoinFrame,
     LeftFrame,
-    Pong,
-    Submit,
     WelcomeFrame,
 )
-from tests.support.rawclient import READ_SIZE, RawClient
+from tests.support.few_asks import MAX_ASKS
+from tests.support.random_client import SMALL, LogFrame, RandomClient, sender
+from tests.support.rawclient import READ_SIZE
 from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
-from tests.support.waiting import BOUND
 
 # The classes of a server with tokens. Token "c" puts its holder into class c.
 CLASSES: Final = 3
-# Bytes of a receive buffer that fills up soon.
-SMALL: Final = 32_768
-
-
-class RandomClient:
-    """A client of the model. Its frames to send wait in an outbox; all received frames are kept.
-
-    Attributes:
-        sent: the frames that were sent completely, in order.
-        frames: the frames that it has received, in order.
-        token: the token that it joins with, if the server has tokens.
-    """
-
-    def __init__(
-        self, server: ServerProcess, name: str, *, small: bool = False, token: str | None = None
-    ) -> None:
-        self.raw = RawClient(server.address)
-        if small:
-            self.raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-        self.name = name
-        self.token = token
-        self.here = True
-        self.greeted = False
-        self.sent: list[frames.ClientFrame] = []
-        self.frames: list[frames.ServerFrame] = []
-        self._outbox = b""
-        self._partial_sent = b""
-        self._partial_received = b""
-        self._commands = itertools.count(1)
-        # The number of frames that were searched for an ASK to answer.
-        self._seen = 0
-
-    # --- its actions ---
-
-    def hello(self) -> None:
-        self.greeted = True
-        self._outbox += protocol.hello(name=self.name, token=self.token)
-
-    def command(self, *, wants_answer: bool, padding: int) -> None:
-        text = f"{self.name} {next(self._commands)} {'x' * padding}"
-        self._outbox += protocol.submit(text, wants_answer=wants_answer)
-
-    def answer(self, status: str) -> None:
-        """Answer the next ASK of another client, if one has arrived."""
-        while self._seen < len(self.frames):
-            frame = self.frames[self._seen]
-            self._seen += 1
-            if isinstance(frame, CommandFrame) and frame.wants_answer and sender(frame) != self.name:
-                self._outbox += protocol.result(frame.seq, status)
-                return
-
-    def write(self, size: int) -> None:
-        """Send the next bytes of the outbox, wherever they end."""
-        data, self._outbox = self._outbox[:size], self._outbox[size:]
-        self.raw.send(data)
-        *lines, self._partial_sent = (self._partial_sent + data).split(b"\n")
-        self.sent += [protocol.parse_client_line(line) for line in lines]
-
-    def write_all(self) -> None:
-        self.write(len(self._outbox))
-
-    def read(self, size: int, *, wait: bool = False) -> bool:
-        """Receive at most ``size`` bytes, waiting only if told to; return False at the end of the stream."""
-        self.raw.sock.settimeout(BOUND if wait else 0)
-        try:
-            data = self.raw.sock.recv(size)
-        except BlockingIOError:
-            return True
-        except ConnectionResetError:
-            return False
-        finally:
-            self.raw.sock.settimeout(BOUND)
-        *lines, self._partial_received = (self._partial_received + data).split(b"\n")
-        self.frames += [parsed(line) for line in lines]
-        return bool(data)
-
-    def read_until(self, done: Callable[[], bool]) -> None:
-        while not done():
-            assert self.read(READ_SIZE, wait=True), f"{self.name} was disconnected"
-
-    def settle(self, mark: str) -> None:
-        """Send everything, and receive the log until the server has handled all that was sent."""
-        self.write_all()
-        self._outbox += protocol.ping(mark)
-        self.write_all()
-        start = len(self.frames)
-        self.read_until(lambda: Pong(mark) in self.frames[start:])
-
-    def wait_until_received(self) -> None:
-        """Wait until the server's side has all sent bytes: a reset destroys those still on our side."""
-        deadline = time.monotonic() + BOUND
-        while struct.unpack("i", fcntl.ioctl(self.raw.sock, termios.TIOCOUTQ, bytes(4))) != (0,):
-            assert time.monotonic() < deadline, "the server does not read"
-
-    def leave(self, how: str) -> None:
-        self.here = False
-        if "bye" in how:
-            self._outbox += protocol.leave()
-            self.write_all()
-        if "half-close" in how:
-            self.raw.sock.shutdown(socket.SHUT_WR)
-        if how in ("close", "abort"):
-            self.wait_until_received()
-            self.raw.close() if how == "close" else self.raw.abort()
-
-    def read_to_the_end(self) -> None:
-        """Receive all that the server still has for us, after a departure that leaves our side open."""
-        if self.raw.sock.fileno() >= 0:
-            while self.read(READ_SIZE, wait=True):
-                pass
-            assert not self._partial_received, f"{self.name}'s stream ends in the middle of a line"
-
-    # --- its state ---
-
-    @property
-    def has_joined(self) -> bool:
-        # And there is a free place.
-        return self.sent[:1] == [frames.Hello(name=self.name, token=self.token)]
-
-    @property
-    def rank_class(self) -> int:
-        return int(self.token or 0)
-
-    @property
-    def welcome(self) -> WelcomeFrame | None:
-        return next((frame for frame in self.frames if isinstance(frame, WelcomeFrame)), None)
-
-    @property
-    def log(self) -> list[LogFrame]:
-        return [frame for frame in self.frames if isinstance(frame, LogFrame)]
-
-    @property
-    def unsent(self) -> int:
-        return len(self._outbox)
-
-    @property
-    def submitted(self) -> list[str]:
-        return [frame.text for frame in self.sent if isinstance(frame, Submit)]
-
-    def rank_and_clients(self) -> tuple[int, int]:
-        """Return the rank and the number of clients that this client derives from its frames."""
-        assert self.welcome is not None
-        me, n = self.welcome.rank, self.welcome.clients
-        for frame in self.log:
-            if isinstance(frame, JoinFrame | LeftFrame):
-                me, n = (ranking.joined if isinstance(frame, JoinFrame) else ranking.left)(me, n, frame.ranks)
-        return me, n
-
-
-LogFrame = JoinFrame | LeftFrame | CommandFrame
-
-
-def parsed(line: bytes) -> frames.ServerFrame:
-    frame = protocol.parse_server_line(line)
-    assert frame is not None, line
-    return frame
-
-
-def sender(frame: CommandFrame) -> str:
-    """Return the sender of a command, which its text names."""
-    return frame.text.partition(" ")[0]
-
-
 # --- the replay -------------------------------------------------------------------------------
 
 
@@ -219,8 +51,11 @@ class Replay:
     def __init__(self, names: list[str], observer: RandomClient, peers: list[RandomClient]) -> None:
         assert observer.welcome is not None
         self.first = observer.welcome.seq
-        # Names by rank; the index is that of the frame after which they hold.
+        # Names by rank, and numbers that identify clients by rank; the index is that of the frame after which
+        # they hold.
         self.names = [names]
+        self.members = [list(range(len(names)))]
+        self._numbers = itertools.count(len(names))
         self.texts: dict[str, list[str]] = {}
         self.left_at: dict[str, int] = {}
         self.log = observer.log
@@ -228,9 +63,22 @@ class Replay:
         for seq, frame in enumerate(self.log, self.first + 1):
             assert frame.seq == seq, "the log has a gap"
             self.names.append(self._apply(frame, list(self.names[-1])))
+            self.members.append(self._moved(frame, list(self.members[-1])))
 
     def names_after(self, seq: int) -> list[str]:
         return self.names[seq - self.first]
+
+    def members_after(self, seq: int) -> list[int]:
+        return self.members[seq - self.first]
+
+    def _moved(self, frame: LogFrame, members: list[int]) -> list[int]:
+        if isinstance(frame, JoinFrame):
+            for rank in frame.ranks:
+                members.insert(rank, next(self._numbers))
+        elif isinstance(frame, LeftFrame):
+            for rank in reversed(frame.ranks):
+                members.pop(rank)
+        return members
 
     def _apply(self, frame: LogFrame, names: list[str]) -> list[str]:
         if isinstance(frame, JoinFrame):
@@ -279,8 +127,45 @@ def check_stream(peer: RandomClient, replay: Replay) -> None:
             assert replay.names_after(seq)[frame.rank] == frame.name
 
 
+def check_drops(peer: RandomClient, replay: Replay) -> None:
+    """Check that a client is told of each ask that the server had to forget, behind its ask."""
+    waiting: dict[int, set[int]] = {}
+    seq = peer.welcome.seq if peer.welcome else 0
+    due: int | None = None
+    for frame in peer.frames:
+        assert (frame.seq if isinstance(frame, DroppedFrame) else None) == due
+        due = None
+        if isinstance(frame, LogFrame):
+            seq += 1
+        if isinstance(frame, AnswerFrame):
+            waiting[frame.seq].remove(replay.members_after(seq)[frame.rank])
+        elif isinstance(frame, CommandFrame) and frame.wants_answer and sender(frame) == peer.name:
+            here = set(replay.members_after(seq))
+            waiting[seq] = here - {replay.members_after(seq)[frame.rank]}
+            waiting = {ask: others & here for ask, others in waiting.items() if others & here}
+            if len(waiting) > MAX_ASKS:
+                due = min(waiting)
+                del waiting[due]
+    assert due is None or not peer.here
+
+
+def check_rejected_answers(peers: list[RandomClient]) -> None:
+    """Check that answers were rejected only if the ask was forgotten."""
+    dropped = {seq for peer in peers for seq in peer.dropped}
+    orphans = {f.seq for peer in peers for f in peer.log if f.seq not in dropped and is_orphan(f, peers)}
+    for peer in peers:
+        for frame in peer.frames:
+            if isinstance(frame, frames.ErrFrame) and frame.code == codes.NO_SUCH_ASK:
+                assert int(frame.text.split()[2]) in dropped | orphans
+
+
+def is_orphan(frame: LogFrame, peers: list[RandomClient]) -> bool:
+    """Tell whether a frame is an ASK whose sender has left."""
+    return isinstance(frame, CommandFrame) and not any(p.here for p in peers if p.name == sender(frame))
+
+
 def check_answers(peers: list[RandomClient]) -> None:
-    """Check that every answer reached its asker once, if the asker was still there."""
+    """Check that every answer reached its asker once, if that was still there, and the ask not forgotten."""
     given = Counter(
         (frame.seq, peer.name, frame.status)
         for peer in peers
@@ -292,7 +177,10 @@ def check_answers(peers: list[RandomClient]) -> None:
         answers = Counter((f.seq, f.name, f.status) for f in peer.frames if isinstance(f, AnswerFrame))
         asks = {f.seq for f in peer.log if isinstance(f, CommandFrame) and sender(f) == peer.name}
         if peer.here:
-            assert answers == Counter({key: count for key, count in given.items() if key[0] in asks})
+            asks -= peer.dropped
+            assert {key: count for key, count in answers.items() if key[0] in asks} == {
+                key: count for key, count in given.items() if key[0] in asks
+            }
         got += answers
     assert got <= given
 
@@ -441,6 +329,7 @@ class Scenario:
         assert sorted(names) == sorted(peer.name for peer in here)
         for peer in self.peers:
             check_stream(peer, replay)
+            check_drops(peer, replay)
             assert replay.texts.get(peer.name, []) == (peer.submitted if peer.has_joined else [])
         for peer in here:
             me, n = peer.rank_and_clients()
@@ -460,6 +349,7 @@ class Scenario:
             if peer.has_joined and peer.raw.sock.fileno() >= 0 and not peer.here:
                 check_departure(peer, replay)
         check_answers(self.peers)
+        check_rejected_answers(self.peers)
 
     def close(self) -> None:
         """Close all clients except the observer, which bridges to the next example."""
@@ -486,7 +376,9 @@ class Arena:
     def __enter__(self) -> Arena:
         options = ("--log-level", "error", *self._options)
         self._server = self._stack.enter_context(
-            ServerProcess(1_000, *options, unix=self._unix, tls=self._tls)
+            ServerProcess(
+                1_000, *options, unix=self._unix, tls=self._tls, program=("-m", "tests.support.few_asks")
+            )
         )
         self._previous = RandomClient(self._server, "first", token="0" if self._options else None)
         self._previous.hello()

@@ -86,22 +86,26 @@ async def with_asyncio(address: str) -> None:
         assert (await boss.ask("four")).by_rank[1].code == 4
         web.execute_with(Upper())
 
-        led: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        @boss.on_lead
-        async def lead(seq: int) -> None:
-            led.set_result(seq)
-
-        assert_type(await led, int)
-        assert_type(lead.__name__, str)
-        events = aiter(boss)
-        assert_type(await boss.cmd("event"), int)
-        async for event in events:
-            assert_type(event, Event)
-            if isinstance(event, Sent):
-                assert_type(event.seq, int)
-                break
+        await lead_and_listen(boss)
         await boss.close()
+
+
+async def lead_and_listen(boss: Client) -> None:
+    led: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @boss.on_lead
+    async def lead(seq: int) -> None:
+        led.set_result(seq)
+
+    assert_type(await led, int)
+    assert_type(lead.__name__, str)
+    events = aiter(boss)
+    assert_type(await boss.cmd("event"), int)
+    async for event in events:
+        assert_type(event, Event)
+        if isinstance(event, Sent):
+            assert_type(event.seq, int)
+            break
 
 
 def without(address: str) -> None:

@@ -32,7 +32,7 @@ def is_command(line: bytes) -> bool:
     return line.startswith(COMMAND) and line != COMMAND and keeps_text_rule(line)
 
 
-class Sent(NamedTuple):
+class StreamFrame(NamedTuple):
     """A frame of a cursor's stream, and the position that must be published before it is sent."""
 
     frame: bytes
@@ -52,7 +52,7 @@ class ModelCursor:
     """All frames that a cursor is sent, from the first to the last, and its input."""
 
     def __init__(self, *, retains: bool = False) -> None:
-        self.frames: list[Sent] = []
+        self.frames: list[StreamFrame] = []
         # The position in the log at which its part begins.
         self.start = 0
         # The position at which its part ends; None while it is attached.
@@ -126,8 +126,8 @@ class ModelLog:
         done = cursor.begun(sent)
         if len(b"".join(frame for frame, _ in cursor.frames[:done])) > sent:
             done -= 1
-        cursor.frames[done:] = [Sent(frame, self.ends[seq]) for frame, _ in cursor.frames[done:]]
-        cursor.frames += [Sent(self.logged[at], self.ends[at + 1]) for at in range(seq, self.seq)]
+        cursor.frames[done:] = [StreamFrame(frame, self.ends[seq]) for frame, _ in cursor.frames[done:]]
+        cursor.frames += [StreamFrame(self.logged[at], self.ends[at + 1]) for at in range(seq, self.seq)]
 
     def detach(self, cursor: ModelCursor) -> None:
         self.attached.remove(cursor)
@@ -146,7 +146,7 @@ class ModelLog:
 
     def mute(self, cursor: ModelCursor, sent: int) -> None:
         """Send no more to a cursor that was sent ``sent`` bytes so far."""
-        cursor.frames = [Sent(cursor.stream[:sent], 0)]
+        cursor.frames = [StreamFrame(cursor.stream[:sent], 0)]
         cursor.is_muted = True
 
     # --- output ---
@@ -154,7 +154,7 @@ class ModelLog:
     def private(self, cursor: ModelCursor, frame: bytes) -> None:
         if not cursor.is_muted:
             due = self.ends[-1] if cursor.limit is None else cursor.limit
-            cursor.frames.append(Sent(frame, due))
+            cursor.frames.append(StreamFrame(frame, due))
 
     def append(self, verb: bytes, text: bytes) -> int:
         frame = b"%s %d %s\n" % (verb, self.seq + 1, text)
@@ -162,7 +162,7 @@ class ModelLog:
         self.ends.append(self.ends[-1] + len(frame))
         for cursor in self.attached:
             if not cursor.is_muted:
-                cursor.frames.append(Sent(frame, self.ends[-1]))
+                cursor.frames.append(StreamFrame(frame, self.ends[-1]))
         return self.seq
 
     def sendable(self, cursor: ModelCursor) -> int:

@@ -9,8 +9,7 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import MAX_READ_BYTES, Log
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed, Log
 from rankserver.wire import codes
 from rankserver.wire.exceptions import RemoteProtocolError
 

@@ -13,8 +13,7 @@ from typing import Final, TypeVar
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from rankserver.clist import Log
-from rankserver.cursor import Flushed
+from rankserver.clist import Flushed, Log
 from rankserver.wire.exceptions import RemoteProtocolError
 from tests.support.clist_model import ModelCursor, ModelLog, ModelMember
 
@@ -32,7 +31,7 @@ INPUT_BYTES: Final = 1000
 READ_SIZE: Final = 1 << 20
 
 
-class Peer:
+class ModeledPeer:
     """A cursor of the core and its model, with both ends of its connection."""
 
     def __init__(self, log: Log, *, is_slow: bool) -> None:
@@ -84,7 +83,7 @@ class Peer:
         return int(struct.unpack("i", answer)[0])
 
 
-class Reader:
+class ModeledReader:
     """A retaining cursor of the core and its model."""
 
     def __init__(self, log: Log, model: ModelLog) -> None:
@@ -101,8 +100,8 @@ class World(RuleBasedStateMachine):
         super().__init__()
         self.log = Log(MAX_LINE, BLOCK_BYTES, INPUT_BYTES)
         self.model = ModelLog(MAX_LINE)
-        self.peers: list[Peer] = []
-        self.readers: list[Reader] = []
+        self.peers: list[ModeledPeer] = []
+        self.readers: list[ModeledReader] = []
         self.joined = 0
         # The seq at the last ``flush_all``.
         self.flushed = 0
@@ -162,7 +161,7 @@ class World(RuleBasedStateMachine):
         self.log.join(self.joined, rank_class)
         return self.model.join(self.joined, rank_class)
 
-    def _attach(self, peer: Peer, member: ModelMember | None, seq: int) -> None:
+    def _attach(self, peer: ModeledPeer, member: ModelMember | None, seq: int) -> None:
         peer.cursor.attach(member.number if member else None, seq)
         self.model.attach(peer.model, member, seq, peer.sent)
 
@@ -170,11 +169,11 @@ class World(RuleBasedStateMachine):
         """Return whether the log behind this frame is no longer kept."""
         return self.model.ends[seq] < self.log.end - self.log.held
 
-    def _waits(self, peer: Peer) -> bool:
+    def _waits(self, peer: ModeledPeer) -> bool:
         """Return whether something could be sent now."""
         return not peer.model.is_muted and self.model.sendable(peer.model) > peer.sent
 
-    def _feed(self, peer: Peer, data: bytes, cuts: list[int]) -> None:
+    def _feed(self, peer: ModeledPeer, data: bytes, cuts: list[int]) -> None:
         """Deliver ``data`` in pieces of at most one read, and handle all but the last piece."""
         edges = {0, len(data), *(cut % (len(data) + 1) for cut in cuts), *range(0, len(data), INPUT_BYTES)}
         for start, stop in itertools.pairwise(sorted(edges)):
@@ -183,7 +182,7 @@ class World(RuleBasedStateMachine):
             peer.cursor.take(data[start:stop])
             self.model.take(peer.model, data[start:stop])
 
-    def _next_line(self, peer: Peer, *, logs: bool) -> bytes | None:
+    def _next_line(self, peer: ModeledPeer, *, logs: bool) -> bytes | None:
         """Get the next line from both; ignore a cursor whose line is too long, as a server does."""
         try:
             line = self.model.next_line(peer.model, logs=logs)
@@ -196,7 +195,7 @@ class World(RuleBasedStateMachine):
         assert peer.cursor.next_line(logs=logs) == line
         return line
 
-    def _ignore(self, peer: Peer) -> None:
+    def _ignore(self, peer: ModeledPeer) -> None:
         peer.cursor.ignore()
         self.model.ignore(peer.model)
 

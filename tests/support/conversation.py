@@ -11,6 +11,7 @@ from rankserver.clist import Log
 from rankserver.config import Config
 from rankserver.loop import Loop
 from rankserver.pace import MAX_PRIVATE_BYTES
+from tests.support.draining import drain
 from tests.support.turns import ManualSelector
 
 MAX_LINE: Final = 256
@@ -172,9 +173,4 @@ class Conversation:
 
     def logged(self) -> list[bytes]:
         """Return the frames that were logged since the last call."""
-        data = b""
-        while spans := self.watcher.peek():
-            piece = b"".join(spans)
-            data += piece
-            self.watcher.advance(len(piece))
-        return data.splitlines()
+        return drain(self.watcher).splitlines()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from client import policy
 from client.executors import ExecutorOptions, ProcessExecutor, ShellExecutor
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
-from tests.support.waiting import BOUND
+from tests.support.waiting import BOUND, run
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Executor)
@@ -24,11 +24,6 @@ E = TypeVar("E", bound=Executor)
 def command(text: str, *, seq: int = 7) -> Execute:
     """Return a command from rank 0 that rank 1 must execute."""
     return Execute(seq, 0, text, True, 1, "me")
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a test's coroutine, within the bound."""
-    return asyncio.run(asyncio.wait_for(work, BOUND))
 
 
 def outcome(executor: Executor, text: str) -> Outcome:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
 import harness
-from harness import Address, Event, Generator, Places
+from harness import Event, Generator, HostPort, Places
 
 from tests.support.waiting import BOUND
 
@@ -106,7 +106,7 @@ class FakeServer:
         self._proto = proto
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(BOUND)
-        self.address = Address(*self._listener.getsockname())
+        self.address = HostPort(*self._listener.getsockname())
         self._clients: list[socket.socket] = []
         self._rest = [b""] * (receivers + senders)
         self._thread = ThreadPoolExecutor(1)

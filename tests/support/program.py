@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rankserver.wire import frames, protocol
@@ -16,12 +17,18 @@ WELCOME = protocol.welcome(frames.WelcomeFrame(0, 1, 0, "me", "s", 30))
 
 
 class ClientProgram:
-    """``python -m client`` in plain mode, whose input the test writes and whose output it reads."""
+    """``python -m client`` in plain mode, whose input the test writes and whose output it reads.
 
-    def __init__(self, *arguments: str, **options: Any) -> None:
+    Args:
+        arguments: those of the client.
+        program: what Python runs.
+        options: those of ``Popen`` that differ from the usual ones.
+    """
+
+    def __init__(self, *arguments: str, program: Sequence[str] = ("-m", "client"), **options: Any) -> None:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "client", *arguments], cwd=ROOT, bufsize=0, **{**pipes, **options}
+            [sys.executable, *program, *arguments], cwd=ROOT, bufsize=0, **{**pipes, **options}
         )
 
     def __enter__(self) -> ClientProgram:

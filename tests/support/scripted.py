@@ -94,3 +94,8 @@ async def take(source: Client | EventStream, kind: type[Event]) -> Event:
         if isinstance(event, kind):
             return event
     raise AssertionError(f"the events ended before a {kind}")
+
+
+async def taken(events: EventStream, *kinds: type) -> list[object]:
+    """Return the next events of these kinds, which must come in this order."""
+    return [await take(events, kind) for kind in kinds]

@@ -183,3 +183,8 @@ class ServerProcess:
     def _status(self) -> dict[str, str]:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def again(server: ServerProcess) -> ServerProcess:
+    """Start a server on the port of one that has stopped."""
+    return ServerProcess(8, "--port", str(server.port))

@@ -47,7 +47,7 @@ class ManualSelector(selectors.DefaultSelector):
         return super().select(0)
 
 
-class Client:
+class SteppedClient:
     """One end of a connection to the server; the other is ``channel``."""
 
     def __init__(self, sock: socket.socket, channel: Channel) -> None:
@@ -91,7 +91,7 @@ class SteppedServer:
         self.loop = self.server.loop
         self.state = self.server.state
         self.log = self.server.state.log
-        self.clients: list[Client] = []
+        self.clients: list[SteppedClient] = []
 
     def __enter__(self) -> SteppedServer:
         return self
@@ -126,7 +126,7 @@ class SteppedServer:
             self.selector.now = min(self.selector.now + step, end)
             self.turn()
 
-    def connect(self, peer: str = "unix:", sent: bytes = b"") -> Client:
+    def connect(self, peer: str = "unix:", sent: bytes = b"") -> SteppedClient:
         """Connect a client that has sent something before it is accepted, if anything."""
         ours, theirs = socket.socketpair()
         theirs.sendall(sent)
@@ -134,11 +134,11 @@ class SteppedServer:
         theirs.setblocking(False)
         fd = ours.fileno()
         self.server.on_connection(ours, peer)
-        client = Client(theirs, self.loop.channels[fd])
+        client = SteppedClient(theirs, self.loop.channels[fd])
         self.clients.append(client)
         return client
 
-    def join(self, hello: bytes = b"HELLO\n") -> Client:
+    def join(self, hello: bytes = b"HELLO\n") -> SteppedClient:
         """Connect a client, and take turns until it has joined."""
         client = self.connect()
         client.send(hello)

@@ -1,15 +1,24 @@
-"""The longest time that tests wait for something, and reading a line from a pipe within that time."""
+"""The longest time that tests wait for something, and waiting for a coroutine or a line within that time."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import selectors
 import time
-from typing import IO, Final
+from collections.abc import Coroutine
+from typing import IO, Any, Final, TypeVar
+
+T = TypeVar("T")
 
 # Seconds until a test gives up waiting. A passing test never waits this long, but on a machine with ten times
 # more work than it can do, a program may take ten seconds to start. Tests under Valgrind multiply it.
 BOUND: Final = 30.0 * float(os.environ.get("TEST_SLOWNESS", "1"))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a test's coroutine, within the bound."""
+    return asyncio.run(asyncio.wait_for(work, BOUND))
 
 
 def read_line(stream: IO[bytes], bound: float = BOUND) -> bytes:

@@ -17,6 +17,7 @@ from rankserver.wire.frames import (
     ByeFrame,
     ClientFrame,
     CommandFrame,
+    DroppedFrame,
     ErrFrame,
     Hello,
     InfoFrame,
@@ -260,6 +261,11 @@ def test_an_answer_comes_through_unchanged(
     )
 
 
+@given(numbers)
+def test_a_forgotten_ask_comes_through_unchanged(seq: int) -> None:
+    assert from_server(protocol.dropped(seq)) == DroppedFrame(seq)
+
+
 @given(st.sampled_from(["full", "auth", "slow"]), texts)
 def test_err_and_bye_come_through_unchanged(code: str, text: str) -> None:
     assert from_server(protocol.err(code, text)) == ErrFrame(code, text)
@@ -303,6 +309,8 @@ WELCOME_FIELDS = {"rank": 0, "clients": 1, "seq": 0, "name": "a", "session": "s"
         (b"RES 1 2 na/me ok", "name 'na/me' is not 1 to 64"),
         (b"RES 1 2 name good", "status 'good' is not one of"),
         (b"RES 1 2 name ok {", "bad JSON"),
+        (b"DROPPED", "seq '' is not a number"),
+        (b"DROPPED 1 2", "seq '1 2' is not a number"),
         (b"INFO", "bad JSON"),
         (b"INFO []", "expected one object"),
         (b"WELCOME {}", "WELCOME has a missing or invalid field: KeyError"),
@@ -416,6 +424,7 @@ SERVER_ARGUMENTS: dict[str, dict[str, object]] = {
     "INFO": {"frame": InfoFrame(1, "s", 256, auth=False, capacity=1)},
     "WELCOME": {"frame": WelcomeFrame(0, 1, 0, "a", "s", 30)},
     "RES": {"rank": 0, "name": "a", "seq": 1, "status": "ok", "detail": ""},
+    "DROPPED": {"seq": 1},
     "ROSTER": {"members": [RosterEntry(0, "a")], "max_line": 256},
     "PING": {"text": "x"},
     "PONG": {"text": "x"},

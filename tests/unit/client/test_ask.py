@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from rankserver.asks import MAX_ASKS_PER_MEMBER
 from rankserver.client import connect
 from rankserver.client.aio import Client
 from rankserver.client.ask import Ask
 from rankserver.client.events import Answer, AskDone, Counts, Execute
 from rankserver.wire.exceptions import DisconnectedError, LocalProtocolError
+from tests.support.rawclient import RawClient
 from tests.support.scripted import BANNER, fake, run, take, welcome
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
@@ -248,6 +250,25 @@ def test_many_asks_at_once_get_their_own_answers_in_order(shared: ServerProcess)
             assert [[answer.out for answer in ask] for ask in asks] == [[str(n)] for n in range(200)]
             seqs = [ask.seq for ask in asks]
             assert seqs == sorted(seqs, key=lambda seq: seq or 0)
+
+    run(main())
+
+
+def test_an_ask_that_the_server_forgets_is_done(shared: ServerProcess) -> None:
+    async def main() -> None:
+        async with connect(shared.where) as top:
+            with RawClient(shared.address) as deaf:
+                await asyncio.to_thread(deaf.hello, "deaf")
+                await top.who()  # otherwise the name would be unknown
+                asks = [top.ask(str(number)) for number in range(MAX_ASKS_PER_MEMBER + 2)]
+                for ask in asks[:2]:
+                    (answer,) = await ask
+                    assert answer == Answer(
+                        ask.seq or 0, 1, "deaf", "gone", reason="the server has forgotten the command"
+                    )
+                    assert (ask.ok, ask.counts) == (False, Counts(gone=1))
+                await asks[-1].logged()
+                assert not any(ask.is_done for ask in asks[2:])
 
     run(main())
 

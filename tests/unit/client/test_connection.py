@@ -343,13 +343,19 @@ def test_all_that_was_sent_before_leaving_counts(shared: ServerProcess) -> None:
     run(main())
 
 
+async def with_unread_input(other: RawClient, server: ServerProcess) -> Connection:
+    """Return a connection that has not read the commands that ``other`` has sent it."""
+    other.hello()
+    connection = await join(parse_address(server.where))
+    other.send(b"CMD theirs\n" * 10_000)
+    await asyncio.to_thread(other.lines, 10_001)
+    return connection
+
+
 def test_all_counts_even_if_the_session_left_first(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
-            other.hello()
-            connection = await join(parse_address(shared.where))
-            other.send(b"CMD theirs\n" * 10_000)
-            await asyncio.to_thread(other.lines, 10_001)
+            connection = await with_unread_input(other, shared)
             connection.session.cmd("last")
             connection.session.leave()
             await connection.close()
@@ -362,10 +368,7 @@ def test_all_counts_even_if_the_session_left_first(shared: ServerProcess) -> Non
 def test_everything_counts_with_a_slow_server_and_unread_input(shared: ServerProcess) -> None:
     async def main() -> None:
         with RawClient(shared.address) as other:
-            other.hello()
-            connection = await join(parse_address(shared.where))
-            other.send(b"CMD theirs\n" * 10_000)
-            await asyncio.to_thread(other.lines, 10_001)
+            connection = await with_unread_input(other, shared)
             with shared.paused():
                 connection.session.cmd("last")
                 closing = asyncio.create_task(connection.close())

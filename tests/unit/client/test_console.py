@@ -2,117 +2,25 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 
 from client import console, words
 from client.console import Console, ConsoleOptions
-from client.executors import SimulatedExecutor
 from client.exits import Exit, exit_code
 from client.frontend import Status
 from client.words import Line, render_text
+from rankserver.asks import MAX_ASKS_PER_MEMBER
 from rankserver.client import connection
 from rankserver.client.aio import connect
 from rankserver.client.events import AskDone, Counts
 from rankserver.wire.exceptions import ConnectError, DisconnectedError, StreamError
+from tests.support.puppet import PERSON, Puppet, Running, converse, join
 from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
-from tests.support.waiting import BOUND
-
-SCRIPT = ConsoleOptions()
-PERSON = ConsoleOptions(is_interactive=True)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, within the bound."""
-    asyncio.run(asyncio.wait_for(work, BOUND))
-
-
-class Puppet:
-    """A frontend whose user is the test."""
-
-    def __init__(self) -> None:
-        self.typed: asyncio.Queue[bytes] = asyncio.Queue()
-        self.shown: asyncio.Queue[str] = asyncio.Queue()
-        self.complaints: asyncio.Queue[str] = asyncio.Queue()
-        self.statuses: asyncio.Queue[Status] = asyncio.Queue()
-        self.is_there = False
-        self.max_line = 0
-        # The number of calls of ``show``.
-        self.calls = 0
-
-    async def __aenter__(self) -> Puppet:
-        self.is_there = True
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self.is_there = False
-
-    def show(self, lines: Sequence[Line]) -> None:
-        self.calls += 1
-        for line in lines:
-            self.shown.put_nowait(line.text)
-
-    def complain(self, text: str) -> None:
-        self.complaints.put_nowait(text)
-
-    def refresh(self, status: Status) -> None:
-        self.statuses.put_nowait(status)
-
-    def give_up(self) -> None:
-        raise AssertionError("nobody told it to")
-
-    async def lines(self, max_line: int) -> AsyncGenerator[bytes, None]:
-        self.max_line = max_line
-        while (line := await self.typed.get()) != b"EOF":
-            yield line
-
-    def type(self, *lines: bytes) -> None:
-        for line in lines:
-            self.typed.put_nowait(line)
-
-    async def sees(self, *lines: str) -> None:
-        for line in lines:
-            assert await self.shown.get() == line
-
-    async def status(self, condition: Callable[[Status], bool]) -> Status:
-        while not condition(status := await self.statuses.get()):
-            pass
-        return status
-
-    def rest(self) -> list[str]:
-        return [self.shown.get_nowait() for _ in range(self.shown.qsize())]
-
-
-Running = asyncio.Task[Exit]
-Test = Callable[[Puppet, Running], Awaitable[None]]
-
-
-def converse(server: ServerProcess, test: Test, options: ConsoleOptions = SCRIPT) -> None:
-    """Run ``test`` beside a console that has reported that it is connected."""
-
-    async def main() -> None:
-        puppet = Puppet()
-        client = connect(server.where, name="me", executor=SimulatedExecutor(0))
-        running = asyncio.create_task(
-            Console(client, puppet, partial(render_text, address=server.where), options).run()
-        )
-        assert (await puppet.shown.get()).startswith(f"connected to {server.where} as me: rank ")
-        await test(puppet, running)
-        await asyncio.gather(running, return_exceptions=True)
-        assert not puppet.is_there
-
-    run(main())
-
-
-async def join(server: ServerProcess, name: str = "other") -> RawClient:
-    other = RawClient(server.address)
-    await asyncio.to_thread(other.hello, name)
-    return other
-
+from tests.support.waiting import run
 
 # --- exit codes ---
 
@@ -179,6 +87,21 @@ def test_the_end_of_the_input_waits_for_every_outcome(server: ServerProcess) -> 
         await puppet.sees("#3 rank 1 other: gone", "#3: executed by 0 of 1, gone 1")
         assert await running is Exit.NOT_ALL
         assert puppet.max_line == 65_536
+
+    converse(server, test)
+
+
+def test_an_ask_that_the_server_forgets_has_a_summary(server: ServerProcess) -> None:
+    async def test(puppet: Puppet, running: Running) -> None:
+        with await join(server):
+            # Otherwise the name would be unknown.
+            await puppet.status(lambda status: status.clients == 2)
+            puppet.type(*[b"x"] * (MAX_ASKS_PER_MEMBER + 1), b"EOF")
+            while not (line := await puppet.shown.get()).startswith("#"):
+                assert line.startswith("sent #")
+            assert line == "#3 rank 1 other: gone (the server has forgotten the command)"
+            await puppet.sees("#3: executed by 0 of 1, gone 1")
+        assert await running is Exit.NOT_ALL
 
     converse(server, test)
 

@@ -30,11 +30,11 @@ from tests.support.executing import (
     detail,
     idle_supervisor,
     outcome,
-    run,
     shell,
     tethered,
     told,
 )
+from tests.support.waiting import run
 
 # Signals 32 and 33 belong to the C library; some programs that start the tests set them to be ignored.
 RESERVED = 0b11 << 31

@@ -3,9 +3,8 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,17 +14,12 @@ from client.frontend import Status
 from client.plain import CLEAR, LineCutter, PlainFrontend
 from client.words import Line
 from rankserver.wire.exceptions import StreamError
-from tests.support.waiting import BOUND
+from tests.support.waiting import run
 
 CHATTER = [Line("rank", "r"), Line("sent", "s"), Line("execute", "x"), Line("error", "e")]
 RESULTS = [Line("out", "o"), Line("answer", "a"), Line("done", "d"), Line("json", "j")]
 OPEN = Status("here", 0, 3, asks=2, answered=1, targets=4)
 CLOSED = Status("here", 0, 3, asks=0, answered=0, targets=0)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine, within the bound."""
-    asyncio.run(asyncio.wait_for(work, BOUND))
 
 
 # --- cutting input into lines ---

@@ -23,13 +23,12 @@ from tests.support.executing import (
     detail,
     idle_supervisor,
     outcome,
-    run,
     shell,
     tethered,
     told,
 )
 from tests.support.paths import ROOT
-from tests.support.waiting import BOUND
+from tests.support.waiting import BOUND, run
 
 IGNORING: Final = "trap '' TERM HUP"
 

@@ -1,29 +1,20 @@
+"""The client without asyncio: the same names as with it, commands, events, and the end."""
+
 from __future__ import annotations
 
-import asyncio
 import inspect
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 import pytest
 
 import rankserver.client as asyncio_client
+from rankserver.asks import MAX_ASKS_PER_MEMBER
 from rankserver.client import (
     Answer,
     Counts,
     DisconnectedError,
-    Execute,
     LocalProtocolError,
     aio,
     ask,
@@ -31,86 +22,17 @@ from rankserver.client import (
     stream,
     sync,
 )
-from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Retrying, Sent, Started
+from rankserver.client.events import ClientsChanged, Connected, Disconnected, Retrying, Sent
 from rankserver.client.functions import FunctionExecutor
 from rankserver.client.sync import SyncClient, connect
-from rankserver.wire import frames, protocol
+from rankserver.wire import frames
 from rankserver.wire.exceptions import ConfigError, ConnectError
-from tests.support.paths import ROOT
+from tests.support.blocking import Later, answer, take
 from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
 from tests.support.waiting import BOUND
 
-BANNER = protocol.info(frames.InfoFrame(1, "fake", 65_536, auth=False, capacity=8))
-HELLO = b'HELLO {"proto":1}\n'
-Later = Callable[..., "Future[Any]"]
-
-
-@pytest.fixture
-def later() -> Iterator[Later]:
-    """Return a function that runs another one in a thread, and returns a future."""
-    with ThreadPoolExecutor(32) as pool:
-        yield pool.submit
-
-
-def descriptors() -> list[str]:
-    """Return the descriptors that a loop and its client keep open: sockets, and selectors for them."""
-    links = []
-    for fd in os.listdir("/proc/self/fd"):
-        # The descriptor of the listing itself.
-        with suppress(FileNotFoundError):
-            links.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return sorted(link for link in links if link.startswith(("socket:", "anon_inode:")))
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Check that a test leaves behind no client thread and no descriptor."""
-    before = descriptors()
-    yield
-    for thread in threading.enumerate():
-        if thread.name.startswith(("client", "asyncio")):
-            thread.join(BOUND)
-            assert not thread.is_alive(), thread
-    assert descriptors() == before
-
-
-@contextmanager
-def fake(data: bytes) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Serve ``data`` to one client; yield the address, and a function that returns the client's next line."""
-    lines: SimpleQueue[bytes] = SimpleQueue()
-
-    def serve() -> None:
-        sock = listener.accept()[0]
-        sock.settimeout(BOUND)
-        with sock, sock.makefile("rb") as stream:
-            sock.sendall(data)
-            for line in stream:
-                lines.put(line)
-                if line == b"BYE\n":
-                    break
-
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        listener.settimeout(BOUND)
-        served = pool.submit(serve)
-        yield "{}:{}".format(*listener.getsockname()), lambda: lines.get(timeout=BOUND)
-        served.result(BOUND)
-
-
-def welcome(rank: int, clients: int) -> bytes:
-    return BANNER + protocol.welcome(frames.WelcomeFrame(rank, clients, 0, "me", "s", 30))
-
-
-def answer(raw: RawClient, status: bytes = b"ok") -> None:
-    """Answer the next ASK."""
-    line = raw.line()
-    while not line.startswith(b"ASK "):
-        line = raw.line()
-    raw.send(b"RES %s %s\n" % (line.split(b" ")[1], status))
-
-
-def take(events: Iterator[Event], kind: type[Event]) -> Event:
-    return next(event for event in events if isinstance(event, kind))
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 # --- the twin ---
@@ -273,382 +195,6 @@ def test_draining_waits_for_a_server_that_does_not_read(server: ServerProcess, l
             assert not draining.done()
         draining.result(BOUND)
         assert last.logged() > 1
-
-
-# --- threads ---
-
-
-def test_many_threads_may_use_one_client(server: ServerProcess, later: Later) -> None:
-    with connect(server.where) as c, connect(server.where, jobs=4) as low:
-        low.executes(lambda command: command.text)
-
-        def work(number: int) -> list[int]:
-            seqs = []
-            for count in range(25):
-                asked = c.ask(f"{number} {count}")
-                assert [one.out for one in asked] == [f"{number} {count}"]
-                seqs += [asked.logged(), c.cmd("x")]
-            return seqs
-
-        seqs = [seq for done in [later(work, number) for number in range(8)] for seq in done.result(BOUND)]
-        assert len(set(seqs)) == 400
-        assert c.seq == max(seqs)
-
-
-def test_threads_that_share_one_iteration_get_each_event_once(server: ServerProcess, later: Later) -> None:
-    with connect(server.where) as c:
-        events = iter(c)
-        readers = [later(list, events) for _ in range(4)]
-        seqs = [c.cmd("x") for _ in range(100)]
-        c.close()
-        read = [event for reader in readers for event in reader.result(BOUND)]
-        assert sorted(event.seq for event in read if isinstance(event, Sent)) == seqs
-
-
-def test_closing_while_others_use_it_leaves_nobody_waiting(server: ServerProcess, later: Later) -> None:
-    def use(c: SyncClient) -> None:
-        with suppress(DisconnectedError):
-            while True:
-                c.cmd("x")
-                c.who()
-
-    for _ in range(20):
-        with connect(server.where) as c:
-            users = [later(use, c) for _ in range(4)]
-            c.cmd("x")
-            closing = [later(c.close) for _ in range(2)]
-        for future in users + closing:
-            future.result(BOUND)
-
-
-def test_nothing_that_waits_outlives_the_client(server: ServerProcess, later: Later) -> None:
-    with connect(server.where) as c:
-        begun = threading.Event()
-
-        async def wait() -> None:
-            begun.set()
-            await asyncio.Event().wait()
-
-        waiting = later(c._loop.run, wait)
-        assert begun.wait(BOUND)
-    with pytest.raises(DisconnectedError, match="the client is closed"):
-        waiting.result(BOUND)
-
-
-def test_an_unclosed_client_does_not_keep_the_program_alive(server: ServerProcess) -> None:
-    program = "from rankserver.client.sync import connect; print(connect().__enter__().cmd('x'))"
-    environment = {**os.environ, "RANKSERVER": server.where}
-    command = [sys.executable, "-c", program]
-    assert subprocess.check_output(command, cwd=ROOT, env=environment, timeout=BOUND) == b"2\n"
-
-
-# --- interrupts ---
-
-
-@contextmanager
-def interrupted(when: Callable[[], object]) -> Iterator[None]:
-    """Send SIGINT to the main thread while it waits; the body makes ``when`` return."""
-    main = threading.main_thread().ident or 0
-    # A program that starts the tests may have set it to be ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def interrupt() -> None:
-        when()
-        deadline = time.monotonic() + BOUND
-        while sys._current_frames()[main].f_code.co_name != "wait" and time.monotonic() < deadline:
-            pass
-        signal.pthread_kill(main, signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    thread.join(BOUND)
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize("wait", [len, list, lambda asked: asked.by_rank])
-def test_an_interrupt_while_waiting_for_answers_leaves_cleanly(
-    server: ServerProcess, wait: Callable[[sync.SyncAsk], object]
-) -> None:
-    with RawClient(server.address) as silent:
-        silent.hello("silent")
-        # These are the JOIN and the ASK.
-        with interrupted(lambda: silent.lines(2)), connect(server.where) as c:
-            wait(c.ask("x"))
-        silent.expect(b"LEFT ")
-
-
-def test_an_interrupt_while_waiting_for_events_loses_none(server: ServerProcess) -> None:
-    with connect(server.where) as c:
-        events = iter(c)
-        for count in range(20):
-            was_read = threading.Event()
-            c.cmd(str(count))
-            with interrupted(was_read.wait):
-                for event in events:
-                    if isinstance(event, Sent):
-                        assert event.text == str(count)
-                        was_read.set()
-
-
-def test_an_interrupt_ends_joining() -> None:
-    with fake(b"") as (address, line), interrupted(line), connect(address):
-        pytest.fail("nobody let us in")
-
-
-def test_after_an_interrupt_the_client_can_be_used(server: ServerProcess) -> None:
-    with connect(server.where) as c, RawClient(server.address) as low:
-        low.hello("low")
-        asked = c.ask("x")
-        tasks = asyncio.all_tasks(c._loop._loop)
-        # These are the ASK and the CMD.
-        with interrupted(lambda: low.lines(2)):
-            c.cmd("y")
-            len(asked)
-        assert c.cmd("z") == 5
-        # No task still waits for what the program gave up.
-        assert asyncio.all_tasks(c._loop._loop) == tasks
-        low.send(b"RES 3 ok\n")
-        assert asked.ok
-
-
-def test_a_signal_handler_may_use_the_client(server: ServerProcess) -> None:
-    seqs = []
-    with connect(server.where) as c:
-        before = signal.signal(signal.SIGUSR1, lambda *_: seqs.append(c.cmd("x")))
-        try:
-            # This is the worst moment.
-            with c._loop._lock:
-                signal.raise_signal(signal.SIGUSR1)
-        finally:
-            signal.signal(signal.SIGUSR1, before)
-    assert seqs == [2]
-
-
-# --- executing and leading ---
-
-
-def test_what_a_function_returns_is_the_answer(server: ServerProcess) -> None:
-    with connect(server.where) as top, connect(server.where, name="low") as low:
-
-        @low.executes
-        def run(command: Execute) -> str | None:
-            if command.text == "fail":
-                raise ValueError("no")
-            return None if command.text == "quiet" else f"{command.text} by {command.own_name}"
-
-        assert run.__name__ == "run"
-        assert [top.ask(text).by_rank[1][3:6] for text in ("quiet", "loud")] == [
-            ("ok", None, ""),
-            ("ok", None, "loud by low"),
-        ]
-        assert top.ask("fail").by_name["low"][0].reason == "ValueError: no"
-
-
-@pytest.mark.parametrize("error", [StopIteration, SystemExit, KeyboardInterrupt])
-def test_no_exception_of_a_function_leaves_the_asker_waiting(
-    server: ServerProcess, error: type[BaseException]
-) -> None:
-    with connect(server.where) as top, connect(server.where) as low:
-
-        @low.executes
-        def run(_command: Execute) -> None:
-            raise error
-
-        for _ in range(2):
-            assert top.ask("x").by_rank[1][3:] == (
-                "fail",
-                None,
-                "",
-                None,
-                False,
-                f"RuntimeError: {error()!r}",
-            )
-
-
-def test_functions_that_are_there_before_joining_miss_nothing() -> None:
-    with fake(welcome(1, 2) + b"ASK 1 0 go\nLEFT 2 0\n") as (address, line):
-        c = connect(address)
-        led: Future[int] = Future()
-        c.executes(lambda command: command.text)
-        c.on_lead(led.set_result)
-        with c:
-            assert [line(), line()] == [HELLO, b'RES 1 ok {"out":"go"}\n']
-            assert led.result(BOUND) == 2
-
-
-def test_a_command_from_before_there_is_a_function_is_denied() -> None:
-    with fake(welcome(1, 2) + b"ASK 1 0 go\n") as (address, line), connect(address) as c:
-        c.executes(lambda command: command.text)
-        assert line() == HELLO
-        assert line().startswith(b"RES 1 denied ")
-
-
-def test_an_executor_runs_in_the_thread_of_the_client(server: ServerProcess) -> None:
-    class Named(FunctionExecutor):
-        async def execute(self, command: Execute) -> Any:
-            return (await super().execute(command))._replace(detail={"out": threading.current_thread().name})
-
-    with connect(server.where) as top, connect(server.where, executor=Named(print)) as low:
-        assert top.ask("x").by_rank[1].out == f"client of {server.where}"
-        low.execute_with(FunctionExecutor(lambda _command: "other"))
-        assert top.ask("x").by_rank[1].out == "other"
-
-
-def test_a_function_may_use_the_client_that_calls_it(server: ServerProcess) -> None:
-    with connect(server.where) as top, connect(server.where) as low, connect(server.where) as lowest:
-        lowest.executes(lambda command: f"{command.text} below")
-
-        @low.executes
-        def run(command: Execute) -> str:
-            assert low.who()[1].rank == low.rank == 1
-            return low.ask(command.text).by_rank[2].out
-
-        assert top.ask("go").by_rank[1].out == "go below"
-
-
-def test_functions_that_run_long_do_not_keep_others_waiting(server: ServerProcess) -> None:
-    together = threading.Barrier(50)
-    with connect(server.where) as top, connect(server.where, jobs=50) as low:
-        low.executes(lambda _command: together.wait(BOUND))
-        asks = [top.ask("x") for _ in range(50)]
-        assert all(asked.ok for asked in asks)
-
-
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_leader_works_for_as_long_as_it_leads(server: ServerProcess) -> None:
-    ended: Future[Exception] = Future()
-    with RawClient(server.address) as top, RawClient(server.address) as low:
-        top.hello()
-        with connect(server.where) as c:
-            low.hello()
-
-            @c.on_lead
-            def lead(seq: int) -> None:
-                try:
-                    while c.rank == 0:
-                        c.cmd(f"led since {seq}")
-                except DisconnectedError as error:
-                    ended.set_result(error)
-
-            top.send(b"BYE\n")
-            assert low.lines(3) == [b"LEFT 4 0", b"CMD 5 0 led since 4", b"CMD 6 0 led since 4"]
-        assert str(ended.result(BOUND)) == "the client is closed"
-
-
-def test_a_leader_that_fails_leaves(server: ServerProcess, caplog: pytest.LogCaptureFixture) -> None:
-    with connect(server.where) as c:
-        events = iter(c)
-
-        @c.on_lead
-        def lead(_seq: int) -> None:
-            raise ValueError("no")
-
-        with pytest.raises(DisconnectedError, match="a function of on_lead failed: ValueError"):
-            list(events)
-        assert "on_lead" in caplog.text
-
-
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_closing_does_not_wait_for_a_function_that_runs_long(server: ServerProcess) -> None:
-    go_on = threading.Event()
-    with connect(server.where) as top, connect(server.where) as low:
-        top.on_lead(lambda _seq: go_on.wait(BOUND))
-        low.executes(lambda _command: go_on.wait(BOUND))
-        events = iter(low)
-        top.cmd("x")
-        take(events, Started)
-    assert not go_on.is_set()
-    go_on.set()
-
-
-@pytest.mark.parametrize("flavour", ["sync", "asyncio"])
-def test_a_program_does_not_wait_for_a_leader_at_its_end(server: ServerProcess, flavour: str) -> None:
-    program = """
-import threading
-from rankserver.client.sync import connect
-with connect() as c:
-    led = threading.Event()
-    c.on_lead(lambda seq: (led.set(), threading.Event().wait()))
-    led.wait()
-"""
-    if flavour == "asyncio":
-        program = """
-import asyncio, threading
-from rankserver.client import connect
-async def main():
-    async with connect() as c:
-        led = threading.Event()
-        c.on_lead(lambda seq: (led.set(), threading.Event().wait()))
-        await asyncio.to_thread(led.wait)
-asyncio.run(main())
-"""
-    environment = {**os.environ, "RANKSERVER": server.where}
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, timeout=BOUND, check=True)
-
-
-def test_a_function_may_close_the_client(server: ServerProcess) -> None:
-    with connect(server.where) as top, connect(server.where) as low:
-        low.executes(lambda _command: low.close())
-        assert top.ask("x").counts == Counts(gone=1)
-        assert not low.is_connected
-
-
-def test_a_coroutine_is_awaited_but_cannot_use_the_client(server: ServerProcess) -> None:
-    with connect(server.where) as top, connect(server.where) as low:
-
-        @low.executes
-        async def run(command: Execute) -> str:
-            if command.text == "use":
-                low.who()
-            if command.text == "close":
-                low.close()
-            return "done"
-
-        assert top.ask("x").by_rank[1].out == "done"
-        for text in ("use", "close"):
-            assert top.ask(text).by_rank[1].reason.startswith("RuntimeError: a coroutine function cannot use")
-        assert low.is_connected
-
-
-def test_tasks_of_a_coroutine_function_end_with_the_client(server: ServerProcess) -> None:
-    ended = []
-
-    async def begun() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            ended.append(True)
-
-    with connect(server.where) as top, connect(server.where) as low:
-
-        @low.executes
-        async def run(_command: Execute) -> None:
-            tasks.append(asyncio.create_task(begun()))
-            await asyncio.sleep(0)
-
-        tasks: list[asyncio.Task[None]] = []
-        assert top.ask("x").ok
-    assert ended == [True]
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_coroutine_that_exits_ends_the_client_and_all_waits(server: ServerProcess, later: Later) -> None:
-    with connect(server.where) as top, connect(server.where) as low:
-
-        @low.executes
-        async def run(_command: Execute) -> None:
-            sys.exit(3)
-
-        reading = later(list, low)
-        waiting = later(lambda: low.ask("x").counts)
-        assert top.ask("x").counts.gone == 1
-        reading.result(BOUND)
-        waiting.exception(BOUND)
-        with pytest.raises(DisconnectedError):
-            low.cmd("x")
 
 
 # --- events ---
@@ -864,3 +410,12 @@ def test_failing_to_join_says_why_and_leaves_nothing(
     server = serve(1)
     with connect(server.where), pytest.raises(DisconnectedError, match="full"), connect(server.where):
         pass
+
+
+def test_an_ask_that_the_server_forgets_is_done(server: ServerProcess) -> None:
+    with connect(server.where) as top, RawClient(server.address) as deaf:
+        deaf.hello()
+        asks = [top.ask("x") for _ in range(MAX_ASKS_PER_MEMBER + 1)]
+        assert asks[0].counts == Counts(gone=1)
+        asks[-1].logged()
+        assert not any(asked.is_done for asked in asks[1:])

@@ -18,10 +18,10 @@ from rankserver.channel import (
     Departure,
     Wait,
 )
-from rankserver.clist import Log
-from rankserver.cursor import Flushed
+from rankserver.clist import Flushed, Log
 from rankserver.members import NOBODY
 from rankserver.wire import codes
+from tests.support.memory import no_memory
 from tests.support.turns import READ_SIZE
 
 PEER: Final = "127.0.0.1:40112"
@@ -156,9 +156,6 @@ def test_a_host_is_an_address_without_its_port(peer: str, host: str) -> None:
 
 
 def test_without_memory_there_is_no_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object, **__: object) -> None:
-        raise MemoryError
-
     ours, theirs = socket.socketpair()
     with ours, theirs, Log(256) as log:
         monkeypatch.setattr(log, "open", no_memory)

@@ -7,15 +7,16 @@ import socket
 import pytest
 
 from rankserver.channel import NO_MEMORY, ChannelState, Departure
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
 from rankserver.wire import codes
-from tests.support.turns import Client, SteppedServer
+from tests.support.memory import no_memory
+from tests.support.turns import SteppedClient, SteppedServer
 
 DEPARTURE = Departure(codes.SHUTDOWN, "it is a test")
 
 
-def owe(stepped: SteppedServer, client: Client, size: int = 1_000_000) -> None:
+def owe(stepped: SteppedServer, client: SteppedClient, size: int = 1_000_000) -> None:
     """Owe a client more than its socket holds."""
     frame = b"PONG %s\n" % (b"x" * 10_000)
     for _ in range(size // len(frame)):
@@ -53,9 +54,6 @@ def test_without_a_code_the_stream_just_ends(departure: Departure) -> None:
 
 
 def test_without_memory_for_it_there_is_no_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> int:
-        raise MemoryError
-
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()

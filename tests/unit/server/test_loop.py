@@ -9,8 +9,7 @@ import pytest
 
 from rankserver import loop
 from rankserver.channel import Channel, ChannelState, Wait
-from rankserver.clist import MAX_READ_BYTES
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed
 from rankserver.loop import (
     MANY_CLIENTS,
     MAX_HANDSHAKES,
@@ -19,7 +18,8 @@ from rankserver.loop import (
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
 )
-from tests.support.turns import Client, SteppedServer
+from tests.support.memory import no_memory
+from tests.support.turns import SteppedClient, SteppedServer
 
 # --- bounds of a turn -------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ def test_nothing_is_closed_in_the_middle_of_a_turn(monkeypatch: pytest.MonkeyPat
 # --- time in which the server did not run -----------------------------------------------------
 
 
-def is_shaking_hands(client: Client) -> bool:
+def is_shaking_hands(client: SteppedClient) -> bool:
     return client.state() is ChannelState.HANDSHAKE
 
 
@@ -288,9 +288,7 @@ def test_commands_wait_for_a_client_behind_and_then_count(monkeypatch: pytest.Mo
     with SteppedServer(max_backlog=1000) as stepped:
         slow, waits = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:
-            nothing_is_sent(stepped, patch)
-            waits.send(b"CMD %s\n" % (b"x" * 2000))
-            stepped.until(lambda: stepped.loop.pace.is_holding)
+            make_commands_wait(stepped, waits, patch)
             waits.send(b"CMD one\nCMD two\nASK three\n")
             stepped.turn(2)
             assert waits.channel.waits_for is Wait.BACKLOG
@@ -303,21 +301,19 @@ def test_commands_wait_for_a_client_behind_and_then_count(monkeypatch: pytest.Mo
         assert frames == [b"CMD 4 1 one", b"CMD 5 1 two", b"ASK 6 1 three"]
 
 
-def nothing_is_sent(stepped: SteppedServer, patch: pytest.MonkeyPatch) -> None:
+def make_commands_wait(stepped: SteppedServer, sender: SteppedClient, patch: pytest.MonkeyPatch) -> None:
+    """Let a client send more than may wait for others, while the server sends nothing."""
     patch.setattr(Cursor, "flush", lambda _: Flushed.DONE)
     patch.setattr(stepped.log, "flush_all", lambda: ([], []))
+    sender.send(b"CMD %s\n" % (b"x" * 2000))
+    stepped.until(lambda: stepped.loop.pace.is_holding)
 
 
 def test_without_memory_for_waiting_input_only_its_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> int:
-        raise MemoryError
-
     with SteppedServer(max_backlog=1000) as stepped:
         slow, waits = stepped.join(), stepped.join()
         with monkeypatch.context() as patch:
-            nothing_is_sent(stepped, patch)
-            waits.send(b"CMD %s\n" % (b"x" * 2000))
-            stepped.until(lambda: stepped.loop.pace.is_holding)
+            make_commands_wait(stepped, waits, patch)
             waits.send(b"ASK something\n")
             stepped.until(lambda: waits.channel.waits_for)
         stepped.log.flush_all()

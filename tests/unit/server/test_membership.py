@@ -11,14 +11,11 @@ from rankserver.channel import ChannelState, Departure
 from rankserver.members import NOBODY
 from rankserver.membership import MAX_RANK_BYTES, MIN_JOIN_WAIT, RETRY_WAIT
 from rankserver.wire import codes, grammar, protocol
-from tests.support.turns import Client, SteppedServer, hello, tokens_by_class
+from tests.support.memory import no_memory
+from tests.support.turns import SteppedClient, SteppedServer, hello, tokens_by_class
 
 
-def no_memory(*_: object) -> int:
-    raise MemoryError
-
-
-def connect_all(stepped: SteppedServer, count: int, greeting: bytes = b"HELLO\n") -> list[Client]:
+def connect_all(stepped: SteppedServer, count: int, greeting: bytes = b"HELLO\n") -> list[SteppedClient]:
     """Let ``count`` clients send HELLO, and take the turn that handles them."""
     clients = [stepped.connect() for _ in range(count)]
     for client in clients:
@@ -33,7 +30,7 @@ def welcome(received: bytes) -> dict[str, Any]:
     return fields
 
 
-def logged(stepped: SteppedServer, client: Client, verb: bytes) -> list[tuple[int, list[int]]]:
+def logged(stepped: SteppedServer, client: SteppedClient, verb: bytes) -> list[tuple[int, list[int]]]:
     """Return the seq and the ranks of each frame with this verb that a client has received so far."""
     stepped.wait(2 * MIN_JOIN_WAIT)
     lines = client.received().splitlines()

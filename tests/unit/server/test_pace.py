@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rankserver.channel import Channel, ChannelState, Wait
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
 from rankserver.pace import MAX_PRIVATE_BYTES, Pace
 from rankserver.timers import Timeout, Timers
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from rankserver import loop
 from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Wait
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from rankserver.wire import codes, protocol
 from tests.support.conversation import MAX_LINE, Conversation
+from tests.support.memory import no_memory
 from tests.support.turns import READ_SIZE
 
 # The most bytes that are kept from a client before it joins.
@@ -295,9 +296,6 @@ def test_another_channels_input_is_kept_apart(joined: Conversation) -> None:
 def test_without_memory_for_its_input_the_channel_departs(
     fails: str, joined: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(*_: object, **__: object) -> None:
-        raise MemoryError
-
     joined.handler.blocker = Wait.BACKLOG
     monkeypatch.setattr(Cursor, fails, no_memory)
     joined.feed(b"PING\n")

@@ -11,10 +11,11 @@ import pytest
 
 from rankserver import tls
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
-from rankserver.cursor import Cursor, Flushed
+from rankserver.clist import Cursor, Flushed
 from rankserver.sender import MAX_UNSENT
+from tests.support.memory import no_memory
 from tests.support.tls_peer import Certificates, TlsSocket
-from tests.support.turns import READ_SIZE, Client, SteppedServer
+from tests.support.turns import READ_SIZE, SteppedClient, SteppedServer
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[tuple[object, ...]]:
@@ -30,7 +31,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> li
     return calls
 
 
-def block(stepped: SteppedServer, client: Client) -> None:
+def block(stepped: SteppedServer, client: SteppedClient) -> None:
     """Queue more for a client than its socket holds."""
     while not client.channel.wants_write:
         stepped.loop.sender.send(client.channel, b"PONG %s\n" % (b"x" * 50_000))
@@ -75,9 +76,6 @@ def test_a_departing_client_is_sent_no_more_frames() -> None:
 
 
 def test_without_memory_for_a_frame_no_later_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> int:
-        raise MemoryError
-
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()

@@ -8,24 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from rankserver.asks import ASKS_PER_LINE
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from rankserver.door import MIN_STRANGERS
 from rankserver.inputs import Joined, Newcomer
 from rankserver.loop import ACCEPT_PAUSE, MAX_STRANGERS_READ
 from rankserver.pace import MAX_PRIVATE_BYTES
 from rankserver.reception import TOKEN_PENALTY
 from rankserver.wire import codes, protocol
-from tests.support.turns import READ_SIZE, Client, SteppedServer, hello, tokens_by_class
+from tests.support.memory import no_memory
+from tests.support.turns import READ_SIZE, SteppedClient, SteppedServer, hello, tokens_by_class
 
 DEPARTURE = Departure("", "it is a test")
 
 
-def no_memory(*_: object, **__: object) -> int:
-    raise MemoryError
-
-
-def last_line(client: Client) -> bytes:
+def last_line(client: SteppedClient) -> bytes:
     return client.received().splitlines()[-1]
 
 
@@ -335,6 +333,23 @@ def test_an_answer_waits_while_its_asker_is_congested() -> None:
             received += more
             stepped.turn()
         assert received.endswith(b"RES 3 1 c2 ok\n")
+
+
+def test_clearing_those_that_left_from_asks_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        asker, other, _ = (stepped.join() for _ in range(3))
+        asker.send(b"ASK a\n" * 3 * ASKS_PER_LINE)
+        stepped.turn()
+        charged: list[int] = []
+        monkeypatch.setattr(stepped.loop.reader, "charge", charged.append)
+        asker.send(b"ASK b\n")
+        stepped.turn()
+        assert sum(charged) == 0
+        other.send(b"BYE\n")
+        stepped.turn()
+        asker.send(b"ASK c\nASK d\n")
+        stepped.turn()
+        assert sum(charged) == 3
 
 
 def congest(stepped: SteppedServer, channel: Channel) -> None:

@@ -24,6 +24,8 @@ QUICK = (
     "a transition that is not in the table",
     "a batch is applied twice",
     "the state looks at channels",
+    "the oldest ask of anybody is forgotten",
+    "an asker is not told that its ask was forgotten",
     # Bugs that the server once had.
     "a client that joins while it is blocked is not heard",
     "a block is rewound under who has left",

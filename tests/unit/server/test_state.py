@@ -9,11 +9,12 @@ from typing import Final
 
 import pytest
 
-from rankserver.clist import Log
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor, Log
 from rankserver.inputs import Answered, Asked, Input, Joined, Left, Lines, Newcomer
 from rankserver.members import Member
 from rankserver.state import State
+from tests.support.draining import drain
+from tests.support.memory import no_memory
 
 MAX_LINE: Final = 256
 
@@ -65,12 +66,7 @@ class Stage:
 
     def logged(self) -> list[bytes]:
         """Return the frames that were logged since the last call."""
-        data = b""
-        while spans := self._reader.peek():
-            piece = b"".join(spans)
-            data += piece
-            self._reader.advance(len(piece))
-        return data.splitlines()
+        return drain(self._reader).splitlines()
 
     @property
     def members(self) -> list[int]:
@@ -83,10 +79,6 @@ def stage() -> Iterator[Stage]:
     yield stage
     stage.log.check()
     stage.log.close()
-
-
-def no_memory(*_: object) -> int:
-    raise MemoryError
 
 
 # --- joins and leaves -------------------------------------------------------------------------
@@ -161,7 +153,21 @@ def test_an_answer_to_a_member_that_left_is_dropped(stage: Stage) -> None:
     stage.told.take()
     stage.apply(Answered(3, 2, "ok", ""))
     assert stage.told.take() == []
-    assert stage.state.asks.waiting() == {2: (None, frozenset({1}))}
+    assert stage.state.asks.waiting() == {2: (None, frozenset({1, 3}))}
+
+
+def test_an_asker_is_told_which_ask_was_forgotten(stage: Stage) -> None:
+    stage.state.asks.limit = 2
+    stage.join(1, 2)
+    stage.apply(Asked(2, "a"), *(Asked(1, text) for text in "bcde"))
+    assert stage.logged()[-1] == b"ASK 6 0 e"
+    assert stage.told.take() == [("tell", 1, b"DROPPED 3\n", 5), ("tell", 1, b"DROPPED 4\n", 6)]
+    stage.apply(Answered(2, 4, "ok", ""), Answered(2, 5, "ok", ""), Answered(1, 2, "ok", ""))
+    assert stage.told.take() == [
+        ("tell", 2, b"ERR no-such-ask no ASK 4 is waiting for your answer\n", 6),
+        ("tell", 1, b"RES 5 1 c2 ok\n", 6),
+        ("tell", 2, b"RES 2 0 c1 ok\n", 6),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +270,6 @@ ITS_OWN: Final = {
     "rankserver.asks",
     "rankserver.clist",
     "rankserver.core",
-    "rankserver.cursor",
     "rankserver.inputs",
     "rankserver.members",
     "rankserver.state",

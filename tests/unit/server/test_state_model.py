@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from rankserver.channel import ChannelState
 from rankserver.clist import Log
-from rankserver.cursor import Cursor
 from rankserver.inputs import Input, Lines, decode, encode
 from rankserver.members import Member
 from rankserver.membership import MIN_JOIN_WAIT
 from rankserver.server import Server
 from rankserver.state import State
+from tests.support.draining import drain
 from tests.support.turns import SteppedServer, hello, tokens_by_class
 
 MAX_LINE: Final = 256
@@ -31,7 +31,10 @@ CLASSES: Final = (0, 1, 2)
 # Matches the session in a WELCOME, which is random.
 SESSION: Final = re.compile(rb'"session":"[^"]*"')
 # The private frames that a state sends to one client.
-TOLD: Final = re.compile(rb"^(?:RES [0-9]+ [0-9]+ |ERR no-such-ask ).*\n", re.MULTILINE)
+TOLD: Final = re.compile(rb"^(?:RES [0-9]+ [0-9]+ |ERR no-such-ask |DROPPED ).*\n", re.MULTILINE)
+# The most open asks of one member, and asks of members that have left: so few that clients reach them.
+MAX_ASKS: Final = 2
+MAX_ORPHANS: Final = 3
 
 
 class Follower:
@@ -97,6 +100,8 @@ class Twins:
             SteppedServer(64, tokens, self._collecting, max_line=MAX_LINE),
         ]
         self.readers = [stepped.log.retain() for stepped in self.servers]
+        for state in (self.follower.state, *(stepped.state for stepped in self.servers)):
+            state.asks.limit, state.asks.orphan_limit = MAX_ASKS, MAX_ORPHANS
 
     def __enter__(self) -> Twins:
         return self
@@ -159,15 +164,6 @@ class Twins:
 
     def _make_order(self, _: Callable[[Any], None]) -> Collecting:
         return self.order
-
-
-def drain(reader: Cursor) -> bytes:
-    data = b""
-    while spans := reader.peek():
-        piece = b"".join(spans)
-        data += piece
-        reader.advance(len(piece))
-    return data
 
 
 def told_by(stepped: SteppedServer) -> list[tuple[int, int, bytes]]:
@@ -258,6 +254,18 @@ def test_commands_are_collected_in_runs() -> None:
         assert twins.servers[1].log.seq == 6
         twins.compare()
         twins.compare_streams()
+
+
+def test_all_states_forget_the_same_asks() -> None:
+    with Twins() as twins:
+        perform(twins, [("join", 0, b""), ("join", 1, b""), ("join", 1, b""), ("turn", 0, b"")])
+        twins.send(2, b"ASK x\n" * (MAX_ASKS + 1) + b"CMD b\nASK y\n")
+        twins.settle()
+        assert twins.follower.told == [(4, 3, b"DROPPED 2\n"), (6, 3, b"DROPPED 3\n")]
+        twins.hang_up(2)
+        twins.send(1, b"".join(b"RES %d ok\n" % seq for seq in range(2, 8)))
+        twins.settle()
+        twins.compare()
 
 
 @pytest.mark.parametrize("pieces", [1, 7])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from rankserver import logs
-from rankserver.cursor import Cursor
+from rankserver.clist import Cursor
 from rankserver.telemetry import RENEWAL
 from tests.support.turns import SteppedServer, hello, tokens_by_class
 

@@ -16,12 +16,12 @@ import pytest
 
 from rankserver import tls
 from rankserver.channel import Channel
-from rankserver.clist import MAX_READ_BYTES, Log
+from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed, Log
 from rankserver.core import Core
-from rankserver.cursor import Cursor, Flushed
 from rankserver.tls import MAX_OWED_BYTES, MAX_RECEIVE_BYTES, MIN_RECEIVE_BYTES, TlsTransport
 from rankserver.tls_common import MAX_RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
+from tests.support.memory import no_memory
 from tests.support.tls_peer import Certificates, TlsSocket
 from tests.support.waiting import BOUND
 
@@ -330,9 +330,6 @@ def test_a_failure_of_the_tls_layer_breaks_its_connection_alone(opened: Pair, er
 def test_without_memory_for_input_the_connection_is_lost(
     opened: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(*_: object) -> None:
-        raise MemoryError
-
     monkeypatch.setattr(TakingCursor, "take", no_memory)
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="out of memory"):
