@@ -73,8 +73,11 @@ MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
 MAX_STRANGER_READS: Final = 128
 # The most of those with TLS, which shake hands: a step takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
-# Seconds without accepting after an error such as too few descriptors: the listeners would stay ready, and
-# the loop would spin.
+# The most of those that are read before the memory that is left is checked again. The share of each is a few
+# KiB where there are many.
+MAX_UNCHECKED_READS: Final = 16
+# Seconds without accepting when memory is low, or after an error such as too few descriptors: the listeners
+# would stay ready, and the loop would spin.
 ACCEPT_PAUSE: Final = 0.5
 # If a wait takes this many seconds longer than it should, or a turn takes this many seconds, the process was
 # stopped.
@@ -99,6 +102,9 @@ class Handler(Protocol):
 
     def on_connection(self, sock: socket.socket, peer: str) -> None:
         """Take over a connection that has arrived, or close it."""
+
+    def has_memory(self) -> bool:
+        """Tell whether there is memory for channels that have not joined; if not, disconnect all of them."""
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Handle a line and return None, or do nothing and return what the line must wait for.
@@ -205,6 +211,12 @@ class Loop:
         self.channels.clear()
         self._selector.close()
 
+    def pause_accepting(self) -> None:
+        """Accept no connections for a while; the kernel keeps those that arrive."""
+        self.acceptor.pause()
+        if not self.is_stopping:
+            self._accept_pause.start_once(None, self.now)
+
     def on_readable(self, sock: socket.socket, callback: Callable[[], None]) -> None:
         """Call ``callback`` in the loop when ``sock`` is readable: this is how signals arrive."""
         self._selector.register(sock, selectors.EVENT_READ, callback)
@@ -293,7 +305,7 @@ class Loop:
         for sock, peer, _ in self.acceptor.accept():
             self._handler.on_connection(sock, peer)
         if self.acceptor.paused:
-            self._accept_pause.start_once(None, self.now)
+            self.pause_accepting()
 
     def _close_finished(self) -> None:
         if self.is_stopping:
@@ -472,6 +484,9 @@ class Reader:
         self.put_off = []
         reads = handshakes = 0
         for channel in strangers:
+            if reads % MAX_UNCHECKED_READS == 0 and not self._handler.has_memory():
+                self.put_off = []
+                return
             is_over = reads == MAX_STRANGER_READS or self.departures >= MAX_DEPARTURES
             if is_over or (channel.tls and handshakes == MAX_HANDSHAKES):
                 self.put_off.append(channel)

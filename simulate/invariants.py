@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import rankserver.loop
 import rankserver.pace
-from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
+from rankserver.channel import NO_MEMORY, STRANGERS, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
 from rankserver.farewell import MAX_CLOSE_TIMEOUT
 from rankserver.members import NOBODY
@@ -79,6 +79,7 @@ class Invariants:
         self.run.world.meter.check_turn()
         self._check_channels()
         self._check_bounds(log)
+        self._check_door()
         self._check_waiting()
         if self.run.turns % THOROUGH_TURNS == 0:
             for channel in self.server.loop.channels.values():
@@ -99,6 +100,21 @@ class Invariants:
             may_wait = joins_wait or channel.state is ChannelState.JOINING
             if not may_wait and not client.link.conn.reset and not channel.wants_write:
                 self._check_all_sent(channel)
+
+    def _check_door(self) -> None:
+        """Check that the door knows all strangers, that they are few, and and none if memory is low."""
+        door, channels = self.server._reception.door, self.server.loop.channels.values()
+        waiting = {channel for channel in channels if channel.state in STRANGERS}
+        if {*door._silent, *door._begun} != waiting:
+            raise Violation(f"{waiting} have not joined, and the door has {door.everybody()}")
+        if door.strangers != len(door.everybody()):
+            raise Violation(f"the door counts {door.strangers} strangers, and has {door.everybody()}")
+        if door.strangers > door.max_strangers:
+            raise Violation(f"{door.strangers} strangers, more than {door.max_strangers}")
+        if any(channel.heard_at == 0 for channel in door._begun):
+            raise Violation("a client that has sent nothing counts as begun")
+        if self.run.reserve.was_low and waiting:
+            raise Violation(f"{waiting} are still connected, and memory is low")
 
     def _check_state(self, channel: Channel) -> None:
         is_member = self.server.state.roster.by_id.get(channel.member.id) is channel.member
