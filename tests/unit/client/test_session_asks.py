@@ -138,7 +138,7 @@ def test_one_departure_may_settle_several_asks() -> None:
 
 def test_late_clients_count_as_timeout_once_and_by_rank() -> None:
     session = asked(0, 4)
-    # The order of slots now differs from that of ranks.
+    # The order of joining now differs from that of ranks.
     session.receive_data(b"LEFT 2 1\nJOIN 3 1\nJOIN 4 1\n")
     session.ask("again")
     session.receive_data(b"ASK 5 0 again\nRES 5 2 b ok\n")
@@ -281,8 +281,9 @@ class History:
         self.members = [self.newcomer() for _ in range(clients)]
         self.me = self.members[rank]
         self.me.name = "me"
-        # The members whose names the reader knows.
+        # The members whose names the reader knows, and whether it takes them for all.
         self.known = {self.me}
+        self.are_all_known = clients == 1
         self.asks: dict[int, Question] = {}
         self.unlogged: list[tuple[str, bool]] = []
         self.whos: list[bool] = []
@@ -310,7 +311,7 @@ class History:
         self.steps.append((f"{verb} {text}", [], owed + f"{verb} {text}\n".encode()))
 
     def learn(self) -> bytes:
-        if not set(self.members) - self.known or self.whos:
+        if self.are_all_known or self.whos:
             return b""
         self.whos.append(False)
         return b"WHO\n"
@@ -329,6 +330,7 @@ class History:
         before = self.rank
         for rank in ranks:
             self.members.insert(rank, self.newcomer())
+        self.are_all_known = False
         self.seq += 1
         self.log("JOIN", ",".join(map(str, ranks)), [self.changed(before)])
 
@@ -375,6 +377,7 @@ class History:
     def roster(self) -> None:
         is_wanted = self.whos.pop(0)
         self.known = set(self.members)
+        self.are_all_known = True
         members = [frames.RosterEntry(rank, member.name) for rank, member in enumerate(self.members)]
         seen: list[Event] = [RosterReceived(tuple(members))]
         self.steps.append((b"".join(protocol.roster(members, 120)), seen if is_wanted else [], b""))
