@@ -121,10 +121,10 @@ class Members:
 
     def learn(self, member: int, name: str) -> None:
         """Note a member's name. O(1), if what names take to be learned is counted."""
-        self._names[member] = name
-        if len(self._names) > 2 * len(self) + MAX_OLD_NAMES:
+        if member not in self._names and len(self._names) > 2 * len(self) + MAX_OLD_NAMES:
             names = self._names
             self._names = {here: names[here] for here in chain.from_iterable(self._by_rank) if here in names}
+        self._names[member] = name
 
     def learn_all(self, names: Sequence[str]) -> None:
         """Note the names of all members, given by rank. O(len(self))."""

@@ -32,9 +32,9 @@ from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
 # The most bytes in the first line, which may come from any kind of server. A banner has about a hundred.
 MAX_FIRST_LINE: Final = 65_536
-# The most bytes of answers to PING and to ASKs of lower ranks that may wait to be sent. A server reads them,
-# unless it waits for another client: these are the answers to a thousand ASKs of each of 3,000 clients.
-MAX_UNSENT_ANSWERS: Final = 64 * 1024 * 1024
+# The most bytes of answers, to PING and to ASK, that may wait to be sent. A server that waits for another
+# client does not read for a while: this is room for thousands of outputs, or millions of refusals.
+MAX_UNSENT_ANSWERS: Final = 256 * 1024 * 1024
 # The shortest heartbeat that we accept, in seconds: we may have to wake up and send a PING for each.
 MIN_HEARTBEAT: Final = 0.001
 # The longest heartbeat that we accept, in seconds: more than a century, and every clock can wait that long.
@@ -74,7 +74,7 @@ class Session:
         self.cut_off: frozenset[int] = frozenset()
         self._lines = lines.LineBuffer(MAX_FIRST_LINE)
         self._out = bytearray()
-        # How many bytes of ``_out`` only answer the server.
+        # How many bytes of ``_out`` answer what the server has asked.
         self._unsent_answers = 0
         # Our HELLO without and with the token, while we wait for the banner to say which one to send.
         self._hellos: tuple[bytes, bytes] | None = None
@@ -158,7 +158,7 @@ class Session:
                 without ``out``, or the state is not JOINED. Nothing was sent.
         """
         self._check_joined()
-        self._out += results.encode(seq, outcome, self.info.max_line)
+        self._answer(results.encode(seq, outcome, self.info.max_line))
 
     def expire(self, seq: int) -> list[events.Event]:
         """Stop waiting for answers to our ASK ``seq``: missing answers count as ``timeout``.
@@ -239,6 +239,8 @@ class Session:
         return [*self.log.disconnect(), events.Disconnected(code, text)]
 
     def _receive_line(self, line: bytes) -> list[events.Event]:
+        if self._unsent_answers > MAX_UNSENT_ANSWERS:
+            raise broken("it asks, and does not read our answers")
         if self.state is SessionState.GREETING:
             return self._receive_banner(line)
         frame = protocol.parse_server_line(line)
@@ -314,15 +316,8 @@ class Session:
         return []
 
     def _answer(self, line: bytes) -> None:
-        """Send an answer that only the server has asked for.
-
-        Raises:
-            RemoteProtocolError: it asks without reading, which would take ever more memory here.
-        """
         self._out += line
         self._unsent_answers += len(line)
-        if self._unsent_answers > MAX_UNSENT_ANSWERS:
-            raise broken("it asks, and does not read our answers")
 
     # PONG and a second INFO say nothing new.
     _RECEIVERS: ClassVar[Mapping[type, Callable[[Session, Any], list[events.Event]]]] = {
