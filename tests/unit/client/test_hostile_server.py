@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rankserver.client import session as session_module
 from rankserver.client.events import Answer, ClientsChanged, Disconnected, Event
+from rankserver.client.members import MAX_OLD_NAMES
 from rankserver.client.session import Session, SessionState
 from rankserver.wire import grammar
 from tests.support.costs import cost_of
@@ -253,6 +254,15 @@ def test_a_million_clients_cost_nothing_to_claim() -> None:
     cost = cost_of(lambda: joined(0, MILLION))
     assert cost.steps <= 1_000
     assert cost.memory <= MAX_BASE_MEMORY
+
+
+def test_names_of_clients_that_left_are_not_kept_for_ever() -> None:
+    session = joined(0, 1)
+    names: set[int] = set()
+    for seq in range(1, 6_000, 2):
+        session.receive_data(b"JOIN %d 1\nRES 1 1 name-%d ok\nLEFT %d 1\n" % (seq, seq, seq + 1))
+        names.add(len(session.log._members._names))
+    assert max(names) <= 2 * 2 + MAX_OLD_NAMES + 1
 
 
 def test_asks_are_not_searched_for_clients_that_came_later() -> None:
