@@ -36,6 +36,7 @@ from typing import Final, Protocol
 from rankserver.channel import NO_MEMORY, STRANGERS, Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.clist import MAX_READ_BYTES, Log
 from rankserver.config import Config
+from rankserver.lateness import LateClients
 from rankserver.listeners import Acceptor
 from rankserver.pace import Pace
 from rankserver.sender import Sender
@@ -50,6 +51,9 @@ MANY_CLIENTS: Final = 300
 # The least number of bytes that each ready channel may have read in a turn, however many share it: fewer are
 # not worth the system call.
 MIN_READ_BYTES: Final = 4 * 1024
+# How many times longer a command may be in the log than as it was sent: six bytes, one of which is text,
+# become 26. Under pressure, no more is read than the rest of a member's credit allows.
+MAX_GROWTH: Final = 5
 # The most lines handled in Python in one turn, shared by the channels that sent some. They take about 10 ms.
 MAX_LINES: Final = 1000
 # The least number of lines that each channel may have handled in a turn, however many share it: most clients
@@ -77,7 +81,7 @@ class Handler(Protocol):
 
     Attributes:
         is_unsettled: something waits for ``settle``, so another turn must follow at once.
-        collects: commands are passed to ``on_batch`` instead of being logged as they are read.
+        collects: commands are always passed to ``on_batch`` instead of being logged as they are read.
     """
 
     is_unsettled: bool
@@ -94,7 +98,7 @@ class Handler(Protocol):
         """
 
     def on_batch(self, channel: Channel, batch: bytes) -> None:
-        """Propose a batch of commands. It is called only if the handler ``collects``."""
+        """Propose a batch of commands. It is called if the handler ``collects``, and under pressure."""
 
     def on_end(self, channel: Channel, reason: str) -> None:
         """Note that a channel receives nothing more."""
@@ -148,8 +152,8 @@ class Loop:
         self.channels: dict[int, Channel] = {}
         self.timers = Timers()
         self.acceptor = Acceptor(selector)
-        slow = self.timers.timeout(config.slow_timeout, handler.on_slow)
-        self.pace = Pace(log, self.channels, config.max_backlog, slow)
+        late = LateClients(self.timers, config.slow_timeout, handler.on_slow)
+        self.pace = Pace(log, self.channels, config.max_backlog, late)
         self.sender = Sender(
             selector=selector,
             channels=self.channels,
@@ -216,7 +220,7 @@ class Loop:
         if sender.finished or self.is_stopping:
             self._close_finished()
         self._released_some = False
-        if pace.waiting or pace.congested or pace.is_holding or self._log.held > pace.max_backlog:
+        if pace.waiting or pace.congested or pace.is_under_pressure or self._log.held > pace.pressure_bytes:
             self._release()
 
     def _dispatch(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
@@ -282,6 +286,7 @@ class Loop:
             self._handler.on_closed(channel)
             self.sender.forget(channel)
             self.reader.forget(channel)
+            self.pace.close(channel)
             del self.channels[channel.sock.fileno()]
             channel.cursor.discard()
             channel.sock.close()
@@ -358,6 +363,8 @@ class Reader:
 
     def read(self, channel: Channel, size: int) -> int:
         """Read once and handle the input; return how many bytes it was, 0 if no more can be read now."""
+        if self._pace.is_under_pressure:
+            size = min(size, max(self._pace.credit(channel) // MAX_GROWTH, MIN_READ_BYTES))
         try:
             tls = channel.tls
             count = tls.receive(size) if tls else channel.cursor.read(size)
@@ -384,9 +391,10 @@ class Reader:
         pace, cursor = self._pace, channel.cursor
         try:
             while channel.state is not ChannelState.JOINING:
-                if self._handler.collects and not pace.is_holding and (batch := cursor.collect()):
+                in_batches = self._handler.collects or pace.is_under_pressure
+                if in_batches and pace.may_log(channel) and (batch := cursor.collect()):
                     self._handler.on_batch(channel, batch)
-                line = cursor.next_line(logs=not (pace.is_holding or self._handler.collects))
+                line = cursor.next_line(logs=not in_batches)
                 if line is None:
                     return
                 blocker: Blocker = Wait.TURN

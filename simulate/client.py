@@ -88,6 +88,8 @@ class SimClient:
         open_asks: the asks that it may answer.
         expected: the private frames that it must get, in order.
         asks_are_forgotten: the server may have forgotten an ask, so answers may fail.
+        taken: how many bytes it has read.
+        answers: how many answers it has composed.
     """
 
     def __init__(self, number: int, manner: Manner, rank_class: int, truth: Truth, room: int) -> None:
@@ -120,6 +122,8 @@ class SimClient:
         self.partial = b""
         self.part_of_roster: list[list[Any]] = []
         self.asks_are_forgotten = False
+        self.taken = 0
+        self.answers = 0
 
     def __repr__(self) -> str:
         return f"#{self.number} ({self.manner.value})"
@@ -166,6 +170,7 @@ class SimClient:
 
     def answer(self, seq: int, detail: bytes) -> None:
         """Compose RES; only the first counts."""
+        self.answers += 1
         self.say(b"RES %d ok%s" % (seq, detail))
         if seq in self.open_asks:
             self.answered[seq] = self.composed
@@ -240,6 +245,7 @@ class SimClient:
         if self.has_ended:
             return 0
         data = drain(self.conn, most)
+        self.taken += len(data)
         if data:
             self.receive(data)
         elif self.conn.closed or self.conn.shut:

@@ -15,9 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import rankserver.clist
 import rankserver.core
+import rankserver.credits
 import rankserver.cursor
 import rankserver.door
 import rankserver.heartbeat
+import rankserver.lateness
 import rankserver.listeners
 import rankserver.loop
 import rankserver.membership
@@ -30,8 +32,10 @@ from rankserver.tokens import Holder, Tokens
 from simulate.kernel import ffi, lib
 
 MODULES: Final = (
+    rankserver.credits,
     rankserver.door,
     rankserver.heartbeat,
+    rankserver.lateness,
     rankserver.listeners,
     rankserver.loop,
     rankserver.membership,
@@ -51,6 +55,10 @@ BOUNDS: Final = {
     "MIN_STRANGERS": (0, 2, 4),
     "MANY_CLIENTS": (0, 2),
     "MIN_STALE": (0, 1),
+    "MIN_CREDIT": (0, 60, 600),
+    "MAX_UNREAD_ANSWERS": (0, 200, 1000),
+    "MIN_RATE": (0, 50, 1000),
+    "MAX_SURPLUS": (0, 0.5),
 }
 # Share of the runs in which the order collects inputs, and a replica is fed them.
 COLLECTING: Final = 0.3
