@@ -37,8 +37,8 @@ MAX_SURPLUS: Final = 3.0
 FORGIVENESS_PERIOD: Final = 60.0
 # The least number of seconds between two samples of all clients, however many turns are taken.
 MIN_SAMPLE_INTERVAL: Final = 0.1
-# The most seconds between two samples of all clients: a server in which all wait wakes up twice a second.
-MAX_SAMPLE_INTERVAL: Final = 0.5
+# The most seconds between two samples of all clients: a server in which all wait wakes up once a second.
+MAX_SAMPLE_INTERVAL: Final = 1.0
 # The most samples in a second: they take about 3% of it. With more clients, the intervals are longer.
 MAX_SAMPLES_PER_SECOND: Final = 10_000
 # Seconds of lateness that rounding may hide.

@@ -72,7 +72,7 @@ def test_a_link_above_the_floor_stays_and_slows_the_flooder(scene: Scene) -> Non
     steps = 600
     for number in range(steps):
         flood(flooder)
-        flooder.read()
+        scene.let_read(flooder, BACKLOG)
         # Bursts, as a window of TCP that opens in steps.
         if number % 10 == 0:
             scene.let_read(slow, int(rate * STEP * 10))
@@ -88,7 +88,7 @@ def test_a_client_that_takes_nothing_goes_after_the_timeout(scene: Scene) -> Non
     begin = None
     while not stuck.is_gone:
         flood(flooder)
-        flooder.read()
+        scene.let_read(flooder, BACKLOG)
         scene.step(quiet)
         if begin is None and flooder.channel in scene.pace.waiting:
             begin = scene.seconds
@@ -104,7 +104,7 @@ def test_falling_below_the_line_for_moments_helps_no_client(scene: Scene, period
     waits = freed = 0
     while not lumps.is_gone:
         flood(flooder)
-        flooder.read()
+        scene.let_read(flooder, BACKLOG)
         if round(scene.seconds / STEP) % round(period / STEP) == 0:
             scene.let_read(lumps, 2 * BACKLOG)
             freed += waits > 0
@@ -131,7 +131,7 @@ def test_reconnecting_gives_a_flooder_no_new_credit(scene: Scene) -> None:
     _stuck, quiet, flooder = scene.join(3)
     while not scene.pace.is_under_pressure:
         flood(flooder)
-        flooder.read()
+        scene.let_read(flooder, BACKLOG)
         scene.step(quiet)
     for _ in range(12):
         (newcomer,) = scene.join()
@@ -146,7 +146,7 @@ def test_many_flooders_share_what_the_others_read(scene: Scene, flooders: int) -
     for _ in range(100):
         for one in floods:
             flood(one)
-            one.read()
+            scene.let_read(one, BACKLOG)
         scene.let_read(slow, int(2 * MIN_RATE * STEP))
         scene.step(quiet)
     assert all(one.channel.waits_for is not None or one.unsent for one in floods)
