@@ -159,14 +159,14 @@ MUTANTS: Final = (
     Mutant(
         "a client that is too slow may stay",
         "lateness.py",
-        "                    self._on_slow(channel)\n",
-        "                    pass\n",
+        "        self._timeout = timeout\n",
+        "        self._timeout = 1e6 * timeout\n",
     ),
     Mutant(
         "lateness is forgotten when nobody waits for a moment",
         "lateness.py",
-        "            lateness.end(self._now)\n",
-        "            del self._lateness[channel]\n",
+        "        lateness = self._lateness.get(channel)\n",
+        "        lateness = None\n",
     ),
     Mutant(
         "a client is late although it takes enough",
