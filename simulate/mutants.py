@@ -163,10 +163,10 @@ MUTANTS: Final = (
         "        self._timeout = 1e6 * timeout\n",
     ),
     Mutant(
-        "lateness is forgotten when nobody waits for a moment",
+        "lateness is forgotten at each sample",
         "lateness.py",
-        "        lateness = self._lateness.get(channel)\n",
-        "        lateness = None\n",
+        "        self.seconds = max(self.seconds - forgiven, 0.0) + late\n",
+        "        self.seconds = late + 0.0 * forgiven\n",
     ),
     Mutant(
         "a client is late although it takes enough",

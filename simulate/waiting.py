@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Seconds in which the process was stopped without the server noticing it.
 WAIT_SLACK: Final = 1.1
+# Seconds that a few turns take, until a client that is late is dropped.
+TURN_SLACK: Final = 0.1
 # The most bytes that a simulated client's answer is charged as.
 MAX_ANSWER_CHARGE: Final = 70
 # How many times the bytes of a short command are charged at most, compared with those that it has in the log.
@@ -99,7 +101,8 @@ class Waiting:
         """Account for the time since this was last called."""
         seconds, self._now = self._run.running - self._now, self._run.running
         timeout = self._config.slow_timeout
-        limit = timeout + rankserver.lateness.MAX_SURPLUS + WAIT_SLACK
+        slack = WAIT_SLACK if self._run.stopped else TURN_SLACK
+        limit = timeout + rankserver.lateness.MAX_SURPLUS + slack
         for client in self._may:
             self._accounts.setdefault(client, _Account(client.taken))
         for client, account in self._accounts.items():
