@@ -273,8 +273,8 @@ MUTANTS: Final = (
     Mutant(
         "a turn follows at once for ever",
         "loop.py",
-        "        self._released_some = False\n        if (\n            pace",
-        "        if (\n            pace",
+        "        self._released_some = False\n        if pace",
+        "        if pace",
     ),
     Mutant(
         "a line that has to wait is lost",
