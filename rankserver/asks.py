@@ -109,7 +109,7 @@ class AskTable:
             The seq of the member's oldest open ask if that had to be forgotten, else None.
         """
         self._newest = seq
-        waiting = self._slots.all_but(self._present[member][0])
+        waiting = self._slots.everybody & ~(1 << self._present[member][0])
         if not waiting:
             return None
         asker = self._askers.get(member)

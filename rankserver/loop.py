@@ -35,11 +35,12 @@ import math
 import selectors
 import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from rankserver.channel import NO_MEMORY, STRANGERS, Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.clist import MAX_READ_BYTES, Log
 from rankserver.config import Config
+from rankserver.handler import Handler
 from rankserver.lateness import LateClients
 from rankserver.listeners import Acceptor
 from rankserver.pace import Pace
@@ -91,52 +92,6 @@ MAX_LATENESS: Final = 1.0
 LATENESS_SHARE: Final = 0.5
 # The longest timeout of one select, in seconds: it does not accept arbitrarily large ones.
 MAX_SELECT_SECONDS: Final = 3600.0
-
-
-class Handler(Protocol):
-    """What the loop calls. Every method may use the loop's ``sender`` and ``reader``.
-
-    Attributes:
-        is_unsettled: something waits for ``settle``, so another turn must follow at once.
-        collects: commands are always passed to ``on_batch`` instead of being logged as they are read.
-    """
-
-    is_unsettled: bool
-    collects: bool
-
-    def on_connection(self, sock: socket.socket, peer: str) -> None:
-        """Take over a connection that has arrived, or close it."""
-
-    def has_memory(self) -> bool:
-        """Tell whether there is memory for channels that have not joined; if not, disconnect all of them."""
-
-    def on_line(self, channel: Channel, line: bytes) -> Blocker:
-        """Handle a line and return None, or do nothing and return what the line must wait for.
-
-        Raises:
-            MemoryError: nothing was done.
-        """
-
-    def on_batch(self, channel: Channel, batch: bytes) -> None:
-        """Propose a batch of commands. It is called if the handler ``collects``, and under pressure."""
-
-    def on_end(self, channel: Channel, reason: str) -> None:
-        """Note that a channel receives nothing more."""
-
-    def depart(self, channel: Channel, departure: Departure) -> None:
-        """Begin to disconnect a channel."""
-
-    def settle(self) -> None:
-        """Make the joins and leaves of this turn count."""
-
-    def on_slow(self, channel: Channel) -> None:
-        """Disconnect a channel that made others wait for too long."""
-
-    def on_closed(self, channel: Channel) -> None:
-        """Note that a channel is closed."""
-
-    def on_lost_time(self, seconds: float) -> None:
-        """Note that the process was stopped for this long."""
 
 
 class Loop:
@@ -298,7 +253,9 @@ class Loop:
         reader, sender = self.reader, self.sender
         if self._handler.is_unsettled or self._released_some:
             return 0
-        if reader.paused or sender.broken or sender.finished or (reader.draining and reader.can_drain):
+        if reader.short.paused or reader.long.paused or sender.broken or sender.finished:
+            return 0
+        if reader.draining and reader.can_drain:
             return 0
         nearest = self.timers.nearest
         if nearest == math.inf:
@@ -363,6 +320,7 @@ class Reader:
         departures: how many channels have departed in this turn.
         draining: the channels whose connection broke, each with the bytes that may still be read from it.
         put_off: the strangers that were not read although they were ready, oldest first.
+        short, long: the lanes of short and of long lines.
     """
 
     def __init__(self, log: Log, handler: Handler, pace: Pace, sender: Sender) -> None:
@@ -371,24 +329,19 @@ class Reader:
         self.departures = 0
         self.put_off: list[Channel] = []
         self.draining: dict[Channel, int] = {}
+        self.short = Lane()
+        self.long = Lane()
         self._log = log
         self._handler = handler
         self._pace = pace
         self._sender = sender
         self._now = 0.0
-        self._short = Lane()
-        self._long = Lane()
         # What each channel may spend in this turn.
         self._cost_share = MAX_COST
 
     def set_clients(self, count: int) -> None:
         """Adapt what a turn reads to the number of clients."""
         self.budget = MAX_READ_BYTES if count >= MANY_CLIENTS else MAX_TURN_BYTES
-
-    @property
-    def paused(self) -> list[Channel]:
-        """The channels that have used up their share of a turn, in the order in which they continue."""
-        return [*self._long.paused, *self._short.paused]
 
     @property
     def can_drain(self) -> bool:
@@ -400,17 +353,18 @@ class Reader:
         # While commands wait, input has to be kept, so only as much is read as lets other lines through.
         budget = 0 if self._pace.is_holding else self.budget
         self.share = max(budget // (ready or 1), MIN_READ_BYTES)
-        self._cost_share = max(MAX_COST // (ready + len(self.paused) or 1), MIN_COST)
-        self._short.spent = self._long.spent = self.departures = 0
+        sharing = ready + len(self.short.paused) + len(self.long.paused)
+        self._cost_share = max(MAX_COST // (sharing or 1), MIN_COST)
+        self.short.spent = self.long.spent = self.departures = 0
         self._now = now
         # Those with a long line first: others may have one behind their short ones, and have waited less.
-        for lane in (self._long, self._short):
+        for lane in (self.long, self.short):
             if lane.paused:
                 self._resume(lane)
 
     def charge(self, cost: int) -> None:
         """Count work that costs as much as this many of the shortest lines against this turn."""
-        self._short.spent += cost
+        self.short.spent += cost
 
     def charge_departure(self) -> None:
         """Count a departure against this turn."""
@@ -454,7 +408,7 @@ class Reader:
                 if line is None:
                     return
                 cost = 1 + len(line) // BYTES_PER_UNIT
-                lane = self._long if cost > MIN_COST else self._short
+                lane = self.long if cost > MIN_COST else self.short
                 blocker: Blocker = Wait.TURN
                 if left > 0 and lane.spent < MAX_COST:
                     left -= cost
@@ -506,8 +460,8 @@ class Reader:
     def forget(self, channel: Channel) -> None:
         """Note that a channel is closed."""
         self.draining.pop(channel, None)
-        self._short.paused.pop(channel, None)
-        self._long.paused.pop(channel, None)
+        self.short.paused.pop(channel, None)
+        self.long.paused.pop(channel, None)
 
     def _wait(self, channel: Channel, blocker: Blocker, lane: Lane) -> None:
         """Put back the line that is being handled. It waits, and so does everything sent after it."""

@@ -62,7 +62,7 @@ class Server:
         farewells: sends departing channels the rest of their output.
         membership: lets members join and leave at the end of a turn.
         telemetry: counts and logs for the operator.
-        is_unsettled, collects: see ``loop.Handler``.
+        is_unsettled, collects: see ``handler.Handler``.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first have defaults
@@ -290,9 +290,9 @@ class Server:
 
     def _on_submit(self, channel: Channel, frame: frames.Submit) -> Blocker:
         pace = self.loop.pace
-        if not pace.may_log(channel):
-            return Wait.BACKLOG
         if pace.is_under_pressure:
+            if not pace.may_log(channel):
+                return Wait.BACKLOG
             pace.charge(channel, len(frame.text.encode()) + STAMP_BYTES)
         if frame.wants_answer:
             self.loop.reader.charge(self.state.asks.cost(channel.member.id))

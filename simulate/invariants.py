@@ -133,7 +133,7 @@ class Invariants:
     def _check_waits(self, channel: Channel) -> None:
         """Check that a channel that waits is among those that will be resumed."""
         loop, blocker = self.server.loop, channel.waits_for
-        is_paused = channel in loop.reader.paused and blocker is Wait.TURN
+        is_paused = channel in (loop.reader.short.paused | loop.reader.long.paused) and blocker is Wait.TURN
         is_waiting = channel in loop.pace.waiting
         if is_waiting != (blocker is not None and blocker is not Wait.TURN):
             raise Violation(f"{client_of(channel)} waits for {blocker}, and pace has something else")

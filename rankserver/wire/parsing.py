@@ -30,13 +30,6 @@ Frame = TypeVar("Frame")
 # --- frames from a client ---------------------------------------------------------------------
 
 
-def submit(verb: str, rest: str) -> frames.Submit:
-    """Parse ``CMD`` or ``ASK``."""
-    if not rest:
-        raise bad_frame(f"{verb} needs a command after it")
-    return frames.Submit(rest, wants_answer=verb == "ASK")
-
-
 def hello(rest: str) -> frames.Hello:
     """Parse ``HELLO``."""
     fields = _json_object(rest, jsontext.parse_without_fractions) if rest.strip() else {}

@@ -63,10 +63,6 @@ class Slots:
         self.everybody ^= members
         self._free += slots_of(members)
 
-    def all_but(self, slot: int) -> int:
-        """Return the set of all members that are present except the one with this slot. O(len(self) / 64)."""
-        return self.everybody & ~(1 << slot)
-
 
 def set_of(slots: Iterable[int]) -> int:
     """Return the set of the members with these slots. O(slots + highest slot / 8)."""

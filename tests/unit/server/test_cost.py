@@ -94,7 +94,7 @@ def withstand(stepped: SteppedServer, costs: Costs, attackers: Clients) -> None:
     boss, other = stepped.clients[:2]
     other.received()
     turns = 0
-    while stepped.loop.reader.paused or not all(attacker.channel in costs.order for attacker in attackers):
+    while paused(stepped) or not all(attacker.channel in costs.order for attacker in attackers):
         boss.send(b"CMD %d\nASK %d\n" % (turns, turns))
         assert costs.turn() <= MAX_TURN_COST
         frames = other.received().splitlines()
@@ -159,12 +159,18 @@ def test_long_lines_over_tls_delay_no_others(
 # --- who goes first ---------------------------------------------------------------------------
 
 
+def paused(stepped: SteppedServer) -> list[Channel]:
+    """Return the channels whose next line waits for the next turn."""
+    reader = stepped.loop.reader
+    return [*reader.long.paused, *reader.short.paused]
+
+
 def paused_strangers(stepped: SteppedServer, count: int) -> list[SteppedClient]:
     """Return strangers of whom most wait with a long HELLO that has arrived."""
     strangers = connected(stepped, count)
     for stranger in strangers:
         stranger.send(long_line(b'HELLO {"a":', b"["))
-    stepped.until(lambda: len(stepped.loop.reader.paused) > count - 100)
+    stepped.until(lambda: len(paused(stepped)) > count - 100)
     return strangers
 
 
@@ -175,7 +181,7 @@ def test_a_newcomer_does_not_wait_for_long_hellos() -> None:
         newcomer.send(b'HELLO {"name":"late"}\n')
         stepped.turn(2)
         assert newcomer.state() is ChannelState.JOINED
-        assert len(stepped.loop.reader.paused) > 700
+        assert len(paused(stepped)) > 700
 
 
 def test_short_lines_that_pause_do_not_wait_for_long_ones() -> None:
@@ -188,7 +194,7 @@ def test_short_lines_that_pause_do_not_wait_for_long_ones() -> None:
         assert member.channel.waits_for is Wait.TURN
         stepped.turn(2)
         assert member.received() == b"PONG\n" * 3 * MIN_COST
-        assert len(stepped.loop.reader.paused) > 700
+        assert len(paused(stepped)) > 700
 
 
 def test_long_lines_do_not_wait_for_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +209,7 @@ def test_long_lines_do_not_wait_for_short_ones(monkeypatch: pytest.MonkeyPatch) 
         member.send(long_line(b'RES 1 ok {"a":', b"["))
         stepped.turn(3)
         assert b"ERR bad-frame " in member.received()
-        assert len(stepped.loop.reader.paused) > 100
+        assert len(paused(stepped)) > 100
 
 
 def test_long_lines_are_handled_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,12 +228,12 @@ def test_long_lines_are_handled_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_stranger_that_goes_while_it_is_paused_is_forgotten() -> None:
     with SteppedServer(1000, handshake_timeout=5) as stepped:
         strangers = paused_strangers(stepped, 300)
-        paused = next(stranger for stranger in strangers if stranger.channel.waits_for is Wait.TURN)
-        stepped.server.on_end(paused.channel, "connection lost")
-        paused.sock.close()
-        stepped.until(lambda: paused.state() is ChannelState.CLOSED)
-        assert paused.channel not in stepped.loop.channels.values()
-        stepped.until(lambda: not stepped.loop.reader.paused)
+        gone = next(stranger for stranger in strangers if stranger.channel.waits_for is Wait.TURN)
+        stepped.server.on_end(gone.channel, "connection lost")
+        gone.sock.close()
+        stepped.until(lambda: gone.state() is ChannelState.CLOSED)
+        assert gone.channel not in stepped.loop.channels.values()
+        stepped.until(lambda: not paused(stepped))
 
 
 # --- joins, departures and timeouts -----------------------------------------------------------

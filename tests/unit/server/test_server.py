@@ -361,6 +361,7 @@ def test_clearing_those_that_left_from_asks_is_charged(monkeypatch: pytest.Monke
         assert sum(charged) == 0
         other.send(b"BYE\n")
         stepped.turn()
+        charged.clear()
         asker.send(b"ASK c\nASK d\n")
         stepped.turn()
         assert sum(charged) == 3
