@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from fuzz import python
+from fuzz import cost, python
+from fuzz.session import session
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = ROOT / "build" / "fuzz"
@@ -21,6 +22,8 @@ FLAGS: Final = (
 SESSION_SHARE: Final = 20
 # One of this many inputs is for the parser. The others are for the core.
 PARSE_SHARE: Final = 5
+# One of this many inputs is a long line for the parser, whose time is measured.
+COST_SHARE: Final = 200
 
 
 def main() -> int:
@@ -38,19 +41,21 @@ def main() -> int:
     if arguments.core is not None:
         return _call([core, "1", str(arguments.seed), str(arguments.core)])
     sessions, parses = arguments.inputs // SESSION_SHARE, arguments.inputs // PARSE_SHARE
-    inputs = arguments.inputs - sessions - parses
+    costs = arguments.inputs // COST_SHARE
+    inputs = arguments.inputs - sessions - parses - costs
     went_well = _call([core, str(inputs), str(arguments.seed)]) == 0
     went_well = python.run("parser", python.parse, parses, arguments.seed) and went_well
-    went_well = python.run("client's session", python.session, sessions, arguments.seed) and went_well
+    went_well = python.run("parser's cost", cost.parse, costs, arguments.seed) and went_well
+    went_well = python.run("client's session", session, sessions, arguments.seed) and went_well
     print(f"{arguments.inputs} inputs in all" if went_well else "an input failed")
     return not went_well
 
 
 def _built() -> str:
     BUILD.mkdir(parents=True, exist_ok=True)
-    program = str(BUILD / "input")
-    source = str(Path(__file__).parent / "input.c")
-    command = [os.environ.get("CC", "cc"), *FLAGS, f"-I{ROOT / 'rankserver'}", "-o", program, source]
+    program = str(BUILD / "core")
+    sources = map(str, sorted(Path(__file__).parent.glob("*.c")))
+    command = [os.environ.get("CC", "cc"), *FLAGS, f"-I{ROOT / 'rankserver'}", "-o", program, *sources]
     subprocess.run(command, check=True)
     return program
 

@@ -191,6 +191,11 @@ class Channel:
         return "" if self.peer.startswith("unix:") else self.peer.rpartition(":")[0]
 
     @property
+    def can_read(self) -> bool:
+        """Whether it may be read now. If not, earlier input is kept that must be handled first."""
+        return self.waits_for is None and self.state is not ChannelState.JOINING
+
+    @property
     def wants_read(self) -> bool:
         """Whether to watch for input. A wait for the next turn is too short to stop watching."""
         is_waiting = self.waits_for is not None and self.waits_for is not Wait.TURN

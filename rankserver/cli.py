@@ -7,6 +7,7 @@ SIGHUP rereads the tokens and certificates, SIGUSR1 logs a report.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import resource
@@ -32,6 +33,9 @@ SPARE_DESCRIPTORS: Final = 512
 # The most signals that are read from the socket pair at once: more than anybody sends meanwhile, and others
 # are read in the next turn.
 MAX_SIGNALS: Final = 64
+# New objects after which Python looks for unreachable cycles, of which the server makes hardly any. The JSON
+# of a line does not reach this number, so parsing it causes no search through all that the server holds.
+MAX_NEW_OBJECTS: Final = 20_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: Config, accepted: tokens.Tokens | None, context: ssl.SSLContext | None) -> int:
+    gc.set_threshold(MAX_NEW_OBJECTS)
     _raise_descriptor_limit(config.capacity + door.max_strangers(config.capacity) + SPARE_DESCRIPTORS)
     server = Server(config, accepted, context)
     try:

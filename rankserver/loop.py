@@ -13,8 +13,12 @@ Theory of operation. A turn goes through these steps, in this order:
 
 Two rules keep this simple. Nothing is closed, freed or accepted while the events of a turn are being handled:
 a descriptor could be reused while an event of the old connection is still pending. And all work is bounded
-per turn, in the units of its cost: bytes read, lines handled in Python, handshakes, frames queued for one
-channel. A channel that has more than its share continues in the next turn, before the others.
+per turn, in the units of its cost: bytes read, lines handled in Python, departures, handshakes, frames queued
+for one channel. A channel that has more than its share continues in the next turn, before the others.
+
+A line is charged for its bytes, because a long one may take as much time to parse as hundreds of short ones
+take in all. Short and long lines wait in separate lanes, and a turn spends the same on each. So a short line
+never waits for the long lines of other channels, and long lines are handled in the order in which they came.
 
 The loop moves bytes and times turns, and knows neither frames nor ranks. Its handler decides what a line
 means, which channels belong to members, and when a channel is disconnected. The C core, behind ``channel``
@@ -50,11 +54,19 @@ MANY_CLIENTS: Final = 300
 # The least number of bytes that each ready channel may have read in a turn, however many share it: fewer are
 # not worth the system call.
 MIN_READ_BYTES: Final = 4 * 1024
-# The most lines handled in Python in one turn, shared by the channels that sent some. They take about 10 ms.
-MAX_LINES: Final = 1000
-# The least number of lines that each channel may have handled in a turn, however many share it: most clients
-# send fewer at once.
-MIN_LINES: Final = 8
+# The most that one turn spends on short lines handled in Python, and again on long ones. The unit is the
+# shortest line, which takes about 10 µs.
+MAX_COST: Final = 1000
+# The least that each channel may spend in a turn, however many share it: most clients send fewer lines at
+# once. A line that costs more is a long one.
+MIN_COST: Final = 8
+# A line costs one more for each of this many bytes, because parsing takes up to 50 ns a byte; the parser's
+# fuzzer checks that.
+BYTES_PER_UNIT: Final = 256
+# A departure costs as much as this many of the shortest lines.
+DEPARTURE_COST: Final = 6
+# The most departures in one turn, after which no more channels are read: as many as one listener accepts.
+MAX_DEPARTURES: Final = 128
 # The most bytes read in all from a connection that broke: no system's receive buffer holds more.
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
 # The most TLS handshakes that are continued in one turn: a step takes 6 ms if the key has 4,096 bits.
@@ -228,10 +240,10 @@ class Loop:
             if not isinstance(channel, Channel):
                 channel()
                 continue
-            if events & selectors.EVENT_READ and channel.waits_for is None:
+            if events & selectors.EVENT_READ and channel.can_read:
                 if channel.tls and channel.state in STRANGERS:
                     strangers.append(channel)
-                else:
+                elif reader.departures < MAX_DEPARTURES:
                     reader.read(channel, reader.share)
             if events & selectors.EVENT_WRITE:
                 self.sender.flush(channel)
@@ -297,6 +309,20 @@ class Loop:
             self.sender.flush_all()
 
 
+class Lane:
+    """The lines of one kind, short or long.
+
+    Attributes:
+        spent: what this turn has spent on them.
+        paused: the channels whose next line is one of them and waits for the next turn, in the order in which
+            they continue.
+    """
+
+    def __init__(self) -> None:
+        self.spent = 0
+        self.paused: dict[Channel, None] = {}
+
+
 class Reader:
     """Reads channels and passes their lines to the handler, in bounded amounts per turn.
 
@@ -309,15 +335,15 @@ class Reader:
     Attributes:
         share: the bytes to read from each ready channel in this turn.
         budget: the bytes that a turn reads in all.
+        departures: how many channels have departed in this turn.
         draining: the channels whose connection broke, each with the bytes that may still be read from it.
-        paused: the channels that have used up their share of a turn, in the order in which they continue.
         put_off: the channels whose TLS handshake had to wait, oldest first.
     """
 
     def __init__(self, log: Log, handler: Handler, pace: Pace, sender: Sender) -> None:
         self.share = MIN_READ_BYTES
         self.budget = MAX_TURN_BYTES
-        self.paused: list[Channel] = []
+        self.departures = 0
         self.put_off: list[Channel] = []
         self.draining: dict[Channel, int] = {}
         self._log = log
@@ -325,36 +351,46 @@ class Reader:
         self._pace = pace
         self._sender = sender
         self._now = 0.0
-        # Lines that this turn has handled in Python, and how many each channel may have.
-        self._lines = 0
-        self._line_share = MAX_LINES
+        self._short = Lane()
+        self._long = Lane()
+        # What each channel may spend in this turn.
+        self._cost_share = MAX_COST
 
     def set_clients(self, count: int) -> None:
         """Adapt what a turn reads to the number of clients."""
         self.budget = MAX_READ_BYTES if count >= MANY_CLIENTS else MAX_TURN_BYTES
 
     @property
+    def paused(self) -> list[Channel]:
+        """The channels that have used up their share of a turn, in the order in which they continue."""
+        return [*self._long.paused, *self._short.paused]
+
+    @property
     def can_drain(self) -> bool:
         """Whether a broken channel can be read now. O(broken channels)."""
-        return any(
-            channel.waits_for is None and channel.state is not ChannelState.JOINING
-            for channel in self.draining
-        )
+        return any(channel.can_read for channel in self.draining)
 
     def begin(self, ready: int, now: float) -> None:
         """Divide a turn among the ready channels, and resume those that had to stop in the last one."""
         # While commands wait, input has to be kept, so only as much is read as lets other lines through.
         budget = 0 if self._pace.is_holding else self.budget
         self.share = max(budget // (ready or 1), MIN_READ_BYTES)
-        self._line_share = max(MAX_LINES // (ready + len(self.paused) or 1), MIN_LINES)
-        self._lines = 0
+        self._cost_share = max(MAX_COST // (ready + len(self.paused) or 1), MIN_COST)
+        self._short.spent = self._long.spent = self.departures = 0
         self._now = now
-        if self.paused:
-            self._resume_paused()
+        # Those with a long line first: others may have one behind their short ones, and have waited less.
+        for lane in (self._long, self._short):
+            if lane.paused:
+                self._resume(lane)
 
-    def charge(self, lines: int) -> None:
-        """Count work that costs as much as this many lines against this turn."""
-        self._lines += lines
+    def charge(self, cost: int) -> None:
+        """Count work that costs as much as this many of the shortest lines against this turn."""
+        self._short.spent += cost
+
+    def charge_departure(self) -> None:
+        """Count a departure against this turn."""
+        self.departures += 1
+        self.charge(DEPARTURE_COST)
 
     def read(self, channel: Channel, size: int) -> int:
         """Read once and handle the input; return how many bytes it was, 0 if no more can be read now."""
@@ -380,7 +416,7 @@ class Reader:
 
     def handle(self, channel: Channel) -> None:
         """Handle a channel's input, up to its share of this turn; the rest is kept."""
-        max_lines = min(MAX_LINES, self._lines + self._line_share)
+        left = self._cost_share
         pace, cursor = self._pace, channel.cursor
         try:
             while channel.state is not ChannelState.JOINING:
@@ -389,12 +425,15 @@ class Reader:
                 line = cursor.next_line(logs=not (pace.is_holding or self._handler.collects))
                 if line is None:
                     return
+                cost = 1 + len(line) // BYTES_PER_UNIT
+                lane = self._long if cost > MIN_COST else self._short
                 blocker: Blocker = Wait.TURN
-                if self._lines < max_lines or channel.state is not ChannelState.JOINED:
-                    self._lines += 1
+                if left > 0 and lane.spent < MAX_COST:
+                    left -= cost
+                    lane.spent += cost
                     blocker = self._handler.on_line(channel, line)
                 if blocker is not None:
-                    self._wait(channel, blocker)
+                    self._wait(channel, blocker, lane)
                     break
             cursor.keep()
         except RemoteProtocolError as error:
@@ -407,7 +446,9 @@ class Reader:
         for channel in self._sender.take_broken():
             self.draining.setdefault(channel, MAX_BROKEN_BYTES)
         for channel, left in list(self.draining.items()):
-            if channel.waits_for is not None or channel.state is ChannelState.JOINING:
+            if self.departures >= MAX_DEPARTURES:
+                break
+            if not channel.can_read:
                 continue
             count = 0 if channel.is_going else self.read(channel, self.share)
             if 0 < count < left:
@@ -427,24 +468,25 @@ class Reader:
     def forget(self, channel: Channel) -> None:
         """Note that a channel is closed."""
         self.draining.pop(channel, None)
+        self._short.paused.pop(channel, None)
+        self._long.paused.pop(channel, None)
 
-    def _wait(self, channel: Channel, blocker: Blocker) -> None:
+    def _wait(self, channel: Channel, blocker: Blocker, lane: Lane) -> None:
         """Put back the line that is being handled. It waits, and so does everything sent after it."""
         channel.cursor.unread()
         if blocker is Wait.TURN:
             channel.waits_for = blocker
-            self.paused.append(channel)
+            lane.paused[channel] = None
         else:
             self._pace.wait(channel, blocker)
             self._sender.watch(channel)
 
-    def _resume_paused(self) -> None:
-        """Continue with paused channels, until this turn has handled ``MAX_LINES`` lines."""
-        paused, self.paused = self.paused, []
-        for place, channel in enumerate(paused):
-            if self._lines >= MAX_LINES:
-                self.paused = paused[place:] + self.paused
+    def _resume(self, lane: Lane) -> None:
+        """Continue with the channels of a lane, as far as this turn may spend more on it."""
+        for channel in list(lane.paused):
+            if lane.spent >= MAX_COST:
                 break
+            del lane.paused[channel]
             if channel.waits_for is Wait.TURN:  # it has not departed meanwhile
                 channel.waits_for = None
                 self.handle(channel)

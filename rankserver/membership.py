@@ -38,8 +38,10 @@ MIN_JOIN_WAIT: Final = 0.05
 # With many clients, a JOIN may wait this many seconds for each of them. Sending it to one takes some 5 µs, so
 # however many there are, sending JOINs takes at most about a quarter of the time.
 JOIN_WAIT_PER_CLIENT: Final = 20e-6
-# Writing a roster counts as one line for each of this many members, because it costs about as much.
-MEMBERS_PER_LINE: Final = 8
+# A join costs as much as this many of the shortest lines.
+JOIN_COST: Final = 8
+# Writing a roster costs as much as the shortest line for each of this many members.
+MEMBERS_PER_UNIT: Final = 8
 # Random bytes in the name of a session: too many to guess.
 SESSION_BYTES: Final = 16
 
@@ -104,13 +106,13 @@ class Membership:
 
     def admit(self, channel: Channel, name: str | None, holder: Holder) -> None:
         """Let a channel join at the end of this turn."""
+        self._loop.reader.charge(JOIN_COST)
         channel.move(ChannelState.JOINING)
         self._applicants[channel] = Applicant(channel, name, holder)
 
-    def withdraw(self, channel: Channel) -> str:
-        """Forget a channel that departs before it has joined; return the name that it asked for, or ""."""
-        applicant = self._applicants.pop(channel, None)
-        return applicant.name or "" if applicant else ""
+    def withdraw(self, channel: Channel) -> None:
+        """Forget a channel that departs before it has joined."""
+        self._applicants.pop(channel, None)
 
     def leave(self, member: Member) -> None:
         """Let a member leave at the end of this turn. If its channel is cut, drop its output now."""
@@ -143,7 +145,7 @@ class Membership:
         """Return the answer to WHO. O(members) after a JOIN or LEFT, else O(1)."""
         state = self._state
         if self._roster[0] != state.changes:
-            self._loop.reader.charge(state.log.count // MEMBERS_PER_LINE)
+            self._loop.reader.charge(state.log.count // MEMBERS_PER_UNIT)
             entries = [
                 frames.RosterEntry(rank, member.name, member.rank_class)
                 for rank, member in enumerate(state.roster)

@@ -192,6 +192,7 @@ class Server:
         if channel.is_going:
             return
         channel.departure = departure
+        self.loop.reader.charge_departure()
         self.loop.pace.forget(channel)
         channel.cursor.ignore()
         self.is_unsettled = True
@@ -203,8 +204,8 @@ class Server:
             rank = self.state.roster.rank(member)
             self.telemetry.on_left(channel, member, rank, departure, self.loop.now)
         else:
-            name = self.membership.withdraw(channel)
-            self.telemetry.on_refused(channel, name, departure, self.loop.now)
+            self.membership.withdraw(channel)
+            self.telemetry.on_refused(channel, departure, self.loop.now)
             self._reception.refuse(channel)
             self.farewells.begin(channel)
 

@@ -1,6 +1,7 @@
 """What the server tells its operator: counters, and log lines about joins, departures and their reasons.
 
-Events that others can cause at will are limited, and beyond the limit only counted; see ``logs``.
+Events that others can cause at will are limited, and beyond the limit only counted; see ``logs``. The reason
+of a departure repeats nothing that the client has sent, because that may be a secret; see ``wire.grammar``.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ class Telemetry:
         """Log that a connection was closed at once."""
         self._note(self._stranger_events, now, logging.ERROR, "cannot accept", peer=peer, reason=reason)
 
-    def on_refused(self, channel: Channel, name: str, departure: Departure, now: float) -> None:
-        """Count a connection that departs before it has joined."""
+    def on_refused(self, channel: Channel, departure: Departure, now: float) -> None:
+        """Count a connection that departs before it has joined.
+
+        Nothing that it sent is logged, not even the name that it asked for: it may be a token.
+        """
         level, what = (logging.INFO, "refused") if departure.code else (logging.DEBUG, "closed")
-        fields = {"name": name, "peer": channel.peer, "reason": departure.reason}
-        self._note(self._stranger_events, now, level, what, **fields)
+        self._note(self._stranger_events, now, level, what, peer=channel.peer, reason=departure.reason)
         self.refused.update([departure.code] if departure.code else [])
 
     def on_joined(self, channel: Channel, member: Member, rank: int, clients: int, now: float) -> None:

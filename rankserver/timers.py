@@ -10,9 +10,13 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 T = TypeVar("T", bound=Hashable)
+
+# The most items of one timeout that expire at a time, because each of them may be a departure. The others
+# expire in the next turn, which follows at once.
+MAX_EXPIRIES: Final = 128
 
 
 class Expiring(Protocol):
@@ -52,7 +56,7 @@ class Timers:
         self.nearest = min(self.nearest, deadline)
 
     def expire(self, now: float) -> None:
-        """Expire everything that is due. O(sources), and what they do."""
+        """Let each source expire what is due, as much as it does at a time. O(sources), and what they do."""
         for source in self._sources:
             source.expire(now)
         self.nearest = min((source.deadline for source in self._sources), default=math.inf)
@@ -107,6 +111,8 @@ class Timeout(Generic[T]):
         return next(iter(self._deadlines.values()), math.inf)
 
     def expire(self, now: float) -> None:
-        """Remove the items that have expired, and call ``on_expiry`` with each, oldest first."""
-        while self.deadline <= now:
+        """Remove items that have expired, and call ``on_expiry`` with each, oldest first."""
+        for _ in range(MAX_EXPIRIES):
+            if self.deadline > now:
+                return
             self._on_expiry(self._deadlines.popitem(last=False)[0])

@@ -66,6 +66,8 @@ MAX_SENDS: Final = 16
 # The most bytes of the TLS layer's own messages that may wait for a peer that does not read. No peer needs a
 # tenth of it.
 MAX_OWED_BYTES: Final = 64 * 1024
+# Errors of send after which the socket can take more later, as in the core.
+_WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM})
 
 
 def context(cert: str, key: str, client_ca: str | None) -> ssl.SSLContext:
@@ -147,7 +149,8 @@ class TlsTransport:
         received = self._sock.recv(min(size, self._window()))
         self.ended = not received
         try:
-            data = self._decrypt(received)
+            # A handshake that is not done when we have said all is not continued: nothing could be sent.
+            data = self._decrypt(received) if self._is_open or not self._is_shut else b""
             if self._outgoing.pending > MAX_OWED_BYTES:
                 raise OSError(errno.EPROTO, "TLS: the peer sends requests and does not read the replies")
             self._cursor.take(data)
@@ -178,8 +181,8 @@ class TlsTransport:
         Returns:
             Whether the socket has taken it; if False, the caller must try again.
         """
-        if self._is_open and not self._is_shut:
-            self._is_shut = True
+        was_shut, self._is_shut = self._is_shut, True
+        if self._is_open and not was_shut:
             try:
                 self._tls.unwrap()
             except ssl.SSLError:
@@ -245,10 +248,8 @@ class TlsTransport:
             while data := self._encrypted or self._outgoing.read():
                 self._encrypted = data
                 self._encrypted = data[self._sock.send(data) :]
-        except BlockingIOError:
-            self.is_blocked = True
-            return False
-        except OSError:
+        except OSError as error:
+            self.is_blocked = error.errno in _WOULD_BLOCK
             return False
         return True
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import enum
 import json
-import random
 from typing import Any, Final
 
 from rankserver.channel import Channel
 from rankserver.wire import codes
+from simulate.costs import is_long
 from simulate.expectations import ComposedCommand, Expectations
 from simulate.link import Link
 from simulate.truth import Truth, Violation
@@ -21,42 +21,39 @@ from simulate.view import View
 
 # The first three letters of the verbs in the log. Frames with other verbs are private.
 LOG_VERBS: Final = (b"CMD", b"ASK", b"JOI", b"LEF")
-# Lines that a client may not send.
-GARBAGE: Final = (
-    b"\xff\xfe",
-    b"NOPE",
-    b"CMD",
-    b"CMD ",
-    b"CMD \x1b[2J",
-    b"CMD a\x00b",
-    b"ASK \xc2\x85",
-    b"RES x ok",
-    b"RES 1 perhaps",
-    b"RES 1 ok {",
-    b"RES 99999999999999999999 ok",
-    b"cmd rm",
-    b"CMD\trm",
-    b"\xc0\xaf",
-    b"LEFT 1 0",
-    b"GET / HTTP/1.1",
-)
 
 
 class Manner(enum.Enum):
     """How a client behaves.
 
-    A PROMPT client reads everything at once, a SLOW one reads a little now and then, and a NEVER one reads
-    nothing. A MUTE one answers no PING. A SILENT one connects and sends nothing, a STRANGE one sends
-    something other than HELLO, and a ROGUE joins and then breaks the protocol.
+    A PROMPT client reads everything at once, a SLOW one reads a little now and then, a LUMPY one reads much
+    now and then, a LINKED one reads what a slow link delivers, and a NEVER one reads nothing. A FLOODING one
+    sends commands without end and reads like a LUMPY one, and an ASKING one does the same with ASK. A MUTE
+    one answers no PING. A COSTLY one sends lines that are as long as they may be. A SILENT one connects and
+    sends nothing, a STRANGE one sends something other than HELLO, and a ROGUE joins and then breaks the
+    protocol.
     """
 
     PROMPT = "prompt"
     SLOW = "slow"
+    LUMPY = "lumpy"
+    LINKED = "linked"
     NEVER = "never"
+    FLOODING = "flooding"
+    ASKING = "asking"
     MUTE = "mute"
+    COSTLY = "costly"
     SILENT = "silent"
     STRANGE = "strange"
     ROGUE = "rogue"
+
+
+# The manners of clients that may read too late.
+LATE: Final = frozenset(
+    {Manner.SLOW, Manner.LUMPY, Manner.LINKED, Manner.NEVER, Manner.FLOODING, Manner.ASKING}
+)
+# The manners of clients that do not join.
+STRANGERS: Final = frozenset({Manner.SILENT, Manner.STRANGE})
 
 
 class SimClient:
@@ -70,6 +67,8 @@ class SimClient:
         truth: what was logged so far.
 
     Attributes:
+        has_long_hello: others may be handled before its HELLO, because that is long.
+        understands: it can read what it gets, which is not so in plain text if the server uses TLS.
         name: the name that it asked for, and then the one in its WELCOME.
         view: what it derives from the log.
         expected: what must come of the lines that it has sent.
@@ -85,6 +84,8 @@ class SimClient:
         self.manner = manner
         self.rank_class = rank_class
         self.link = link
+        self.has_long_hello = False
+        self.understands = True
         self.name = ""
         self.view = View(self, truth)
         self.expected = Expectations(self, is_lax=manner is Manner.ROGUE)
@@ -100,17 +101,19 @@ class SimClient:
         return f"#{self.number} ({self.manner.value})"
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Return the key that orders ranks: its class, and when the end of its HELLO was received."""
-        return self.rank_class, int(self.link.conn.mark_tick)
+    def arrival(self) -> int:
+        """When the end of its HELLO was received: the call that received it, 0 before."""
+        return int(self.link.conn.mark_tick)
 
     # --- what it sends ---
 
     def hello(self, fields: dict[str, Any]) -> None:
         """Compose HELLO, and mark its end, whose arrival decides the rank."""
         self.name = fields.get("name", "")
-        self.link.say(b"HELLO " + json.dumps(fields).encode() if fields else b"HELLO")
-        self.link.conn.mark = self.link.composed
+        line = b"HELLO " + json.dumps(fields).encode() if fields else b"HELLO"
+        self.has_long_hello = is_long(len(line))
+        self.link.say(line)
+        self.link.mark()
 
     def command(self, filler: int, *, wants_answer: bool) -> None:
         """Compose a command whose text names this client."""
@@ -134,9 +137,9 @@ class SimClient:
         self.link.say(b"RES %d ok%s" % (seq, detail))
         self.expected.note_answer(seq)
 
-    def garbage(self, rng: random.Random) -> None:
+    def garbage(self, line: bytes) -> None:
         """Compose a line that breaks the protocol."""
-        self.link.say(rng.choice(GARBAGE))
+        self.link.say(line)
         self.expected.replies.append((b"ERR", codes.BAD_FRAME.encode()))
 
     def leave(self) -> None:
@@ -168,10 +171,14 @@ class SimClient:
             return  # the server closed without a shutdown: it did not wait for this client
         if self.link.may_be_cut or self.code in ("slow", "memory"):
             return
+        if self.link.is_truncated:
+            raise Violation(f"the stream of {self} ends, and the server has not said so")
         if self.left_seq and self.view.seq != self.left_seq - 1:
             raise Violation(f"{self} left with frame {self.left_seq}, and got up to {self.view.seq}")
 
     def _receive(self, data: bytes) -> None:
+        if not self.understands:
+            return
         lines = (self.partial + data).split(b"\n")
         self.partial = lines.pop()
         for line in lines:

@@ -1,54 +1,84 @@
-"""The clients of one run: who connects, what each of them does next, and when it reads."""
+"""The clients of one run: what each of them does next, and when it reads. ``arrivals`` has who connects."""
 
 from __future__ import annotations
 
-import random
-from typing import Any, Final
+from typing import Final
 
-from simulate.client import Manner, SimClient
-from simulate.kernel import Clock, SimListener, Trace
-from simulate.link import Link
-from simulate.scenario import Scenario
+from simulate import expensive
+from simulate.arrivals import Arrivals
+from simulate.client import STRANGERS, Manner, SimClient
+from simulate.kernel import SimListener
+from simulate.reading import EVERYTHING
+from simulate.scenario import World
 from simulate.truth import Truth
 
-# The manners that those of clients are drawn from.
-MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
-# More bytes than a client has to send at any time.
-EVERYTHING: Final = 1 << 20
-# The most bytes that a client reads at a time if it reads at once.
-READ_BYTES: Final = 1 << 16
 # Bytes of output that the kernel keeps for each client in the calm, however few it kept before.
 CALM_ROOM: Final = 1 << 16
 # Bytes of unsent lines from which a client composes no more.
 MAX_OUTBOX: Final = 3000
-# What a client sends that does not begin with HELLO, or with a wrong one.
-STRANGE_BEGINNINGS: Final = (b"CMD x", b"\xff", b"HELLO {", b"y" * 3000, b'HELLO {"name":"\\n"}')
-# What ends each way to part is called in the trace.
+# Lines that a client composes at a time if it floods.
+FLOOD_LINES: Final = 20
+# Share of the steps in which all clients send what they have composed, so that much comes in one turn.
+STAMPEDE_SHARE: Final = 0.03
+# What each way to part is called in the trace.
 PARTINGS: Final = ("BYE", "half-close", "close", "reset, input lost", "reset")
+# Lines that a client may not send.
+GARBAGE: Final = (
+    b"\xff\xfe",
+    b"NOPE",
+    b"CMD",
+    b"CMD ",
+    b"CMD \x1b[2J",
+    b"CMD a\x00b",
+    b"ASK \xc2\x85",
+    b"RES x ok",
+    b"RES 1 perhaps",
+    b"RES 1 ok {",
+    b"RES 99999999999999999999 ok",
+    b"cmd rm",
+    b"CMD\trm",
+    b"\xc0\xaf",
+    b"LEFT 1 0",
+    b"GET / HTTP/1.1",
+)
 
 
 class Crowd:
     """The clients of one run.
 
+    Args:
+        world: what surrounds the server.
+        truth: what was logged so far.
+
     Attributes:
         clients: all of them, by number, which begins with 1.
         live: those that may still do something.
         steps: how many steps they have taken.
-        listener: where they connect.
     """
 
-    def __init__(
-        self, rng: random.Random, scenario: Scenario, clock: Clock, trace: Trace, truth: Truth
-    ) -> None:
+    def __init__(self, world: World, truth: Truth) -> None:
         self.clients: list[SimClient] = []
         self.live: list[SimClient] = []
         self.steps = 0
-        self.listener = SimListener(rng)
-        self._rng = rng
-        self._scenario = scenario
-        self._clock = clock
-        self._trace = trace
-        self._truth = truth
+        self._rng = world.rng
+        self._scenario = world.scenario
+        self._trace = world.trace
+        self._arrivals = Arrivals(world, truth)
+        # What clients compose, each with the chance that it is this or one of those before.
+        self._choices = (
+            (0.4, self._compose_commands),
+            (0.6, self._compose_answers),
+            (0.65, lambda client: client.answer(self._wrong_ask(client), b"")),
+            (0.75, lambda client: client.who()),
+            (0.85, lambda client: client.ping(self._rng.choice((0, 20, 100)))),
+            (0.88, lambda client: client.garbage(self._rng.choice(GARBAGE))),
+            (0.92, self._compose_roguish),
+        )
+
+    @property
+    def listeners(self) -> list[SimListener]:
+        """Where the clients connect."""
+        return self._arrivals.listeners
 
     # --- what the run has them do ---
 
@@ -56,29 +86,28 @@ class Crowd:
         """Let a new client connect, or one that is here do something."""
         rng = self._rng
         self.steps += 1
-        is_listening = not self.listener.is_closed
-        if is_listening and (
+        if self._arrivals.is_open and (
             not self.live or (len(self.live) < self._scenario.most_clients and rng.random() < 0.15)
         ):
-            self._connect()
-            return
-        if self.live:
-            client = rng.choice(self.live)
-            self._act(client)
-            if client.manner is Manner.SLOW:
-                client.read(rng.randrange(1, 400))
-            client.link.push(rng.choice((1, 30, 500, 4000)), self._clock.running)
+            client = self._arrivals.connect(len(self.clients) + 1)
+            self.clients.append(client)
+            self.live.append(client)
+        elif self.live:
+            self._act(rng.choice(self.live))
+        if rng.random() < STAMPEDE_SHARE:
+            for client in self.live:
+                client.link.push(EVERYTHING)
 
     def read(self, *, everything: bool) -> None:
-        """Let those clients read that read at once; or all of them, and send what they have to send."""
+        """Let clients read as much as they read by now; or all of it, and send what they have to send."""
         for client in self.live:
             link = client.link
             if everything:
-                link.push(EVERYTHING, self._clock.running)
-            if everything or client.manner not in (Manner.SLOW, Manner.NEVER):
-                client.read(READ_BYTES)
+                link.push(EVERYTHING)
+            if most := EVERYTHING if everything else link.due():
+                client.read(most)
                 if everything:
-                    link.push(EVERYTHING, self._clock.running)
+                    link.push(EVERYTHING)
                 if link.has_left and link.has_ended and not link.conn.closed:
                     link.conn.fin = 1
         if everything or self._rng.random() < 0.1:
@@ -91,61 +120,65 @@ class Crowd:
 
     # --- what one of them does ---
 
-    def _connect(self) -> None:
-        rng = self._rng
-        manner = rng.choice(MANNERS)
-        number = len(self.clients) + 1
-        rank_class = rng.randrange(self._scenario.classes) if self._scenario.classes else 0
-        room = rng.choice((20, 200, 2000, 100_000))
-        client = SimClient(number, manner, rank_class, Link(room, self._clock.running), self._truth)
-        client.expected.asks_are_forgotten = self._scenario.max_asks < 100
-        self.clients.append(client)
-        self.live.append(client)
-        self.listener.waiting.append(client)
-        if manner is Manner.STRANGE:
-            client.link.say(rng.choice(STRANGE_BEGINNINGS))
-        elif manner is not Manner.SILENT:
-            fields: dict[str, Any] = {"name": f"n{number}"} if rng.random() < 0.7 else {}
-            if self._scenario.classes and rng.random() < 0.95:
-                fields["token"] = f"token{rank_class}"
-            client.hello(fields)
-        client.link.push(rng.choice((1, 20, 500)), self._clock.running)
-        self._trace.say(f"{client} connects, class {rank_class}, room {room}")
-
     def _act(self, client: SimClient) -> None:
         rng, link = self._rng, client.link
         if link.conn.closed or link.conn.reset or link.has_ended:
-            client.read(READ_BYTES)
+            client.read(EVERYTHING)
             link.close()
             return
         chance = rng.random()
         if chance < 0.03:
             self._part(client)
-        elif link.has_left or client.manner in (Manner.SILENT, Manner.STRANGE):
+        elif link.has_left or client.manner in STRANGERS:
             if client.manner is Manner.STRANGE and chance < 0.3:
                 link.say(b"z" * rng.randrange(900))
         elif len(link.outbox) < MAX_OUTBOX:
             self._compose(client)
+        if client.manner is Manner.SLOW:
+            client.read(rng.randrange(1, 400))
+        is_flooding = client.manner in (Manner.FLOODING, Manner.ASKING)
+        link.push(EVERYTHING if is_flooding else rng.choice((1, 30, 500, 4000)))
 
     def _compose(self, client: SimClient) -> None:
         rng = self._rng
+        if client.manner in (Manner.FLOODING, Manner.ASKING) and rng.random() < 0.8:
+            for _ in range(FLOOD_LINES):
+                client.command(rng.choice((0, 30, 200)), wants_answer=client.manner is Manner.ASKING)
+            return
+        if client.manner is Manner.COSTLY and rng.random() < 0.8:
+            self._compose_expensive(client)
+            return
         chance = rng.random()
-        if chance < 0.4:
-            for _ in range(rng.choice((1, 1, 3, 20))):
-                client.command(rng.choice((0, 3, 30, 200)), wants_answer=rng.random() < 0.25)
-        elif chance < 0.6:
-            for seq in client.expected.open_asks[-rng.randrange(1, 6) :]:
-                client.answer(seq, b' {"by":%d}' % client.number)
-        elif chance < 0.65:
-            client.answer(self._wrong_ask(client), b"")
-        elif chance < 0.75:
-            client.who()
-        elif chance < 0.85:
-            client.ping(rng.choice((0, 20, 100)))
-        elif chance < 0.88:
-            client.garbage(rng)
-        elif client.manner is Manner.ROGUE and chance < 0.92:
-            client.link.say(rng.choice((b"HELLO", b"q" * 4000, b"")))
+        for limit, compose in self._choices:
+            if chance < limit:
+                compose(client)
+                break
+
+    def _compose_commands(self, client: SimClient) -> None:
+        rng = self._rng
+        for _ in range(rng.choice((1, 1, 3, 20))):
+            client.command(rng.choice((0, 3, 30, 200)), wants_answer=rng.random() < 0.25)
+
+    def _compose_answers(self, client: SimClient) -> None:
+        for seq in client.expected.open_asks[-self._rng.randrange(1, 6) :]:
+            client.answer(seq, b' {"by":%d}' % client.number)
+
+    def _compose_roguish(self, client: SimClient) -> None:
+        if client.manner is Manner.ROGUE:
+            client.link.say(self._rng.choice((b"HELLO", b"q" * 4000, b"")))
+
+    def _compose_expensive(self, client: SimClient) -> None:
+        """Compose an answer, or a line with an unknown verb, that costs as much as one can."""
+        rng = self._rng
+        text, is_valid = expensive.value(rng, rng.randrange(self._scenario.config.max_line - 60))
+        asks = client.expected.open_asks
+        if rng.random() < 0.3:
+            client.garbage(b"NOPE " + text.encode())
+        elif not is_valid:
+            client.garbage(b'RES %d ok {"by":%s}' % (asks[-1] if asks else 1, text.encode()))
+        else:
+            seq = asks[-1] if asks else self._wrong_ask(client)
+            client.answer(seq, b' {"by":%d,"x":%s}' % (client.number, text.encode()))
 
     def _wrong_ask(self, client: SimClient) -> int:
         """Return the seq of an ask that the client has answered, was not there for, or that never was."""
@@ -158,7 +191,7 @@ class Crowd:
     def _part(self, client: SimClient) -> None:
         how = self._rng.randrange(len(PARTINGS))
         if how == 0 and not client.link.has_left:
-            if client.manner not in (Manner.STRANGE, Manner.SILENT):
+            if client.manner not in STRANGERS:
                 client.leave()
         elif how == 1:
             client.link.close_side()

@@ -70,7 +70,7 @@ class Expectations:
         command = self.commands.popleft()
         if command.text != text or command.wants_answer is not wants_answer:
             raise Violation(f"{begin}, whose next command is {command}")
-        if command.end > self._client.link.conn.received:
+        if command.end > self._client.link.received:
             raise Violation(f"{begin}, whose end was not received")
 
     def check_reply(self, verb: bytes, value: bytes | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import selectors
 from typing import TYPE_CHECKING, Final, cast
 
+import rankserver.loop
 import rankserver.pace
 from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
@@ -17,8 +18,8 @@ from rankserver.farewell import MAX_CLOSE_TIMEOUT
 from rankserver.members import NOBODY
 from rankserver.membership import MIN_JOIN_WAIT
 from rankserver.timers import Timeout
-from simulate.client import Manner, SimClient, client_of
-from simulate.kernel import LISTENER, SIGNALS, ffi, lib
+from simulate.client import LATE, Manner, SimClient, client_of
+from simulate.kernel import SIGNALS, TCP_LISTENER, UNIX_LISTENER, ffi, lib
 from simulate.truth import Violation
 
 if TYPE_CHECKING:
@@ -52,12 +53,15 @@ class Invariants:
         self._lazy_since: float | None = None
         # How many commands were logged by the end of the last turn, if commands had to wait then.
         self._held_at: int | None = None
+        # What this turn has spent on long lines and on short ones, by whether they are long.
+        self._spent = {False: 0, True: 0}
         # The clients that make others wait, and since when.
         self._behind_since: dict[SimClient, float] = {}
 
     def check_turn(self) -> None:
         """Check what must hold between any two turns. The truth must know everything that was logged."""
         truth, log = self.truth, self.server.state.log
+        self._spent = {False: 0, True: 0}
         if wrong := lib.sim_misuse():
             raise Violation(ffi.string(wrong).decode())
         log.check()
@@ -69,6 +73,7 @@ class Invariants:
         for key in self.run.selector.keys.values():
             if key.fileobj.fileno() != key.fd:
                 raise Violation(f"descriptor {key.fd} is closed and registered")
+        self.run.world.meter.check_turn()
         self._check_channels()
         self._check_bounds(log)
         self._check_waiting()
@@ -138,6 +143,8 @@ class Invariants:
 
     def _check_all_sent(self, channel: Channel) -> None:
         """Check that no output is held back from a client that would take it."""
+        if channel.tls and not channel.tls._is_open:
+            return  # before the end of the handshake, only the handshake is sent
         if lag := channel.cursor.lag():
             raise Violation(f"{lag} bytes for {client_of(channel)} wait for nothing")
 
@@ -188,13 +195,21 @@ class Invariants:
         one = min(self.scenario.read_bytes, 4000) + 2 * self.scenario.config.max_line
         return 5 * many * one + 4000
 
+    def check_line(self, line: bytes) -> None:
+        """Check that a turn handles a line only while it may spend more on lines of its kind."""
+        cost = 1 + len(line) // rankserver.loop.BYTES_PER_UNIT
+        is_long = cost > rankserver.loop.MIN_COST
+        if self._spent[is_long] >= rankserver.loop.MAX_COST:
+            raise Violation(f"lines that cost {self._spent[is_long]} were handled, and another one is")
+        self._spent[is_long] += cost
+
     def check_departure(self, channel: Channel, departure: Departure) -> None:
         """Check that the server may disconnect a client for the reason that it gives."""
         client, code = client_of(channel), departure.code
         if not code:
             self._check_ended(client, departure)
         elif code == "slow":
-            if client.manner not in (Manner.SLOW, Manner.NEVER):
+            if client.manner not in LATE:
                 raise Violation(f"{client} reads at once, and departs: {departure.reason}")
         elif code in ("proto", "too-long"):
             if client.manner not in (Manner.STRANGE, Manner.ROGUE):
@@ -208,16 +223,18 @@ class Invariants:
 
     def _check_ended(self, client: SimClient, departure: Departure) -> None:
         if departure == NO_MEMORY:
-            if not self.scenario.memory_faults or self.run.calm_since is not None:
+            has_faults = self.scenario.memory_faults or self.scenario.handler_faults
+            if not has_faults or self.run.calm_since is not None:
                 raise Violation(f"{client} departs for lack of memory, and there was enough")
-        elif not (client.link.has_left or client.link.conn.reset):
+        elif client.understands and not (client.link.has_left or client.link.conn.reset):
             raise Violation(f"{client} is still connected, and departs: {departure.reason}")
 
     def check_rest(self) -> None:
         """Check what must hold once faults are over and nothing moves: all is sent, and nothing is lost."""
         crowd = self.run.crowd
-        if crowd.listener.waiting:
-            raise Violation(f"{len(crowd.listener.waiting)} connections are not accepted")
+        for listener in crowd.listeners:
+            if listener.waiting:
+                raise Violation(f"{len(listener.waiting)} connections are not accepted")
         for client in self.truth.roster:
             self._check_member(client)
         for client in crowd.clients:
@@ -228,8 +245,8 @@ class Invariants:
         link, seq = client.link, len(self.truth.frames) - 1
         if client.view.seq != seq or client.partial:
             raise Violation(f"{client} is at {client.view.seq} of {seq}, with {client.partial!r}")
-        lost = link.fed - link.conn.received
-        if link.outbox or lost:
+        lost = link.fed - link.received
+        if link.unsent or lost:
             raise Violation(f"{client} has sent {lost} bytes that were not received")
         if client.expected.replies and not client.expected.is_lax:
             raise Violation(f"{client} did not get {client.expected.replies[0]}")
@@ -273,15 +290,18 @@ class Invariants:
                 client.read(1)
         for client in self.run.crowd.clients:
             was_told = client.bye == "shutdown" or client.link.may_be_cut or self.scenario.memory_faults
-            if client.code == "shutdown" and not was_told:
+            can_be_told = client.understands and client.link.can_be_told
+            if client.code == "shutdown" and can_be_told and not was_told:
                 raise Violation(f"{client} was not told that the server stops")
-            if not (client.link.conn.closed or client in self.run.crowd.listener.waiting):
+            is_waiting = any(client in listener.waiting for listener in self.run.crowd.listeners)
+            if not (client.link.conn.closed or is_waiting):
                 raise Violation(f"the connection of {client} is open in the end")
-        registered = [fd for fd in self.run.selector.keys if fd not in (LISTENER, SIGNALS)]
+        own = (UNIX_LISTENER, TCP_LISTENER, SIGNALS)
+        registered = [fd for fd in self.run.selector.keys if fd not in own]
         if registered:
             raise Violation(f"{registered} are registered in the end")
         server.close()
-        if not self.run.crowd.listener.is_closed:
+        if not all(listener.is_closed for listener in self.run.crowd.listeners):
             raise Violation("the server still listens")
         if lib.sim_live():
             raise Violation(f"{lib.sim_live()} allocations are left in the end")

@@ -116,6 +116,19 @@ static void sim_free(void *memory) {
     free(memory);
 }
 
+/* --- time ---------------------------------------------------------------- */
+
+/* What a system call costs, and what each byte of it costs with the work of
+ * the core on it. */
+#define SIM_CALL_NS 2000
+#define SIM_BYTE_NS 1
+
+static uint64_t sim_spent_ns;
+
+static void sim_spend_call(size_t bytes) {
+    sim_spent_ns += SIM_CALL_NS + SIM_BYTE_NS * (uint64_t)bytes;
+}
+
 /* --- connections --------------------------------------------------------- */
 
 static sim_conn *sim_fds[SIM_FDS];
@@ -170,6 +183,7 @@ static ssize_t sim_recv(int fd, char *to, size_t most, int flags) {
         return -1;
     if (most == 0)
         sim_wrong = "recv of nothing, which looks like the end";
+    sim_spend_call(0);
     if (sim_chance(sim_io))
         return sim_error(EINTR, "recv", fd);
     n = sim_waiting(&conn->in);
@@ -188,8 +202,10 @@ static ssize_t sim_recv(int fd, char *to, size_t most, int flags) {
     if (conn->received < conn->mark && conn->received + n >= conn->mark)
         conn->mark_tick = sim_ticks;
     conn->received += n;
+    sim_spent_ns += SIM_BYTE_NS * n;
     sim_mix((uint64_t)fd << 32 | n);
-    sim_mix_bytes(to, n);
+    if (!conn->sealed)
+        sim_mix_bytes(to, n);
     sim_say("    recv(%d): %zu\n", fd, n);
     return (ssize_t)n;
 }
@@ -208,6 +224,7 @@ static ssize_t sim_put(int fd, const struct iovec *iov, size_t spans) {
         sim_wrong = "send of nothing";
     if (conn->shut)
         sim_wrong = "send after shutdown";
+    sim_spend_call(total);
     if (conn->reset || conn->shut)
         return sim_error(conn->reset++ == 1 ? ECONNRESET : EPIPE, "send", fd);
     if (sim_chance(sim_io))
@@ -225,7 +242,8 @@ static ssize_t sim_put(int fd, const struct iovec *iov, size_t spans) {
     for (size_t i = 0; left; i++) {
         size_t n = iov[i].iov_len < left ? iov[i].iov_len : left;
 
-        sim_mix_bytes(iov[i].iov_base, n);
+        if (!conn->sealed)
+            sim_mix_bytes(iov[i].iov_base, n);
         sim_append(&conn->out, iov[i].iov_base, n);
         left -= n;
     }
@@ -272,6 +290,7 @@ void sim_begin(uint64_t seed, int traced) {
     sim_spared = 0;
     sim_wrong = NULL;
     sim_live_count = 0;
+    sim_spent_ns = 0;
     memset(sim_fds, 0, sizeof sim_fds);
     free(sim_text);
     sim_text_room = 1 << 16;
@@ -286,6 +305,14 @@ void sim_faults(unsigned io, unsigned memory) {
 
 void sim_spare_memory(int spared) {
     sim_spared = spared;
+}
+
+void sim_spend(uint64_t ns) {
+    sim_spent_ns += ns;
+}
+
+uint64_t sim_spent(void) {
+    return sim_spent_ns;
 }
 
 void sim_note(uint64_t word) {
@@ -343,6 +370,24 @@ int sim_accept(sim_conn *conn) {
     conn->fd = fd;
     sim_say("    accept: %d\n", fd);
     return fd;
+}
+
+ssize_t sim_receive(int fd, char *to, size_t most) {
+    ssize_t n;
+
+    do
+        n = sim_recv(fd, to, most, 0);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+ssize_t sim_transmit(int fd, const char *data, size_t len) {
+    ssize_t n;
+
+    do
+        n = sim_send(fd, data, len, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
 }
 
 void sim_close(int fd) {

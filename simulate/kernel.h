@@ -4,6 +4,7 @@
 #define SIM_KERNEL_H
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include "_clist.h"
 /* --- cffi --- */
 
@@ -26,12 +27,17 @@ typedef struct sim_conn {
     unsigned char shut;   /* the server sends no more */
     unsigned char closed; /* the server has closed */
     unsigned char unread; /* the server closed with input in `in` */
+    unsigned char sealed; /* encrypted: its bytes are no part of the trace */
 } sim_conn;
 
 void sim_begin(uint64_t seed, int traced);
 void sim_faults(unsigned io, unsigned memory);
 /* Let all allocations succeed, or let chance decide again. */
 void sim_spare_memory(int spared);
+/* The time that work has taken, in nanoseconds: system calls add to it by
+ * themselves. */
+void sim_spend(uint64_t ns);
+uint64_t sim_spent(void);
 void sim_note(uint64_t word);
 uint64_t sim_trace_hash(void);
 size_t sim_trace_text(const char **text);
@@ -42,6 +48,9 @@ const char *sim_site(size_t number);
 sim_conn *sim_connect(size_t room);
 void sim_drop(sim_conn *conn);
 int sim_accept(sim_conn *conn);
+/* What Python calls to receive and send; -errno if that fails. */
+ssize_t sim_receive(int fd, char *to, size_t most);
+ssize_t sim_transmit(int fd, const char *data, size_t len);
 void sim_close(int fd);
 int sim_shutdown(int fd);
 int sim_ready(int fd);

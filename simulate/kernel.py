@@ -19,12 +19,14 @@ ffi: Final[Any] = MODULE.ffi
 lib: Final[Any] = MODULE.lib
 
 # Descriptors that do not belong to connections.
-LISTENER: Final = 1
+UNIX_LISTENER: Final = 0
+TCP_LISTENER: Final = 1
 SIGNALS: Final = 2
 PEER: Final = ("192.0.2.1", 4000)
 _ACCEPT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR, errno.ENOBUFS)
 _DRAIN_BYTES: Final = 65_536
 _drained: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
+_received: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
 _where: Final[Any] = ffi.new("char **")
 
 
@@ -35,21 +37,39 @@ def drain(conn: Any, most: int = _DRAIN_BYTES) -> bytes:
 
 
 class Clock:
-    """The simulated time, in seconds.
+    """The simulated time, in seconds. It advances as work is done, and while the server waits.
 
     Attributes:
-        now: the time that the server sees.
         stopped: how much of it the process was stopped.
     """
 
     def __init__(self) -> None:
-        self.now = 1000.0
         self.stopped = 0.0
+        self._waited = 1000.0
+
+    @property
+    def now(self) -> float:
+        """The time that the server sees."""
+        return self._waited + self.worked
+
+    @property
+    def worked(self) -> float:
+        """The time in which work was done."""
+        nanoseconds: int = lib.sim_spent()
+        return nanoseconds * 1e-9
 
     @property
     def running(self) -> float:
         """The time in which the process was not stopped."""
         return self.now - self.stopped
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass in which nothing is done."""
+        self._waited += seconds
+
+    def work(self, seconds: float) -> None:
+        """Let time pass with work that system calls do not account for."""
+        lib.sim_spend(round(seconds * 1e9))
 
 
 class Trace:
@@ -93,10 +113,9 @@ def hash_of(text: str) -> int:
 class SimSocket:
     """An accepted connection: as much of ``socket.socket`` as the server uses."""
 
-    family = socket.AF_INET
-
-    def __init__(self, client: Any, fd: int) -> None:
+    def __init__(self, client: Any, fd: int, family: socket.AddressFamily) -> None:
         self.client = client
+        self.family = family
         self._fd = fd
 
     def fileno(self) -> int:
@@ -110,6 +129,24 @@ class SimSocket:
 
     def setsockopt(self, *_option: object) -> None:
         """Accept any option."""
+
+    def recv(self, size: int) -> bytes:
+        """Receive once.
+
+        Raises:
+            OSError: there is nothing to receive, or the connection was reset.
+        """
+        return bytes(
+            ffi.buffer(_received, _count(lib.sim_receive(self._fd, _received, min(size, _DRAIN_BYTES))))
+        )
+
+    def send(self, data: bytes) -> int:
+        """Send once; return how many bytes that was.
+
+        Raises:
+            OSError: nothing can be sent now, or the connection was reset.
+        """
+        return _count(lib.sim_transmit(self._fd, ffi.from_buffer(data), len(data)))
 
     def shutdown(self, how: int) -> None:
         """Shut down the server's direction."""
@@ -128,15 +165,18 @@ class SimSocket:
 class SimListener:
     """A listening socket; the simulation makes its connections.
 
+    Args:
+        rng: decides which accepts fail.
+        family: TCP or Unix.
+
     Attributes:
         waiting: the clients whose connections were not accepted yet.
         faults: how many accepts in a thousand fail.
         is_closed: the server has closed it.
     """
 
-    family = socket.AF_INET
-
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, family: socket.AddressFamily) -> None:
+        self.family = family
         self.waiting: deque[Any] = deque()
         self.faults = 0
         self.is_closed = False
@@ -144,9 +184,9 @@ class SimListener:
 
     def fileno(self) -> int:
         """Return a descriptor of its own."""
-        return LISTENER
+        return UNIX_LISTENER if self.family == socket.AF_UNIX else TCP_LISTENER
 
-    def accept(self) -> tuple[SimSocket, tuple[str, int]]:
+    def accept(self) -> tuple[SimSocket, tuple[str, int] | str]:
         """Accept one connection.
 
         Raises:
@@ -160,11 +200,12 @@ class SimListener:
         if not self.waiting:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         client = self.waiting.popleft()
-        return SimSocket(client, lib.sim_accept(client.link.conn)), PEER
+        sock = SimSocket(client, lib.sim_accept(client.link.conn), self.family)
+        return sock, "" if self.family == socket.AF_UNIX else PEER
 
-    def getsockname(self) -> tuple[str, int]:
-        """Return its address."""
-        return ("192.0.2.1", 1)
+    def getsockname(self) -> tuple[str, int] | str:
+        """Return its address; a Unix socket has no file."""
+        return "" if self.family == socket.AF_UNIX else ("192.0.2.1", 1)
 
     def close(self) -> None:
         """Refuse the connections that were not accepted."""
@@ -237,3 +278,14 @@ class SimSelector:
 
 def _refuse(client: Any) -> None:
     client.link.conn.reset = client.link.conn.closed = 1
+
+
+def _count(result: int) -> int:
+    """Return the result of a system call.
+
+    Raises:
+        OSError: it has failed.
+    """
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result

@@ -24,7 +24,7 @@ from simulate.core import BUILD, BUILD_VARIABLE, ROOT
 SEEDS: Final = 1000
 # Seconds of CPU time that these may take, because a mutant may hang. It is CPU time because the machine may be
 # busy.
-CPU_SECONDS: Final = 90
+CPU_SECONDS: Final = 300
 # Mutants that are tried at the same time.
 WORKERS: Final = 2
 
@@ -167,6 +167,48 @@ MUTANTS: Final = (
         "loop.py",
         "            if channel.waits_for is Wait.TURN:  # it has not departed meanwhile",
         "            if channel.waits_for is Wait.TURN and self._log.seq % 7:",
+    ),
+    Mutant(
+        "the bytes of a line cost nothing",
+        "loop.py",
+        "cost = 1 + len(line) // BYTES_PER_UNIT",
+        "cost = 1",
+    ),
+    Mutant(
+        "strangers never wait for their turn",
+        "loop.py",
+        "if left > 0 and lane.spent < MAX_COST:",
+        "if (left > 0 and lane.spent < MAX_COST) or channel.state is not ChannelState.JOINED:",
+    ),
+    Mutant(
+        "a turn continues all handshakes",
+        "loop.py",
+        "for channel in strangers[:MAX_HANDSHAKES]:",
+        "for channel in strangers:",
+    ),
+    Mutant(
+        "a channel is read though its input is not used up",
+        "channel.py",
+        "return self.waits_for is None and self.state is not ChannelState.JOINING",
+        "return self.waits_for is None",
+    ),
+    Mutant(
+        "a TLS connection is gone if the system lacks buffers",
+        "tls.py",
+        "self.is_blocked = error.errno in _WOULD_BLOCK",
+        "self.is_blocked = isinstance(error, BlockingIOError)",
+    ),
+    Mutant(
+        "a handshake goes on though all is said",
+        "tls.py",
+        'data = self._decrypt(received) if self._is_open or not self._is_shut else b""',
+        "data = self._decrypt(received)",
+    ),
+    Mutant(
+        "a TLS stream ends without close_notify",
+        "tls.py",
+        "                self._tls.unwrap()\n",
+        "                pass\n",
     ),
     Mutant(
         "a JOIN waits for other frames for ever",

@@ -17,6 +17,7 @@ from rankserver.clist import Cursor, Log
 from rankserver.inputs import Input
 from rankserver.members import Member
 from rankserver.state import State
+from simulate.faults import Shortage
 from simulate.kernel import lib
 from simulate.scenario import Scenario
 from simulate.truth import Violation
@@ -138,11 +139,13 @@ class Collecting:
 
     Args:
         replica: each input is applied to it before it is handed out.
+        shortage: lets allocations in Python fail.
     """
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, shortage: Shortage) -> None:
         self.collects = True
         self._replica = replica
+        self._shortage = shortage
         self._proposed: deque[bytes] = deque()
 
     def propose(self, given: Input) -> None:
@@ -153,12 +156,16 @@ class Collecting:
         """Yield the inputs proposed so far, in order."""
         while self._proposed:
             given = inputs.decode(self._proposed.popleft())
-            lib.sim_spare_memory(1)
+            self._spare(is_spared=True)
             try:
                 self._replica.apply(given)
                 yield given
             finally:
-                lib.sim_spare_memory(0)
+                self._spare(is_spared=False)
+
+    def _spare(self, *, is_spared: bool) -> None:
+        lib.sim_spare_memory(is_spared)
+        self._shortage.is_spared = is_spared
 
 
 def _roster(state: State) -> list[tuple[int, int, str, int, str]]:

@@ -10,7 +10,6 @@ do.
 from __future__ import annotations
 
 import contextlib
-import random
 import selectors
 import socket
 from collections.abc import Callable, Sequence
@@ -19,23 +18,14 @@ from typing import Any, Final, NamedTuple, cast
 from rankserver.channel import NO_MEMORY, Channel, Departure
 from rankserver.members import Member
 from rankserver.order import Immediate, Order
-from rankserver.server import Server
-from simulate.client import Manner, client_of
+from simulate.certificate import server_context
+from simulate.client import LATE, client_of
 from simulate.crowd import Crowd
 from simulate.invariants import Invariants
-from simulate.kernel import (
-    LISTENER,
-    SIGNALS,
-    Clock,
-    Key,
-    Signals,
-    SimSelector,
-    Trace,
-    lib,
-    read_log,
-)
+from simulate.kernel import SIGNALS, Key, Signals, SimListener, SimSelector, lib, read_log
+from simulate.parts import SimServer
 from simulate.replica import Collecting, Replica, told
-from simulate.scenario import draw, world
+from simulate.scenario import World, world
 from simulate.truth import Truth, Violation
 
 # Steps that clients take in the first part of a run.
@@ -55,37 +45,6 @@ class _Quiet(Exception):  # noqa: N818 - it is no error
     """Nothing moves any more."""
 
 
-class SimServer(Server):
-    """The real server, which reports its decisions to the run."""
-
-    def __init__(self, run: Run, *arguments: Any, **options: Any) -> None:
-        self.run_of = run
-        super().__init__(*arguments, **options)
-
-    def depart(self, channel: Channel, departure: Departure) -> None:
-        """Disconnect a channel, after the run has checked whether the server may."""
-        if not channel.is_going:
-            self.run_of.is_let_go(channel, departure)
-        super().depart(channel, departure)
-
-    def joined(self, members: Sequence[Member], ranks: Sequence[int]) -> None:
-        """Note which members have joined."""
-        self.run_of.note_told("joined", members, ranks)
-        super().joined(members, ranks)
-        channels = [cast("Channel", member.channel) for member in members]
-        self.run_of.truth.joining.append([client_of(channel) for channel in channels])
-
-    def left(self, members: Sequence[Member]) -> None:
-        """Note which members have left."""
-        self.run_of.note_told("left", members)
-        super().left(members)
-
-    def tell(self, member: Member, frame: bytes) -> None:
-        """Note a frame for one member alone."""
-        self.run_of.note_told("private", [member], frame)
-        super().tell(member, frame)
-
-
 class RunResult(NamedTuple):
     """What happened in a run; ``trace`` is a hash of everything that happened."""
 
@@ -100,9 +59,9 @@ class Run:
     """One run of the server.
 
     Args:
+        world: what surrounds the server.
         seed: decides what happens.
         steps: how many steps clients take in the first part.
-        is_traced: keep the text of the trace.
 
     Attributes:
         turns: how many turns of the loop there were.
@@ -111,25 +70,25 @@ class Run:
         wants_stop: the server is told to stop.
     """
 
-    def __init__(self, seed: int, steps: int, *, is_traced: bool = False) -> None:
+    def __init__(self, world: World, seed: int, steps: int) -> None:
+        self.world = world
         self.seed = seed
         self.steps = steps
-        self.trace = Trace(seed, is_kept=is_traced)
+        self.trace, self.clock, self.scenario = world.trace, world.clock, world.scenario
+        self.rng = world.rng
         self.truth = Truth()
-        self.rng = random.Random(seed)
-        self.scenario = draw(self.rng, steps)
-        self.clock = Clock()
         self.turns = 0
         self.calm_since: float | None = None
         self.is_over = False
         self.wants_stop = False
-        self.crowd = Crowd(self.rng, self.scenario, self.clock, self.trace, self.truth)
+        self.crowd = Crowd(world, self.truth)
         self.selector = SimSelector(self._select)
         self.replica = Replica(self.scenario) if self.scenario.collects else None
         self.server = SimServer(
             self,
             self.scenario.config,
             self.scenario.tokens,
+            server_context() if self.scenario.has_tls else None,
             selector=cast("selectors.BaseSelector", self.selector),
             clock=lambda: self.clock.now,
             order=self._order,
@@ -139,7 +98,7 @@ class Run:
             self.replica.follow(self.server.state)
         loop = self.server.loop
         loop.on_readable(cast("socket.socket", Signals()), self._stop)
-        loop.acceptor._listeners = [cast("Any", self.crowd.listener)]
+        loop.acceptor._listeners = cast("Any", self.crowd.listeners)
         loop.acceptor.resume()
         self.server.state.asks.limit = self.scenario.max_asks
         self.invariants = Invariants(self)
@@ -157,7 +116,8 @@ class Run:
         # The tokens are left out, because their text contains an address.
         self.trace.say(f"seed {self.seed}: {scenario._replace(tokens=None)}")
         lib.sim_faults(scenario.io_faults, scenario.memory_faults)
-        self.crowd.listener.faults = scenario.accept_faults
+        for listener in self.crowd.listeners:
+            listener.faults = scenario.accept_faults
         with contextlib.suppress(_Quiet):
             while self.crowd.steps < self.steps and (loop.channels or not loop.is_stopping):
                 self._turn()
@@ -188,7 +148,9 @@ class Run:
     def _be_calm(self) -> None:
         self.trace.say("calm")
         lib.sim_faults(0, 0)
-        self.crowd.listener.faults = 0
+        self.world.shortage.is_over = True
+        for listener in self.crowd.listeners:
+            listener.faults = 0
         self.calm_since = self.clock.now
         self.crowd.make_room()
 
@@ -227,14 +189,14 @@ class Run:
                 pause = 0.5
             waited += pause
             if waited >= limit:
-                clock.now += limit - (waited - pause) + TICK
+                clock.wait(limit - (waited - pause) + TICK)
                 return self._told(ready)
-            clock.now += pause
+            clock.wait(pause)
             self._act()
             ready = self._ready()
             if self.crowd.steps >= self.steps and self.calm_since is None and timeout is None:
                 self._be_calm()
-        clock.now += TICK
+        clock.wait(TICK)
         if self.calm_since is None and rng.random() < 0.01:
             self._stop_process(timeout or 0, begin)
         return self._told(ready)
@@ -253,7 +215,7 @@ class Run:
         """
         seconds = patience + self.rng.choice((2.0, 40.0, 4000.0))
         self.trace.say(f"the process is stopped for {seconds} seconds")
-        self.clock.now += seconds
+        self.clock.wait(seconds)
         self.clock.stopped += self.clock.now - begin
 
     def _act(self) -> None:
@@ -270,8 +232,8 @@ class Run:
         for fd, key in self.selector.keys.items():
             if fd == SIGNALS:
                 events = selectors.EVENT_READ if self.wants_stop and not self.server.loop.is_stopping else 0
-            elif fd == LISTENER:
-                events = selectors.EVENT_READ if self.crowd.listener.waiting else 0
+            elif isinstance(key.fileobj, SimListener):
+                events = selectors.EVENT_READ if key.fileobj.waiting else 0
             else:
                 events = sim_ready(fd) & key.events
             if events:
@@ -281,6 +243,7 @@ class Run:
     def _told(self, ready: list[tuple[Key, int]]) -> list[tuple[Key, int]]:
         """Return what the loop is told: in any order, some of it later, and some of it without reason."""
         rng = self.rng
+        self.world.meter.begin_turn(len(self.server.loop.channels))
         if self.scenario.io_faults and self.calm_since is None:
             if len(ready) > 1 and rng.random() < 0.3:
                 ready = ready[: rng.randrange(1, len(ready))]
@@ -298,7 +261,10 @@ class Run:
 
     def _order(self, apply: Callable[[Any], None]) -> Order:
         """Make the server's order."""
-        return Immediate(apply) if self.replica is None else Collecting(self.replica)
+        shortage = self.world.shortage
+        if self.replica is None:
+            return Immediate(shortage.handle("an input", apply))
+        return Collecting(self.replica, shortage)
 
     def capture(self) -> None:
         """Read what was logged."""
@@ -314,7 +280,7 @@ class Run:
         is_starved = departure == NO_MEMORY
         if is_starved:
             client.code = "memory"
-        if is_starved or client.manner in (Manner.SLOW, Manner.NEVER):
+        if is_starved or client.manner in LATE:
             client.link.may_be_cut = True
         self.invariants.check_departure(channel, departure)
 
@@ -336,8 +302,8 @@ def simulate(seed: int, steps: int = STEPS) -> RunResult:
         Violation: an invariant does not hold.
         Exception: the server has failed.
     """
-    with world(seed, steps):
-        run = Run(seed, steps)
+    with world(seed, steps) as surroundings:
+        run = Run(surroundings, seed, steps)
         try:
             return run.run()
         finally:
@@ -346,8 +312,8 @@ def simulate(seed: int, steps: int = STEPS) -> RunResult:
 
 def trace(seed: int, steps: int = STEPS) -> list[str]:
     """Run one seed, and return what happened, line by line, and how it ended."""
-    with world(seed, steps):
-        run = Run(seed, steps, is_traced=True)
+    with world(seed, steps, is_traced=True) as surroundings:
+        run = Run(surroundings, seed, steps)
         try:
             run.trace.say(str(run.run()))
         except Exception as error:  # noqa: BLE001 - any exception is a finding

@@ -60,7 +60,7 @@ class View:
         verdict = ranking.verdict(self.rank, command.rank)
         if command.sender is self._client:
             due = ranking.Verdict.OWN
-        elif command.sender.place < self._client.place:
+        elif command.rank < command.roster.index(self._client):
             due = ranking.Verdict.EXECUTE
         else:
             due = ranking.Verdict.REFUSE

@@ -158,7 +158,7 @@ def test_unsendable_input_is_refused_and_the_rest_goes_on(server: ServerProcess)
     assert (code, lines[1:]) == (6, ["sent #2: grüße\tan alle", "#2: executed by 0 of 0"])
     assert err.splitlines() == [
         r"cannot send 'df\x1b[2J': control character U+001B at position 2; only TAB is allowed",
-        "cannot send '\ufffd': byte 0xff at offset 0 is not valid UTF-8",
+        "cannot send '\ufffd': the byte at offset 0 is not valid UTF-8",
         f"cannot send '{'x' * 64}'...: the line is 65541 bytes long; the limit is 65536",
         f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
     ]

@@ -331,11 +331,11 @@ def test_json_says_why_a_command_cannot_be_sent(server: ServerProcess) -> None:
     code, lines, err = run(server.where, "--json", stdin=b"bad\xff\n" + b"y" * 100_000 + b"\nok\n")
     unsent = [event for event in parsed(lines) if event["event"] == "unsent"]
     assert unsent == [
-        {"event": "unsent", "text": "bad\ufffd", "reason": "byte 0xff at offset 3 is not valid UTF-8"},
+        {"event": "unsent", "text": "bad\ufffd", "reason": "the byte at offset 3 is not valid UTF-8"},
         {"event": "unsent", "text": "y" * 65_537, "reason": "the line is longer than the server takes"},
     ]
     assert err.splitlines() == [
-        "cannot send 'bad\ufffd': byte 0xff at offset 3 is not valid UTF-8",
+        "cannot send 'bad\ufffd': the byte at offset 3 is not valid UTF-8",
         f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
     ]
     assert json.loads(lines[-1]) == {"event": "exit", "code": 6}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import ssl
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
@@ -18,6 +19,7 @@ from rankserver.config import Config
 from rankserver.server import Server
 from rankserver.tokens import Holder, Tokens
 from rankserver.wire import protocol
+from tests.support.tls_peer import TlsSocket
 
 READ_SIZE: Final = 1 << 20
 # The initial time of a test's clock, which is far from any deadline.
@@ -142,6 +144,33 @@ class SteppedServer:
         client.send(hello)
         self.until(lambda: client.state() is ChannelState.JOINED)
         return client
+
+
+class SteppedTlsClient:
+    """A TLS client in the server's thread, whose handshake is done."""
+
+    def __init__(self, stepped: SteppedServer, context: ssl.SSLContext) -> None:
+        client = stepped.connect("127.0.0.1:4711")
+        self.channel: Channel = client.channel
+        self.sock = TlsSocket(client.sock, context)
+        while not self.sock._shakes_hands():
+            stepped.turn()
+            with contextlib.suppress(BlockingIOError):
+                self.sock._incoming.write(self.sock.plain.recv(READ_SIZE))
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def received(self) -> bytes:
+        received = b""
+        with contextlib.suppress(BlockingIOError):
+            while more := self.sock.recv(READ_SIZE):
+                received += more
+        return received
+
+    def state(self) -> ChannelState:
+        """Return the current state of the connection."""
+        return self.channel.state
 
 
 def tokens_by_class(*classes: int) -> Tokens:

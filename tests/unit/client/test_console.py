@@ -125,7 +125,7 @@ def test_an_unsendable_command_is_reported_and_not_waited_for(server: ServerProc
         puppet.type(b"a\x1bb", b"\xff", b"x" * 65_536, b"y" * 65_537, b"EOF")
         assert [await puppet.complaints.get() for _ in range(4)] == [
             r"cannot send 'a\x1bb': control character U+001B at position 1; only TAB is allowed",
-            "cannot send '\ufffd': byte 0xff at offset 0 is not valid UTF-8",
+            "cannot send '\ufffd': the byte at offset 0 is not valid UTF-8",
             f"cannot send '{'x' * 64}'...: the line is 65541 bytes long; the limit is 65536",
             f"cannot send '{'y' * 64}'...: the line is longer than the server takes",
         ]

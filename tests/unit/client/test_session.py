@@ -165,7 +165,7 @@ def test_ping_is_answered() -> None:
         (b'ROSTER {"total":3,"from":1,"clients":[]}\n', "expected ROSTER from rank 0 on, got it from 1 on"),
         (welcome(0, 1), "a second WELCOME"),
         (b"CMD x\n", "expected 3 words, got 'x'"),
-        (b"CMD 1 0 \xff\n", "byte 0xff at offset 8 is not valid UTF-8"),
+        (b"CMD 1 0 \xff\n", "the byte at offset 8 is not valid UTF-8"),
     ],
 )
 def test_a_server_that_breaks_the_protocol_is_left(data: bytes, words: str) -> None:
@@ -263,7 +263,7 @@ def test_a_command_that_may_not_be_sent_has_no_effect(text: str, words: str) -> 
         ),
         (Outcome("done"), "status 'done' is not one of ok, fail, refused, denied, timeout"),
         (Outcome("ok\nBYE"), r"status 'ok\\nBYE' is not one of ok, fail, refused, denied, timeout"),
-        (Outcome("ok", {"ms": float("nan")}), "the detail is not a JSON object: bad JSON: 'NaN is not JSON'"),
+        (Outcome("ok", {"ms": float("nan")}), "the detail is not a JSON object: bad JSON: NaN is not JSON"),
         (Outcome("ok", {"out": b"x"}), "the detail is not a JSON object: Object of type bytes is not"),
         (Outcome("ok", ["x"]), "the detail is not a JSON object: "),  # type: ignore[arg-type]
     ],
@@ -292,22 +292,23 @@ def test_an_output_is_cut_to_what_fits(out: str, detail: Mapping[str, object]) -
     assert grammar.text_problem(line.decode().removesuffix("\n")) is None
     assert len(line) <= 1_000
     fields = json.loads(line.removeprefix(b"RES 1 fail "))
-    # Here two surrogates become one character.
-    whole = json.loads(json.dumps(out))
+    # Two surrogates become one character, and a single one becomes U+FFFD.
+    whole = out.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if len(protocol.result(1, "fail", {**detail, "out": out})) <= 1_000:
         assert fields == {**detail, "out": whole}
         return
     assert fields == {**detail, "out": fields["out"], "truncated": True}
-    longest = len(r"\ud83d\ude00") + len(',"truncated":true')
+    longest = len("\\u001b") + len(',"truncated":true')
     # No more than necessary is cut.
     assert len(line) >= 1_000 - longest
     kept = fields["out"]
-    assert whole.startswith(kept) or ("\ud800" <= kept[-1] <= "\udbff" and whole.startswith(kept[:-1]))
+    # The cut may go through two surrogates.
+    assert whole.startswith(kept) or (kept[-1] == "\ufffd" and whole.startswith(kept[:-1]))
 
 
 @pytest.mark.parametrize(
     ("character", "bytes_each"),
-    [("a", 1), ("ü", 2), ("€", 3), ("😀", 4), ('"', 2), ("\x1b", 6), ("\x9b", 6), ("\ud83d", 6)],
+    [("a", 1), ("ü", 2), ("€", 3), ("😀", 4), ('"', 2), ("\x1b", 6), ("\x9b", 6)],
 )
 def test_output_fills_the_line_up_to_its_limit(character: str, bytes_each: int) -> None:
     session = joined(1, 2)

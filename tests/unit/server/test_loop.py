@@ -12,9 +12,9 @@ from rankserver.channel import Channel, ChannelState, Wait
 from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed
 from rankserver.loop import (
     MANY_CLIENTS,
+    MAX_COST,
     MAX_HANDSHAKES,
     MAX_LATENESS,
-    MAX_LINES,
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
 )
@@ -62,13 +62,13 @@ def test_a_turn_reads_twice_as_much_where_there_are_many(monkeypatch: pytest.Mon
 def test_a_turn_handles_bounded_lines_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
-        client.send(b"PONG\n" * (MAX_LINES + 1))
+        client.send(b"PONG\n" * (MAX_COST + 1))
         handled = lines_handled(stepped, monkeypatch)
         stepped.turn()
-        assert len(handled) == MAX_LINES
+        assert len(handled) == MAX_COST
         assert client.channel.waits_for is Wait.TURN
         stepped.turn()
-        assert len(handled) == MAX_LINES + 1
+        assert len(handled) == MAX_COST + 1
         assert client.channel.waits_for is None
 
 
@@ -80,7 +80,7 @@ def lines_handled(stepped: SteppedServer, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 def test_clients_that_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_LINES", 10)
+    monkeypatch.setattr(loop, "MAX_COST", 10)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(4)]
         for client in clients:
@@ -98,9 +98,9 @@ def test_clients_that_had_to_stop_go_first_in_the_next_turn(monkeypatch: pytest.
         assert stepped.log.seq == 8, "four JOINs, and then the commands"
 
 
-def test_a_roster_counts_by_its_length_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_LINES", 10)
-    monkeypatch.setattr("rankserver.membership.MEMBERS_PER_LINE", 1)
+def test_a_roster_costs_as_much_as_its_length_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_COST", 10)
+    monkeypatch.setattr("rankserver.membership.MEMBERS_PER_UNIT", 1)
     with SteppedServer() as stepped:
         clients = [stepped.join() for _ in range(8)]
         for client in clients:

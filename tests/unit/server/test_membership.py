@@ -117,17 +117,6 @@ def test_no_more_clients_join_than_there_are_places() -> None:
         assert stepped.log.count == 3
 
 
-def test_a_refused_client_is_logged_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    with SteppedServer(1) as stepped:
-        stepped.join()
-        names: list[str] = []
-        monkeypatch.setattr(
-            stepped.server.telemetry, "on_refused", lambda _channel, name, *_: names.append(name)
-        )
-        connect_all(stepped, 1, b'HELLO {"name":"late"}\n')
-        assert names == ["late"]
-
-
 def test_a_place_is_free_in_the_turn_in_which_it_is_left() -> None:
     with SteppedServer(1) as stepped:
         first, second = stepped.join(), stepped.connect()

@@ -28,14 +28,14 @@ HELLO: Final = b'HELLO {"name":"web-1"}'
 
 @pytest.fixture
 def two_lines_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_LINES", 2)
-    monkeypatch.setattr(loop, "MIN_LINES", 1)
+    monkeypatch.setattr(loop, "MAX_COST", 2)
+    monkeypatch.setattr(loop, "MIN_COST", 1)
 
 
 @pytest.fixture
 def a_line_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MAX_LINES", 1)
-    monkeypatch.setattr(loop, "MIN_LINES", 1)
+    monkeypatch.setattr(loop, "MAX_COST", 1)
+    monkeypatch.setattr(loop, "MIN_COST", 1)
 
 
 @pytest.fixture

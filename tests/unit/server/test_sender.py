@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import selectors
-import ssl
 from collections.abc import Callable
 
 import pytest
 
 from rankserver import tls
-from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
+from rankserver.channel import NO_MEMORY, ChannelState, Departure
 from rankserver.clist import Cursor, Flushed
 from rankserver.sender import MAX_UNSENT
 from tests.support.memory import no_memory
-from tests.support.tls_peer import Certificates, TlsSocket
-from tests.support.turns import READ_SIZE, SteppedClient, SteppedServer
+from tests.support.tls_peer import Certificates
+from tests.support.turns import SteppedClient, SteppedServer, SteppedTlsClient
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> list[tuple[object, ...]]:
@@ -195,32 +193,11 @@ def test_a_channel_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- TLS --------------------------------------------------------------------------------------
 
 
-class TlsClient:
-    """A TLS client in the server's thread."""
-
-    def __init__(self, stepped: SteppedServer, context: ssl.SSLContext) -> None:
-        self.stepped = stepped
-        client = stepped.connect("127.0.0.1:4711")
-        self.channel: Channel = client.channel
-        self.sock = TlsSocket(client.sock, context)
-        while not self.sock._shakes_hands():
-            stepped.turn()
-            with contextlib.suppress(BlockingIOError):
-                self.sock._incoming.write(self.sock.plain.recv(READ_SIZE))
-
-    def received(self) -> bytes:
-        received = b""
-        with contextlib.suppress(BlockingIOError):
-            while more := self.sock.recv(READ_SIZE):
-                received += more
-        return received
-
-
 def test_a_tls_member_is_sent_the_log_as_all_others(certificates: Certificates) -> None:
     with SteppedServer() as stepped:
         context = tls.context(str(certificates.cert), str(certificates.key), None)
         stepped.server.reload(None, context)
-        member = TlsClient(stepped, certificates.client)
+        member = SteppedTlsClient(stepped, certificates.client)
         member.sock.sendall(b"HELLO\nCMD a\n")
         stepped.turn()
         other = stepped.join()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rankserver.timers import Timeout, Timers
+from rankserver.timers import MAX_EXPIRIES, Timeout, Timers
 
 
 class Clock:
@@ -49,6 +49,15 @@ def test_items_expire_oldest_first_and_the_others_stay(clock: Clock) -> None:
     assert clock.at(7) == ["a", "b", "c"]
     assert clock.timers.nearest == 8
     assert clock.at(8) == ["d"]
+
+
+def test_a_bounded_number_expires_at_a_time_and_the_rest_next(clock: Clock) -> None:
+    items = [str(number) for number in range(MAX_EXPIRIES + 2)]
+    for item in items:
+        clock.timeout.start(item, 0)
+    assert clock.at(6) == items[:MAX_EXPIRIES]
+    assert clock.timers.nearest == 5
+    assert clock.at(6) == items[MAX_EXPIRIES:]
 
 
 def test_starting_again_postpones_an_item(clock: Clock) -> None:
