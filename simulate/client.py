@@ -14,7 +14,7 @@ from typing import Any, Final
 from rankserver.channel import Channel
 from rankserver.wire import codes
 from simulate.costs import is_long
-from simulate.expectations import ComposedCommand, Expectations
+from simulate.expectations import ComposedCommand, Due, Expectations, no_such_ask
 from simulate.link import Link
 from simulate.truth import Truth, Violation
 from simulate.view import View
@@ -88,7 +88,7 @@ class SimClient:
         self.understands = True
         self.name = ""
         self.view = View(self, truth)
-        self.expected = Expectations(self, is_lax=manner is Manner.ROGUE)
+        self.expected = Expectations(self, truth, is_lax=manner is Manner.ROGUE)
         self.reason: str | None = None
         self.code = ""
         self.left_seq = 0
@@ -124,13 +124,13 @@ class SimClient:
     def who(self) -> None:
         """Compose WHO."""
         self.link.say(b"WHO")
-        self.expected.replies.append((b"ROSTER", None))
+        self.expected.replies.append(Due(b"ROSTER", None))
 
     def ping(self, filler: int) -> None:
         """Compose PING."""
         text = b"%d%s" % (self.link.composed, b"p" * filler)
         self.link.say(b"PING " + text)
-        self.expected.replies.append((b"PONG", text))
+        self.expected.replies.append(Due(b"PONG", text))
 
     def answer(self, seq: int, detail: bytes) -> None:
         """Compose RES."""
@@ -140,7 +140,7 @@ class SimClient:
     def garbage(self, line: bytes) -> None:
         """Compose a line that breaks the protocol."""
         self.link.say(line)
-        self.expected.replies.append((b"ERR", codes.BAD_FRAME.encode()))
+        self.expected.replies.append(Due(b"ERR", codes.BAD_FRAME.encode()))
 
     def leave(self) -> None:
         """Compose BYE, after which nothing counts."""
@@ -182,6 +182,7 @@ class SimClient:
         lines = (self.partial + data).split(b"\n")
         self.partial = lines.pop()
         for line in lines:
+            self.expected.check_drop(line)
             if line[:3] not in LOG_VERBS:
                 self._private(line)
             elif (command := self.view.follow(line)) and command.wants_answer:
@@ -221,8 +222,10 @@ class SimClient:
         elif verb == b"PONG":
             self.expected.check_reply(b"PONG", rest)
         elif verb == b"ERR":
-            self.expected.check_reply(b"ERR", rest.partition(b" ")[0])
-        else:
+            code, _, text = rest.partition(b" ")
+            is_about_ask = code == codes.NO_SUCH_ASK.encode()
+            self.expected.check_reply(b"ERR", no_such_ask(int(text.split()[2])) if is_about_ask else code)
+        elif verb != b"DROPPED":
             raise Violation(f"{self} gets {line!r}")
 
     def _roster(self, fields: dict[str, Any]) -> None:

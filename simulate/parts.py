@@ -63,6 +63,8 @@ class SimServer(Server):
     def tell(self, member: Member, frame: bytes) -> None:
         """Note a frame for one member alone."""
         self.run_of.note_told("private", [member], frame)
+        if frame.startswith(b"DROPPED "):
+            self.run_of.truth.dropped.add(int(frame.split()[1]))
         super().tell(member, frame)
 
 

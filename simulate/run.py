@@ -101,6 +101,7 @@ class Run:
         loop.acceptor._listeners = cast("Any", self.crowd.listeners)
         loop.acceptor.resume()
         self.server.state.asks.limit = self.scenario.max_asks
+        self.server.state.asks.orphan_limit = self.scenario.max_orphans
         self.invariants = Invariants(self)
 
     # --- a run --------------------------------------------------------------------------------

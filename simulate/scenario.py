@@ -88,7 +88,7 @@ class Scenario(NamedTuple):
         has_tls: TCP connections use TLS.
         has_unix: clients can also connect to a Unix socket.
         stop_at: the step at which the server is told to stop; -1 for none.
-        max_asks: the most asks that are open at a time.
+        max_asks, max_orphans: the most open asks of one client, and the most asks of those that have left.
         hurry: the share of the waits between steps of clients that last only a millisecond.
         collects: the server has a collecting order instead of the immediate one.
     """
@@ -108,6 +108,7 @@ class Scenario(NamedTuple):
     has_unix: bool
     stop_at: int
     max_asks: int
+    max_orphans: int
     hurry: float
     collects: bool
 
@@ -141,7 +142,8 @@ def draw(rng: random.Random, steps: int) -> Scenario:
         has_tls=has_tls,
         has_unix=rng.random() < UNIX_SHARE,
         stop_at=rng.randrange(steps) if rng.random() < 0.1 else -1,
-        max_asks=rng.choice((3, 65_536)),
+        max_asks=rng.choice((1, 3, 1_024)),
+        max_orphans=rng.choice((2, 65_536)),
         hurry=rng.choice((0.5, 0.9, 0.99)),
         collects=rng.random() < COLLECTING,
     )

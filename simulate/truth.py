@@ -45,6 +45,7 @@ class Truth:
         roster: the clients by rank after the last frame.
         joining: the clients in each of the next JOINs, in the order of its ranks, as the server says.
         commands: how many commands were logged.
+        dropped: the asks that the server has forgotten, as it has told their askers.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,12 @@ class Truth:
         self.roster: tuple[SimClient, ...] = ()
         self.joining: deque[list[SimClient]] = deque()
         self.commands = 0
+        self.dropped: set[int] = set()
+
+    def has_left(self, seq: int) -> bool:
+        """Tell whether the sender of a command has left."""
+        meaning = self.meaning[seq]
+        return isinstance(meaning, LoggedCommand) and meaning.sender.left_seq > 0
 
     def grow(self, data: bytes) -> None:
         """Add frames that were logged."""
