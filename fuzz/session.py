@@ -19,12 +19,15 @@ from rankserver.wire.exceptions import LocalProtocolError
 # Clients when the session begins. Each of a million takes time to be represented, so that is rare.
 COUNTS: Final = (1, 2, 3, 5, 20, 1000)
 MANY: Final = 1_000_000
-MANY_SHARE: Final = 0.003
+MANY_SHARE: Final = 0.0005
 # The seq in WELCOME: among others around the ends of 32 and 64 bits, and near the largest number of 19
 # digits.
 SEQS: Final = (0, 9, 98, 2**31 - 4, 2**32 - 4, 2**63 - 4, 10**19 - 30)
 # Share of the lines that need not follow from the ones before them.
 HOSTILE_SHARE: Final = 0.1
+
+# Texts of valid commands.
+TEXTS: Final = (b"ls", b"a b", b"x" * 40, b'{"', "ä€😀".encode(), b"\t")
 
 
 class Reference:
@@ -93,7 +96,8 @@ class Reference:
         else:
             kind = events.Execute if rank < self.rank else events.Refused
         self.verdicts.append((self.seq, kind))
-        return b"%s %d %d x%s" % (self._rng.choice((b"CMD", b"ASK")), self.seq, rank, grammar.text(self._rng))
+        verb, text = self._rng.choice((b"CMD", b"ASK")), self._rng.choice(TEXTS)
+        return b"%s %d %d %s" % (verb, self.seq, rank, text)
 
 
 def session(rng: random.Random) -> bytes:

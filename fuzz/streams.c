@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* Calls in one input. */
-#define MAX_CALLS 120
+#define MAX_CALLS 250
 /* Bytes of a frame beyond max_line. */
 #define FRAME_SLACK 256
 
@@ -176,7 +176,7 @@ static void call_cut(void) {
     size_t rest;
     uint64_t place;
 
-    if (!s || s->is_retained || s->is_muted || chance(2))
+    if (!s || s->is_retained || s->is_muted)
         return;
     note("cut", (uint64_t)(s - streams), s->got);
     cl_cut(log_, s->cursor);
@@ -192,7 +192,7 @@ static void call_cut(void) {
 static void call_mute(void) {
     stream *s = any_stream();
 
-    if (!s || s->is_retained || chance(3))
+    if (!s || s->is_retained || chance(6))
         return;
     note("mute", (uint64_t)(s - streams), 0);
     cl_mute(log_, s->cursor);
@@ -204,7 +204,7 @@ static void call_mute(void) {
 static void call_close(void) {
     stream *s = any_stream();
 
-    if (!s || chance(2))
+    if (!s || chance(3))
         return;
     note("close", (uint64_t)(s - streams), 0);
     cl_close(log_, s->cursor);
@@ -430,12 +430,13 @@ static void call_find(void) {
 /* ------------------------------------------------------------------------- */
 
 static void (*const all_calls[])(void) = {
-    call_join,    call_leave,   call_open,      call_open,      call_retain,
-    call_attach,  call_attach,  call_detach,    call_cut,       call_mute,
-    call_close,   call_append,  call_private,   call_private,   call_private,
-    call_apply,   call_take,    call_take,      call_publish,   call_kernel,
-    call_kernel,  call_kernel,  call_flush,     call_flush,     call_flush_all,
-    call_peek,    call_peek,    call_flush_all, call_find,
+    call_join,    call_leave,   call_open,      call_open,    call_retain,
+    call_attach,  call_attach,  call_attach,    call_attach,  call_detach,
+    call_cut,     call_cut,     call_mute,      call_close,   call_append,
+    call_append,  call_private, call_private,   call_private, call_apply,
+    call_take,    call_take,    call_publish,   call_kernel,  call_kernel,
+    call_kernel,  call_kernel,  call_flush,     call_flush,   call_flush,
+    call_peek,    call_peek,    call_flush_all, call_find,    call_flush_all,
 };
 
 static void begin(void) {
