@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import harness
 from harness import BenchmarkError
 
-from tests.abuse import crowds, ends, liars, slow, strangers
+from tests.abuse import crowds, ends, forks, liars, slow, strangers
 from tests.abuse.clients import raise_descriptor_limit
 from tests.abuse.outcome import MIB, RowOutcome
 from tests.abuse.subjects import RANK, SUBJECTS, Subject
@@ -166,6 +166,15 @@ ROWS: Final = (
         "terminal escapes wherever other clients, the operator or the log could show them",
         "only printable text in the log and in what the client shows",
         liars.escapes,
+    ),
+    Row(
+        "fork-bomb",
+        "an agent executes a command that forks for ever in all of its processes, with `--timeout 5`",
+        "it has at most `--max-processes` (512) processes, and none is left; the agent executes the next one",
+        forks.fork_bomb,
+        {"processes": 50, "timeout": 0.5},
+        ALONE,
+        forks.can_limit,
     ),
 )
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from client import executors, jsonlines, policy
+from client import executors, jsonlines, policy, processes
 from client.console import Console, ConsoleOptions
 from client.exits import Exit
 from client.frontend import Frontend
@@ -42,7 +42,7 @@ from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedEr
 DUMB_TERMINALS: Final = ("", "dumb", "unknown")
 EXECUTORS: Final = ("simulate", "program", "shell", "handler")
 # The options that make no sense with --exec simulate.
-PROCESS_OPTIONS: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir")
+PROCESS_OPTIONS: Final = ("allow", "allow_all", "timeout", "output_limit", "workdir", "max_processes")
 # How long a write may wait for a reader until it is interrupted, in seconds. It is given up then if we were
 # told to leave, so a pipe that nobody reads delays our leaving by no more than twice this time.
 WRITE_TIMEOUT: Final = 1.0
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check(options)
         executor = _executor(options)
+        if isinstance(executor, executors.ProcessExecutor):
+            processes.hide()  # commands could read our environment and memory
         client = connect(
             options.address,
             name=options.name,
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except ConfigError as error:
         parser.error(str(error))
-    code, why = _ended(options, client)
+    code, why = _ended(options, client, executor)
     if options.json:
         error_field = {"error": why} if why else {}
         code = _write_exit(jsonlines.line("exit", code=int(code), **error_field).text, code)
@@ -79,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _ended(options: argparse.Namespace, client: Client) -> tuple[Exit, str]:
+def _ended(options: argparse.Namespace, client: Client, executor: Executor) -> tuple[Exit, str]:
     """Run to the end; return the exit code, and the reason for it if that was not shown yet."""
     try:
-        return asyncio.run(_run(options, client)), ""
+        return asyncio.run(_run(options, client, executor)), ""
     except KeyboardInterrupt:  # before _run installed its handler
         return Exit.INTERRUPTED, ""
     except ConnectError as error:
@@ -102,7 +104,7 @@ def _write_exit(line: str, code: Exit) -> Exit:
     return code
 
 
-async def _run(options: argparse.Namespace, client: Client) -> Exit:
+async def _run(options: argparse.Namespace, client: Client, executor: Executor) -> Exit:
     """Run the console until something ends it; SIGINT and SIGTERM make it leave."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -126,6 +128,10 @@ async def _run(options: argparse.Namespace, client: Client) -> Exit:
     frontend.interrupt_writes(WRITE_TIMEOUT)
     if options.executor in ("program", "shell") and not (options.allow or options.allow_all):
         frontend.complain("nothing is executed here: --allow FILE or --allow-all says what may be")
+    elif isinstance(executor, executors.ProcessExecutor) and executor.lacks_limit:
+        frontend.complain(
+            "the processes of a command cannot be limited here: see --max-processes in docs/executing.md"
+        )
     console = Console(client, frontend, _renderer(options, client), _console_options(options))
     try:
         return await console.run()
@@ -178,7 +184,8 @@ def _executor(options: argparse.Namespace) -> Executor:
     kind, _, path = options.executor.partition(" ")
     allowed = policy.ALL if options.allow_all else policy.load(options.allow) if options.allow else None
     limit = executors.MAX_OUTPUT_BYTES if options.output_limit is None else options.output_limit
-    executor_options = executors.ExecutorOptions(allowed, options.timeout, limit, options.workdir)
+    most = executors.MAX_PROCESSES if options.max_processes is None else options.max_processes
+    executor_options = executors.ExecutorOptions(allowed, options.timeout, limit, options.workdir, most)
     delay = SIMULATED_DELAY if options.delay is None else options.delay
     return executors.make(kind, executor_options, delay=delay, handler=path)
 
@@ -340,6 +347,18 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
     allowed.add_argument(
         "--allow-all", action="store_const", const=True, help="run every command of a higher rank"
     )
+    _add_bounds(add)
+    add("--workdir", metavar="DIR", help="directory in which commands run (default: the current one)")
+    add(
+        "--delay",
+        metavar="S",
+        type=arguments.seconds(0),
+        help="seconds that a simulated command takes (default: 1)",
+    )
+    add("--stay", action="store_true", help="after the end of the input, stay and execute commands")
+
+
+def _add_bounds(add: Callable[..., object]) -> None:
     add(
         "--timeout",
         metavar="S",
@@ -359,14 +378,12 @@ def _add_executing(executing: argparse._ArgumentGroup) -> None:
         type=arguments.whole(0),
         help="send at most B bytes of a command's output (default: 32768)",
     )
-    add("--workdir", metavar="DIR", help="directory in which commands run (default: the current one)")
     add(
-        "--delay",
-        metavar="S",
-        type=arguments.seconds(0),
-        help="seconds that a simulated command takes (default: 1)",
+        "--max-processes",
+        metavar="N",
+        type=arguments.whole(0, processes.PID_MAX_LIMIT),
+        help="let a command have at most N processes and threads at once; 0 for no limit (default: 512)",
     )
-    add("--stay", action="store_true", help="after the end of the input, stay and execute commands")
 
 
 def _unambiguous(argv: Sequence[str]) -> list[str]:

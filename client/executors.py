@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from client import policy, supervisor, supervisor_handle
+from client import bounds, policy, supervisor, supervisor_handle
 from client.supervisor_handle import SupervisorError, SupervisorHandle
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
@@ -24,6 +24,11 @@ from rankserver.wire.exceptions import ConfigError
 # The most bytes of output that are kept, unless another limit is given: an answer is one line, which may have
 # 64 KiB on most servers.
 MAX_OUTPUT_BYTES: Final = 32_768
+# The most processes and threads of one command, unless another limit is given: more than a parallel build
+# needs, and few enough that a machine with a fork bomb remains usable.
+MAX_PROCESSES: Final = 512
+# The most processes that a reason names.
+MAX_NAMED: Final = 10
 # The exit codes of shells for a program that does not exist, and for one that cannot be executed.
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
@@ -62,12 +67,15 @@ class ExecutorOptions(NamedTuple):
         timeout: seconds after which a command is ended; None for never.
         output_limit: the number of bytes of output that are kept of each command; the rest is discarded.
         workdir: the directory in which commands run; None for the current one.
+        max_processes: the number of processes and threads that a command may have at once, where the system
+            lets us limit it; 0 for no limit.
     """
 
     policy: policy.Policy | None = None
     timeout: float | None = None
     output_limit: int = MAX_OUTPUT_BYTES
     workdir: str | Path | None = None
+    max_processes: int = MAX_PROCESSES
 
 
 def make(
@@ -115,9 +123,15 @@ class ProcessExecutor(abc.ABC):
         if not os.path.isdir(self._workdir):
             raise ConfigError(f"the working directory {str(options.workdir)!r} is not a directory")
         self._environment = _environment()
+        self._means = bounds.find()
         self._idle: list[SupervisorHandle] = []
         # Held while a command is started, so that commands start in the order in which they were added.
         self._starting = asyncio.Lock()
+
+    @property
+    def lacks_limit(self) -> bool:
+        """Whether the number of processes should be limited, but cannot be."""
+        return self._options.max_processes > 0 and not self._means.can_limit
 
     def rejects(self, command: Execute) -> Outcome | None:
         """Return the outcome of a command that cannot be parsed or is not allowed; None for any other."""
@@ -175,6 +189,7 @@ class ProcessExecutor(abc.ABC):
             "input": self._input(command.text),
             "timeout": self._options.timeout,
             "limit": self._options.output_limit,
+            "max_processes": self._options.max_processes,
         }
 
     async def _run(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +238,7 @@ class ProcessExecutor(abc.ABC):
             if kept.is_alive:
                 return kept
             kept.forget()
-        return SupervisorHandle()
+        return SupervisorHandle(self._means.parents)
 
     def _outcome(self, argv: list[str], reply: dict[str, Any]) -> Outcome:
         if "failed" in reply:
@@ -232,7 +247,7 @@ class ProcessExecutor(abc.ABC):
         if reply["truncated"]:
             detail["truncated"] = True
         if reply["left"]:
-            detail["reason"] = f"cannot end process {', '.join(map(str, reply['left']))}"
+            detail["reason"] = _left(reply["left"])
         if reply["timeout"]:
             return Outcome("timeout", {"reason": f"ended after {self._options.timeout:g} s", **detail})
         return Outcome("fail" if reply["code"] else "ok", detail)
@@ -304,6 +319,11 @@ def _short(text: str) -> str:
     return text if len(text) <= grammar.MAX_SHOWN else text[: grammar.MAX_SHOWN] + "..."
 
 
+def _left(pids: list[int]) -> str:
+    more = f" and {len(pids) - MAX_NAMED} more" if len(pids) > MAX_NAMED else ""
+    return f"cannot end process {', '.join(map(str, pids[:MAX_NAMED]))}{more}"
+
+
 def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcome:
     problem = os.strerror(reply["errno"])
     if reply["failed"] == "program" and reply["errno"] in supervisor.NOT_HERE:
@@ -311,7 +331,8 @@ def _not_started(reply: dict[str, Any], argv: list[str], workdir: str) -> Outcom
     if reply["failed"] == "program":
         reason = f"cannot execute {_short(argv[0])}: {problem}"
         return Outcome("fail", {"code": NOT_EXECUTABLE, "reason": reason})
-    what = f"change to {workdir!r}" if reply["failed"] == "cwd" else "start a process"
+    steps = {"cwd": f"change to {workdir!r}", "limit": "limit the command's processes"}
+    what = steps.get(reply["failed"], "start a process")
     return Outcome("fail", {"reason": f"cannot {what}: {problem}"})
 
 

@@ -1,29 +1,33 @@
 """A small process that executes one command after another, and leaves nothing of any of them behind.
 
-``supervisor_handle`` starts it as a program, by its path, and talks to it over a socket, its standard input.
+``supervisor_handle`` starts it as a program, and talks to it over a socket, its standard input.
 A request is a line of JSON that says what to execute. One reply follows when the command's process exists,
 and another one when the command has ended. Strings are UTF-8 with surrogateescape, so that any bytes pass.
 When the socket ends, because the client closed it or died, the command is ended, and then this process.
+What the command may read of this process in /proc is none of the client's secrets: it was started without
+the client's environment, and hides its memory and descriptors.
 
 Every descendant of a command can be found, because this process is their *subreaper* (prctl(2)): a process
-that loses its parent becomes our child. This module imports nothing of the package and little else, because
-the first command that a client executes waits for this process to start, and each command is a fork of it.
+that loses its parent becomes our child. This module imports little, because the first command that a client
+executes waits for this process to start, and each command is a fork of it.
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
-import ctypes
 import errno
 import json
 import math
 import os
+import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
+
+from client import processes
 
 # The descriptor of the socket to the client.
 CLIENT: Final = 0
@@ -31,9 +35,11 @@ CLIENT: Final = 0
 GRACE: Final = 2.0
 # The same for processes that a command left behind, in seconds: they should have ended with the command.
 LEFTOVER_GRACE: Final = 0.5
-# How long to repeat SIGKILL, in seconds. A process that is left by then belongs to another user, or hangs in
-# the kernel.
+# How long killed processes may take to be gone, in seconds. A process that is left by then belongs to another
+# user, or hangs in the kernel.
 KILL_TIMEOUT: Final = 3.0
+# How often to kill in this time: what was forked meanwhile needs another round.
+MAX_KILL_ROUNDS: Final = 3
 # The longest wait in one select, in seconds: select does not accept numbers of any size.
 MAX_WAIT: Final = 3600.0
 # The most bytes in one read: the default capacity of a pipe.
@@ -44,10 +50,6 @@ MAX_LAST_READS: Final = 16
 # The errors of exec(2) for a program that does not exist.
 NOT_HERE: Final = (errno.ENOENT, errno.ENOTDIR)
 DEFAULT_PATH: Final = b"/usr/bin:/bin"
-
-PR_SET_PDEATHSIG: Final = 1
-PR_SET_CHILD_SUBREAPER: Final = 36
-_prctl = ctypes.CDLL(None).prctl
 
 
 class NotStartedError(Exception):
@@ -63,20 +65,24 @@ class Command:
     """One command, from its start until nothing of it is left.
 
     Args:
-        request: ``argv``, ``env``, ``cwd``, ``input`` (text, or None for /dev/null) and ``limit`` (bytes of
-            output).
+        request: ``argv``, ``env``, ``cwd``, ``input`` (text, or None for /dev/null), ``limit`` (bytes of
+            output), ``cgroups`` (the directories of those in which it runs) and ``max_processes`` (0 for no
+            limit).
+        max_of_user: its ``RLIMIT_NPROC``; None to leave that as it is.
 
     Raises:
         NotStartedError: the command cannot be started; nothing ran.
 
     Attributes:
+        cgroups: the directories of its cgroups.
         code: its exit code as shells report it; None until its own process has ended.
         milliseconds: how long it ran.
         pipe: descriptor of its output; None once the output has ended.
     """
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: dict[str, Any], max_of_user: int | None) -> None:
         self._limit: int = request["limit"]
+        self.cgroups: list[str] = request["cgroups"]
         self._begun = time.monotonic()
         self._kept = bytearray()
         self._truncated = False
@@ -87,7 +93,7 @@ class Command:
             self.pipe, theirs = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(self.pipe, False)
             try:
-                self.pid = _start(request, theirs)
+                self.pid = _start(ProcessImage(request, max_of_user), request["input"], theirs)
             finally:
                 os.close(theirs)
         except OSError as error:
@@ -139,14 +145,21 @@ class Supervisor:
         self._received = bytearray()
         self._is_over = False
         self._woken = self._wake_on_signals()
+        self._of_user = processes.UserProcesses()
 
     def serve(self) -> None:
-        """Execute what the client asks for, one command at a time."""
+        """Execute what the client asks for, one command at a time; at the end, remove its cgroups."""
+        cgroups: list[str] = []
         while (line := self._next_line()) is not None:
-            reply = self._execute(json.loads(line))
+            request = json.loads(line)
+            cgroups = request["cgroups"]
+            reply = self._execute(request)
             if self._is_over:
-                return
+                break
             self._send(reply)
+        for cgroup in cgroups:
+            with contextlib.suppress(OSError):
+                os.rmdir(cgroup)
 
     def _next_line(self) -> bytes | None:
         while not self._is_over:
@@ -159,9 +172,11 @@ class Supervisor:
 
     def _execute(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            command = Command(request)
+            command = Command(request, self._limited(request))
         except NotStartedError as error:
             return {"failed": error.what, "errno": error.number}
+        except OSError as error:
+            return {"failed": "limit", "errno": error.errno}
         in_time = self._until(lambda: self._has_ended(command) or self._is_over, request["timeout"], command)
         left = self._leave_nothing(command)
         for _ in range(MAX_LAST_READS):
@@ -170,29 +185,40 @@ class Supervisor:
         command.close()
         return {**command.result(), "timeout": not in_time, "left": left}
 
+    def _limited(self, request: dict[str, Any]) -> int | None:
+        """Set the limit of the command's cgroups; if none of them has one, return its ``RLIMIT_NPROC``.
+
+        Raises:
+            OSError: a limit cannot be set.
+        """
+        most = request["max_processes"]
+        files = [f"{cgroup}/pids.max" for cgroup in request["cgroups"]]
+        limiting = [file for file in files if os.path.exists(file)]
+        for file in limiting:
+            processes.write(file, str(most or "max"))
+        return None if limiting or not most else self._of_user.limit(most)
+
     def _leave_nothing(self, command: Command) -> list[int]:
         """End all descendants of ``command``, gently at first; return those that cannot be ended."""
         if not self._reap(command):
             return []
-        # A stopped process handles SIGTERM only after SIGCONT.
-        _tell(descendants(), signal.SIGTERM, signal.SIGCONT)
+        # Stopping them first frees the CPUs, and misses nothing that is forked meanwhile. A stopped process
+        # handles SIGTERM only after SIGCONT.
+        processes.tell(processes.stop_descendants(), signal.SIGTERM, signal.SIGCONT)
         grace = GRACE if command.code is None else LEFTOVER_GRACE
         if self._until(lambda: not self._reap(command), grace, command):
             return []
-        if self._until(lambda: self._have_killed(command), KILL_TIMEOUT, command):
-            return []
-        return sorted(descendants())
+        return self._kill(command)
 
-    def _have_killed(self, command: Command) -> bool:
-        """Kill what is left of ``command``; return True if nothing was left.
-
-        A process that escapes by forking becomes our child when its parent dies, and the parent's death wakes
-        us for the next round.
-        """
-        is_left = self._reap(command)
-        if is_left:
-            _tell(descendants(), signal.SIGKILL)
-        return not is_left
+    def _kill(self, command: Command) -> list[int]:
+        """Kill all descendants of ``command``; return those that are left."""
+        for _ in range(MAX_KILL_ROUNDS):
+            for cgroup in command.cgroups:
+                processes.kill_cgroup(cgroup)
+            processes.tell(processes.stop_descendants(), signal.SIGKILL)
+            if self._until(lambda: not self._reap(command), KILL_TIMEOUT / MAX_KILL_ROUNDS, command):
+                return []
+        return sorted(processes.descendants())
 
     def _has_ended(self, command: Command) -> bool:
         self._reap(command)
@@ -271,16 +297,20 @@ class Supervisor:
 # --- starting ---------------------------------------------------------------------------------
 
 
-def _start(request: dict[str, Any], output: int) -> int:
-    """Start what ``request`` asks for, with its output to the descriptor ``output``; return its process id.
+def _start(image: ProcessImage, text: str | None, output: int) -> int:
+    """Start a process that becomes ``image``, and return its process id.
+
+    Args:
+        image: the command.
+        text: its standard input; None for an empty one.
+        output: the descriptor for its output.
 
     Raises:
         NotStartedError: the command cannot be started; nothing ran.
         OSError: we have no descriptor, process or memory for it.
     """
-    image = ProcessImage(request)
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-        given = _input(request["input"])
+        given = _input(text)
         theirs.callback(os.close, given)
         failure, their_failure = os.pipe2(os.O_CLOEXEC)  # ends empty when exec succeeds
         ours.callback(os.close, failure)
@@ -300,7 +330,9 @@ def _start(request: dict[str, Any], output: int) -> int:
 class ProcessImage:
     """What a process will become, prepared before the fork: a forked process copies each page it modifies."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: dict[str, Any], max_of_user: int | None) -> None:
+        self._cgroups: list[str] = request["cgroups"]
+        self._max_of_user = max_of_user
         self._argv = [_bytes(word) for word in request["argv"]]
         self._env = {_bytes(name): _bytes(value) for name, value in request["env"].items()}
         self._cwd = _bytes(request["cwd"])
@@ -313,12 +345,14 @@ class ProcessImage:
         step = b"process"
         try:
             os.setsid()  # first: a group of its own, which only its descendants can be in
-            _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+            processes.prctl(processes.PR_SET_PDEATHSIG, int(signal.SIGKILL))
             if os.getppid() != supervisor:
                 os._exit(127)  # the supervisor died before we asked to die with it
             os.write(CLIENT, b'{"pid":%d}\n' % os.getpid())  # before the command can kill the supervisor
             for descriptor, standard in ((given, 0), (output, 1), (output, 2)):
                 os.dup2(descriptor, standard)
+            step = b"limit"
+            self._confine()
             step = b"cwd"
             os.chdir(self._cwd)
             step = b"program"
@@ -327,6 +361,13 @@ class ProcessImage:
             os.write(failure, b"%s %d" % (step, error.errno or 0))
         finally:
             os._exit(127)
+
+    def _confine(self) -> None:
+        """Enter the cgroups, and apply the limit, before anything of the command runs."""
+        for cgroup in self._cgroups:
+            processes.write(f"{cgroup}/cgroup.procs", "0")
+        if self._max_of_user is not None:
+            resource.setrlimit(resource.RLIMIT_NPROC, (self._max_of_user, self._max_of_user))
 
     def _execute(self) -> NoReturn:
         """Search PATH as execvp(3) does: a file that we may not execute does not end the search."""
@@ -355,48 +396,8 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-# --- ending -----------------------------------------------------------------------------------
-
-
-def descendants() -> dict[int, int]:
-    """Return the process ids of all our descendants, each with its process group. O(all processes).
-
-    Without /proc, the result is empty, and also with the /proc of another process namespace, whose ids belong
-    to other processes.
-    """
-    with contextlib.suppress(OSError):
-        if os.readlink("/proc/self") == str(os.getpid()):
-            return _descendants()
-    return {}
-
-
-def _descendants() -> dict[int, int]:
-    groups: dict[int, int] = {}
-    children: dict[int, list[int]] = {}
-    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as stat:
-            _state, parent, group, *_ = stat.read().rpartition(b")")[2].split()  # a name may hold anything
-            children.setdefault(int(parent), []).append(pid)
-            groups[pid] = int(group)
-    found = list(children.get(os.getpid(), ()))
-    for pid in found:
-        found += children.get(pid, ())
-    return {pid: groups[pid] for pid in found}
-
-
-def _tell(processes: Mapping[int, int], *numbers: int) -> None:
-    """Send signals to the groups of ``processes``: a fork cannot slip out of its group."""
-    for group in set(processes.values()):
-        for number in numbers:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # ended, or another user's
-                os.killpg(group, number)
-
-
 def main() -> None:
     """Serve the client at the other end of standard input."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    processes.hide()
+    processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
     Supervisor().serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,14 +12,21 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from client import supervisor
+from client import bounds, processes, supervisor
 from rankserver.wire.lines import LineBuffer
 
 # How long a supervisor may take to end its command and itself before it is killed, in seconds: its own
-# timeouts, and a margin for a busy machine.
-END_TIMEOUT: Final = supervisor.GRACE + supervisor.KILL_TIMEOUT + 2.0
+# timeouts, and a margin for a machine that a fork bomb keeps busy. Processes may stay if this is too short.
+END_TIMEOUT: Final = supervisor.GRACE + supervisor.KILL_TIMEOUT + 10.0
+# The supervisor's program. Its argument is the directory of our package, which an isolated Python does not
+# search.
+PROGRAM: Final = "import sys; sys.path.append(sys.argv[1]); from client import supervisor; supervisor.main()"
+PLACE: Final = Path(__file__).resolve().parent.parent
+# The variables that Python itself may need to start.
+ENVIRONMENT: Final = ("LD_LIBRARY_PATH",)
 # The most bytes received at once. A longer reply takes several calls.
 MAX_READ_BYTES: Final = 65_536
 
@@ -31,36 +38,31 @@ class SupervisorError(Exception):
 class SupervisorHandle:
     """Starts a supervisor, and gives it one command after another.
 
+    Args:
+        parents: the cgroups in which one is made for its commands.
+
     Raises:
         SupervisorError: the supervisor cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parents: tuple[str, ...] = ()) -> None:
         self._lines = LineBuffer(sys.maxsize)
         self._replies: deque[dict[str, Any]] = deque()
         self._receiving: asyncio.Task[bytes] | None = None
         # The process group of the command that the supervisor is executing.
         self._group: int | None = None
+        # The directories of the cgroups in which its commands run.
+        self._cgroups: list[str] = []
+        self._sock, theirs = socket.socketpair()
         try:
-            self._sock, theirs = socket.socketpair()
             with theirs:
-                self._process = self._start(theirs)
+                self._cgroups = bounds.make(parents)
+                self._process = _start(theirs)
         except OSError as error:
+            self._sock.close()
+            bounds.remove(self._cgroups)
             raise SupervisorError(f"cannot start a supervisor: {error.strerror}") from None
         self._sock.setblocking(False)
-
-    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-I", "-S", supervisor.__file__],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C at our terminal is only for us
-            )
-        except OSError:
-            self._sock.close()
-            raise
 
     @property
     def is_alive(self) -> bool:
@@ -73,8 +75,9 @@ class SupervisorHandle:
         Raises:
             SupervisorError: the supervisor ended.
         """
+        line = json.dumps({**request, "cgroups": self._cgroups}).encode() + b"\n"
         with contextlib.suppress(OSError):  # the supervisor is gone, which reading will show
-            await asyncio.get_running_loop().sock_sendall(self._sock, json.dumps(request).encode() + b"\n")
+            await asyncio.get_running_loop().sock_sendall(self._sock, line)
         return await self._reply()
 
     async def result(self) -> dict[str, Any]:
@@ -114,9 +117,13 @@ class SupervisorHandle:
         if self._receiving is not None:
             self._receiving.cancel()
         self._sock.close()
-        if self._process.wait() and self._group:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._group, signal.SIGKILL)
+        if self._process.wait():
+            for cgroup in self._cgroups:
+                processes.kill_cgroup(cgroup)
+            if self._group:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._group, signal.SIGKILL)
+        bounds.remove(self._cgroups)
 
     async def _until_end(self) -> None:
         while await self._receive():
@@ -140,3 +147,15 @@ class SupervisorHandle:
             self._replies.append(reply)
             self._group = reply.get("pid")
         return data
+
+
+def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a supervisor at the other end of our socket, without our environment: commands could read it."""
+    return subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-I", "-S", "-c", PROGRAM, str(PLACE)],
+        env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C at our terminal is only for us
+    )

@@ -12,14 +12,12 @@ import logging
 import os
 import resource
 import signal
-import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from rankserver import __version__, arguments, door, listeners, logs, tls, tokens
+from rankserver import __version__, arguments, door, listeners, logs, signals, tls, tokens
 from rankserver.channel import NO_MEMORY
 from rankserver.config import Config
 from rankserver.server import Server
@@ -30,9 +28,6 @@ from rankserver.wire.grammar import MAX_CLIENTS
 # Descriptors beyond one for each client and stranger: for connections accepted in one turn, for clients that
 # have left and are not closed yet, and for the server's own files.
 SPARE_DESCRIPTORS: Final = 512
-# The most signals that are read from the socket pair at once: more than anybody sends meanwhile, and others
-# are read in the next turn.
-MAX_SIGNALS: Final = 64
 # New objects after which Python looks for unreachable cycles, of which the server makes hardly any. The JSON
 # of a line does not reach this number, so parsing it causes no search through all that the server holds.
 MAX_NEW_OBJECTS: Final = 20_000
@@ -62,7 +57,7 @@ def _serve(config: Config, accepted: tokens.Tokens | None, context: ssl.SSLConte
     _raise_descriptor_limit(config.capacity + door.max_strangers(config.capacity) + SPARE_DESCRIPTORS)
     server = Server(config, accepted, context)
     try:
-        with _signals(server):
+        with signals.in_loop(server.loop.on_readable, _actions(server)):
             for address in server.listen():
                 print(f"listening on {address}", flush=True)
             server.run()
@@ -93,44 +88,20 @@ def _reload(server: Server) -> None:
         logs.event(logging.ERROR, "not reloaded", reason=NO_MEMORY.text)
 
 
-@contextmanager
-def _signals(server: Server) -> Iterator[None]:
-    """Stop the server at the first SIGINT or SIGTERM, and end the program at once at the second.
+def _actions(server: Server) -> dict[int, Callable[[int], None]]:
+    """Return what each signal does. The second SIGINT or SIGTERM ends the program at once."""
 
-    The handlers themselves do nothing: a signal reaches the loop as a byte on a socket, its number, and so
-    never interrupts a turn. On leaving the context the signals are blocked, because one that arrives while
-    the interpreter shuts down must not change the exit code.
-    """
-    enders = (signal.SIGINT, signal.SIGTERM)
-    numbers = (*enders, signal.SIGHUP, signal.SIGUSR1)
-    reader, writer = socket.socketpair()
-    received = 0
-
-    def on_signal() -> None:
-        nonlocal received
-        new = reader.recv(MAX_SIGNALS)
-        received += sum(map(new.count, enders))
-        if received > 1:
+    def end(times: int) -> None:
+        if server.loop.is_stopping or times > 1:
             os._exit(130)
-        if received:
-            server.stop()
-        if signal.SIGHUP in new:
-            _reload(server)
-        if signal.SIGUSR1 in new:
-            server.report()
+        server.stop()
 
-    with reader, writer:
-        reader.setblocking(False)
-        writer.setblocking(False)
-        server.loop.on_readable(reader, on_signal)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in numbers:
-            signal.signal(number, lambda *_: None)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(-1)
-            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    return {
+        signal.SIGINT: end,
+        signal.SIGTERM: end,
+        signal.SIGHUP: lambda _: _reload(server),
+        signal.SIGUSR1: lambda _: server.report(),
+    }
 
 
 def _raise_descriptor_limit(needed: int) -> None:
@@ -293,7 +264,8 @@ def _add_limits(add: Callable[..., object]) -> None:
         metavar="C",
         type=arguments.whole(0),
         default=Config.max_per_address,
-        help="maximum number of connections from one address (%(default)s); 0: no limit",
+        help=f"maximum number of connections from one address (N, but at least {door.MIN_PER_ADDRESS:,}); "
+        "0: no limit",
     )
 
 

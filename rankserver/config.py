@@ -11,7 +11,8 @@ from rankserver.wire import protocol
 class Config:
     """Settings of one server.
 
-    Times are in seconds and sizes in bytes. Where 0 is allowed, it means never or no limit.
+    Times are in seconds and sizes in bytes. Where 0 is allowed, it means never or no limit. Where None is
+    allowed for a number, the server chooses.
     """
 
     capacity: int
@@ -23,7 +24,7 @@ class Config:
     max_line: int = protocol.DEFAULT_MAX_LINE
     max_backlog: int = 64 * 1024 * 1024
     slow_timeout: float = 5
-    max_per_address: int = 0
+    max_per_address: int | None = None
     token_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None

@@ -23,8 +23,6 @@ MAX_PENDING: Final = 4096
 # The most connections accepted from one listener in one turn, so that connected clients are served in
 # between.
 MAX_ACCEPTS: Final = 128
-# Seconds within which an existing Unix socket must accept or refuse a connection.
-PROBE_TIMEOUT: Final = 1.0
 # The congestion control of connections over the loopback; ``_disable_pacing`` says why.
 LOOPBACK_CONGESTION: Final = b"reno"
 # The kernel drops a connection, closed ones included, whose peer has acknowledged nothing for this many
@@ -104,11 +102,13 @@ class Acceptor:
                     if error.errno in _ALREADY_GONE:
                         continue
                     event(logging.WARNING, "cannot accept", reason=error.strerror)
-                    self._pause()
+                    self.pause()
                     return
                 sock.setblocking(False)
                 host = "" if sock.family == socket.AF_UNIX else str(address[0])
                 yield sock, peer_name(sock.family, address), host
+                if self.paused:
+                    return
 
     def resume(self) -> None:
         """Watch the listeners, for the first time or again."""
@@ -116,18 +116,20 @@ class Acceptor:
         for listener in self._listeners:
             self._selector.register(listener, selectors.EVENT_READ, partial(self.ready.append, listener))
 
-    def close(self) -> None:
-        """Stop listening. Closing twice is allowed."""
-        if not self.paused:
-            self._pause()
-        close_all(self._listeners)
-        self._listeners = []
-
-    def _pause(self) -> None:
+    def pause(self) -> None:
+        """Stop watching the listeners. The kernel keeps connections that arrive meanwhile."""
+        if self.paused:
+            return
         self.paused = True
         self.ready.clear()
         for listener in self._listeners:
             self._selector.unregister(listener)
+
+    def close(self) -> None:
+        """Stop listening. Closing twice is allowed."""
+        self.pause()
+        close_all(self._listeners)
+        self._listeners = []
 
 
 def is_loopback(host: str) -> bool:
@@ -167,7 +169,7 @@ def open_tcp(host: str, port: int, heartbeat: float = 0) -> list[socket.socket]:
 
 
 def open_unix(path: str) -> socket.socket:
-    """Listen on the Unix socket ``path``, replacing one that nobody listens on any more.
+    """Listen on the Unix socket ``path``, replacing a file that no process has a socket for any more.
 
     Raises:
         ListenError: names the path and says why.
@@ -180,13 +182,12 @@ def open_unix(path: str) -> socket.socket:
 
 
 def close_all(listeners: list[socket.socket]) -> None:
-    """Close the sockets, and remove the files of Unix sockets, unless another server listens there by now."""
+    """Close the sockets, and remove the files of Unix sockets, except those bound by others by now."""
     for listener in listeners:
         path = listener.getsockname() if listener.family == socket.AF_UNIX else None
         listener.close()
         if path:
-            # If another server has removed the file or taken it over, leave it alone.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # another process has removed the file, or replaced it
                 _remove_stale(path)
 
 
@@ -263,17 +264,26 @@ def _disable_pacing(listener: socket.socket) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody listens on; leave one that is in use."""
+    """Remove a socket file that no process has bound; leave one that is in use.
+
+    A connection of the wrong type, for datagrams, is what tells them apart: it is refused if no socket is
+    bound to the file, and otherwise fails with EPROTOTYPE, whether that socket listens already or not
+    (unix(7)). A process that has bound it and does not listen yet is not disturbed.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(PROBE_TIMEOUT)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            probe.setblocking(False)
             probe.connect(path)
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.unlink(path)
+    except OSError as error:
+        if error.errno != errno.EPROTOTYPE:
+            raise
 
 
 def _reason(error: Exception) -> str:

@@ -69,10 +69,15 @@ DEPARTURE_COST: Final = 6
 MAX_DEPARTURES: Final = 128
 # The most bytes read in all from a connection that broke: no system's receive buffer holds more.
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
-# The most TLS handshakes that are continued in one turn: a step takes 6 ms if the key has 4,096 bits.
+# The most channels without a member that are read in one turn. A read takes some 20 µs.
+MAX_STRANGER_READS: Final = 128
+# The most of those with TLS, which shake hands: a step takes 6 ms if the key has 4,096 bits.
 MAX_HANDSHAKES: Final = 4
-# Seconds without accepting after an error such as too few descriptors: the listeners would stay ready, and
-# the loop would spin.
+# The most of those that are read before the memory that is left is checked again. The share of each is a few
+# KiB where there are many.
+MAX_UNCHECKED_READS: Final = 16
+# Seconds without accepting when memory is low, or after an error such as too few descriptors: the listeners
+# would stay ready, and the loop would spin.
 ACCEPT_PAUSE: Final = 0.5
 # If a wait takes this many seconds longer than it should, or a turn takes this many seconds, the process was
 # stopped.
@@ -97,6 +102,9 @@ class Handler(Protocol):
 
     def on_connection(self, sock: socket.socket, peer: str) -> None:
         """Take over a connection that has arrived, or close it."""
+
+    def has_memory(self) -> bool:
+        """Tell whether there is memory for channels that have not joined; if not, disconnect all of them."""
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Handle a line and return None, or do nothing and return what the line must wait for.
@@ -203,6 +211,12 @@ class Loop:
         self.channels.clear()
         self._selector.close()
 
+    def pause_accepting(self) -> None:
+        """Accept no connections for a while; the kernel keeps those that arrive."""
+        self.acceptor.pause()
+        if not self.is_stopping:
+            self._accept_pause.start_once(None, self.now)
+
     def on_readable(self, sock: socket.socket, callback: Callable[[], None]) -> None:
         """Call ``callback`` in the loop when ``sock`` is readable: this is how signals arrive."""
         self._selector.register(sock, selectors.EVENT_READ, callback)
@@ -240,15 +254,21 @@ class Loop:
             if not isinstance(channel, Channel):
                 channel()
                 continue
-            if events & selectors.EVENT_READ and channel.can_read:
-                if channel.tls and channel.state in STRANGERS:
+            # ``can_read``, without the call.
+            state = channel.state
+            if (
+                events & selectors.EVENT_READ
+                and channel.waits_for is None
+                and state is not ChannelState.JOINING
+            ):
+                if state in STRANGERS:
                     strangers.append(channel)
                 elif reader.departures < MAX_DEPARTURES:
                     reader.read(channel, reader.share)
             if events & selectors.EVENT_WRITE:
                 self.sender.flush(channel)
         if strangers or reader.put_off:
-            reader.shake_hands(strangers)
+            reader.read_strangers(strangers)
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for events, and take time in which the process was stopped out of the clock.
@@ -285,7 +305,7 @@ class Loop:
         for sock, peer, _ in self.acceptor.accept():
             self._handler.on_connection(sock, peer)
         if self.acceptor.paused:
-            self._accept_pause.start_once(None, self.now)
+            self.pause_accepting()
 
     def _close_finished(self) -> None:
         if self.is_stopping:
@@ -337,7 +357,7 @@ class Reader:
         budget: the bytes that a turn reads in all.
         departures: how many channels have departed in this turn.
         draining: the channels whose connection broke, each with the bytes that may still be read from it.
-        put_off: the channels whose TLS handshake had to wait, oldest first.
+        put_off: the strangers that were not read although they were ready, oldest first.
     """
 
     def __init__(self, log: Log, handler: Handler, pace: Pace, sender: Sender) -> None:
@@ -457,13 +477,23 @@ class Reader:
                 self.draining.pop(channel, None)
                 self._handler.on_end(channel, "connection lost")
 
-    def shake_hands(self, strangers: list[Channel]) -> None:
-        """Read a few of these TLS channels, which have not said HELLO: those that waited longest."""
+    def read_strangers(self, strangers: list[Channel]) -> None:
+        """Read some of these channels, which have not joined: those that have waited longest."""
         order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))
-        for channel in strangers[:MAX_HANDSHAKES]:
-            self.read(channel, MIN_READ_BYTES)
-        self.put_off = strangers[MAX_HANDSHAKES:]
+        self.put_off = []
+        reads = handshakes = 0
+        for channel in strangers:
+            if reads % MAX_UNCHECKED_READS == 0 and not self._handler.has_memory():
+                self.put_off = []
+                return
+            is_over = reads == MAX_STRANGER_READS or self.departures >= MAX_DEPARTURES
+            if is_over or (channel.tls and handshakes == MAX_HANDSHAKES):
+                self.put_off.append(channel)
+                continue
+            reads += 1
+            handshakes += channel.tls is not None
+            self.read(channel, MIN_READ_BYTES if channel.tls else self.share)
 
     def forget(self, channel: Channel) -> None:
         """Note that a channel is closed."""

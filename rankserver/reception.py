@@ -2,11 +2,13 @@
 
 Until then they are called strangers. A stranger must say HELLO within ``--handshake-timeout``. A bad token is
 answered only after a delay, so that guessing is slow; no other client waits meanwhile. When there are too
-many strangers, the door says which of them to close.
+many strangers, the door says which of them to close. When memory is low, all of them are closed, and nobody
+is accepted for a while.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from typing import Final, Protocol
@@ -16,8 +18,10 @@ from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure
 from rankserver.clist import Log
 from rankserver.config import Config
 from rankserver.door import Door
+from rankserver.logs import event
 from rankserver.loop import MIN_READ_BYTES, Loop
 from rankserver.membership import Membership
+from rankserver.memory import Reserve
 from rankserver.telemetry import Telemetry
 from rankserver.tokens import Tokens
 from rankserver.wire import codes, frames, protocol
@@ -63,6 +67,7 @@ class Reception:
         self, config: Config, log: Log, host: Host, tokens: Tokens | None, context: ssl.SSLContext | None
     ) -> None:
         self.door = Door(config.capacity, config.max_per_address, tokens)
+        self._reserve = Reserve()
         self._config = config
         self._log = log
         self._host = host
@@ -87,12 +92,10 @@ class Reception:
     def receive(self, sock: socket.socket, peer: str) -> None:
         """Take over a connection that has arrived, or close it."""
         loop, telemetry = self._host.loop, self._host.telemetry
-        context = None if peer.startswith("unix:") else self._context
-        try:
-            channel = Channel(sock, peer, self._log, context)
-        except MemoryError:
-            telemetry.on_not_accepted(peer, NO_MEMORY.text, loop.now)
+        channel = self._channel(sock, peer)
+        if channel is None:
             sock.close()
+            telemetry.on_not_accepted(peer, NO_MEMORY.text, loop.now)
             return
         loop.add(channel)
         self.door.enter(channel)
@@ -101,13 +104,31 @@ class Reception:
         loop.sender.send(channel, self._info)
         telemetry.on_connected(channel, loop.now)
         if self.door.is_crowded(channel):
-            text = f"the limit is {self._config.max_per_address} connections from one address"
+            text = f"the limit is {self.door.max_per_address} connections from one address"
             self._host.depart(channel, Departure(codes.FULL, text))
             return
         if not channel.tls:
             # Most clients say HELLO at once: it has arrived already, and reading it now saves a turn.
             loop.reader.read(channel, MIN_READ_BYTES)
         loop.sender.watch(channel)
+
+    def has_memory(self) -> bool:
+        """Tell whether there is memory for strangers; if not, close them all, and accept none for a while."""
+        loop = self._host.loop
+        if self._reserve.is_intact(loop.now):
+            return True
+        loop.pause_accepting()
+        strangers = self.door.everybody()
+        event(logging.WARNING, "memory is low", strangers=len(strangers))
+        for stranger in strangers:
+            self._host.depart(stranger, NO_MEMORY)
+            self.door.forget(stranger)
+            loop.sender.finish(stranger)
+        return False
+
+    def release_memory(self) -> None:
+        """Give back the memory that is held for members, who need it now. Further calls do nothing."""
+        self._reserve.release()
 
     def on_frame(self, channel: Channel, frame: frames.ClientFrame) -> None:
         """Handle the first frame of a connection, which must be a HELLO."""
@@ -134,14 +155,27 @@ class Reception:
     def close_excess(self) -> None:
         """Close strangers while there are too many."""
         sender = self._host.loop.sender
-        text = "too many connections are waiting to join; this one has waited longest"
+        text = "too many connections are waiting to join"
         while (stranger := self.door.excess()) is not None:
+            if self.door.is_silent(stranger) and _has_begun(stranger):
+                self.door.begin(stranger)
+                continue
             self._host.depart(stranger, Departure(codes.TIMEOUT, text))
             self.door.forget(stranger)
             sender.flush(stranger)
             # If its BYE was sent only in part, it is given time to take the rest.
             if not stranger.wants_write:
                 sender.finish(stranger)
+
+    def _channel(self, sock: socket.socket, peer: str) -> Channel | None:
+        """Return a channel for a connection; None if there is no memory for it."""
+        if not self.has_memory():
+            return None
+        context = None if peer.startswith("unix:") else self._context
+        try:
+            return Channel(sock, peer, self._log, context)
+        except MemoryError:
+            return None
 
     def _penalize(self, channel: Channel, text: str) -> None:
         """Answer a bad token, but only after a delay."""
@@ -158,3 +192,11 @@ class Reception:
     def _on_no_hello(self, channel: Channel) -> None:
         text = f"no HELLO within {self._config.handshake_timeout:g} seconds"
         self._host.depart(channel, Departure(codes.TIMEOUT, text))
+
+
+def _has_begun(stranger: Channel) -> bool:
+    """Tell whether a stranger has sent what a client sends first. With TLS, at most one system call.
+
+    TLS handshakes wait for one another, so it may have arrived, and not be received yet.
+    """
+    return stranger.tls.has_begun() if stranger.tls else stranger.heard_at > 0

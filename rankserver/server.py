@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rankserver.channel import Blocker, Channel, ChannelState, Departure, Wait
+from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
 from rankserver.config import Config
 from rankserver.farewell import Farewells
@@ -118,6 +118,7 @@ class Server:
         """Log what was left out, close every socket and free all memory. Closing twice is allowed."""
         self.telemetry.close()
         self.loop.close()
+        self._reception.release_memory()
         self.state.log.close()
 
     def reload(self, tokens: Tokens | None, context: ssl.SSLContext | None) -> None:
@@ -154,6 +155,10 @@ class Server:
     def on_connection(self, sock: socket.socket, peer: str) -> None:
         """Take over a connection that has arrived, or close it."""
         self._reception.receive(sock, peer)
+
+    def has_memory(self) -> bool:
+        """Tell whether there is memory for strangers; if not, disconnect all of them."""
+        return self._reception.has_memory()
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Handle a line and return None, or do nothing and return what the line must wait for."""
@@ -193,6 +198,8 @@ class Server:
             return
         channel.departure = departure
         self.loop.reader.charge_departure()
+        if departure is NO_MEMORY:  # to depart takes some
+            self._reception.release_memory()
         self.loop.pace.forget(channel)
         channel.cursor.ignore()
         self.is_unsettled = True
@@ -210,7 +217,12 @@ class Server:
             self.farewells.begin(channel)
 
     def settle(self) -> None:
-        """Make the joins and leaves of this turn count, and close strangers if there are too many."""
+        """Make the joins and leaves of this turn count, and close strangers if there are too many.
+
+        Strangers are closed if memory is low as well, whoever uses it.
+        """
+        if self._reception.door.strangers:
+            self._reception.has_memory()
         if self.collects:
             self._apply_ready()
             self.membership.resume()

@@ -36,6 +36,7 @@ Source: Python's ssl module, "Memory BIO Support"; RFC 8446.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -47,6 +48,12 @@ from rankserver.clist import Cursor, Flushed
 from rankserver.tls_common import MAX_RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
+# How a TLS handshake begins: the type, the major version, ..., and after the record's header the type of the
+# ClientHello (RFC 8446, sections 5.1 and 4).
+HANDSHAKE_RECORD: Final = 22
+MAJOR_VERSION: Final = 3
+CLIENT_HELLO: Final = 1
+HEAD_BYTES: Final = 6
 # The most bytes received in one call. With the beginning of a record that was received before, they must fit
 # one read of the core.
 MAX_RECEIVE_BYTES: Final = 256 * 1024
@@ -120,6 +127,8 @@ class TlsTransport:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # The first bytes that were received.
+        self._head = b""
         # Whether the handshake is done.
         self._is_open = False
         # Whether we have said that nothing more comes from us.
@@ -148,6 +157,8 @@ class TlsTransport:
             return 0
         received = self._sock.recv(min(size, self._window()))
         self.ended = not received
+        if len(self._head) < HEAD_BYTES:
+            self._head += received[: HEAD_BYTES - len(self._head)]
         try:
             # A handshake that is not done when we have said all is not continued: nothing could be sent.
             data = self._decrypt(received) if self._is_open or not self._is_shut else b""
@@ -159,6 +170,18 @@ class TlsTransport:
         self._decrypted += len(data)
         self._idle = max(self._idle + len(received) - MAX_BYTES_PER_DATA * len(data), 0)
         return len(received)
+
+    def has_begun(self) -> bool:
+        """Tell whether the peer has sent the beginning of a TLS handshake, received or not.
+
+        At most one system call.
+        """
+        head = self._head
+        if len(head) < HEAD_BYTES:
+            with contextlib.suppress(OSError):  # nothing has arrived, or the connection is lost
+                head += self._sock.recv(HEAD_BYTES - len(head), socket.MSG_PEEK)
+        is_whole = len(head) == HEAD_BYTES
+        return is_whole and (head[0], head[1], head[-1]) == (HANDSHAKE_RECORD, MAJOR_VERSION, CLIENT_HELLO)
 
     def flush(self) -> Flushed:
         """Send pending output, in a bounded number of system calls; like ``Cursor.flush``."""

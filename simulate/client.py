@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from rankserver.channel import Channel
 from rankserver.wire import codes
-from simulate.costs import is_long
 from simulate.expectations import ComposedCommand, Due, Expectations, no_such_ask
 from simulate.link import Link
 from simulate.truth import Truth, Violation
@@ -67,7 +66,7 @@ class SimClient:
         truth: what was logged so far.
 
     Attributes:
-        has_long_hello: others may be handled before its HELLO, because that is long.
+        hello_number: the number of its HELLO among those that were handled; 0 before.
         understands: it can read what it gets, which is not so in plain text if the server uses TLS.
         name: the name that it asked for, and then the one in its WELCOME.
         view: what it derives from the log.
@@ -84,7 +83,7 @@ class SimClient:
         self.manner = manner
         self.rank_class = rank_class
         self.link = link
-        self.has_long_hello = False
+        self.hello_number = 0
         self.understands = True
         self.name = ""
         self.view = View(self, truth)
@@ -101,17 +100,16 @@ class SimClient:
         return f"#{self.number} ({self.manner.value})"
 
     @property
-    def arrival(self) -> int:
-        """When the end of its HELLO was received: the call that received it, 0 before."""
-        return int(self.link.conn.mark_tick)
+    def place(self) -> tuple[int, int]:
+        """Return the key that orders ranks: its class, and the number of its HELLO among those handled."""
+        return self.rank_class, self.hello_number
 
     # --- what it sends ---
 
     def hello(self, fields: dict[str, Any]) -> None:
-        """Compose HELLO, and mark its end, whose arrival decides the rank."""
+        """Compose HELLO, and mark its end, whose arrival decides when it is handled."""
         self.name = fields.get("name", "")
         line = b"HELLO " + json.dumps(fields).encode() if fields else b"HELLO"
-        self.has_long_hello = is_long(len(line))
         self.link.say(line)
         self.link.mark()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import rankserver.loop
 import rankserver.pace
-from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
+from rankserver.channel import NO_MEMORY, STRANGERS, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
 from rankserver.farewell import MAX_CLOSE_TIMEOUT
 from rankserver.members import NOBODY
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 WAIT_SLACK: Final = 1.1
 # Seconds in which a client's input may not have been read: readiness may be reported a few turns late.
 JUST_NOW: Final = 0.01
-# Bytes of private frames that one line, or the loop, may add for a client: a roster and some frames.
+# Bytes of private frames that one line, or the loop, may add for a client besides what an answer contains: a
+# roster and some frames.
 PRIVATE_SLACK: Final = 1200
 # Heartbeats of silence before which no member may be taken for dead: two, less a stop that went unnoticed.
 MIN_SILENT_HEARTBEATS: Final = 1.5
@@ -55,6 +56,9 @@ class Invariants:
         self._held_at: int | None = None
         # What this turn has spent on long lines and on short ones, by whether they are long.
         self._spent = {False: 0, True: 0}
+        # When the last HELLO that was handled had arrived, by whether it was long, and how many there were.
+        self._hello_at = {False: 0, True: 0}
+        self._hellos = 0
         # The clients that make others wait, and since when.
         self._behind_since: dict[SimClient, float] = {}
 
@@ -76,6 +80,7 @@ class Invariants:
         self.run.world.meter.check_turn()
         self._check_channels()
         self._check_bounds(log)
+        self._check_door()
         self._check_waiting()
         if self.run.turns % THOROUGH_TURNS == 0:
             for channel in self.server.loop.channels.values():
@@ -96,6 +101,22 @@ class Invariants:
             may_wait = joins_wait or channel.state is ChannelState.JOINING
             if not may_wait and not client.link.conn.reset and not channel.wants_write:
                 self._check_all_sent(channel)
+
+    def _check_door(self) -> None:
+        """Check that the door knows all strangers, that they are few, and none if memory is low."""
+        door, channels = self.server._reception.door, self.server.loop.channels.values()
+        waiting = {channel for channel in channels if channel.state in STRANGERS}
+        if {*door._silent, *door._begun} != waiting:
+            raise Violation(f"{waiting} have not joined, and the door has {door.everybody()}")
+        if door.strangers != len(door.everybody()):
+            raise Violation(f"the door counts {door.strangers} strangers, and has {door.everybody()}")
+        if door.strangers > door.max_strangers:
+            raise Violation(f"{door.strangers} strangers, more than {door.max_strangers}")
+        # With TLS, what has arrived and was not received counts as well.
+        if any(channel.heard_at == 0 and not channel.tls for channel in door._begun):
+            raise Violation("a client that has sent nothing counts as begun")
+        if self.run.reserve.was_low and waiting:
+            raise Violation(f"{waiting} are still connected, and memory is low")
 
     def _check_state(self, channel: Channel) -> None:
         is_member = self.server.state.roster.by_id.get(channel.member.id) is channel.member
@@ -126,10 +147,8 @@ class Invariants:
     def _check_private(self, channel: Channel) -> None:
         """Check that the private frames of a member hardly exceed what makes others wait for it."""
         queued = channel.cursor.queued()
-        if (
-            queued > rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK
-            and channel.state is ChannelState.JOINED
-        ):
+        most = rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK + self.scenario.config.max_line
+        if queued > most and channel.state is ChannelState.JOINED:
             raise Violation(f"{queued} bytes of private frames wait for {client_of(channel)}")
 
     def _check_cut(self, channel: Channel) -> None:
@@ -195,13 +214,24 @@ class Invariants:
         one = min(self.scenario.read_bytes, 4000) + 2 * self.scenario.config.max_line
         return 5 * many * one + 4000
 
-    def check_line(self, line: bytes) -> None:
+    def check_line(self, channel: Channel, line: bytes) -> None:
         """Check that a turn handles a line only while it may spend more on lines of its kind."""
         cost = 1 + len(line) // rankserver.loop.BYTES_PER_UNIT
         is_long = cost > rankserver.loop.MIN_COST
         if self._spent[is_long] >= rankserver.loop.MAX_COST:
             raise Violation(f"lines that cost {self._spent[is_long]} were handled, and another one is")
         self._spent[is_long] += cost
+        if channel.state is ChannelState.HANDSHAKE:
+            self._check_hello(client_of(channel), is_long)
+
+    def _check_hello(self, client: SimClient, is_long: bool) -> None:
+        """Check that a HELLO is handled before those of its kind that have arrived later."""
+        arrived = int(client.link.conn.mark_tick)
+        if 0 < arrived < self._hello_at[is_long]:
+            raise Violation(f"the HELLO of {client} was overtaken by another one")
+        self._hello_at[is_long] = max(self._hello_at[is_long], arrived)
+        self._hellos += 1
+        client.hello_number = self._hellos
 
     def check_departure(self, channel: Channel, departure: Departure) -> None:
         """Check that the server may disconnect a client for the reason that it gives."""
@@ -223,7 +253,8 @@ class Invariants:
 
     def _check_ended(self, client: SimClient, departure: Departure) -> None:
         if departure == NO_MEMORY:
-            has_faults = self.scenario.memory_faults or self.scenario.handler_faults
+            scenario = self.scenario
+            has_faults = scenario.memory_faults or scenario.handler_faults or self.run.reserve.was_low
             if not has_faults or self.run.calm_since is not None:
                 raise Violation(f"{client} departs for lack of memory, and there was enough")
         elif client.understands and not (client.link.has_left or client.link.conn.reset):

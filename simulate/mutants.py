@@ -113,6 +113,24 @@ MUTANTS: Final = (
         "    if (log->block_size - block->used + 20 < n)\n",
     ),
     Mutant(
+        "a stranger stays although memory is low",
+        "reception.py",
+        "        strangers = self.door.everybody()\n",
+        "        strangers = self.door.everybody()[1:]\n",
+    ),
+    Mutant(
+        "a refused stranger also counts as one that waits",
+        "door.py",
+        "        self.forget(channel)\n        self._refused[channel] = None\n",
+        "        self.strangers -= 1\n        self._refused[channel] = None\n",
+    ),
+    Mutant(
+        "an address stays as crowded as it was",
+        "door.py",
+        "        if after > self._most or self._most not in self._hosts:\n",
+        "        if after > self._most:\n",
+    ),
+    Mutant(
         "the answer goes to the one who answers",
         "state.py",
         "self._observer.tell(self.roster.by_id[asker], frame)",
@@ -217,8 +235,8 @@ MUTANTS: Final = (
     Mutant(
         "a turn continues all handshakes",
         "loop.py",
-        "for channel in strangers[:MAX_HANDSHAKES]:",
-        "for channel in strangers:",
+        "if is_over or (channel.tls and handshakes == MAX_HANDSHAKES):",
+        "if is_over:",
     ),
     Mutant(
         "a channel is read though its input is not used up",

@@ -54,6 +54,7 @@ BOUNDS: Final = {
     "MIN_COST": (1, 2),
     "BYTES_PER_UNIT": (0, 5, 50),
     "MAX_DEPARTURES": (0, 1, 2),
+    "MAX_STRANGER_READS": (0, 1, 2),
     "MAX_HANDSHAKES": (0, 1, 2),
     "MAX_UNSENT": (0, 2, 3),
     "MAX_PRIVATE_BYTES": (0, 200, 2000),

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from client import bounds
+from tests.support.executing import another_user
+from tests.support.paths import ROOT
 from tests.support.program import ClientProgram, run
 from tests.support.rawclient import RawClient
 from tests.support.servers import ServerProcess
@@ -37,7 +41,9 @@ def agent(server: ServerProcess) -> Iterator[Callable[..., ClientProgram]]:
     with ExitStack() as stack:
 
         def start(*arguments: str) -> ClientProgram:
-            options = ("--stay", "--exec", *arguments)
+            # Where root cannot limit a command, the agent would say so.
+            limit = () if bounds.find().can_limit else ("--max-processes", "0")
+            options = ("--stay", *limit, "--exec", *arguments)
             program = stack.enter_context(ClientProgram(server.where, *options, stdin=subprocess.DEVNULL))
             assert program.line().startswith("connected to")
             return program
@@ -119,6 +125,39 @@ def test_a_client_that_may_execute_nothing_says_so_at_the_start(server: ServerPr
     for kind in ("program", "shell"):
         _, _, err = run(server.where, "--exec", kind)
         assert err == "nothing is executed here: --allow FILE or --allow-all says what may be\n"
+
+
+def test_a_command_cannot_read_its_agents_environment(server: ServerProcess) -> None:
+    options = ("--stay", "--exec", "shell", "--allow-all")
+    started = {"stdin": subprocess.DEVNULL, **another_user()}
+    with ExitStack() as stack:
+        top = stack.enter_context(RawClient(server.address))
+        top.hello("top")
+        program = stack.enter_context(ClientProgram(server.where, *options, **started))
+        assert program.line().startswith("connected to")
+        top.expect(b"JOIN ")
+        top.send(f"ASK cat /proc/{program.process.pid}/environ\n".encode())
+        top.expect(b"ASK ")
+        answer = json.loads(top.expect(b"RES ").partition(b" fail ")[2])
+    assert answer["out"].endswith("Permission denied\n")
+
+
+def test_an_agent_says_once_that_it_cannot_limit_processes(
+    server: ServerProcess, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+import sys
+from client import bounds, cli
+bounds.find = lambda: bounds.Means((), counts=False, has_rlimit=False)
+sys.exit(cli.main())
+"""
+    for option, said in ((), True), (("--max-processes", "0"), False):
+        argv = [sys.executable, "-c", text, server.where, "--exec", "shell", "--allow-all", *option]
+        subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
+        err = capfd.readouterr().err
+        assert err.splitlines() == said * [
+            "the processes of a command cannot be limited here: see --max-processes in docs/executing.md"
+        ]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -376,7 +376,9 @@ class Arena:
     def __enter__(self) -> Arena:
         options = ("--log-level", "error", *self._options)
         self._server = self._stack.enter_context(
-            ServerProcess(1_000, *options, unix=self._unix, tls=self._tls, module="tests.support.few_asks")
+            ServerProcess(
+                1_000, *options, unix=self._unix, tls=self._tls, program=("-m", "tests.support.few_asks")
+            )
         )
         self._previous = RandomClient(self._server, "first", token="0" if self._options else None)
         self._previous.hello()

@@ -30,6 +30,9 @@ Connect = Callable[[ServerProcess], RawClient]
 Join = Callable[..., list[RawClient]]
 Serve = Callable[..., ServerProcess]
 
+# More signals than the socket that wakes the loop has room for.
+MANY_SIGNALS = 10_000
+
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a server that must end by itself."""
@@ -293,6 +296,32 @@ def test_a_second_signal_ends_it_at_once_with_130(server: ServerProcess, join: J
     server.process.send_signal(signum)
     lingering.expect(b"BYE shutdown ")
     assert server.stop(signum) == 130
+
+
+# A server that is sent thousands of signals and then SIGTERM during one turn, in which it handles a PING.
+FLOODED = f"""
+import os, signal
+from rankserver import cli
+from rankserver.server import Server
+
+def on_ping(self, channel, frame):
+    for _ in range({MANY_SIGNALS}):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+Server._on_ping = on_ping
+raise SystemExit(cli.main())
+"""
+
+
+def test_thousands_of_signals_in_one_turn_hide_no_sigterm(serve: Serve, join: Join) -> None:
+    server = serve(8, program=("-c", FLOODED))
+    (member,) = join(server, "a")
+    member.send(b"PING\n")
+    assert member.rest() == [b"BYE shutdown the server is stopping"]
+    member.close()
+    assert server.wait() == 0
+    assert 1 <= sum(" report " in line for line in server.log().splitlines()) < MANY_SIGNALS
 
 
 # --- what it logs -----------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from rankserver.door import MIN_STRANGERS
 from tests.support.rawclient import READ_SIZE, RawClient
 from tests.support.servers import ServerProcess
-from tests.support.tls_peer import Certificates, TlsAddress, TlsSocket, old_version
+from tests.support.tls_peer import Certificates, SlowHandshake, TlsAddress, old_version
 from tests.support.waiting import BOUND
 
 Connect = Callable[[ServerProcess], RawClient]
@@ -114,26 +115,6 @@ def test_tls_to_a_plain_server_fails_at_once(
 # --- the handshake ----------------------------------------------------------------------------
 
 
-class SlowHandshake:
-    """A client whose test decides how slowly its side of the handshake is sent."""
-
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self.sock = sock
-        self.tls = TlsSocket(sock, context)
-        with contextlib.suppress(ssl.SSLWantReadError):
-            self.tls.tls.do_handshake()
-        self.hello = self.tls._outgoing.read()
-
-    def finish(self, more: bytes = b"") -> bytes:
-        """Read the server's part of the handshake; return ours, followed by ``more``."""
-        while True:
-            self.tls._incoming.write(self.sock.recv(READ_SIZE))
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self.tls.tls.do_handshake()
-                finished = self.tls._outgoing.read()
-                return finished + self.tls.encrypted(more)
-
-
 def test_a_handshake_byte_by_byte_succeeds_and_delays_nobody(
     server: ServerProcess, join: Join, certificates: Certificates
 ) -> None:
@@ -182,6 +163,37 @@ def test_data_sent_with_the_end_of_the_handshake_is_served(
         received = b""
         while b"CMD 2 0 x\n" not in received:
             received += slow.tls.recv(READ_SIZE)
+
+
+def test_a_flood_that_only_connects_pushes_out_no_handshake(
+    serve: Serve, certificates: Certificates, join: Join
+) -> None:
+    server = serve(30, tls=certificates)
+    (member,) = join(server, "a")
+    with contextlib.ExitStack() as stack:
+
+        def flood() -> None:
+            for number in range(3 * MIN_STRANGERS):
+                stack.enter_context(plain(server))
+                if number % 10 == 0:
+                    member.settle()
+
+        handshakes = [
+            SlowHandshake(stack.enter_context(plain(server)), certificates.client) for _ in range(20)
+        ]
+        for slow in handshakes:
+            slow.sock.sendall(slow.hello)
+        flood()
+        ends = [slow.finish(b"HELLO\n") for slow in handshakes]
+        for slow, end in zip(handshakes, ends, strict=True):
+            slow.sock.sendall(end[:100])
+        flood()
+        for slow, end in zip(handshakes, ends, strict=True):
+            slow.sock.sendall(end[100:])
+            received = b""
+            while b"WELCOME " not in received:
+                received += slow.tls.recv(READ_SIZE)
+    assert "too many connections" in server.log()
 
 
 # --- records ----------------------------------------------------------------------------------

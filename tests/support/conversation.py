@@ -42,6 +42,9 @@ class LineHandler:
     def on_connection(self, sock: socket.socket, peer: str) -> None:
         raise AssertionError(f"nobody connects: {sock} {peer}")
 
+    def has_memory(self) -> bool:
+        return True
+
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         if channel.state is ChannelState.HANDSHAKE:
             channel.move(ChannelState.JOINING)

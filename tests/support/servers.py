@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -34,9 +34,9 @@ class ServerProcess:
         options: further command-line options, such as ``"--heartbeat", "1"``.
         unix: the path of a further Unix socket to listen on, which is then the ``address``.
         tls: the certificates, if it must use TLS; they are part of the ``address``.
+        program: what Python runs.
         cwd: the directory to run in.
         stderr: the descriptor for its standard error, instead of the file behind ``log``.
-        module: the module to run as the server.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class ServerProcess:
         *options: str,
         unix: Path | None = None,
         tls: Certificates | None = None,
+        program: Sequence[str] = ("-m", "rankserver"),
         cwd: Path = ROOT,
         stderr: int | None = None,
-        module: str = "rankserver",
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up
-        command = [*WRAPPER, sys.executable, "-m", module, str(capacity), *DEFAULTS, *options]
+        command = [*WRAPPER, sys.executable, *program, str(capacity), *DEFAULTS, *options]
         if unix is not None:
             command += ["--unix", str(unix)]
         if tls is not None:

@@ -161,6 +161,29 @@ class TlsSocket:
             self.plain.sendall(data)
 
 
+class SlowHandshake:
+    """A client whose test decides how slowly its side of the handshake is sent."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self.sock = sock
+        self.tls = TlsSocket(sock, context)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.tls.do_handshake()
+        self.hello = self.tls._outgoing.read()
+
+    def finish(self, more: bytes = b"") -> bytes:
+        """Read the server's part of the handshake; return ours, followed by ``more``."""
+        while True:
+            data = self.sock.recv(RECORD)
+            if not data:
+                raise ConnectionResetError("the server closed in the handshake")
+            self.tls._incoming.write(data)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.tls.tls.do_handshake()
+                finished = self.tls._outgoing.read()
+                return finished + self.tls.encrypted(more)
+
+
 def old_version(version: ssl.TLSVersion) -> ssl.SSLContext:
     """Return a client context that speaks only this version of TLS and trusts any server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -128,8 +128,10 @@ class SteppedServer:
             self.selector.now = min(self.selector.now + step, end)
             self.turn()
 
-    def connect(self, peer: str = "unix:") -> SteppedClient:
+    def connect(self, peer: str = "unix:", sent: bytes = b"") -> SteppedClient:
+        """Connect a client that has sent something before it is accepted, if anything."""
         ours, theirs = socket.socketpair()
+        theirs.sendall(sent)
         ours.setblocking(False)
         theirs.setblocking(False)
         fd = ours.fileno()

@@ -62,6 +62,10 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--delay", "inf"], "argument --delay: 'inf' is not a number of seconds of at least 0"),
         (["--timeout", "nan"], "argument --timeout: 'nan' is not a number of seconds of at least 0"),
         (["--output-limit", "-1"], "argument --output-limit: '-1' is not a whole number of at least 0"),
+        (
+            ["--max-processes", "-1"],
+            "argument --max-processes: '-1' is not a whole number from 0 to 4194304",
+        ),
         (["--exec", "perl"], "argument --exec: 'perl' is not simulate, program, shell or handler PATH"),
         (["--exec", "handler"], "argument --exec: 'handler' is not simulate, program, shell or handler PATH"),
         (["--exec", "shell x"], "argument --exec: 'shell x' is not simulate, program, shell or handler PATH"),
@@ -85,7 +89,13 @@ def test_a_bad_value_is_one_line(
     [
         *(
             (option.split(), f"{option.split()[0]} needs --exec program, --exec shell or --exec handler PATH")
-            for option in ("--allow-all", "--timeout 0", "--output-limit 0", "--workdir .")
+            for option in (
+                "--allow-all",
+                "--timeout 0",
+                "--output-limit 0",
+                "--workdir .",
+                "--max-processes 0",
+            )
         ),
         (["--allow", "f"], "--allow needs --exec program or --exec handler PATH"),
         (["--exec", "shell", "--delay", "0"], "--delay needs --exec simulate"),
@@ -177,12 +187,16 @@ def test_an_executor_is_made_of_the_options(tmp_path: Path) -> None:
     handler.write_text("#!/bin/sh\n")
     handler.chmod(0o700)
     arguments = ["--exec", "handler", str(handler), "--workdir", str(tmp_path), "--timeout", "5"]
-    for given, limit in (([], 32_768), (["--output-limit", "0"], 0)):
+    for given, limit, processes in (
+        ([], 32_768, 512),
+        (["--output-limit", "0", "--max-processes", "0"], 0, 0),
+    ):
         options = cli._parser().parse_args(cli._unambiguous([*arguments, *given]))
         cli._check(options)
         executor = vars(cli._executor(options))
         assert executor["_path"] == str(handler)
         terms = executor["_options"]
         assert (terms.workdir, terms.timeout, terms.output_limit) == (str(tmp_path), 5, limit)
+        assert terms.max_processes == processes
     assert vars(cli._executor(cli._parser().parse_args([])))["_delay"] == 1
     assert vars(cli._executor(cli._parser().parse_args(["--delay", "0"])))["_delay"] == 0

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client import policy
 from client.policy import Policy
@@ -37,8 +40,31 @@ from rankserver.wire.exceptions import ConfigError
         ("kill [0-9]", ["kill", "7"], True),
         ("kill [0-9]", ["kill", "a"], False),
         ("kill ?", ["kill", "77"], False),
-        # Quotes make words, but do not disable patterns.
-        ("ls '*'", ["ls", "a"], True),
+        # What is quoted stands for itself.
+        ("echo '*'", ["echo", "foo"], False),
+        ("echo '*'", ["echo", "*"], True),
+        ('echo "*"', ["echo", "foo"], False),
+        ('echo "*"', ["echo", "*"], True),
+        (r"echo \*", ["echo", "foo"], False),
+        (r"echo \*", ["echo", "*"], True),
+        ("echo '?'", ["echo", "a"], False),
+        ("echo '[a]'", ["echo", "a"], False),
+        ("echo '[a]'", ["echo", "[a]"], True),
+        ("echo '[*]'", ["echo", "*"], False),
+        ("ls '...'", ["ls", "a"], False),
+        ("ls '...'", ["ls", "..."], True),
+        (r"ls \...", ["ls", "a", "b"], False),
+        (r"ls \...", ["ls", "..."], True),
+        # Only what is quoted does.
+        ("""ls /a' 'b*"*"?""", ["ls", "/a bcd*e"], True),
+        ("""ls /a' 'b*"*"?""", ["ls", "/a bcdde"], False),
+        ("ls [ab]'*'", ["ls", "b*"], True),
+        ("ls [ab]'*'", ["ls", "bc"], False),
+        ("ls '['*", ["ls", "[x"], True),
+        ("ls '['a]", ["ls", "a"], False),
+        ("ls '!'", ["ls", "!"], True),
+        (r'echo "a\$\"\\*"', ["echo", r'a\$"\*'], True),
+        ("[ -f 'a b' ]", ["[", "-f", "a b", "]"], True),
         ("ls [*]", ["ls", "a"], False),
         ("ls [*]", ["ls", "*"], True),
         # A command is not a pattern.
@@ -114,6 +140,36 @@ def test_a_line_that_cannot_be_split_is_named_by_its_number(tmp_path: Path) -> N
         ConfigError, match=r'^line 3 of the allow file .*: no closing quotation in "echo \'a"$'
     ):
         policy.load(file)
+
+
+@pytest.mark.parametrize("word", ["[']']", "[a'b'c]", r"[\!a]", "a['b'"])
+def test_quotes_in_a_set_are_refused(tmp_path: Path, word: str) -> None:
+    file = tmp_path / "allow"
+    file.write_text(f"uptime\nls {word}\n")
+    with pytest.raises(
+        ConfigError, match=r"^line 2 of .*: quotes and backslashes cannot be used after an open"
+    ):
+        policy.load(file)
+
+
+@given(st.text("ab ]!-'\"\\\t#$é\u00a0\u2028"))
+def test_a_line_is_split_as_a_shell_would_split_it(line: str) -> None:
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        with pytest.raises(ValueError, match="No "):
+            policy.split(line)
+    else:
+        assert policy.split(line) == words
+
+
+@given(st.text("ab *?[].!-#$é\u00a0\\\"'", min_size=1))
+def test_a_quoted_word_allows_itself_and_nothing_else(word: str) -> None:
+    quoted = "'" + word.replace("'", r"'\''") + "'"
+    allow = Policy([policy.split(f"echo {quoted}")])
+    assert allow.allows(["echo", word])
+    assert not allow.allows(["echo", word, word])
+    assert not any(allow.allows(["echo", other]) for other in ("", "x", f"{word}x", f"x{word}"))
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:

@@ -221,8 +221,8 @@ def test_long_lines_are_handled_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_stranger_that_goes_while_it_is_paused_is_forgotten() -> None:
     with SteppedServer(1000, handshake_timeout=5) as stepped:
-        paused = paused_strangers(stepped, 300)[-1]
-        assert paused.channel.waits_for is Wait.TURN
+        strangers = paused_strangers(stepped, 300)
+        paused = next(stranger for stranger in strangers if stranger.channel.waits_for is Wait.TURN)
         stepped.server.on_end(paused.channel, "connection lost")
         paused.sock.close()
         stepped.until(lambda: paused.state() is ChannelState.CLOSED)

@@ -187,9 +187,52 @@ def test_a_unix_socket_in_use_is_named_and_left_alone(tmp_path: Path, opened: li
     opened.append(listeners.open_unix(path))
     with pytest.raises(ListenError, match=f"^cannot listen on unix:{path}: Address already in use$"):
         listeners.open_unix(path)
-    opened[0].settimeout(BOUND)
-    probe, _ = opened[0].accept()
-    probe.close()
+    with pytest.raises(BlockingIOError):
+        opened[0].accept()  # and its owner notices nothing
+    assert accepts(opened[0])
+
+
+# A socket that was bound by a process which does not listen on it yet, or never will.
+KINDS = [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_unix_socket_that_is_bound_is_left_alone(tmp_path: Path, kind: socket.SocketKind) -> None:
+    path = str(tmp_path / "rank.sock")
+    with socket.socket(socket.AF_UNIX, kind) as bound:
+        bound.bind(path)
+        with pytest.raises(ListenError, match=f"^cannot listen on unix:{path}: Address already in use$"):
+            listeners.open_unix(path)
+        if kind is socket.SOCK_STREAM:
+            bound.listen()
+            assert accepts(bound)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closing_leaves_a_bound_socket_that_replaced_ours(tmp_path: Path, kind: socket.SocketKind) -> None:
+    path = tmp_path / "rank.sock"
+    listener = listeners.open_unix(str(path))
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, kind) as bound:
+        bound.bind(str(path))
+        listeners.close_all([listener])
+        assert path.is_socket()
+
+
+def test_a_stale_file_that_another_removes_first_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[socket.socket]
+) -> None:
+    path = tmp_path / "rank.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    unlink = os.unlink
+
+    def unlink_second(name: str) -> None:
+        unlink(name)
+        unlink(name)
+
+    monkeypatch.setattr(os, "unlink", unlink_second)
+    opened.append(listeners.open_unix(str(path)))
     assert accepts(opened[0])
 
 
@@ -423,6 +466,23 @@ def test_a_connection_lost_before_its_accept_is_skipped(turns: Turns) -> None:
     turns.acceptor.ready.append(Aborting(ours))  # type: ignore[arg-type]
     assert [sock for sock, _, _ in turns.acceptor.accept()] == [ours]
     assert not turns.acceptor.paused
+
+
+def test_accepting_ends_when_it_is_paused_and_loses_nobody(turns: Turns) -> None:
+    for _ in range(3):
+        turns.connect()
+    for key, _ in turns.selector.select(BOUND):
+        key.data()
+    accepted = []
+    for sock, _, _ in turns.acceptor.accept():
+        turns.stack.callback(sock.close)
+        accepted.append(sock)
+        turns.acceptor.pause()
+        turns.acceptor.pause()
+    assert len(accepted) == 1
+    assert len(turns.selector.get_map()) == 0
+    turns.acceptor.resume()
+    assert len(turns.turn()) == 2
 
 
 class Failing:

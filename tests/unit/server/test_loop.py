@@ -13,7 +13,6 @@ from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed
 from rankserver.loop import (
     MANY_CLIENTS,
     MAX_COST,
-    MAX_HANDSHAKES,
     MAX_LATENESS,
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
@@ -117,9 +116,11 @@ def test_a_roster_costs_as_much_as_its_length_in_lines(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("state", [ChannelState.HANDSHAKE, ChannelState.PENALIZED])
-def test_a_turn_reads_few_tls_strangers_and_all_progress(
-    state: ChannelState, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_turn_reads_few_strangers_and_all_progress(
+    state: ChannelState, is_tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "MAX_HANDSHAKES" if is_tls else "MAX_STRANGER_READS", 3)
     with SteppedServer() as stepped:
         clients = [stepped.connect() for _ in range(10)]
         stepped.turn()
@@ -128,14 +129,14 @@ def test_a_turn_reads_few_tls_strangers_and_all_progress(
         served: list[Channel] = []
         with monkeypatch.context() as patch:
             for client in clients:
-                patch.setattr(client.channel, "tls", object())
+                patch.setattr(client.channel, "tls", object() if is_tls else None)
                 patch.setattr(client.channel, "state", state)
             patch.setattr(stepped.loop.reader, "read", lambda channel, _: served.append(channel))
             for turn in range(1, 6):
                 stepped.turn()
-                assert len(served) == turn * MAX_HANDSHAKES
+                assert len(served) == turn * 3
         channels = {client.channel for client in clients}
-        assert set(served[:12]) == set(served[8:]) == channels
+        assert set(served[:12]) == channels
 
 
 # --- connections that break -------------------------------------------------------------------

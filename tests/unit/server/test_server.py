@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
 import pytest
 
 from rankserver.asks import ASKS_PER_LINE
@@ -9,11 +13,12 @@ from rankserver.channel import NO_MEMORY, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Cursor
 from rankserver.door import MIN_STRANGERS
 from rankserver.inputs import Joined, Newcomer
+from rankserver.loop import ACCEPT_PAUSE, MAX_UNCHECKED_READS
 from rankserver.pace import MAX_PRIVATE_BYTES
 from rankserver.reception import TOKEN_PENALTY
 from rankserver.wire import codes, protocol
 from tests.support.memory import no_memory
-from tests.support.turns import SteppedClient, SteppedServer, hello, tokens_by_class
+from tests.support.turns import READ_SIZE, SteppedClient, SteppedServer, hello, tokens_by_class
 
 DEPARTURE = Departure("", "it is a test")
 
@@ -75,15 +80,29 @@ def test_a_stranger_has_bounded_time_however_much_it_sends() -> None:
         assert last_line(client) == b"BYE timeout no HELLO within 5 seconds"
 
 
-def test_the_oldest_stranger_goes_when_there_are_too_many() -> None:
+def test_the_oldest_silent_stranger_goes_when_there_are_too_many() -> None:
     with SteppedServer(1) as stepped:
         strangers = [stepped.connect() for _ in range(MIN_STRANGERS)]
         stepped.turn()
         assert len(stepped.loop.channels) == MIN_STRANGERS
+        strangers[0].send(b"H")
+        stepped.turn()
         stepped.connect()
         stepped.turn()
-        assert last_line(strangers[0]).startswith(b"BYE timeout too many connections are waiting")
-        assert strangers[0].state() is ChannelState.CLOSED
+        assert last_line(strangers[1]) == b"BYE timeout too many connections are waiting to join"
+        assert strangers[1].state() is ChannelState.CLOSED
+        assert strangers[0].state() is ChannelState.HANDSHAKE
+        assert len(stepped.loop.channels) == MIN_STRANGERS
+
+
+def test_what_has_arrived_before_the_accept_counts_as_begun() -> None:
+    with SteppedServer(1) as stepped:
+        stepped.turn()
+        hasty = stepped.connect(sent=b"HELL")
+        for _ in range(MIN_STRANGERS):
+            stepped.connect()
+        stepped.turn()
+        assert hasty.state() is ChannelState.HANDSHAKE
         assert len(stepped.loop.channels) == MIN_STRANGERS
 
 
@@ -107,6 +126,61 @@ def test_without_memory_for_a_connection_it_is_closed(monkeypatch: pytest.Monkey
         stepped.turn()
         assert len(stepped.loop.channels) == 1
         assert member.state() is ChannelState.JOINED
+
+
+def low_memory(monkeypatch: pytest.MonkeyPatch, stepped: SteppedServer) -> None:
+    """Let the reserve be used up."""
+    monkeypatch.setattr(stepped.server._reception._reserve, "is_intact", lambda _: False)
+
+
+def test_when_memory_is_low_newcomers_are_refused_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with SteppedServer() as stepped, ExitStack() as stack:
+        member = stepped.join()
+        path = str(tmp_path / "socket")
+        stepped.loop.acceptor.listen("127.0.0.1", 0, path, 0)
+        newcomers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(5)]
+        for newcomer in newcomers:
+            newcomer.setblocking(False)
+            newcomer.connect(path)
+        with monkeypatch.context() as patch:
+            low_memory(patch, stepped)
+            stepped.turn(3)
+        assert newcomers[0].recv(READ_SIZE) == b""
+        assert len(stepped.loop.channels) == 1
+        member.send(b"PING\n")
+        stepped.turn()
+        assert last_line(member) == b"PONG"
+        stepped.wait(2 * ACCEPT_PAUSE)
+        assert len(stepped.loop.channels) == 5
+        assert all(newcomer.recv(READ_SIZE).startswith(b"INFO ") for newcomer in newcomers[1:])
+
+
+@pytest.mark.parametrize("event", ["a stranger sends", "a member sends"])
+def test_when_memory_is_low_all_strangers_are_closed(monkeypatch: pytest.MonkeyPatch, event: str) -> None:
+    with SteppedServer(tokens=tokens_by_class(1)) as stepped:
+        member = stepped.join(hello(1))
+        strangers = [stepped.connect() for _ in range(2 * MAX_UNCHECKED_READS)]
+        strangers[0].send(hello(2))
+        strangers[1].send(b"nonsense\n")
+        stepped.turn()
+        for sender in strangers[2:] if event == "a stranger sends" else [member]:
+            sender.send(b"PONG\n")
+        low_memory(monkeypatch, stepped)
+        stepped.turn()
+        assert {stranger.state() for stranger in strangers} == {ChannelState.CLOSED}
+        assert member.state() is ChannelState.JOINED
+        assert stepped.server._reception.door.strangers == 0
+        assert len(stepped.loop.channels) == 1
+
+
+def test_a_client_that_departs_for_lack_of_memory_gets_the_reserve() -> None:
+    with SteppedServer() as stepped:
+        member, reserve = stepped.join(), stepped.server._reception._reserve
+        assert reserve._block is not None
+        stepped.server.depart(member.channel, NO_MEMORY)
+        assert reserve._block is None
 
 
 # --- departures -------------------------------------------------------------------------------

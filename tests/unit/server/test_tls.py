@@ -103,6 +103,31 @@ def opened(pair: Pair) -> Pair:
     return pair
 
 
+# --- the beginning ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("received", range(8))
+def test_a_client_hello_is_recognized_by_its_first_bytes(pair: Pair, received: int) -> None:
+    assert not pair.theirs._shakes_hands()
+    assert pair.ours.has_begun()
+    if received:
+        pair.ours.receive(received)
+    assert pair.ours.has_begun()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\x16", b"\x16\x03\x01\x00\xf0", b"\x16\x03\x01\x00\xf0\x02", b"HELLO\n", b"GET / HTTP"]
+)
+def test_nothing_else_counts_as_the_beginning(pair: Pair, sent: bytes) -> None:
+    pair.theirs.plain.sendall(sent)
+    assert not pair.ours.has_begun()
+
+
+def test_a_connection_that_is_lost_has_not_begun(pair: Pair) -> None:
+    pair.theirs.plain.close()
+    assert not pair.ours.has_begun()
+
+
 # --- out --------------------------------------------------------------------------------------
 
 
