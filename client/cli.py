@@ -20,7 +20,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from client import executors, jsonlines, policy, processes
@@ -35,6 +34,7 @@ from rankserver.client import tls
 from rankserver.client.aio import Client, connect
 from rankserver.client.display import visible
 from rankserver.client.worker import MAX_JOBS, Executor
+from rankserver.token_file import read_token_file
 from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, StreamError
 
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name=options.name,
             token=_token(options),
             tls=_tls(options),
+            insecure=options.insecure,
             reconnect=options.reconnect,
             executor=executor,
             jobs=options.jobs,
@@ -197,11 +198,7 @@ def _token(options: argparse.Namespace) -> str | None:
     """
     if not options.token_file:
         return None
-    try:
-        token = Path(options.token_file).read_text("utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"cannot read the token file {options.token_file}: {why}") from None
+    token = read_token_file(options.token_file).strip()
     if len(token.split()) != 1:
         raise ConfigError(f"the token file {options.token_file} must contain one token and nothing else")
     return token
@@ -269,7 +266,7 @@ def _parser() -> arguments.Parser:
         "--token-file",
         metavar="FILE",
         default=os.environ.get("RANKSERVER_TOKEN_FILE"),
-        help="file with the token for the server (default: $RANKSERVER_TOKEN_FILE)",
+        help="file with the token for the server, closed to others (default: $RANKSERVER_TOKEN_FILE)",
     )
     add(
         "--tls",
@@ -283,6 +280,11 @@ def _parser() -> arguments.Parser:
     )
     add("--tls-cert", metavar="FILE", help="certificate to present to the server, if it requires one")
     add("--tls-key", metavar="FILE", help="private key of that certificate (default: in the same file)")
+    add(
+        "--insecure",
+        action="store_true",
+        help="allow the token to be sent over a network without TLS",
+    )
     add(
         "--reconnect",
         action="store_true",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from client.words import DisplayEvent, Line, Renderer, Unfinished, content, outcome, output
+from client.words import DisplayEvent, Line, Renderer, Unfinished, content, outcome, visible_lines
 from rankserver.client import events
 from rankserver.client.display import visible
 from rankserver.wire import protocol
@@ -51,18 +52,34 @@ def render_groups(answers: Iterable[events.Answer], *, diff: bool = False) -> li
     Each line of output follows a bar, so that it cannot be taken for the heading of a group or a summary.
     """
     groups: dict[tuple[str, str], list[events.Answer]] = {}
-    for given in sorted(answers):
+    answers = sorted(answers)
+    shown = _shown(map(content, answers))
+    for given in answers:
         groups.setdefault((_said(given), content(given)), []).append(given)
     lines: list[Line] = []
     common: list[str] = []  # the most common output that is not empty
     for same in sorted(groups.values(), key=len, reverse=True):
-        said, text = _said(same[0]), output(same[0])
+        said, text = _said(same[0]), shown[content(same[0])]
         if diff and text and text == common:
             said, text = f"{said or outcome(same[0])}, same output", []
         lines.append(Line("answer", _heading(same, said)))
         lines += [Line("out", f"| {line}") for line in (_diff(common, text) if diff else text)]
         common = common or text
     return lines
+
+
+def _shown(outputs: Iterable[str]) -> dict[str, list[str]]:
+    """Return the lines to show for each output, so that those that differ look different.
+
+    An output may have the text of an escape where another one has the character. Where two would look the
+    same for this reason, backslashes that are in the text are doubled.
+    """
+    different = set(outputs)
+    looks = Counter(map(visible, different))
+    return {
+        text: visible_lines(text if looks[visible(text)] == 1 else text.replace("\\", "\\\\"))
+        for text in different
+    }
 
 
 def _said(given: events.Answer) -> str:

@@ -158,7 +158,11 @@ def render_answer(given: events.Answer) -> list[Line]:
 
 def output(given: events.Answer) -> list[str]:
     """Return the lines of an answer's output, made visible."""
-    text = content(given)
+    return visible_lines(content(given))
+
+
+def visible_lines(text: str) -> list[str]:
+    """Return the lines of a text, made visible; none of an empty one."""
     return [visible(line) for line in text.split("\n")] if text else []
 
 

@@ -10,8 +10,8 @@
  * warm. */
 #define CL_SPARE_BLOCKS 8
 
-/* Private frames that are queued after others share pieces of this many
- * bytes. */
+/* Private frames that are due at the same place share pieces of at most this
+ * many bytes. */
 #define CL_FRAME_ROOM 4096
 
 /* --- blocks -------------------------------------------------------------- */
@@ -168,12 +168,19 @@ void cl_publish(cl_log *log, uint64_t position) {
 /* --- frames for one ------------------------------------------------------ */
 
 /* Add an empty piece of memory for private frames, with room for `len` bytes
- * or more; NULL if there is no memory. A cursor's only piece gets no more room
- * than that, because it is mostly sent at once. */
+ * or more; NULL if there is no memory. The first piece at a place has no more
+ * room than that, because it is mostly the only one, and each other one has
+ * twice as much as the piece before: so most of the memory is used. */
 static cl_frame *add_frame(cl_cursor *cursor, uint64_t due, size_t len) {
-    size_t room = cursor->first && len < CL_FRAME_ROOM ? CL_FRAME_ROOM : len;
-    cl_frame *frame = malloc(sizeof *frame + room);
+    const cl_frame *last = cursor->last;
+    size_t room = last && last->due == due ? 2 * last->room : 0;
+    cl_frame *frame;
 
+    if (room > CL_FRAME_ROOM)
+        room = CL_FRAME_ROOM;
+    if (room < len)
+        room = len;
+    frame = malloc(sizeof *frame + room);
     if (!frame)
         return NULL;
     frame->next = NULL;

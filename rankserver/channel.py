@@ -207,14 +207,26 @@ class Channel:
         return self.tls.is_blocked if self.tls else self.cursor.is_blocked()
 
     @property
+    def bytes_sent(self) -> int:
+        """How many bytes our system has taken for it, and a constant. With TLS, these are encrypted."""
+        return self.tls.sent if self.tls else self.cursor.sent()
+
+    @property
     def bytes_taken(self) -> int:
-        """How many of the bytes sent to it the peer's system has acknowledged. A system call."""
-        return self.cursor.sent() - self.cursor.in_flight()
+        """How many of these bytes the peer's system has acknowledged. A system call.
+
+        It may go back on a Unix socket, where our system counts its own overhead as not acknowledged.
+        """
+        return self.bytes_sent - self.cursor.in_flight()
 
     @property
     def bytes_owed(self) -> int:
-        """How many bytes it will have been sent once all its pending output is sent."""
-        return self.cursor.sent() + self.cursor.lag()
+        """How many bytes it will have been sent once all its pending output is sent.
+
+        With TLS, this is too low by the overhead of what is not encrypted yet, some 30 bytes in 16 KiB.
+        """
+        unsent = self.tls.unsent if self.tls else 0
+        return self.bytes_sent + unsent + self.cursor.lag()
 
     def shut_down(self) -> bool:
         """Tell the peer that nothing more comes; if this returns False, flush and call it again."""

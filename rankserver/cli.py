@@ -250,14 +250,16 @@ def _add_limits(add: Callable[..., object]) -> None:
         metavar="B",
         type=arguments.whole(1),
         default=Config.max_backlog,
-        help="stop taking commands while any client is more than B bytes behind (%(default)s)",
+        help="slow down clients that flood while any client is more than half of B bytes behind, and stop"
+        " taking commands at B (%(default)s)",
     )
     add(
         "--slow-timeout",
         metavar="S",
         type=arguments.seconds(0.001),
         default=Config.slow_timeout,
-        help="drop a client that stays that far behind for S seconds (%(default)s)",
+        help="drop a client for which others waited for S seconds because it took less than 64 KiB a second;"
+        " as much is forgiven each minute (%(default)s)",
     )
     add(
         "--max-per-address",

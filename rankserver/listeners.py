@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import math
 import os
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
+from rankserver.addresses import is_loopback_address
 from rankserver.logs import event
 from rankserver.wire.exceptions import ListenError
 
@@ -138,7 +138,7 @@ def is_loopback(host: str) -> bool:
     Raises:
         ListenError: the name has no address.
     """
-    return all(_is_loopback_address(str(info[4][0])) for info in _resolve(host, 0))
+    return all(is_loopback_address(str(info[4][0])) for info in _resolve(host, 0))
 
 
 def open_tcp(host: str, port: int, heartbeat: float = 0) -> list[socket.socket]:
@@ -218,7 +218,7 @@ def _listen(family: int, address: Any, heartbeat: float = 0) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _detect_dead_peers(listener, heartbeat)
-            if _is_loopback_address(address[0]):
+            if is_loopback_address(address[0]):
                 _disable_pacing(listener)
         if family == socket.AF_INET6:
             # IPv4 gets a socket of its own.
@@ -244,10 +244,6 @@ def _detect_dead_peers(listener: socket.socket, heartbeat: float) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_HEARTBEATS * seconds * 1000)
-
-
-def _is_loopback_address(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _disable_pacing(listener: socket.socket) -> None:

@@ -40,6 +40,7 @@ from typing import Final, Protocol
 from rankserver.channel import NO_MEMORY, STRANGERS, Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.clist import MAX_READ_BYTES, Log
 from rankserver.config import Config
+from rankserver.lateness import LateClients
 from rankserver.listeners import Acceptor
 from rankserver.pace import Pace
 from rankserver.sender import Sender
@@ -67,6 +68,9 @@ BYTES_PER_UNIT: Final = 256
 DEPARTURE_COST: Final = 6
 # The most departures in one turn, after which no more channels are read: as many as one listener accepts.
 MAX_DEPARTURES: Final = 128
+# How many times longer a command may be in the log than as it was sent: six bytes, one of which is text,
+# become 26. Under pressure, no more is read than the rest of a member's credit allows.
+MAX_GROWTH: Final = 5
 # The most bytes read in all from a connection that broke: no system's receive buffer holds more.
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
 # The most channels without a member that are read in one turn. A read takes some 20 µs.
@@ -94,7 +98,7 @@ class Handler(Protocol):
 
     Attributes:
         is_unsettled: something waits for ``settle``, so another turn must follow at once.
-        collects: commands are passed to ``on_batch`` instead of being logged as they are read.
+        collects: commands are always passed to ``on_batch`` instead of being logged as they are read.
     """
 
     is_unsettled: bool
@@ -114,7 +118,7 @@ class Handler(Protocol):
         """
 
     def on_batch(self, channel: Channel, batch: bytes) -> None:
-        """Propose a batch of commands. It is called only if the handler ``collects``."""
+        """Propose a batch of commands. It is called if the handler ``collects``, and under pressure."""
 
     def on_end(self, channel: Channel, reason: str) -> None:
         """Note that a channel receives nothing more."""
@@ -168,8 +172,8 @@ class Loop:
         self.channels: dict[int, Channel] = {}
         self.timers = Timers()
         self.acceptor = Acceptor(selector)
-        slow = self.timers.timeout(config.slow_timeout, handler.on_slow)
-        self.pace = Pace(log, self.channels, config.max_backlog, slow)
+        late = LateClients(self.timers, config.slow_timeout, handler.on_slow)
+        self.pace = Pace(log, self.channels, config.max_backlog, late)
         self.sender = Sender(
             selector=selector,
             channels=self.channels,
@@ -242,7 +246,7 @@ class Loop:
         if sender.finished or self.is_stopping:
             self._close_finished()
         self._released_some = False
-        if pace.waiting or pace.congested or pace.is_holding or self._log.held > pace.max_backlog:
+        if pace.waiting or pace.congested or pace.is_under_pressure or self._log.held > pace.pressure_bytes:
             self._release()
 
     def _dispatch(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
@@ -314,6 +318,7 @@ class Loop:
             self._handler.on_closed(channel)
             self.sender.forget(channel)
             self.reader.forget(channel)
+            self.pace.close(channel)
             del self.channels[channel.sock.fileno()]
             channel.cursor.discard()
             channel.sock.close()
@@ -414,6 +419,8 @@ class Reader:
 
     def read(self, channel: Channel, size: int) -> int:
         """Read once and handle the input; return how many bytes it was, 0 if no more can be read now."""
+        if self._pace.is_under_pressure:
+            size = min(size, max(self._pace.credit(channel) // MAX_GROWTH, MIN_READ_BYTES))
         try:
             tls = channel.tls
             count = tls.receive(size) if tls else channel.cursor.read(size)
@@ -440,9 +447,10 @@ class Reader:
         pace, cursor = self._pace, channel.cursor
         try:
             while channel.state is not ChannelState.JOINING:
-                if self._handler.collects and not pace.is_holding and (batch := cursor.collect()):
+                in_batches = self._handler.collects or pace.is_under_pressure
+                if in_batches and pace.may_log(channel) and (batch := cursor.collect()):
                     self._handler.on_batch(channel, batch)
-                line = cursor.next_line(logs=not (pace.is_holding or self._handler.collects))
+                line = cursor.next_line(logs=not in_batches)
                 if line is None:
                     return
                 cost = 1 + len(line) // BYTES_PER_UNIT

@@ -103,7 +103,8 @@ class Sender:
         self._flush_due.start_once(None, now)
 
     def attach(self, channel: Channel) -> None:
-        """Send the log to this channel from now on."""
+        """Send the log to this channel, which has become that of a member, from now on."""
+        self._pace.admit(channel)
         if channel.tls:
             self._external[channel] = None
 

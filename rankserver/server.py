@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rankserver.channel import NO_MEMORY, Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
@@ -31,6 +31,13 @@ from rankserver.telemetry import Telemetry
 from rankserver.tokens import Tokens
 from rankserver.wire import codes, frames, protocol
 from rankserver.wire.exceptions import RemoteProtocolError
+
+# The most bytes that a command in the log has in addition to its text: its verb, its seq, the rank of its
+# sender, and the spaces and the LF between them, as long as the seq has at most 12 digits.
+STAMP_BYTES: Final = 25
+# The most bytes that an answer has in addition to the name of its sender and its detail: the same, and a
+# status.
+ANSWER_BYTES: Final = 34
 
 
 class Server:
@@ -181,6 +188,9 @@ class Server:
 
     def on_batch(self, channel: Channel, batch: bytes) -> None:
         """Propose a batch of a member's commands."""
+        pace = self.loop.pace
+        if pace.is_under_pressure:
+            pace.charge(channel, len(batch) + STAMP_BYTES * batch.count(b"\n"))
         self._order.propose(Lines(channel.member.id, batch))
 
     def on_end(self, channel: Channel, reason: str) -> None:
@@ -279,8 +289,11 @@ class Server:
     # --- frames -------------------------------------------------------------------------------
 
     def _on_submit(self, channel: Channel, frame: frames.Submit) -> Blocker:
-        if self.loop.pace.is_holding:
+        pace = self.loop.pace
+        if not pace.may_log(channel):
             return Wait.BACKLOG
+        if pace.is_under_pressure:
+            pace.charge(channel, len(frame.text.encode()) + STAMP_BYTES)
         if frame.wants_answer:
             self.loop.reader.charge(self.state.asks.cost(channel.member.id))
             self._order.propose(Asked(channel.member.id, frame.text))
@@ -289,11 +302,13 @@ class Server:
         return None
 
     def _on_result(self, channel: Channel, frame: frames.Result) -> Blocker:
-        congested = self.loop.pace.congested
-        if congested and (asker := self.state.asks.asker(frame.seq)) is not None:
-            blocker = self.state.roster.by_id[asker].channel
-            if blocker is not None and self.loop.pace.is_congested(blocker):
-                return blocker
+        pace = self.loop.pace
+        if pace.congested and (number := self.state.asks.asker(frame.seq)) is not None:
+            asker = self.state.roster.by_id[number].channel
+            if asker is not None and pace.is_congested(asker):
+                size = len(channel.member.name) + len(frame.detail.encode()) + ANSWER_BYTES
+                if not pace.may_answer(channel, asker, size):
+                    return asker
         self._order.propose(Answered(channel.member.id, frame.seq, frame.status, frame.detail))
         return None
 

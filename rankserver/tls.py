@@ -116,11 +116,13 @@ class TlsTransport:
 
     Attributes:
         is_blocked: the socket did not take everything that is encrypted.
+        sent: how many encrypted bytes the socket has taken.
         ended: the peer sends nothing more: it said so, or closed the connection.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, cursor: Cursor) -> None:
         self.is_blocked = False
+        self.sent = 0
         self.ended = False
         self._sock = sock
         self._cursor = cursor
@@ -198,6 +200,11 @@ class TlsTransport:
         self.is_blocked = True
         return Flushed.BLOCKED
 
+    @property
+    def unsent(self) -> int:
+        """How many encrypted bytes the socket has not taken yet."""
+        return len(self._encrypted) + self._outgoing.pending
+
     def shut_down(self) -> bool:
         """Tell the peer that nothing more comes (close_notify). Calling this again is allowed.
 
@@ -270,7 +277,9 @@ class TlsTransport:
         try:
             while data := self._encrypted or self._outgoing.read():
                 self._encrypted = data
-                self._encrypted = data[self._sock.send(data) :]
+                count = self._sock.send(data)
+                self.sent += count
+                self._encrypted = data[count:]
         except OSError as error:
             self.is_blocked = error.errno in _WOULD_BLOCK
             return False

@@ -1,4 +1,4 @@
-"""Tokens: who may join, and in which class. Pure, except for reading the file.
+"""Tokens: who may join, and in which class. Pure, except that ``token_file`` reads the file.
 
 A token file has one token per line: ``name[:class] sha256-of-token`` in hexadecimal digits, or a bare token,
 which is a single word and has class 0. A lower class ranks above. Empty lines and lines that begin with ``#``
@@ -8,12 +8,11 @@ are ignored. A line of 64 hexadecimal digits alone is rejected: it is probably a
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-import stat
 from typing import Final, NamedTuple
 
+from rankserver.token_file import read_token_file
 from rankserver.wire import grammar
 from rankserver.wire.exceptions import ConfigError
 
@@ -76,19 +75,7 @@ def load(path: str) -> Tokens:
         ConfigError: the file cannot be read, is not a regular file, is open to others, or has a bad line.
             The message never contains a token.
     """
-    try:
-        with open(path, encoding="utf-8-sig", opener=_open) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            # The writer of a FIFO, for example, may take any time, or never finish.
-            if not stat.S_ISREG(mode):
-                raise ConfigError(f"the token file {path} is not a regular file")
-            lines = file.read().splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read the token file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the token file {path} is not UTF-8") from None
-    if mode & stat.S_IRWXO:
-        raise ConfigError(f"the token file {path} is open to others (mode {mode & 0o777:o}): chmod o= {path}")
+    lines = read_token_file(path).splitlines()
     digests: dict[bytes, Holder] = {}
     for number, line in enumerate(map(str.strip, lines), start=1):
         if line and not line.startswith("#"):
@@ -113,11 +100,6 @@ def new(text: str) -> tuple[str, str]:
     _parse_holder(text, f"argument --new-token: {grammar.shown(text)}")
     token = secrets.token_urlsafe(TOKEN_BYTES)
     return token, f"{text} {_digest(token).hex()}"
-
-
-def _open(path: str, flags: int) -> int:
-    """Open without blocking: a server that reloads its files must go on serving its clients."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _parse(line: str, where: str) -> tuple[bytes, Holder]:

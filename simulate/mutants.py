@@ -199,14 +199,50 @@ MUTANTS: Final = (
     Mutant(
         "nobody waits for a client that reads slowly",
         "pace.py",
-        "self.is_holding = bool(behind)",
-        "self.is_holding = False",
+        "self.is_under_pressure = bool(self._behind(self.pressure_bytes))",
+        "self.is_under_pressure = False",
+    ),
+    Mutant(
+        "commands go on though a client is too far behind",
+        "pace.py",
+        "return 0 if self.is_holding else self._credits.left(channel)",
+        "return self._credits.left(channel)",
     ),
     Mutant(
         "a client that is too slow may stay",
-        "pace.py",
-        "            self._slow.start_once(channel, now)\n",
-        "            pass\n",
+        "lateness.py",
+        "        self._timeout = timeout\n",
+        "        self._timeout = 1e6 * timeout\n",
+    ),
+    Mutant(
+        "lateness is forgotten at each sample",
+        "lateness.py",
+        "        self.seconds = max(self.seconds - forgiven, 0.0) + late\n",
+        "        self.seconds = late + 0.0 * forgiven\n",
+    ),
+    Mutant(
+        "a client is late although it takes enough",
+        "lateness.py",
+        "if self.is_excused else 0.0\n        late",
+        "if not self.is_excused else 0.0\n        late",
+    ),
+    Mutant(
+        "a credit is never used up",
+        "credits.py",
+        "        self._spent[self._account(channel)] += size\n",
+        "        self._spent[self._account(channel)] += 0 * size\n",
+    ),
+    Mutant(
+        "all members have one credit together",
+        "credits.py",
+        "return None if channel in self._newcomers else channel",
+        "return None",
+    ),
+    Mutant(
+        "an answer waits for its asker",
+        "credits.py",
+        "        if self._charged[answerer] + size > min(",
+        "        if self._charged[answerer] + size > 0 * min(",
     ),
     Mutant(
         "what had to wait is forgotten",
@@ -343,7 +379,7 @@ MUTANTS: Final = (
     Mutant(
         "an ASK is logged though commands have to wait",
         "server.py",
-        "        if self.loop.pace.is_holding:\n            return Wait.BACKLOG\n",
+        "        if not pace.may_log(channel):\n            return Wait.BACKLOG\n",
         "",
     ),
     Mutant(
@@ -427,8 +463,8 @@ MUTANTS: Final = (
     Mutant(
         "a batch is collected though commands have to wait",
         "loop.py",
-        "self._handler.collects and not pace.is_holding and",
-        "self._handler.collects and",
+        "if in_batches and pace.may_log(channel) and (",
+        "if in_batches and (",
     ),
     Mutant(
         "a line counts before the batch in front of it",

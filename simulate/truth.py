@@ -23,7 +23,7 @@ class Change(NamedTuple):
     """What a JOIN or LEFT did; ``roster`` has the clients by rank after it."""
 
     joins: bool
-    ranks: list[int]
+    ranks: list[range]
     roster: tuple[SimClient, ...]
 
 
@@ -79,7 +79,8 @@ class Truth:
 
     def _change(self, joins: bool, rest: bytes) -> Change:
         seq = len(self.frames)
-        ranks = grammar.parse_ranks(rest.decode())
+        spans = grammar.parse_ranks(rest.decode())
+        ranks = [rank for span in spans for rank in span]
         roster = list(self.roster)
         if joins:
             joining = self.joining.popleft() if self.joining else []
@@ -96,7 +97,7 @@ class Truth:
                     raise Violation(f"LEFT {seq} of rank {rank} of {len(roster)}")
                 roster.pop(rank).leaves(seq)
         self.roster = tuple(roster)
-        return Change(joins, ranks, self.roster)
+        return Change(joins, spans, self.roster)
 
     def _sent(self, wants_answer: bool, rest: bytes) -> LoggedCommand:
         seq = len(self.frames)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.on_screen import TerminalClient, terminal_environment
 from tests.support.rawclient import RawClient
@@ -20,6 +21,10 @@ from tests.support.waiting import BOUND
 
 # The functional test modules whose tests run on every transport.
 CONFORMANCE = ("log", "asks", "handshake", "limits")
+
+# How long an example takes says nothing about the code: the machine may be busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_xdist_auto_num_workers() -> int:

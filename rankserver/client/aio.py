@@ -46,6 +46,7 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
     name: str | None = None,
     token: str | None = None,
     tls: ssl.SSLContext | None = None,
+    insecure: bool = False,
     reconnect: bool = False,
     executor: Executor | None = None,
     jobs: int = 1,
@@ -58,6 +59,8 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
         name: our name; None lets the server choose one.
         token: the token, for a server that requires one.
         tls: the TLS context, such as ``rankserver.client.tls.context()``; None connects without TLS.
+        insecure: whether the token may travel over a network without TLS. Otherwise, it is sent without TLS
+            only to a loopback address or over a Unix socket.
         reconnect: whether to keep trying to connect, both at first and after the connection is lost.
         executor: executes commands from the moment we join; ``Client.executes`` can set it later.
         jobs: the maximum number of commands executed at once; they start in the order of the log.
@@ -70,7 +73,7 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
     if address is None:
         address = os.environ.get("RANKSERVER") or DEFAULT_ADDRESS
     where = parse_address(address)
-    joining = partial(join, where, name=name, token=token, tls=tls)
+    joining = partial(join, where, name=name, token=token, tls=tls, insecure=insecure)
     return Client(where, Runner(joining, executor, reconnects=reconnect, jobs=jobs))
 
 
@@ -236,6 +239,7 @@ class Client:
 
         Raises:
             LocalProtocolError: the protocol does not allow the name.
+            InsecureError: the token would travel over a network without TLS.
             ConnectError: no server answers, or not in time.
             DisconnectedError: the server refused us, it is not a rankserver, or the client was closed.
             RuntimeError: the client joined before and was not closed.

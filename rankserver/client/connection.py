@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
+from rankserver.addresses import is_loopback_address
 from rankserver.client.events import Disconnected, Event
 from rankserver.client.functions import in_thread
 from rankserver.client.session import Session, SessionState
 from rankserver.client.tls import TlsStream, reason
-from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError
+from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, InsecureError
 
 DEFAULT_PORT: Final = 5050
 # The most seconds that connecting and joining may take, up to the server's WELCOME.
@@ -231,37 +232,50 @@ class SocketStream:
 
 
 async def join(
-    where: Address, *, name: str | None = None, token: str | None = None, tls: ssl.SSLContext | None = None
+    where: Address,
+    *,
+    name: str | None = None,
+    token: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    insecure: bool = False,
 ) -> Connection:
     """Connect to the server at ``where`` and join it.
 
     Args:
         where: the server's address.
         name: our name; None lets the server choose one.
-        token: the token, for a server that requires one.
+        token: the token, for a server that requires one. It is sent to no other.
         tls: the TLS context; None connects without TLS. A Unix socket never uses it.
+        insecure: whether the token may travel over a network without TLS.
 
     Raises:
         LocalProtocolError: the protocol does not allow ``name``.
+        InsecureError: the token would travel over a network without TLS. Nothing was sent.
         ConnectError: no server answers within ``CONNECT_TIMEOUT``.
         DisconnectedError: the server refused us, or it is not a rankserver.
     """
     session = Session()
     session.hello(name=name, token=token)
+    needs_tls = token is not None and not insecure
     try:
-        return await asyncio.wait_for(_join(where, session, tls), CONNECT_TIMEOUT)
+        return await asyncio.wait_for(_join(where, session, tls, needs_tls=needs_tls), CONNECT_TIMEOUT)
     except asyncio.TimeoutError:
         raise ConnectError(f"cannot connect to {where}: no answer within {CONNECT_TIMEOUT:g} s") from None
 
 
-async def _join(where: Address, session: Session, tls: ssl.SSLContext | None) -> Connection:
+async def _join(
+    where: Address, session: Session, tls: ssl.SSLContext | None, *, needs_tls: bool
+) -> Connection:
     sock = await _open(where)
     try:
+        if needs_tls and tls is None:
+            _check_is_local(sock, where)
         stream = await _secured(sock, where, tls)
-        with contextlib.suppress(OSError):  # the server has closed; what it sent can still be read
-            await stream.send_all(session.data_to_send())
         happened: list[Event] = []
         while not happened:
+            if data := session.data_to_send():
+                with contextlib.suppress(OSError):  # the server has closed; what it sent can still be read
+                    await stream.send_all(data)
             happened = await _first(stream, session)
     except ssl.SSLError as error:
         sock.close()
@@ -273,6 +287,22 @@ async def _join(where: Address, session: Session, tls: ssl.SSLContext | None) ->
         sock.close()
         raise DisconnectedError(happened[0].code, happened[0].text)
     return Connection(sock, stream, session, happened)
+
+
+def _check_is_local(sock: socket.socket, where: Address) -> None:
+    """Check that what we send stays on this machine. A name may mean any address, so the peer's counts.
+
+    Raises:
+        InsecureError: says what helps.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    host = sock.getpeername()[0]
+    if not is_loopback_address(host):
+        raise InsecureError(
+            f"cannot connect to {where}: the token would be sent to {host} without TLS, for others to read; "
+            "use TLS (--tls), or allow it (--insecure) where something else protects the connection"
+        )
 
 
 async def _secured(sock: socket.socket, where: Address, tls: ssl.SSLContext | None) -> ByteStream:
@@ -330,6 +360,7 @@ async def _first(stream: ByteStream, session: Session) -> list[Event]:
         ssl.SSLError: the server does not accept our certificate. With TLS 1.3, it says so only after the
             handshake.
     """
+    await asyncio.sleep(0)  # let the timeout have its turn: receiving returns at once while there is data
     try:
         data = await stream.receive(MAX_READ_BYTES)
     except ssl.SSLError:

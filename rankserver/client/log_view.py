@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from rankserver.client import events
 from rankserver.client.members import Members
 from rankserver.client.open_asks import OpenAsks
-from rankserver.wire import codes, frames, ranking
+from rankserver.wire import codes, frames, grammar, ranking
 from rankserver.wire.exceptions import RemoteProtocolError
 
 LogFrame = frames.CommandFrame | frames.JoinFrame | frames.LeftFrame
@@ -68,7 +68,7 @@ class LogView:
 
     @property
     def lacks_names(self) -> bool:
-        """Whether there is a member whose name we do not know."""
+        """Whether somebody has joined since the last roster, or before us if there was none."""
         return not self._members.are_all_named
 
     def receive(self, frame: LogFrame) -> list[events.Event]:
@@ -90,17 +90,12 @@ class LogView:
         """
         if frame.rank >= self.clients:
             raise broken(f"RES from rank {frame.rank}, but the number of clients is {self.clients}")
-        self._members.learn(self._members.slot(frame.rank), frame.name)
-        return self._asks.answer(frame)
+        member = self._members.member(frame.rank)
+        self._members.learn(member, frame.name)
+        return self._asks.answer(frame, member)
 
     def learn(self, roster: tuple[frames.RosterEntry, ...]) -> None:
-        """Take the names in a complete roster.
-
-        Raises:
-            RemoteProtocolError: ``bad-frame``, if it does not list as many clients as there are.
-        """
-        if len(roster) != self.clients:
-            raise broken(f"ROSTER has a total of {len(roster)}, but the number of clients is {self.clients}")
+        """Take the names in a complete roster, which has as many members as there are clients."""
         self._members.learn_all([member.name for member in roster])
 
     def expire(self, seq: int) -> list[events.Event]:
@@ -134,22 +129,24 @@ class LogView:
 
     def _join(self, frame: frames.JoinFrame) -> list[events.Event]:
         """Add newcomers. No open ASK waits for them, because each was logged before they joined."""
-        count = self.clients + len(frame.ranks)
-        if frame.ranks[-1] >= count:
-            raise broken(f"JOIN has rank {frame.ranks[-1]}, but makes the number of clients {count}")
+        count = self.clients + sum(map(len, frame.ranks))
+        last = frame.ranks[-1][-1]
+        if last >= count:
+            raise broken(f"JOIN has rank {last}, but makes the number of clients {count}")
+        if count > grammar.MAX_CLIENTS:
+            raise broken(f"JOIN makes the number of clients {count}, more than {grammar.MAX_CLIENTS}")
         rank = self.rank
         self._members.join(frame.ranks)
         return [self._moved(rank)]
 
     def _leave(self, frame: frames.LeftFrame) -> list[events.Event]:
-        """Remove members that left, also from the open ASKs. O(open asks)."""
-        if frame.ranks[-1] >= self.clients or self.rank in frame.ranks:
-            raise broken(f"LEFT has rank {frame.ranks[-1]}, but this is rank {self.rank} of {self.clients}")
+        """Remove members that left, also from the open ASKs (see ``OpenAsks.leave``)."""
+        last = frame.ranks[-1][-1]
+        if last >= self.clients or any(self.rank in span for span in frame.ranks):
+            raise broken(f"LEFT has rank {last}, but this is rank {self.rank} of {self.clients}")
         rank = self.rank
         gone = self._members.leave(frame.ranks)
-        happened = [self._moved(rank), *self._asks.leave(gone)]
-        self._members.release(gone)
-        return happened
+        return [self._moved(rank), *self._asks.leave(gone)]
 
     def _moved(self, rank_before: int) -> events.Event:
         if self.rank == rank_before:

@@ -1,16 +1,73 @@
 """The members as one client knows them from the log: by rank, with their names.
 
-Ranks shift with every JOIN and LEFT, so each member also has a slot (see ``wire.slots``) that stays the same
-until it leaves. Sets of members are sets of slots. The log contains no names; they are learned from answers
-and rosters.
+Ranks shift with every JOIN and LEFT, so each member also has a number of its own, counted in the order in
+which members joined. The log contains no names; they are learned from answers and rosters.
+
+The members are kept as runs of consecutive numbers (see ``runs``): what a frame costs depends on its bytes,
+and not on how many members it is about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
+from typing import Final
 
+from rankserver.client.runs import Runs
 from rankserver.wire import ranking
-from rankserver.wire.slots import Slots, set_of, slots_of
+
+# How many names of members that have left are kept at most, beyond twice the number of members. All of them
+# are forgotten at once, which takes time for each member: this makes it rare where there are few.
+MAX_OLD_NAMES: Final = 1_024
+# Once this many look-ups have passed for each thousand members, they are listed by rank until ranks change:
+# a look-up takes far longer without the list, and far less with it.
+LOOKUPS_PER_THOUSAND: Final = 16
+
+
+class Places:
+    """The ranks of all members at one place in the log. ASKs share it until ranks change.
+
+    Attributes:
+        bound: the number of the first member that joined later.
+
+    Args:
+        by_rank: the runs of members by rank.
+        bound: see above.
+    """
+
+    def __init__(self, by_rank: Iterable[range], bound: int) -> None:
+        runs = list(by_rank)
+        self.bound = bound
+        self._runs = runs
+        # The rank at which each run begins.
+        self._ranks = list(accumulate(map(len, runs), initial=0))[:-1]
+        # The number of the first member of each run, ascending, and its rank.
+        ascending = sorted(zip((run.start for run in runs), self._ranks, strict=True))
+        self._firsts = [first for first, _ in ascending]
+        self._ranks_of_firsts = [rank for _, rank in ascending]
+
+    def rank(self, member: int) -> int:
+        """Return the rank of a member that was there. O(log runs)."""
+        index = bisect_right(self._firsts, member) - 1
+        return self._ranks_of_firsts[index] + member - self._firsts[index]
+
+    def member(self, rank: int) -> int:
+        """Return the member that held a rank. O(log runs)."""
+        index = bisect_right(self._ranks, rank) - 1
+        return self._runs[index][rank - self._ranks[index]]
+
+    def ranks(self, left: Iterable[range]) -> list[range]:
+        """Return the ranks of those members in the runs ``left`` that were there. O(runs * log runs).
+
+        A run is never joined to another, so one that has left was part of a single run.
+        """
+        return [
+            range(rank, rank + len(run))
+            for run in left
+            if run.start < self.bound
+            for rank in (self.rank(run.start),)
+        ]
 
 
 class Members:
@@ -18,6 +75,7 @@ class Members:
 
     Attributes:
         rank: our own rank.
+        are_all_named: whether the name of every member is known.
 
     Args:
         rank: our own rank.
@@ -27,69 +85,73 @@ class Members:
 
     def __init__(self, rank: int, count: int, name: str) -> None:
         self.rank = rank
-        self._slots = Slots(count)
-        self._by_rank = list(range(count))
+        self.are_all_named = count == 1
+        self._by_rank = Runs(range(count))
+        # The number of the next member to join.
+        self._next = count
+        # By number. Members that have left keep their names here for a while.
         self._names = {rank: name}
-        self._ranks: list[int] | None = None
+        # What is derived from ``_by_rank`` when it is needed.
+        self._places: Places | None = None
+        self._list: list[int] | None = None
+        self._lookups = 0
 
     def __len__(self) -> int:
         return len(self._by_rank)
 
     @property
-    def others(self) -> int:
-        """The set of all members except us."""
-        return self._slots.all_but(self._by_rank[self.rank])
+    def places(self) -> Places:
+        """The ranks of all members now. O(runs) after a change, else O(1)."""
+        if self._places is None:
+            self._places = Places(self._by_rank, self._next)
+        return self._places
 
-    @property
-    def are_all_named(self) -> bool:
-        """Whether the name of every member is known."""
-        return len(self._names) == len(self._by_rank)
+    def member(self, rank: int) -> int:
+        """Return the number of the member that holds ``rank`` now."""
+        if self._list is None:
+            self._lookups += 1
+            if self._lookups * 1_000 < len(self) * LOOKUPS_PER_THOUSAND:
+                return self._by_rank[rank]
+            self._list = list(chain.from_iterable(self._by_rank))
+        return self._list[rank]
 
-    @property
-    def ranks(self) -> list[int]:
-        """The rank of each member, by slot. The list is never modified: ASKs share it until ranks change."""
-        if self._ranks is None:
-            self._ranks = [-1] * self._slots.bound
-            for rank, slot in enumerate(self._by_rank):
-                self._ranks[slot] = rank
-        return self._ranks
-
-    def slot(self, rank: int) -> int:
-        """Return the slot of the member that holds ``rank`` now."""
-        return self._by_rank[rank]
-
-    def name(self, slot: int) -> str:
+    def name(self, member: int) -> str:
         """Return a member's name, or an empty string if it is unknown."""
-        return self._names.get(slot, "")
+        return self._names.get(member, "")
 
-    def learn(self, slot: int, name: str) -> None:
-        """Note a member's name."""
-        self._names[slot] = name
+    def learn(self, member: int, name: str) -> None:
+        """Note a member's name. O(1), if what names take to be learned is counted."""
+        if member not in self._names and len(self._names) > 2 * len(self) + MAX_OLD_NAMES:
+            names = self._names
+            self._names = {here: names[here] for here in chain.from_iterable(self._by_rank) if here in names}
+        self._names[member] = name
 
     def learn_all(self, names: Sequence[str]) -> None:
-        """Note the names of all members, given by rank."""
-        self._names = dict(zip(self._by_rank, names, strict=True))
+        """Note the names of all members, given by rank. O(len(self))."""
+        self._names = dict(zip(chain.from_iterable(self._by_rank), names, strict=True))
+        self.are_all_named = True
 
-    def join(self, ranks: Sequence[int]) -> None:
-        """Add newcomers; ``ranks`` are their ranks after the JOIN. O(len(ranks) * len(self))."""
+    def join(self, ranks: Sequence[range]) -> None:
+        """Add newcomers; ``ranks`` are their ranks after the JOIN. O(len(ranks)), see ``Runs``."""
         self.rank, _ = ranking.joined(self.rank, len(self), ranks)
-        for rank in ranks:
-            self._by_rank.insert(rank, self._slots.take())
-        self._ranks = None
+        for span in ranks:
+            self._by_rank.insert(span.start, range(self._next, self._next + len(span)))
+            self._next += len(span)
+        self.are_all_named = False
+        self._changed()
 
-    def leave(self, ranks: Sequence[int]) -> int:
-        """Remove members that left; ``ranks`` are their ranks before the LEFT. O(len(ranks) * len(self)).
+    def leave(self, ranks: Sequence[range]) -> list[range]:
+        """Remove members that left; ``ranks`` are their ranks before the LEFT. O(runs), see ``Runs``.
 
         Returns:
-            The set of members that left. Their slots stay taken until ``release``: call it once no other set
-            contains them.
+            Their numbers, as runs in any order. Their names stay known until another name is learned.
         """
         self.rank, _ = ranking.left(self.rank, len(self), ranks)
-        self._ranks = None
-        return set_of([self._by_rank.pop(rank) for rank in reversed(ranks)])
+        self._changed()
+        return [run for span in reversed(ranks) for run in self._by_rank.remove(span)]
 
-    def release(self, gone: int) -> None:
-        """Free the slots of members that left, for newcomers, and forget their names."""
-        self._slots.release(gone)
-        for slot in slots_of(gone):
-            self._names.pop(slot, None)
+    def _changed(self) -> None:
+        """Forget what was derived from the members by rank."""
+        self._places = None
+        self._list = None
+        self._lookups = 0

@@ -8,13 +8,15 @@ forgotten an ASK, no more answers can come: the missing ones count as ``gone``.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rankserver.client import events
-from rankserver.client.members import Members
+from rankserver.client.members import Members, Places
 from rankserver.wire import frames
-from rankserver.wire.slots import contains, slots_of
+from rankserver.wire.slots import contains, set_of_spans, slots_of
 
 # The fields of an answer's JSON that become fields of ``Answer``, and their types. Other fields are ignored.
 DETAIL_TYPES: Final = {"code": int, "out": str, "ms": int, "truncated": bool, "reason": str}
@@ -27,15 +29,15 @@ class OpenAsk:
     Attributes:
         text: the command.
         may_execute: how many members ranked below us when it was logged.
-        waiting: the set of members that may still answer.
-        ranks: the members' ranks by slot when it was logged.
+        waiting: the set of members that may still answer, as bits by their ranks when it was logged.
+        places: the ranks of all members when it was logged.
         counts: the number of members with each outcome so far.
     """
 
     text: str
     may_execute: int
     waiting: int
-    ranks: list[int]
+    places: Places
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -59,23 +61,26 @@ class OpenAsks:
         """Add an ASK that has just been logged. If nobody else is there, it is done at once."""
         members = self._members
         may_execute = len(members) - 1 - members.rank
-        ask = self._asks[seq] = OpenAsk(text, may_execute, members.others, members.ranks)
+        others = (1 << len(members)) - 1 ^ 1 << members.rank
+        ask = self._asks[seq] = OpenAsk(text, may_execute, others, members.places)
         return self._settle(seq, ask)
 
-    def answer(self, frame: frames.AnswerFrame) -> list[events.Event]:
-        """Take an answer, unless its sender has answered before.
+    def answer(self, frame: frames.AnswerFrame, member: int) -> list[events.Event]:
+        """Take an answer of ``member``, unless it has answered before.
 
         A server need not remember who has answered, so only the first answer of each member counts.
         """
-        slot = self._members.slot(frame.rank)
         ask = self._asks.get(frame.seq)
-        if ask is None or not contains(ask.waiting, slot):
+        if ask is None or member >= ask.places.bound:
+            return []
+        rank = ask.places.rank(member)
+        if not contains(ask.waiting, rank):
             return []
         detail: dict[str, Any] = {
             name: value for name, value in frame.detail.items() if type(value) is DETAIL_TYPES.get(name)
         }
-        answer = events.Answer(frame.seq, ask.ranks[slot], frame.name, frame.status, **detail)
-        return [answer, *self._count(frame.seq, ask, 1 << slot, frame.status)]
+        answer = events.Answer(frame.seq, rank, frame.name, frame.status, **detail)
+        return [answer, *self._count(frame.seq, ask, 1 << rank, frame.status)]
 
     def expire(self, seq: int) -> list[events.Event]:
         """Stop waiting for answers to the ASK ``seq``; nothing happens if it is not open."""
@@ -85,13 +90,20 @@ class OpenAsks:
         """Stop waiting for answers to the ASK ``seq``, because the server has forgotten it."""
         return self._end(seq, events.GONE, "the server has forgotten the command")
 
-    def leave(self, members: int) -> list[events.Event]:
-        """Stop waiting for the answers of a set of members that left. O(open asks)."""
-        return [
-            event
-            for seq, ask in list(self._asks.items())
-            for event in self._conclude(seq, ask, ask.waiting & members, events.GONE)
-        ]
+    def leave(self, gone: Sequence[range]) -> list[events.Event]:
+        """Stop waiting for the answers of members that left.
+
+        O(runs in ``gone``) for each ASK that was open when the latest of them joined, and O(1) for one that
+        shares its places with the one before.
+        """
+        places, members = None, 0
+        happened: list[events.Event] = []
+        for seq, ask in self._asked_while_here(gone):
+            if ask.places is not places:
+                places = ask.places
+                members = set_of_spans(places.ranks(gone))
+            happened += self._conclude(seq, ask, ask.waiting & members, events.GONE)
+        return happened
 
     def disconnect(self) -> list[events.Event]:
         """Stop waiting for all answers, because no more can arrive."""
@@ -106,15 +118,24 @@ class OpenAsks:
         ask = self._asks.get(seq)
         return [] if ask is None else self._conclude(seq, ask, ask.waiting, outcome, reason)
 
+    def _asked_while_here(self, members: Sequence[range]) -> list[tuple[int, OpenAsk]]:
+        """Return the ASKs, oldest first, that were logged when at least one of ``members`` was there.
+
+        Others are not even looked at: a server may let the same clients come and go for ever.
+        """
+        first = min(run.start for run in members)
+        asked = itertools.takewhile(lambda item: first < item[1].places.bound, reversed(self._asks.items()))
+        return list(asked)[::-1]
+
     def _conclude(
         self, seq: int, ask: OpenAsk, members: int, outcome: str, reason: str = ""
     ) -> list[events.Event]:
         """Report ``outcome`` for each of ``members``, which the ASK waits for, in the order of ranks."""
         if not members:
             return []
+        name, member = self._members.name, ask.places.member
         answers: list[events.Event] = [
-            events.Answer(seq, ask.ranks[slot], self._members.name(slot), outcome, reason=reason)
-            for slot in sorted(slots_of(members), key=ask.ranks.__getitem__)
+            events.Answer(seq, rank, name(member(rank)), outcome, reason=reason) for rank in slots_of(members)
         ]
         return answers + self._count(seq, ask, members, outcome)
 

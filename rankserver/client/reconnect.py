@@ -10,7 +10,7 @@ from typing import Final
 from rankserver.client.connection import Connection
 from rankserver.client.events import Event, Retrying
 from rankserver.wire import codes
-from rankserver.wire.exceptions import ConnectError, DisconnectedError
+from rankserver.wire.exceptions import ConnectError, DisconnectedError, InsecureError
 
 # The longest pause before the first retry, in seconds: a restarted server is back by then. The bound doubles
 # with each further retry.
@@ -44,8 +44,9 @@ class Connector:
 
     def retries_after(self, error: ConnectError | DisconnectedError) -> bool:
         """Tell whether to try again after ``error``, which ended a connection or a try."""
-        is_final = isinstance(error, DisconnectedError) and error.code in FINAL_CODES
-        return self._reconnects and not is_final
+        if isinstance(error, DisconnectedError):
+            return self._reconnects and error.code not in FINAL_CODES
+        return self._reconnects and not isinstance(error, InsecureError)
 
     async def connect(self, *, is_first: bool) -> Connection:
         """Join, trying again for as long as that may help.
@@ -55,6 +56,7 @@ class Connector:
 
         Raises:
             LocalProtocolError: the protocol does not allow our name.
+            InsecureError: the token would travel over a network without TLS.
             ConnectError: no server answers, and we do not try again.
             DisconnectedError: the server refused us, and trying again is not wanted or would not help.
         """

@@ -24,7 +24,7 @@ from rankserver.client.requests import Requests
 from rankserver.client.session import SessionState
 from rankserver.client.stream import EventStream, EventStreams
 from rankserver.client.worker import Executor
-from rankserver.wire.exceptions import DisconnectedError
+from rankserver.wire.exceptions import DisconnectedError, InsecureError
 
 JOINS_ONCE: Final = "a client joins only once: connect() makes another"
 CONNECTION_LOST: Final = "the connection was lost"
@@ -119,6 +119,7 @@ class Runner:
 
         Raises:
             LocalProtocolError: the protocol does not allow our name.
+            InsecureError: the token would travel over a network without TLS.
             ConnectError: no server answers.
             DisconnectedError: the server refused us, it is not a rankserver, or the client was closed.
             RuntimeError: the client was started before and not closed.
@@ -175,6 +176,8 @@ class Runner:
                     await self._connect(is_first=False)
         except DisconnectedError as error:
             self._fail(error)
+        except InsecureError as error:
+            self._fail(DisconnectedError("", str(error)))
         except Exception as error:
             self._fail(DisconnectedError("", f"the client failed: {error!r}"))
             raise

@@ -30,8 +30,15 @@ from rankserver.client.rosters import RosterRequest, Rosters
 from rankserver.wire import codes, frames, grammar, lines, protocol
 from rankserver.wire.exceptions import LocalProtocolError, RemoteProtocolError
 
-# The longest line that any server may send, whatever limit it announces.
-MAX_SERVER_LINE: Final = protocol.MAX_MAX_LINE + protocol.MAX_SERVER_SLACK
+# The most bytes in the first line, which may come from any kind of server. A banner has about a hundred.
+MAX_FIRST_LINE: Final = 65_536
+# The most bytes of answers, to PING and to ASK, that may wait to be sent. A server that waits for another
+# client does not read for a while: this is room for thousands of outputs, or millions of refusals.
+MAX_UNSENT_ANSWERS: Final = 256 * 1024 * 1024
+# The shortest heartbeat that we accept, in seconds: we may have to wake up and send a PING for each.
+MIN_HEARTBEAT: Final = 0.001
+# The longest heartbeat that we accept, in seconds: more than a century, and every clock can wait that long.
+MAX_HEARTBEAT: Final = 4e9
 # Used until the INFO arrives.
 NO_INFO: Final = frames.InfoFrame(frames.VERSION, "", protocol.DEFAULT_MAX_LINE, auth=False, capacity=0)
 
@@ -65,8 +72,12 @@ class Session:
         self.log = LogView()
         self.heartbeat = 0.0
         self.cut_off: frozenset[int] = frozenset()
-        self._lines = lines.LineBuffer(MAX_SERVER_LINE)
+        self._lines = lines.LineBuffer(MAX_FIRST_LINE)
         self._out = bytearray()
+        # How many bytes of ``_out`` answer what the server has asked.
+        self._unsent_answers = 0
+        # Our HELLO without and with the token, while we wait for the banner to say which one to send.
+        self._hellos: tuple[bytes, bytes] | None = None
         self._rosters = Rosters()
 
     @property
@@ -87,12 +98,16 @@ class Session:
         """Return what must be sent now; it counts as sent."""
         data = bytes(self._out)
         self._out.clear()
+        self._unsent_answers = 0
         return data
 
     # --- to the server ---
 
     def hello(self, *, name: str | None = None, token: str | None = None) -> None:
         """Join, under ``name`` or under a name that the server chooses. Call it once, before anything else.
+
+        With a token, nothing is sent until the banner has said whether the server needs one, and the token is
+        sent only if it does.
 
         Args:
             name: our name.
@@ -103,7 +118,18 @@ class Session:
         """
         if self.state not in (SessionState.GREETING, SessionState.JOINING):
             raise LocalProtocolError(codes.PROTO, f"cannot join: the session is {self.state.value}")
-        self._out += protocol.hello(name=name, token=token)
+        hello = protocol.hello(name=name)
+        if token is None:
+            self._out += hello
+            return
+        self._hellos = hello, protocol.hello(name=name, token=token)
+        if self.state is SessionState.JOINING:
+            self._send_hello(self._hellos)
+
+    def _send_hello(self, hellos: tuple[bytes, bytes]) -> None:
+        without_token, with_token = hellos
+        self._out += with_token if self.info.auth else without_token
+        self._hellos = None
 
     def ask(self, text: str, handle: object = None) -> None:
         """Broadcast a command whose outcome we want to know.
@@ -132,7 +158,7 @@ class Session:
                 without ``out``, or the state is not JOINED. Nothing was sent.
         """
         self._check_joined()
-        self._out += results.encode(seq, outcome, self.info.max_line)
+        self._answer(results.encode(seq, outcome, self.info.max_line))
 
     def expire(self, seq: int) -> list[events.Event]:
         """Stop waiting for answers to our ASK ``seq``: missing answers count as ``timeout``.
@@ -191,11 +217,11 @@ class Session:
     def receive_data(self, data: bytes) -> list[events.Event]:
         """Take bytes from the server, split anywhere, and return what they mean.
 
-        O(len(data)), and for each LEFT also O(open asks).
+        O(len(data)), except that each client costs an ASK that waited for it one ``Answer`` when it leaves.
         """
         happened: list[events.Event] = []
         try:
-            for line in self._lines.feed(data) if self.state is not SessionState.OVER else ():
+            for line in self._lines.cut(data) if self.state is not SessionState.OVER else ():
                 happened += self._receive_line(line)
                 if self.state is SessionState.OVER:
                     break
@@ -213,6 +239,8 @@ class Session:
         return [*self.log.disconnect(), events.Disconnected(code, text)]
 
     def _receive_line(self, line: bytes) -> list[events.Event]:
+        if self._unsent_answers > MAX_UNSENT_ANSWERS:
+            raise broken("it asks, and does not read our answers")
         if self.state is SessionState.GREETING:
             return self._receive_banner(line)
         frame = protocol.parse_server_line(line)
@@ -232,8 +260,14 @@ class Session:
         if frame.proto != frames.VERSION:
             text = f"the server speaks protocol {frame.proto}, this client speaks {frames.VERSION}"
             return self._disconnect("", text)
+        if not protocol.MIN_MAX_LINE <= frame.max_line <= protocol.MAX_MAX_LINE:
+            least, most = protocol.MIN_MAX_LINE, protocol.MAX_MAX_LINE
+            raise broken(f"INFO with a max_line of {frame.max_line}, which is not from {least} to {most}")
         self.info = frame
         self.state = SessionState.JOINING
+        self._lines.max_line = frame.max_line + protocol.MAX_SERVER_SLACK
+        if self._hellos is not None:
+            self._send_hello(self._hellos)
         return []
 
     def _receive_welcome(self, frame: frames.WelcomeFrame) -> list[events.Event]:
@@ -241,6 +275,8 @@ class Session:
             raise broken("a second WELCOME")
         if not frame.rank < frame.clients <= grammar.MAX_CLIENTS:
             raise broken(f"WELCOME with rank {frame.rank} of {frame.clients}")
+        if frame.heartbeat and not MIN_HEARTBEAT <= frame.heartbeat <= MAX_HEARTBEAT:
+            raise broken(f"WELCOME with a heartbeat of {frame.heartbeat:g} seconds")
         self.state = SessionState.JOINED
         self.heartbeat = frame.heartbeat
         self.log = LogView(frame)
@@ -252,13 +288,15 @@ class Session:
         happened = self.log.receive(frame)
         if isinstance(frame, frames.CommandFrame) and frame.wants_answer:
             if isinstance(happened[0], events.Refused):
-                self._out += protocol.result(frame.seq, "refused")
+                self._answer(protocol.result(frame.seq, "refused"))
             elif isinstance(happened[0], events.Sent):
                 self._learn_names()
         return happened
 
     def _receive_roster(self, frame: frames.RosterFrame) -> list[events.Event]:
-        roster = self._rosters.receive(frame)
+        if self.state is not SessionState.JOINED:
+            raise broken("a ROSTER before WELCOME")
+        roster = self._rosters.receive(frame, self.log.clients)
         if roster is None:
             return []
         self.log.learn(roster)
@@ -267,13 +305,19 @@ class Session:
 
     def _receive_err(self, frame: frames.ErrFrame) -> list[events.Event]:
         """Find out what was rejected: our lines are handled in order, so it is the oldest command."""
+        if self.state is not SessionState.JOINED:
+            raise broken("an ERR before WELCOME")
         if frame.code != codes.NO_SUCH_ASK and self.log.submitted:
             return [events.Rejected(*frame, *self.log.submitted.popleft())]
         return [events.Rejected(*frame, command=None)]
 
     def _receive_ping(self, frame: frames.Ping) -> list[events.Event]:
-        self._out += protocol.pong(frame.text)
+        self._answer(protocol.pong(frame.text))
         return []
+
+    def _answer(self, line: bytes) -> None:
+        self._out += line
+        self._unsent_answers += len(line)
 
     # PONG and a second INFO say nothing new.
     _RECEIVERS: ClassVar[Mapping[type, Callable[[Session, Any], list[events.Event]]]] = {

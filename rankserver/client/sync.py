@@ -44,6 +44,7 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
     name: str | None = None,
     token: str | None = None,
     tls: ssl.SSLContext | None = None,
+    insecure: bool = False,
     reconnect: bool = False,
     executor: Executor | None = None,
     jobs: int = 1,
@@ -56,7 +57,14 @@ def connect(  # noqa: PLR0913 - most callers leave out most keywords
         ConfigError: ``address`` cannot be parsed, or ``jobs`` is not from 1 to 1,000.
     """
     made = aio.connect(
-        address, name=name, token=token, tls=tls, reconnect=reconnect, executor=executor, jobs=jobs
+        address,
+        name=name,
+        token=token,
+        tls=tls,
+        insecure=insecure,
+        reconnect=reconnect,
+        executor=executor,
+        jobs=jobs,
     )
     return SyncClient(made)
 
@@ -194,6 +202,7 @@ class SyncClient:
 
         Raises:
             LocalProtocolError: the protocol does not allow the name.
+            InsecureError: the token would travel over a network without TLS.
             ConnectError: no server answers, or not in time.
             DisconnectedError: the server refused us, it is not a rankserver, or the client was closed.
             RuntimeError: the client joined before and was not closed.

@@ -11,13 +11,23 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from typing import Final
 
 from rankserver.tls_common import MAX_RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
+# OpenSSL's codes for a certificate that is not for this host name or this IP address.
+NAME_MISMATCHES: Final = frozenset({62, 64})
+ONLY_ALT_NAMES: Final = " (its subjectAltName counts, and not its common name)"
+# The most encrypted bytes that may wait to be sent. Our own are one record at a time; the others answer
+# messages of the TLS layer, such as KeyUpdate, of which a server hardly ever sends one.
+MAX_UNSENT_ANSWERS: Final = 1024 * 1024
+
 
 def context(ca: str | None = None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
     """Return a client's context: it requires TLS 1.2 or newer, and a certificate for the server's name.
+
+    Only a certificate's subjectAltName counts, not its common name: RFC 9525, section 2.
 
     Args:
         ca: file with the certificate authorities to trust; None for those of the system.
@@ -32,6 +42,7 @@ def context(ca: str | None = None, cert: str | None = None, key: str | None = No
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot use the certificates in {ca}: {describe_error(error)}") from None
     made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.hostname_checks_common_name = False
     if cert is not None:
         load_certificate(made, cert, key)
     return made
@@ -79,6 +90,7 @@ class TlsStream:
             OSError: the connection is lost, or the server does not want our certificate.
         """
         while not self._ended:
+            await asyncio.sleep(0)  # let other tasks run: there may be bytes for the TLS layer without end
             await self._fill(size)
             data = self._decrypt()
             if data:
@@ -145,6 +157,8 @@ class TlsStream:
             if not parts:
                 raise
             self._ended = True  # what came before the error counts
+        if self._outgoing.pending + len(self._encrypted) > MAX_UNSENT_ANSWERS:
+            raise ConnectionAbortedError("the server asks in the TLS layer, and does not read our answers")
         if self._outgoing.pending and not self._sending.locked():  # otherwise _flush is sending it already
             self._take()
             with contextlib.suppress(OSError):  # the next send will fail as well
@@ -188,6 +202,7 @@ class TlsStream:
 def reason(error: OSError | ValueError) -> str:
     """Return why the connection failed, in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's {describe_error(error).removeprefix('the ')}"
+        hint = ONLY_ALT_NAMES if error.verify_code in NAME_MISMATCHES else ""
+        return f"the server's {describe_error(error).removeprefix('the ')}{hint}"
     prefix = "TLS: " if isinstance(error, ssl.SSLError) and error.reason else ""
     return prefix + describe_error(error)

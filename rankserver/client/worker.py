@@ -14,6 +14,12 @@ MAX_JOBS: Final = 1_000
 # The maximum length, in characters, of an exception's text that is sent as the reason of a failure: an answer
 # must fit in a line.
 MAX_REASON_CHARS: Final = 1_000
+# The most bytes that queued commands take, about a quarter of a million of the usual length: they wait for
+# hours or days already, and whoever floods a client with commands must not use up its memory.
+MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+# The bytes that a queued command takes besides its text, roughly.
+COMMAND_BYTES: Final = 256
+TOO_MANY: Final = Outcome("denied", {"reason": "too many commands are waiting here"})
 
 
 class Executor(Protocol):
@@ -37,7 +43,7 @@ class SelectiveExecutor(Executor, Protocol):
 class Worker:
     """Executes queued commands, starting them in the order of the log.
 
-    The queue has no bound: receiving must never wait for executing, and a waiting command is small.
+    Receiving never waits for executing: a command that finds the queue full is denied.
 
     Attributes:
         executor: executes the commands. It may be replaced at any time; the next command uses the new one.
@@ -62,13 +68,18 @@ class Worker:
         self._failed = failed
         self._is_closing = False
         self._queue: asyncio.Queue[Execute] = asyncio.Queue()
+        self._queued_bytes = 0
         self._tasks = [asyncio.create_task(self._work()) for _ in range(jobs)]
         for task in self._tasks:
             task.add_done_callback(self._done)
 
     def add(self, command: Execute) -> None:
-        """Queue ``command`` behind those that wait already."""
+        """Queue ``command`` behind those that wait already, or deny it if there is no room for it."""
+        if self._queued_bytes >= MAX_QUEUED_BYTES:
+            self._report(Finished(command, TOO_MANY))
+            return
         self._queue.put_nowait(command)
+        self._queued_bytes += len(command.text) + COMMAND_BYTES
 
     async def close(self) -> None:
         """Cancel what is being executed, wait until it has ended, and discard the queue.
@@ -88,6 +99,7 @@ class Worker:
     async def _work(self) -> None:
         while not self._is_closing:  # an executor may have swallowed the cancellation
             command = await self._queue.get()
+            self._queued_bytes -= len(command.text) + COMMAND_BYTES
             self._report(Finished(command, await self._execute(command)))
 
     async def _execute(self, command: Execute) -> Outcome:

@@ -30,6 +30,10 @@ class ConnectError(RankserverError):
     """No server answers at an address; the message names it and says why."""
 
 
+class InsecureError(ConnectError):
+    """A token would travel over a network without TLS; the message says to where, and what helps."""
+
+
 class DisconnectedError(RankserverError):
     """The server refused or ended the connection.
 

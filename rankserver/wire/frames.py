@@ -96,17 +96,17 @@ class WelcomeFrame(NamedTuple):
 
 
 class JoinFrame(NamedTuple):
-    """``JOIN <seq> <ranks>``: clients joined; ranks as numbered after the frame."""
+    """``JOIN <seq> <ranks>``: clients joined; spans of ranks, as numbered after the frame."""
 
     seq: int
-    ranks: list[int]
+    ranks: list[range]
 
 
 class LeftFrame(NamedTuple):
-    """``LEFT <seq> <ranks>``: clients left; ranks as numbered before the frame."""
+    """``LEFT <seq> <ranks>``: clients left; spans of ranks, as numbered before the frame."""
 
     seq: int
-    ranks: list[int]
+    ranks: list[range]
 
 
 class CommandFrame(NamedTuple):

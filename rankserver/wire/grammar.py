@@ -16,8 +16,10 @@ from rankserver.wire.exceptions import RemoteProtocolError
 
 # The largest number of digits that a signed 64-bit number can have.
 MAX_NUMBER_DIGITS: Final = 19
-# The most clients of one server, far more than one process can serve. A range of ranks is expanded in memory,
-# so it must be bounded.
+# The largest number of that many digits.
+MAX_NUMBER: Final = 10**MAX_NUMBER_DIGITS - 1
+# The most clients of one server, far more than one process can serve. A client keeps a bit for each of them
+# for every ASK, so their number must be bounded.
 MAX_CLIENTS: Final = 1_000_000
 # The most characters of a bad value that an error message repeats.
 MAX_SHOWN: Final = 64
@@ -89,21 +91,23 @@ def parse_number(what: str, text: str) -> int:
     return int(text)
 
 
-def parse_ranks(text: str) -> list[int]:
-    """Parse ``0,3,7-9`` into an ascending list of ranks.
+def parse_ranks(text: str) -> list[range]:
+    """Parse ``0,3,7-9`` into ascending spans of ranks. O(len(text)), however many ranks there are.
 
     Raises:
         RemoteProtocolError: ``bad-frame`` if it is anything but ascending ranks and ranges.
     """
-    ranks: list[int] = []
+    spans: list[range] = []
+    least = 0
     for part in text.split(","):
         first, dash, last = part.partition("-")
         low = high = parse_number("rank", first)
         if dash:
             high = parse_number("rank", last)
-        if high < low or (ranks and low <= ranks[-1]):
+        if high < low or low < least:
             raise bad_frame(f"ranks {shown(text)} do not ascend")
         if high >= MAX_CLIENTS:
             raise bad_frame(f"rank {high} is not below {MAX_CLIENTS}")
-        ranks += range(low, high + 1)
-    return ranks
+        least = high + 1
+        spans.append(range(low, least))
+    return spans

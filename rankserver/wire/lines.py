@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rankserver.wire.codes import TOO_LONG
 from rankserver.wire.exceptions import RemoteProtocolError
 
@@ -10,6 +12,9 @@ class LineBuffer:
     """Cuts a stream of bytes into lines, in whatever pieces it arrives.
 
     Each byte is copied a constant number of times, however small the pieces are.
+
+    Args:
+        max_line: the most bytes in a line, LF included.
     """
 
     def __init__(self, max_line: int) -> None:
@@ -22,13 +27,25 @@ class LineBuffer:
         Raises:
             RemoteProtocolError: ``too-long``, once a line has more than ``max_line`` bytes, its LF included.
         """
+        return list(self.cut(data))
+
+    def cut(self, data: bytes) -> Iterator[bytes]:
+        """Add ``data`` and yield what ``feed`` returns, raising only behind the lines before a long one.
+
+        A change of ``max_line`` between two lines applies from the second on, and to data of later calls.
+        """
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = bytes(self._begun) + lines[0]
             self._begun = bytearray(rest)
         else:
             self._begun += rest
-        longest = max(len(self._begun), max(map(len, lines), default=-1) + 1)
-        if longest > self.max_line:
+        for line in lines:
+            self._check(len(line) + 1)
+            if stripped := line.removesuffix(b"\r"):
+                yield stripped
+        self._check(len(self._begun))
+
+    def _check(self, length: int) -> None:
+        if length > self.max_line:
             raise RemoteProtocolError(TOO_LONG, f"a line is longer than {self.max_line} bytes")
-        return [stripped for line in lines if (stripped := line.removesuffix(b"\r"))]

@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 
 from rankserver.wire import codes, frames, jsontext
 from rankserver.wire.exceptions import RemoteProtocolError
-from rankserver.wire.grammar import NOT_A_NAME, bad_frame, is_name, parse_number, parse_ranks, shown
+from rankserver.wire.grammar import (
+    MAX_NUMBER,
+    NOT_A_NAME,
+    bad_frame,
+    is_name,
+    parse_number,
+    parse_ranks,
+    shown,
+)
 
 Frame = TypeVar("Frame")
 
@@ -76,7 +84,7 @@ def command(rest: str, *, wants_answer: bool) -> frames.CommandFrame:
     return frames.CommandFrame(parse_number("seq", seq), parse_number("rank", rank), text, wants_answer)
 
 
-def seq_and_ranks(rest: str) -> tuple[int, list[int]]:
+def seq_and_ranks(rest: str) -> tuple[int, list[range]]:
     """Parse what follows ``JOIN`` or ``LEFT``."""
     try:
         seq, ranks = rest.split(" ", 1)
@@ -139,7 +147,7 @@ def _read_info(fields: dict[str, Any]) -> frames.InfoFrame:
         proto=_count(fields, "proto"),
         server=_text(fields, "server"),
         max_line=_count(fields, "max_line"),
-        auth=bool(fields["auth"]),
+        auth=_flag(fields, "auth"),
         capacity=_count(fields, "capacity"),
     )
 
@@ -159,7 +167,7 @@ def _read_welcome(fields: dict[str, Any]) -> frames.WelcomeFrame:
 def _read_roster(fields: dict[str, Any]) -> frames.RosterFrame:
     members = [
         frames.RosterEntry(_count(member, "rank"), _name(member["name"]), _class(member))
-        for member in fields["clients"]
+        for member in _objects(fields, "clients")
     ]
     return frames.RosterFrame(_count(fields, "total"), _count(fields, "from"), members)
 
@@ -169,8 +177,8 @@ def _read_roster(fields: dict[str, Any]) -> frames.RosterFrame:
 
 def _count(fields: dict[str, Any], field: str) -> int:
     value = fields[field]
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{field} is not a whole number of at least 0")
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise ValueError(f"{field} is not a whole number from 0 to {MAX_NUMBER}")
     return value
 
 
@@ -178,6 +186,20 @@ def _text(fields: dict[str, Any], field: str) -> str:
     value = fields[field]
     if not isinstance(value, str):
         raise TypeError(f"{field} is not a string")
+    return value
+
+
+def _flag(fields: dict[str, Any], field: str) -> bool:
+    value = fields[field]
+    if not isinstance(value, bool):
+        raise TypeError(f"{field} is neither true nor false")
+    return value
+
+
+def _objects(fields: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    value = fields[field]
+    if not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+        raise TypeError(f"{field} is not a list of objects")
     return value
 
 

@@ -1,13 +1,13 @@
 """What log frames do to ranks: pure rules, without sockets, clocks or byte formats.
 
-The ranks in a frame are an ascending list, ``me`` is a client's own rank and ``n`` the number of clients.
+The ranks in a frame are ascending spans, ``me`` is a client's own rank and ``n`` the number of clients.
 Source: docs/protocol.md, "Log frames".
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
 class Verdict(enum.Enum):
@@ -18,17 +18,23 @@ class Verdict(enum.Enum):
     REFUSE = "refuse"
 
 
-def joined(me: int, n: int, ranks: Sequence[int]) -> tuple[int, int]:
-    """Return (me, n) after a JOIN of ``ranks``, as numbered after the frame. O(len(ranks))."""
-    for rank in ranks:
-        if me >= rank:
-            me += 1
-    return me, n + len(ranks)
+def joined(me: int, n: int, ranks: Iterable[range]) -> tuple[int, int]:
+    """Return (me, n) after a JOIN of ``ranks``, as numbered after the frame. O(spans)."""
+    for span in ranks:
+        n += len(span)
+        if me >= span.start:
+            me += len(span)
+    return me, n
 
 
-def left(me: int, n: int, ranks: Sequence[int]) -> tuple[int, int]:
-    """Return (me, n) after a LEFT of ``ranks``, as numbered before the frame. O(len(ranks))."""
-    return me - sum(rank < me for rank in ranks), n - len(ranks)
+def left(me: int, n: int, ranks: Iterable[range]) -> tuple[int, int]:
+    """Return (me, n) after a LEFT of ``ranks``, as numbered before the frame. O(spans)."""
+    before = me
+    for span in ranks:
+        n -= len(span)
+        if before >= span.start:
+            me -= min(len(span), before - span.start)
+    return me, n
 
 
 def verdict(me: int, sender: int) -> Verdict:

@@ -276,6 +276,33 @@ def test_a_command_that_the_server_rejects_is_exit_code_6(
     assert (code, line, err) == (6, "the server rejected the command 'x': bad-frame no", "")
 
 
+MILLION = WELCOME.replace(b'"rank":0,"clients":1,', b'"rank":999999,"clients":1000000,')
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (BANNER.replace(b"65536", b"30"), "INFO with a max_line of 30, which is not from 256 to 16777216"),
+        (BANNER + WELCOME.replace(b":30", b":1e300"), "WELCOME with a heartbeat of 1e+300 seconds"),
+        (BANNER + b"ERR bad-frame x\n", "an ERR before WELCOME"),
+        (BANNER + b"x" * 70_000, "a line is longer than 65792 bytes"),
+        (BANNER + MILLION + b"LEFT 1 0-99998\nLEFT 3 0\n", "expected log frame 2, got 3"),
+    ],
+)
+def test_a_server_that_lies_is_left_with_one_line(
+    listen: Callable[[Callable[[socket.socket], None]], str], said: bytes, words: str
+) -> None:
+    def script(connection: socket.socket) -> None:
+        connection.sendall(said)
+        while connection.recv(1 << 16):
+            pass
+
+    code, lines, err = run(listen(script), "--stay", stdin=b"")
+    assert code == 4
+    assert (lines + err.splitlines())[-1] == f"disconnected: the server broke the protocol: {words}"
+    assert "Traceback" not in err
+
+
 def test_a_server_that_breaks_the_protocol_is_exit_code_4(
     listen: Callable[[Callable[[socket.socket], None]], str],
 ) -> None:

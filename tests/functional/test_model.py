@@ -73,21 +73,21 @@ class Replay:
 
     def _moved(self, frame: LogFrame, members: list[int]) -> list[int]:
         if isinstance(frame, JoinFrame):
-            for rank in frame.ranks:
+            for rank in itertools.chain(*frame.ranks):
                 members.insert(rank, next(self._numbers))
         elif isinstance(frame, LeftFrame):
-            for rank in reversed(frame.ranks):
+            for rank in reversed([*itertools.chain(*frame.ranks)]):
                 members.pop(rank)
         return members
 
     def _apply(self, frame: LogFrame, names: list[str]) -> list[str]:
         if isinstance(frame, JoinFrame):
-            for rank in frame.ranks:
+            for rank in itertools.chain.from_iterable(frame.ranks):
                 assert rank <= len(names)
                 names.insert(rank, self._welcomed.get((frame.seq, rank), ""))
             return names
         if isinstance(frame, LeftFrame):
-            for rank in reversed(frame.ranks):
+            for rank in reversed(list(itertools.chain.from_iterable(frame.ranks))):
                 self.left_at[names.pop(rank)] = frame.seq
             return names
         # It was gone before it read its WELCOME, but the command names it.
@@ -360,7 +360,7 @@ class Scenario:
 
 
 def departures(peer: RandomClient) -> int:
-    return sum(len(frame.ranks) for frame in peer.log if isinstance(frame, LeftFrame))
+    return sum(len(span) for frame in peer.log if isinstance(frame, LeftFrame) for span in frame.ranks)
 
 
 class Arena:

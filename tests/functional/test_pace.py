@@ -359,6 +359,14 @@ def test_a_flooder_that_reads_no_answers_is_dropped(
     assert flood.received.endswith(b"\n" + GOODBYE)
 
 
+def test_unread_frames_between_commands_take_little_memory(serve: Serve, join: Join, tmp_path: Path) -> None:
+    server = serve(8, *NEVER, unix=tmp_path / "socket")
+    (flooder,) = join(server, "flooder")
+    flood = PumpedClient(flooder, b"PING %s\nCMD x\n" % (b"x" * 60) * 40_000, reads=0)
+    with bounded(server, ROOM):
+        hold(server, flood)
+
+
 def test_one_of_two_that_answer_each_other_unread_is_dropped(serve: Serve, join: Join) -> None:
     server = serve(8, *SOON)
     one, other, witness = join(server, "one", "other", "witness")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from rankserver import tokens
 from rankserver.client import ConnectError, DisconnectedError, connect, tls
 from rankserver.reception import TOKEN_PENALTY
+from tests.support.paths import ROOT
 from tests.support.program import ClientProgram, run
 from tests.support.servers import ServerProcess
 from tests.support.tls_peer import Certificates, write_private
@@ -75,6 +78,36 @@ def test_a_wrong_token_ends_it_for_good_after_the_penalty(
     assert time.monotonic() - begin >= TOKEN_PENALTY
 
 
+# The client program on a machine whose loopback is taken for a network.
+ON_A_NETWORK = """
+import sys
+from client import cli
+from rankserver.client import connection
+connection.is_loopback_address = lambda address: False
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("reconnect", [(), ("--reconnect",)])
+def test_a_token_is_not_sent_without_tls_unless_insecure(
+    serve: Callable[..., ServerProcess], tmp_path: Path, reconnect: tuple[str, ...]
+) -> None:
+    path = write_private(tmp_path / "token", "secret\n")
+    server = serve(2, "--token-file", str(path), "--log-level", "debug")
+    command = [sys.executable, "-c", ON_A_NETWORK, server.where, "--token-file", str(path), *reconnect]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    says = f"cannot connect to {server.where}: the token would be sent to 127.0.0.1 without TLS"
+    assert ended.stderr.startswith(says)
+    assert "secret" not in ended.stderr
+    command.append("--insecure")
+    ended = subprocess.run(
+        command, cwd=ROOT, input="", capture_output=True, text=True, timeout=BOUND, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"connected to {server.where} as ")
+
+
 def test_a_server_without_a_valid_certificate_is_rejected(trusted: Trusted, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = Certificates(tmp_path / "other")
@@ -97,10 +130,7 @@ def test_a_tls_mismatch_is_explained(trusted: Trusted, server: ServerProcess) ->
         (["--tls", "--tls-key", "x"], "--tls-key needs --tls-cert"),
         (["--tls", "--tls-ca", "none"], "cannot use the certificates in none: No such file or directory"),
         (["--token-file", "none"], "cannot read the token file none: No such file or directory"),
-        (
-            ["--token-file", os.devnull],
-            f"the token file {os.devnull} must contain one token and nothing else",
-        ),
+        (["--token-file", os.devnull], f"the token file {os.devnull} is not a regular file"),
     ],
 )
 def test_unusable_files_are_named(options: list[str], words: str) -> None:

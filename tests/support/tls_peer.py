@@ -48,7 +48,13 @@ class Certificates:
 
     def renew(self, *others: str) -> None:
         """Replace the server's certificate by a new one, which is also valid for ``names``."""
-        made = self._authority.issue_cert(HOST, "localhost", *others)
+        self._write(self._authority.issue_cert(HOST, "localhost", *others))
+
+    def name_as_of_old(self, name: str) -> None:
+        """Replace the server's certificate by one that has a name only as its common name."""
+        self._write(self._authority.issue_cert(common_name=name))
+
+    def _write(self, made: trustme.LeafCert) -> None:
         self.key.unlink(missing_ok=True)
         self.key.touch(mode=0o600)
         made.private_key_pem.write_to_path(str(self.key))

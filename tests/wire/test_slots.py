@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rankserver.wire.slots import Slots, contains, set_of, slots_of
+from rankserver.wire.slots import MAX_SMALL_BITS, Slots, contains, set_of, set_of_spans, slots_of
 
 
 class SlotsAgainstASet(RuleBasedStateMachine):
@@ -79,3 +79,25 @@ def test_slots_of_a_set_come_in_ascending_order() -> None:
 def test_a_set_contains_its_slots_and_no_others() -> None:
     members = set_of([0, 64])
     assert [slot for slot in range(130) if contains(members, slot)] == [0, 64]
+
+
+# Some of them lie on both sides of every point at which a large set is halved.
+SLOTS = st.sets(st.integers(0, 300) | st.integers(0, 10 * MAX_SMALL_BITS))
+
+
+@given(SLOTS)
+def test_a_set_has_the_slots_that_it_was_made_of(slots: set[int]) -> None:
+    members = set_of(slots)
+    assert members == sum(1 << slot for slot in slots)
+    assert list(slots_of(members)) == sorted(slots)
+
+
+@given(SLOTS)
+def test_spans_make_the_same_set_as_their_slots(slots: set[int]) -> None:
+    ends = sorted(slots)
+    spans = [range(*pair) for pair in zip(ends[::2], ends[1::2], strict=False)]
+    assert set_of_spans(spans) == set_of(slot for span in spans for slot in span)
+
+
+def test_spans_that_touch_make_one_set() -> None:
+    assert set_of_spans([range(3, 5), range(5, 9), range(1, 3)]) == set_of(range(1, 9))

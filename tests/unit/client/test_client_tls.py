@@ -141,6 +141,41 @@ def test_a_server_without_a_valid_certificate_is_rejected(
         assert tls.reason(error.value).startswith("the server's certificate is not accepted: ")
 
 
+def test_a_name_that_is_only_the_common_name_does_not_count(serve: Serve, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    certificates.name_as_of_old("localhost")
+    server = serve(8, tls=certificates)
+
+    async def shake(context: ssl.SSLContext) -> None:
+        connection, sock = await connect(server, context, "localhost")
+        with sock:
+            await connection.shake_hands()
+
+    with pytest.raises(ssl.SSLCertVerificationError) as error:
+        asyncio.run(asyncio.wait_for(shake(tls.context(str(certificates.ca))), BOUND))
+    says = tls.reason(error.value)
+    assert says.startswith("the server's certificate is not accepted: Hostname mismatch")
+    assert says.endswith("(its subjectAltName counts, and not its common name)")
+    # Otherwise it is a good certificate, and Python's default would accept it.
+    lenient = tls.context(str(certificates.ca))
+    lenient.hostname_checks_common_name = True
+    asyncio.run(asyncio.wait_for(shake(lenient), BOUND))
+
+
+def test_messages_of_the_tls_layer_do_not_use_up_memory(
+    server: ServerProcess, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "MAX_UNSENT_ANSWERS", 1_000)
+
+    async def scene(connection: TlsStream, _: socket.socket) -> None:
+        await connection.send_all(b"HELLO\n")
+        connection._encrypted += b"x" * 1_001  # what the socket does not take
+        with pytest.raises(ConnectionAbortedError, match="does not read our answers"):
+            await connection.receive(READ_SIZE)
+
+    play(server, context, scene)
+
+
 def test_a_server_that_speaks_no_tls_is_an_error(serve: Serve, context: ssl.SSLContext) -> None:
     async def scene(_: TlsStream, __: socket.socket) -> None:
         raise AssertionError("it was spoken to")

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from rankserver.client import connect, reconnect
 from rankserver.client import connection as connection_module
 from rankserver.client.connection import Address, Connection, join, parse_address
 from rankserver.client.events import ClientsChanged, Connected, Disconnected, Event, Lost, Refused
 from rankserver.client.session import SessionState
-from rankserver.wire.exceptions import ConfigError, ConnectError, DisconnectedError, LocalProtocolError
+from rankserver.wire.exceptions import (
+    ConfigError,
+    ConnectError,
+    DisconnectedError,
+    InsecureError,
+    LocalProtocolError,
+)
 from tests.support.rawclient import RawClient
 from tests.support.scripted import BANNER, fake, reset, run, welcome
 from tests.support.servers import ServerProcess
@@ -127,6 +135,150 @@ def test_a_bad_name_is_refused_without_connecting() -> None:
     async def main() -> None:
         with pytest.raises(LocalProtocolError, match="name 'a b' is not"):
             await join(parse_address("nowhere.invalid"), name="a b")
+
+    run(main())
+
+
+# --- the token ---
+
+
+AUTH_BANNER = BANNER.replace(b'"auth":false', b'"auth":true')
+
+
+@pytest.mark.parametrize(("banner", "needs_it"), [(AUTH_BANNER, True), (BANNER, False)])
+def test_a_token_is_sent_to_a_server_that_needs_it(banner: bytes, needs_it: bool) -> None:
+    async def main() -> None:
+        said: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(banner)
+            said.set_result(await reader.readline())
+            writer.write(welcome(0, 1))
+            await reader.read()
+            writer.close()
+
+        async with fake(script) as address:
+            connection = await join(parse_address(address), name="me", token="secret")  # noqa: S106 - a test's
+            await connection.close()
+        token = b',"token":"secret"' if needs_it else b""
+        assert await said == b'HELLO {"proto":1,"name":"me"%s}\n' % token
+
+    run(main())
+
+
+class Elsewhere:
+    """A server that counts the bytes that it gets, at an address that is taken for one on a network."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.received = b""
+        self.asked_about: list[str] = []
+        self.clients = 0
+        monkeypatch.setattr(connection_module, "is_loopback_address", self._is_loopback)
+
+    def _is_loopback(self, address: str) -> bool:
+        self.asked_about.append(address)
+        return False
+
+    async def script(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.clients += 1
+        writer.write(AUTH_BANNER)
+        self.received += await reader.read(1 << 16)
+        if self.received:
+            writer.write(welcome(0, 1))
+            await reader.read()
+        writer.close()
+
+
+def test_a_token_is_not_sent_over_a_network_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        server = Elsewhere(monkeypatch)
+        async with fake(server.script) as address:
+            # The address that a name turns out to have counts, and not the name.
+            where = parse_address(address.replace("127.0.0.1", "localhost"))
+            with pytest.raises(InsecureError) as caught:
+                await join(where, token="secret")  # noqa: S106 - of a test
+        assert (server.received, server.asked_about) == (b"", ["127.0.0.1"])
+        says = str(caught.value)
+        assert says.startswith(f"cannot connect to {where}: the token would be sent to 127.0.0.1 without TLS")
+        assert "--tls" in says
+        assert "--insecure" in says
+        assert "secret" not in says
+
+    run(main())
+
+
+def test_insecure_sends_the_token_nevertheless(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        server = Elsewhere(monkeypatch)
+        async with fake(server.script) as address:
+            connection = await join(parse_address(address), token="secret", insecure=True)  # noqa: S106
+            await connection.close()
+        assert b'"token":"secret"' in server.received
+
+    run(main())
+
+
+def test_without_a_token_the_network_is_nobodys_concern(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        server = Elsewhere(monkeypatch)
+        async with fake(server.script) as address:
+            await (await join(parse_address(address))).close()
+        assert server.received.startswith(b"HELLO ")
+
+    run(main())
+
+
+def test_a_token_that_may_not_be_sent_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        server = Elsewhere(monkeypatch)
+        async with fake(server.script) as address:
+            with pytest.raises(InsecureError):
+                async with connect(address, token="secret", reconnect=True):  # noqa: S106 - of a test
+                    pass
+        assert server.clients == 1
+
+    run(main())
+
+
+def test_a_server_that_moves_to_a_network_gets_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "FIRST_DELAY", 0.01)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(AUTH_BANNER)
+        if await reader.readline():
+            Elsewhere(monkeypatch)
+            writer.write(welcome(0, 1) + b"BYE shutdown now\n")
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address, connect(address, token="x", reconnect=True) as client:  # noqa: S106
+            with pytest.raises(DisconnectedError, match="the token would be sent to"):
+                async for _ in client:
+                    pass
+
+    run(main())
+
+
+# --- servers that end or prolong joining ---
+
+
+@pytest.mark.parametrize("flood", [b"PING\n" * 1_000, b"\n" * 1_000])
+def test_a_server_that_never_stops_sending_is_given_up(monkeypatch: pytest.MonkeyPatch, flood: bytes) -> None:
+    monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT", 0.1)
+
+    async def script(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BANNER)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(flood)
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+
+    async def main() -> None:
+        async with fake(script) as address:
+            with pytest.raises(ConnectError, match=r"no answer within 0\.1 s"):
+                await join(parse_address(address))
 
     run(main())
 

@@ -190,3 +190,15 @@ def test_leaving_early_shows_the_answers_so_far() -> None:
         "| +y",
         "#7: 3 of 4 answers",
     ]
+
+
+def test_outputs_that_differ_in_what_nobody_sees_look_different() -> None:
+    outputs = ("ab", "a\u200bb", "a\u2060b", "a\U000e0041b", "a\\u200bb")
+    lines = shown([Answer(7, rank, f"web-{rank}", "ok", 0, out) for rank, out in enumerate(outputs, 1)])
+    assert [line for line in lines if line.startswith("| ")] == [
+        "| ab",
+        "| a\\u200bb",
+        "| a\\u2060b",
+        "| a\\U000e0041b",
+        "| a\\\\u200bb",
+    ]

@@ -9,6 +9,7 @@ import pytest
 
 from client import cli
 from client.cli import main
+from tests.support.tls_peer import write_private
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,17 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith("usage: rankserver-client [options] [HOST[:PORT] | unix:PATH]\n")
     for option in ("-c", "--wait-for N", "--answer-timeout S", "-b", "--diff", "--json", "--reconnect"):
         assert f"\n  {option}" in out
-    for option in ("--stay", "--exec KIND", "--allow FILE", "--allow-all", "--timeout S", "--jobs N"):
+    for option in (
+        "--token-file FILE",
+        "--tls",
+        "--insecure",
+        "--stay",
+        "--exec KIND",
+        "--allow FILE",
+        "--allow-all",
+        "--timeout S",
+        "--jobs N",
+    ):
         assert f"\n  {option}" in out
 
 
@@ -178,7 +189,7 @@ def test_two_dashes_are_a_value_like_any_other(capsys: pytest.CaptureFixture[str
 
 
 def test_a_byte_order_mark_is_not_part_of_a_token(tmp_path: Path) -> None:
-    (tmp_path / "token").write_bytes(b"\xef\xbb\xbfsecret\n")
+    write_private(tmp_path / "token", "\ufeffsecret\n")
     assert cli._token(cli._parser().parse_args(["--token-file", str(tmp_path / "token")])) == "secret"
 
 

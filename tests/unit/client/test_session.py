@@ -51,6 +51,28 @@ def test_hello_is_sent_and_welcome_answers_it() -> None:
     assert session.log.seq == 9
 
 
+AUTH_BANNER = SHORT_BANNER.replace(b'"auth":false', b'"auth":true')
+
+
+@pytest.mark.parametrize(("banner", "token"), [(AUTH_BANNER, b',"token":"secret"'), (SHORT_BANNER, b"")])
+def test_a_token_waits_for_a_banner_that_asks_for_it(banner: bytes, token: bytes) -> None:
+    session = Session()
+    session.hello(name="me", token="secret")  # noqa: S106 - of a test
+    bytewise(session, banner[:-1])
+    assert session.data_to_send() == b""
+    session.receive_data(banner[-1:])
+    assert session.data_to_send() == b'HELLO {"proto":1,"name":"me"%s}\n' % token
+
+
+@pytest.mark.parametrize("first", [b"BYE full x\n", b"SSH-2.0\n", b"INFO {}\n", b"PING\n", b"x" * 70_000])
+def test_whatever_is_no_banner_gets_no_token(first: bytes) -> None:
+    session = Session()
+    session.hello(token="secret")  # noqa: S106 - of a test
+    session.receive_data(first + AUTH_BANNER)
+    session.receive_data(AUTH_BANNER)
+    assert session.data_to_send() == b""
+
+
 @pytest.mark.parametrize(
     "data", [b"BYE full all 8 places are taken\n", SHORT_BANNER + b"BYE full all 8 places are taken\n"]
 )
@@ -161,6 +183,7 @@ def test_ping_is_answered() -> None:
         (b"JOIN 1 4\n", "JOIN has rank 4, but makes the number of clients 4"),
         (b"LEFT 1 3\n", "LEFT has rank 3, but this is rank 1 of 3"),
         (b"LEFT 1 0-1\n", "LEFT has rank 1, but this is rank 1 of 3"),
+        (b"JOIN 1 3-999999\nJOIN 2 0\n", "JOIN makes the number of clients 1000001, more than 1000000"),
         (b"RES 1 3 a ok\n", "RES from rank 3, but the number of clients is 3"),
         (b'ROSTER {"total":3,"from":1,"clients":[]}\n', "expected ROSTER from rank 0 on, got it from 1 on"),
         (welcome(0, 1), "a second WELCOME"),

@@ -134,7 +134,7 @@ def test_one_departure_may_settle_several_asks() -> None:
 
 def test_late_clients_count_as_timeout_once_and_by_rank() -> None:
     session = asked(0, 4)
-    # The order of slots now differs from that of ranks.
+    # The order of joining now differs from that of ranks.
     session.receive_data(b"LEFT 2 1\nJOIN 3 1\nJOIN 4 1\n")
     session.ask("again")
     session.receive_data(b"ASK 5 0 again\nRES 5 2 b ok\n")

@@ -62,8 +62,9 @@ class History:
         self.members = [self.newcomer() for _ in range(clients)]
         self.me = self.members[rank]
         self.me.name = "me"
-        # The members whose names the reader knows.
+        # The members whose names the reader knows, and whether it takes them for all.
         self.known = {self.me}
+        self.are_all_known = clients == 1
         self.asks: dict[int, Question] = {}
         self.unlogged: list[tuple[str, bool]] = []
         self.whos: list[bool] = []
@@ -91,7 +92,7 @@ class History:
         self.steps.append((f"{verb} {text}", [], owed + f"{verb} {text}\n".encode()))
 
     def learn(self) -> bytes:
-        if not set(self.members) - self.known or self.whos:
+        if self.are_all_known or self.whos:
             return b""
         self.whos.append(False)
         return b"WHO\n"
@@ -110,6 +111,7 @@ class History:
         before = self.rank
         for rank in ranks:
             self.members.insert(rank, self.newcomer())
+        self.are_all_known = False
         self.seq += 1
         self.log("JOIN", ",".join(map(str, ranks)), [self.changed(before)])
 
@@ -161,6 +163,7 @@ class History:
     def roster(self) -> None:
         is_wanted = self.whos.pop(0)
         self.known = set(self.members)
+        self.are_all_known = True
         members = [frames.RosterEntry(rank, member.name) for rank, member in enumerate(self.members)]
         seen: list[Event] = [RosterReceived(tuple(members))]
         self.steps.append((b"".join(protocol.roster(members, 120)), seen if is_wanted else [], b""))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from functools import partial
 
 import pytest
@@ -182,7 +183,54 @@ def test_an_output_cannot_pose_as_anything_else() -> None:
 
 
 def test_harmless_text_stays_unchanged() -> None:
-    assert visible("a\tgrüße שלום 🙂 \\x1b") == "a\tgrüße שלום 🙂 \\x1b"
+    for text in ("a\tgrüße שלום 🙂 \\x1b", "नमस्ते", "日本語", "e\u0301", "\ufffd", "가"):
+        assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("character", "shown"),
+    [
+        ("\u200b", "\\u200b"),  # zero width space
+        ("\u200d", "\\u200d"),  # zero width joiner
+        ("\u202e", "\\u202e"),  # right-to-left override
+        ("\u2060", "\\u2060"),  # word joiner
+        ("\u2069", "\\u2069"),  # pop directional isolate
+        ("\ufeff", "\\ufeff"),  # byte order mark
+        ("\xad", "\\xad"),  # soft hyphen
+        ("\u034f", "\\u034f"),  # combining grapheme joiner
+        ("\u061c", "\\u061c"),  # Arabic letter mark
+        ("\u1160", "\\u1160"),  # Hangul filler
+        ("\u17b4", "\\u17b4"),  # Khmer inherent vowel
+        ("\u180e", "\\u180e"),  # Mongolian vowel separator
+        ("\u2800", "\\u2800"),  # Braille pattern without dots
+        ("\u3164", "\\u3164"),  # Hangul filler
+        ("\uffa0", "\\uffa0"),  # Hangul filler
+        ("\ufe0f", "\\ufe0f"),  # variation selector
+        ("\U000e0041", "\\U000e0041"),  # tag
+        ("\U000e01ef", "\\U000e01ef"),  # variation selector
+        ("\xa0", "\\xa0"),  # no-break space
+        ("\u3000", "\\u3000"),  # ideographic space
+        ("\uffff", "\\uffff"),  # never assigned
+        ("\ue000", "\\ue000"),  # private use
+        ("\ud800", "\\ud800"),  # a lone surrogate
+    ],
+)
+def test_a_character_that_nobody_sees_is_escaped(character: str, shown: str) -> None:
+    assert visible(f"a{character}b") == f"a{shown}b"
+
+
+def test_only_what_is_seen_is_shown() -> None:
+    hidden = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+    kept = {code for code in range(0x110000) if visible(chr(code)) == chr(code)}
+    assert {unicodedata.category(chr(code)) for code in kept - {0x20, 0x09}}.isdisjoint(hidden)
+    # These are all of Default_Ignorable_Code_Point in Unicode 15.
+    ignorable = (
+        *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0),
+        *(*range(0x180B, 0x1810), *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)),
+        *(*range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9), *range(0x1BCA0, 0x1BCA4), *range(0x1D173, 0x1D17B)),
+        *range(0xE0000, 0xE1000),
+    )
+    assert kept.isdisjoint(ignorable)
 
 
 @given(st.text(st.characters()))

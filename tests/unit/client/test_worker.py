@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from rankserver.client import worker as worker_module
 from rankserver.client.events import Execute, Finished, Outcome, Started
 from rankserver.client.worker import MAX_REASON_CHARS, Worker
 from tests.support.scripted import run
@@ -227,6 +228,34 @@ def test_another_executor_takes_the_next_command() -> None:
         worker.executor = Scripted(never)
         worker.add(command(2))
         assert await log.until(3) == [Started(command(1)), Finished(command(1), DONE), Started(command(2))]
+        await worker.close()
+
+    run(main())
+
+
+def test_commands_that_find_the_queue_full_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "MAX_QUEUED_BYTES", 3 * worker_module.COMMAND_BYTES)
+
+    async def main() -> None:
+        go_on = asyncio.Event()
+
+        async def wait(_command: Execute) -> Outcome:
+            await go_on.wait()
+            return DONE
+
+        log = Log()
+        worker = Worker(Scripted(wait), 1, log, unexpected)
+        worker.add(command(1))
+        await log.until(1)
+        for seq in range(2, 7):
+            worker.add(command(seq))
+        denied = [Finished(command(seq), worker_module.TOO_MANY) for seq in (5, 6)]
+        assert log.steps == [Started(command(1)), *denied]
+        go_on.set()
+        steps = await log.until(10)
+        assert [step.command.seq for step in steps if isinstance(step, Finished)] == [5, 6, 1, 2, 3, 4]
+        worker.add(command(7))  # there is room again
+        assert (await log.until(12))[-1] == Finished(command(7), DONE)
         await worker.close()
 
     run(main())

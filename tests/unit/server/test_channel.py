@@ -207,6 +207,21 @@ def test_owed_bytes_include_everything_that_waits(connected: Connected) -> None:
     assert channel.cursor.sent() == channel.bytes_owed
 
 
+@pytest.mark.parametrize("size", [5, 3000, 60_000])
+def test_bytes_count_as_taken_once_the_peer_has_read_them(connected: Connected, size: int) -> None:
+    channel, read = connected.channel, 0
+    connected.theirs.setblocking(False)
+    for _ in range(600_000 // size):
+        channel.cursor.private(b"x" * (size - 1) + b"\n")
+        if channel.cursor.flush() is Flushed.BLOCKED:
+            assert channel.bytes_taken <= read
+            read += len(connected.theirs.recv(20_000))
+    while channel.cursor.flush() is Flushed.BLOCKED or read < channel.bytes_sent:
+        assert channel.bytes_taken <= read
+        read += len(connected.theirs.recv(20_000))
+    assert channel.bytes_taken == read == channel.bytes_owed
+
+
 # --- its end ----------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ def test_a_turn_reads_bounded_bytes_and_few_while_commands_wait(monkeypatch: pyt
 
         monkeypatch.setattr(Cursor, "read", note)
         for wanted, is_holding in ((MAX_TURN_BYTES // 2, False), (MIN_READ_BYTES, True)):
-            stepped.loop.pace.is_holding = is_holding
+            stepped.loop.pace.is_under_pressure = stepped.loop.pace.is_holding = is_holding
             for client in clients:
                 client.send(b"\n")
             asked.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def logged(stepped: SteppedServer, client: SteppedClient, verb: bytes) -> list[t
     lines = client.received().splitlines()
     assert all(len(line) < stepped.server.config.max_line for line in lines)
     words = [line.decode().split(" ") for line in lines if line.startswith(verb + b" ")]
-    return [(int(seq), grammar.parse_ranks(ranks)) for _, seq, ranks in words]
+    return [(int(seq), list(chain.from_iterable(grammar.parse_ranks(ranks)))) for _, seq, ranks in words]
 
 
 # --- joins ------------------------------------------------------------------------------------

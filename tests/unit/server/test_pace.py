@@ -9,10 +9,14 @@ import pytest
 
 from rankserver.channel import Channel, ChannelState, Wait
 from rankserver.clist import Cursor, Log
-from rankserver.pace import MAX_PRIVATE_BYTES, Pace
-from rankserver.timers import Timeout, Timers
+from rankserver.credits import MAX_UNREAD_ANSWERS
+from rankserver.lateness import LateClients
+from rankserver.pace import MAX_EXCESS, MAX_PRIVATE_BYTES, Pace
+from rankserver.timers import Timers
 
 MAX_BACKLOG = 1000
+# What a member may log under pressure, if there are at least three.
+CREDIT = 100
 SLOW = 5.0
 
 
@@ -23,9 +27,9 @@ class Stage:
         self.log = Log(256, block_bytes=512)
         self.timers = Timers()
         self.slow_ones: list[Channel] = []
-        self.slow: Timeout[Channel] = self.timers.timeout(SLOW, self.slow_ones.append)
+        self.late = LateClients(self.timers, SLOW, self.slow_ones.append)
         self.channels: dict[int, Channel] = {}
-        self.pace = Pace(self.log, self.channels, MAX_BACKLOG, self.slow)
+        self.pace = Pace(self.log, self.channels, MAX_BACKLOG, self.late)
         self.peers: list[socket.socket] = []
 
     def join(self) -> Channel:
@@ -36,6 +40,7 @@ class Stage:
         self.log.join(ours.fileno())
         channel.cursor.attach(ours.fileno())
         channel.state = ChannelState.JOINED
+        self.pace.admit(channel)
         return channel
 
     def log_bytes(self, count: int) -> None:
@@ -58,13 +63,83 @@ class Stage:
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setattr("rankserver.credits.MIN_CREDIT", CREDIT)
     stage = Stage()
     yield stage
     stage.close()
 
 
-def test_commands_wait_until_no_backlog_is_over_the_limit(stage: Stage) -> None:
+# --- pressure ---------------------------------------------------------------------------------
+
+
+def test_there_is_pressure_while_a_client_is_half_behind(stage: Stage) -> None:
+    slow = stage.join()
+    stage.log_bytes(MAX_BACKLOG // 2)
+    stage.update()
+    assert not stage.pace.is_under_pressure
+    stage.log_bytes(100)
+    stage.update()
+    assert stage.pace.is_under_pressure
+    assert not stage.pace.is_holding
+    slow.cursor.advance(100)
+    stage.update()
+    assert not stage.pace.is_under_pressure
+
+
+def test_under_pressure_only_those_without_credit_wait(stage: Stage) -> None:
+    slow, flooder, *quiet = (stage.join() for _ in range(5))
+    stage.log_bytes(MAX_BACKLOG // 2 + 100)
+    stage.catch_up(flooder, *quiet)
+    stage.update()
+    stage.pace.charge(flooder, CREDIT - 1)
+    assert stage.pace.may_log(flooder)
+    stage.pace.charge(flooder, 1)
+    assert not stage.pace.may_log(flooder)
+    assert all(stage.pace.may_log(one) for one in quiet)
+    stage.pace.wait(flooder, Wait.BACKLOG)
+    assert stage.update() == []
+    stage.catch_up(slow)
+    assert stage.update() == [flooder]
+    assert stage.pace.may_log(flooder)
+
+
+def test_each_pressure_begins_with_full_credit(stage: Stage) -> None:
+    slow, flooder = stage.join(), stage.join()
+    for _ in range(3):
+        stage.log_bytes(MAX_BACKLOG // 2 + 100)
+        stage.update()
+        assert stage.pace.credit(flooder) == MAX_BACKLOG // 8
+        stage.pace.charge(flooder, MAX_BACKLOG)
+        stage.catch_up(slow, flooder)
+        stage.update()
+        assert not stage.pace.is_under_pressure
+
+
+def test_credit_is_not_renewed_while_the_pressure_lasts(stage: Stage) -> None:
+    stage.join()
+    flooder = stage.join()
+    stage.log_bytes(MAX_BACKLOG // 2 + 100)
+    stage.update()
+    stage.pace.charge(flooder, MAX_BACKLOG)
+    stage.log_bytes(100)
+    stage.update()
+    assert not stage.pace.may_log(flooder)
+
+
+def test_newcomers_under_pressure_get_no_credit_of_their_own(stage: Stage) -> None:
+    slow = stage.join()
+    stage.log_bytes(MAX_BACKLOG // 2 + 100)
+    stage.update()
+    for _ in range(3):
+        newcomer = stage.join()
+        stage.pace.charge(newcomer, MAX_BACKLOG)
+        stage.pace.forget(newcomer)
+    assert not stage.pace.may_log(stage.join())
+    assert stage.pace.may_log(slow)
+
+
+def test_all_commands_wait_for_a_client_over_the_limit(stage: Stage) -> None:
     slow, producer = stage.join(), stage.join()
     stage.log_bytes(MAX_BACKLOG)
     assert stage.update() == []
@@ -73,50 +148,96 @@ def test_commands_wait_until_no_backlog_is_over_the_limit(stage: Stage) -> None:
     stage.catch_up(producer)
     assert stage.update() == []
     assert stage.pace.is_holding
+    assert not stage.pace.may_log(producer)
     stage.pace.wait(producer, Wait.BACKLOG)
     assert stage.update() == []
     slow.cursor.advance(100)
-    assert stage.update() == [producer]
+    assert stage.update() == [producer], "it has credit left"
     assert not stage.pace.is_holding
-    assert not stage.pace.waiting
 
 
-def test_only_a_client_behind_for_too_long_is_named(stage: Stage) -> None:
-    slow, other, fast = stage.join(), stage.join(), stage.join()
-    stage.log_bytes(MAX_BACKLOG + 100)
-    stage.catch_up(fast)
+# --- who is late ------------------------------------------------------------------------------
+
+
+def hold_up(stage: Stage) -> tuple[Channel, Channel]:
+    """Return a client that is behind, and one without credit that waits for it."""
+    slow, flooder = stage.join(), stage.join()
+    stage.log_bytes(MAX_BACKLOG // 2 + 100)
+    stage.catch_up(flooder)
+    stage.update()
+    stage.pace.charge(flooder, MAX_BACKLOG)
+    stage.pace.wait(flooder, Wait.BACKLOG)
+    stage.update()
+    return slow, flooder
+
+
+def test_only_a_client_that_others_wait_for_is_late(stage: Stage) -> None:
+    stage.join()
+    stage.log_bytes(MAX_BACKLOG // 2 + 100)
     stage.update(0)
-    stage.catch_up(other)
-    stage.update(SLOW - 1)
+    stage.update(1000)
+    assert stage.pace.is_under_pressure
+    assert stage.slow_ones == []
+
+
+def test_a_client_that_others_wait_for_too_long_is_named(stage: Stage) -> None:
+    slow, _ = hold_up(stage)
+    stage.update(SLOW - 0.1)
     assert stage.slow_ones == []
     stage.update(SLOW)
     assert stage.slow_ones == [slow]
 
 
-def test_a_client_that_catches_up_has_the_full_time_again(stage: Stage) -> None:
-    slow = stage.join()
-    stage.log_bytes(MAX_BACKLOG + 100)
-    stage.update(0)
-    stage.catch_up(slow)
+def test_a_client_that_caught_up_for_a_moment_is_still_late(stage: Stage) -> None:
+    slow, flooder = hold_up(stage)
     stage.update(SLOW - 1)
-    assert len(stage.slow) == 0
-    stage.log_bytes(MAX_BACKLOG + 100)
+    slow.cursor.advance(200)
+    assert stage.update(SLOW - 1) == [flooder]
+    assert len(stage.late) == 0
+    stage.log_bytes(200)
+    stage.update(SLOW - 0.9)
+    stage.pace.charge(flooder, MAX_BACKLOG)
+    stage.pace.wait(flooder, Wait.BACKLOG)
+    stage.update(SLOW - 0.9)
     stage.update(SLOW)
     assert stage.slow_ones == []
-    stage.update(2 * SLOW)
+    stage.update(SLOW + 0.2)
     assert stage.slow_ones == [slow]
+
+
+def test_a_held_client_waits_only_for_those_over_the_limit(stage: Stage) -> None:
+    slow, behind, held = stage.join(), stage.join(), stage.join()
+    stage.log_bytes(MAX_BACKLOG + 100)
+    stage.catch_up(held)
+    behind.cursor.advance(200)
+    stage.update()
+    stage.pace.wait(held, Wait.BACKLOG)
+    stage.update()
+    assert stage.pace.is_holding
+    assert slow in stage.late
+    assert behind not in stage.late
+    stage.pace.charge(held, MAX_BACKLOG)
+    stage.update()
+    assert behind in stage.late, "without credit, it waits for the end of the pressure"
+
+
+def test_a_client_far_over_the_limit_is_late_anyway(stage: Stage) -> None:
+    far = stage.join()
+    stage.log_bytes(MAX_EXCESS * MAX_BACKLOG)
+    stage.update(0)
+    assert len(stage.late) == 0
+    stage.log_bytes(100)
+    stage.update(0)
+    stage.update(SLOW)
+    assert stage.slow_ones == [far]
 
 
 def test_commands_go_on_when_the_slow_one_goes(stage: Stage) -> None:
-    slow, other = stage.join(), stage.join()
-    stage.log_bytes(MAX_BACKLOG + 100)
-    stage.catch_up(other)
-    stage.update()
-    assert stage.pace.is_holding
+    slow, flooder = hold_up(stage)
     slow.cursor.cut()
     stage.pace.forget(slow)
-    stage.update()
-    assert not stage.pace.is_holding
+    assert stage.update() == [flooder]
+    assert not stage.pace.is_under_pressure
 
 
 def test_commands_also_wait_for_a_client_that_has_left(stage: Stage) -> None:
@@ -126,10 +247,22 @@ def test_commands_also_wait_for_a_client_that_has_left(stage: Stage) -> None:
     stage.log_bytes(MAX_BACKLOG)
     stage.catch_up(other)
     stage.update()
-    assert stage.pace.is_holding
+    assert stage.pace.is_under_pressure
     stage.catch_up(left)
     stage.update()
-    assert not stage.pace.is_holding
+    assert not stage.pace.is_under_pressure
+
+
+def test_a_departure_makes_no_client_less_late(stage: Stage) -> None:
+    slow, _ = hold_up(stage)
+    stage.update(SLOW - 1)
+    stage.pace.forget(slow)
+    slow.cursor.detach()
+    stage.update(SLOW - 1)
+    stage.update(SLOW)
+    assert stage.slow_ones == [slow]
+    stage.pace.close(slow)
+    assert slow not in stage.late
 
 
 def test_nobody_waits_for_a_connection_gone_for_writing(stage: Stage) -> None:
@@ -138,8 +271,11 @@ def test_nobody_waits_for_a_connection_gone_for_writing(stage: Stage) -> None:
     stage.catch_up(other)
     gone.cursor.mute()
     stage.update()
-    assert not stage.pace.is_holding
-    assert len(stage.slow) == 0
+    assert not stage.pace.is_under_pressure
+    assert len(stage.late) == 0
+
+
+# --- private frames ---------------------------------------------------------------------------
 
 
 def congest(stage: Stage, channel: Channel) -> None:
@@ -151,18 +287,61 @@ def drain(channel: Channel) -> None:
     channel.cursor.advance(channel.cursor.queued())
 
 
-def test_an_answer_waits_for_its_congested_asker_alone(stage: Stage) -> None:
-    congested, also, one, other = (stage.join() for _ in range(4))
+def test_a_congested_client_waits_for_itself(stage: Stage) -> None:
+    congested, also, other = (stage.join() for _ in range(3))
     congest(stage, congested)
     congest(stage, also)
-    stage.pace.wait(one, congested)
-    stage.pace.wait(other, also)
+    stage.pace.wait(congested, congested)
+    stage.pace.wait(also, also)
     assert stage.update() == []
-    assert not stage.pace.is_holding
+    assert not stage.pace.is_under_pressure
     drain(congested)
-    assert stage.update() == [one]
+    assert stage.update() == [congested]
     assert not stage.pace.is_congested(congested)
     assert stage.pace.is_congested(also)
+    assert not stage.pace.is_congested(other)
+
+
+def test_a_congested_client_is_late_though_nobody_waits(stage: Stage) -> None:
+    congested = stage.join()
+    congest(stage, congested)
+    stage.update(0)
+    stage.update(SLOW)
+    assert stage.slow_ones == [congested]
+
+
+def fill(stage: Stage, answerer: Channel, *askers: Channel) -> None:
+    """Let a client answer congested askers until its next answer must wait."""
+    size = min(MAX_UNREAD_ANSWERS, MAX_BACKLOG // stage.log.count) // len(askers)
+    for asker in askers:
+        congest(stage, asker)
+        assert stage.pace.may_answer(answerer, asker, size)
+    assert not stage.pace.may_answer(answerer, askers[0], size)
+
+
+def test_an_answerer_goes_on_when_one_asker_has_read(stage: Stage) -> None:
+    answerer, one, other = (stage.join() for _ in range(3))
+    fill(stage, answerer, one, other)
+    stage.pace.wait(answerer, one)
+    assert stage.update() == []
+    drain(other)
+    assert stage.update() == [answerer], "less of its answers is queued"
+    stage.pace.wait(answerer, one)
+    assert stage.update() == []
+
+
+@pytest.mark.parametrize("departs", [True, False])
+def test_an_answerer_goes_on_when_its_asker_has_read_or_goes(stage: Stage, *, departs: bool) -> None:
+    answerer, asker = stage.join(), stage.join()
+    fill(stage, answerer, asker)
+    stage.pace.wait(answerer, asker)
+    assert stage.update() == []
+    if departs:
+        stage.pace.forget(asker)
+    else:
+        drain(asker)
+    assert stage.update() == [answerer]
+    assert stage.pace.may_answer(answerer, asker, 1)
 
 
 def test_waiters_resume_when_the_congested_one_is_dropped(stage: Stage) -> None:
@@ -185,7 +364,10 @@ def test_two_clients_waiting_for_each_other_both_time_out(stage: Stage) -> None:
         stage.pace.wait(held, congested)
     stage.update(0)
     stage.update(SLOW)
-    assert set(stage.slow_ones) == {one, other}
+    assert stage.slow_ones == [one, other]
+
+
+# --- waiting ----------------------------------------------------------------------------------
 
 
 def test_waiters_resume_in_the_order_in_which_they_began(stage: Stage) -> None:
@@ -223,17 +405,20 @@ def test_a_departing_client_neither_waits_nor_is_waited_for(stage: Stage) -> Non
     stage.pace.forget(one)
     assert list(stage.pace.waiting) == [other]
     assert not stage.pace.is_congested(one)
-    assert len(stage.slow) == 0
+    assert len(stage.late) == 0
     assert stage.update() == [other]
 
 
-def test_no_client_is_examined_while_none_is_behind(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_client_is_examined_while_there_is_no_pressure(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage.join()
-    stage.log_bytes(MAX_BACKLOG)
+    stage.log_bytes(MAX_BACKLOG // 2)
 
     def fail(*_: object) -> list[int]:
         raise AssertionError("a walk over the clients")
 
     monkeypatch.setattr(stage.log, "behind", fail)
     monkeypatch.setattr(Cursor, "queued", fail)
+    monkeypatch.setattr(Cursor, "in_flight", fail)
     assert stage.update() == []

@@ -269,7 +269,7 @@ def test_a_line_that_waits_comes_again_with_all_behind_it(joined: Conversation) 
 
 
 def test_commands_are_handed_over_while_commands_wait(joined: Conversation) -> None:
-    joined.loop.pace.is_holding = True
+    joined.loop.pace.is_under_pressure = joined.loop.pace.is_holding = True
     joined.feed(b"CMD a\nPING\n")
     assert joined.lines == [b"CMD a", b"PING"]
     assert joined.logged() == []

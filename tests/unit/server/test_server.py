@@ -315,7 +315,21 @@ def test_a_roster_is_made_anew_only_after_a_change(monkeypatch: pytest.MonkeyPat
         assert b'"total":2' in last_line(client)
 
 
-def test_an_answer_waits_while_its_asker_is_congested() -> None:
+def test_an_answer_to_a_congested_asker_does_not_wait() -> None:
+    with SteppedServer() as stepped:
+        asker, one = stepped.join(), stepped.join()
+        asker.send(b"ASK a\n")
+        stepped.turn()
+        congest(stepped, asker.channel)
+        one.send(b"RES 3 ok\nCMD behind\n")
+        stepped.turn(2)
+        assert one.channel.waits_for is None
+        assert stepped.log.seq == 4
+        assert stepped.state.asks.asker(3) is None, "it was proposed"
+
+
+def test_an_answer_waits_behind_many_that_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankserver.credits.MAX_UNREAD_ANSWERS", 10)
     with SteppedServer() as stepped:
         asker, one = stepped.join(), stepped.join()
         asker.send(b"ASK a\n")
@@ -376,13 +390,13 @@ def test_a_congested_client_waits_for_itself() -> None:
 def test_commands_wait_before_they_are_proposed() -> None:
     with SteppedServer() as stepped:
         channel = stepped.join().channel
-        stepped.loop.pace.is_holding = True
+        stepped.loop.pace.is_under_pressure = stepped.loop.pace.is_holding = True
         for line in (b"CMD a", b"ASK a"):
             assert stepped.server.on_line(channel, line) is Wait.BACKLOG
         for line in (b"PING", b"RES 9 ok", b"WHO", b"PONG"):
             assert stepped.server.on_line(channel, line) is None
         assert stepped.log.seq == 1
-        stepped.loop.pace.is_holding = False
+        stepped.loop.pace.is_under_pressure = stepped.loop.pace.is_holding = False
 
 
 def test_a_member_without_a_channel_is_sent_nothing() -> None:

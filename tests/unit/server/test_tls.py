@@ -154,6 +154,20 @@ def test_bytes_a_full_socket_left_follow_in_order_then_the_end(opened: Pair) -> 
     assert opened.theirs.said_goodbye
 
 
+def test_encrypted_bytes_count_once_the_socket_has_them(opened: Pair) -> None:
+    there = opened.sockets[1]
+    there.setblocking(False)
+    before = opened.ours.sent
+    opened.queue(500_000)
+    assert opened.ours.flush() is Flushed.BLOCKED
+    assert opened.ours.unsent > 0
+    received = b""
+    with contextlib.suppress(BlockingIOError):
+        while more := there.recv(MAX_READ_BYTES):
+            received += more
+    assert opened.ours.sent - before == len(received)
+
+
 def test_the_end_waits_for_a_socket_that_is_full(opened: Pair) -> None:
     here, there = opened.sockets
     opened.queue(10_000)

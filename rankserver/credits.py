@@ -1,0 +1,107 @@
+"""Credits: how much each client may still add to what others have not read.
+
+Each bound is divided among the members, so that whoever has used up a share of it waits, and the others do
+not notice. Pure bookkeeping: nothing here reads a socket or a clock, or decides when there is a limit at all;
+that is ``pace``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from rankserver.channel import Channel
+
+# The least number of bytes that a member may log while there is pressure, however many members share the
+# backlog: this many hold any one line, or thousands of short commands.
+MIN_CREDIT: Final = 64 * 1024
+# The most bytes of a member's answers that are queued for congested askers. A thousand short answers, which
+# is as many as one asker can ask for at a time, take a quarter of it.
+MAX_UNREAD_ANSWERS: Final = 256 * 1024
+
+
+class Credits:
+    """What each member may log while there is pressure.
+
+    Members that join while there is pressure share the credit of one: otherwise a client could reconnect to
+    get another.
+
+    Args:
+        total: the bytes that are divided among the members.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._each = MIN_CREDIT
+        # What was logged since the pressure began; under None, by those who have joined since.
+        self._spent: Counter[Channel | None] = Counter()
+        self._newcomers: set[Channel] = set()
+
+    def begin(self, members: int) -> None:
+        """Give each of the members its credit. O(what was spent before)."""
+        self._each = max(self._total // max(members, 1), MIN_CREDIT)
+        self._spent.clear()
+        self._newcomers.clear()
+
+    def admit(self, channel: Channel) -> None:
+        """Note that a member has joined since the pressure began. O(1)."""
+        self._newcomers.add(channel)
+
+    def charge(self, channel: Channel, size: int) -> None:
+        """Note that a member has logged ``size`` bytes. O(1)."""
+        self._spent[self._account(channel)] += size
+
+    def left(self, channel: Channel) -> int:
+        """Return how many bytes a member may still log; 0 or less if it must wait. O(1)."""
+        return self._each - self._spent[self._account(channel)]
+
+    def forget(self, channel: Channel) -> None:
+        """Forget a member that departs. O(1)."""
+        self._spent.pop(channel, None)
+        self._newcomers.discard(channel)
+
+    def _account(self, channel: Channel) -> Channel | None:
+        return None if channel in self._newcomers else channel
+
+
+class UnreadAnswers:
+    """The answers that are queued for congested askers, charged to those who gave them.
+
+    Args:
+        total: the most bytes of them in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        # By asker and answerer, and by answerer alone.
+        self._queued: dict[Channel, Counter[Channel]] = {}
+        self._charged: Counter[Channel] = Counter()
+        self._relieved: set[Channel] = set()
+
+    def admit(self, answerer: Channel, asker: Channel, size: int, members: int) -> bool:
+        """Charge an answer of ``size`` bytes to its answerer, or return False if it must wait. O(1)."""
+        if self._charged[answerer] + size > min(MAX_UNREAD_ANSWERS, self._total // max(members, 1)):
+            return False
+        self._queued.setdefault(asker, Counter())[answerer] += size
+        self._charged[answerer] += size
+        return True
+
+    def settle(self, asker: Channel) -> None:
+        """Note that an asker is no longer congested, or departs. O(those who answered it)."""
+        for answerer, size in self._queued.pop(asker, Counter()).items():
+            self._charged[answerer] -= size
+            if not self._charged[answerer]:
+                del self._charged[answerer]
+            self._relieved.add(answerer)
+
+    def forget(self, answerer: Channel) -> None:
+        """Forget an answerer that departs. O(congested askers)."""
+        self._relieved.discard(answerer)
+        if self._charged.pop(answerer, 0):
+            for queued in self._queued.values():
+                queued.pop(answerer, None)
+
+    def take_relieved(self) -> set[Channel]:
+        """Return those who may answer more than when this was last called."""
+        relieved, self._relieved = self._relieved, set()
+        return relieved
