@@ -60,7 +60,9 @@ class Arrivals:
         link = kind(room, self._reading(manner), self._world.clock)
         client = SimClient(number, manner, rank_class, link, self._truth)
         client.understands = not is_lost
-        client.expected.asks_are_forgotten = self._scenario.max_asks < 100
+        client.expected.max_asks = self._scenario.max_asks
+        client.expected.orphans_are_forgotten = self._scenario.max_orphans < 100
+        client.expected.counts_late = self._scenario.collects
         listener.waiting.append(client)
         self._begin(client)
         link.push(rng.choice((1, 20, 500)))

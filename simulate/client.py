@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from rankserver.channel import Channel
 from rankserver.wire import codes
-from simulate.costs import is_long
-from simulate.expectations import ComposedCommand, Expectations
+from simulate.expectations import ComposedCommand, Due, Expectations, no_such_ask
 from simulate.link import Link
 from simulate.truth import Truth, Violation
 from simulate.view import View
@@ -67,7 +66,7 @@ class SimClient:
         truth: what was logged so far.
 
     Attributes:
-        has_long_hello: others may be handled before its HELLO, because that is long.
+        hello_number: the number of its HELLO among those that were handled; 0 before.
         understands: it can read what it gets, which is not so in plain text if the server uses TLS.
         name: the name that it asked for, and then the one in its WELCOME.
         view: what it derives from the log.
@@ -84,11 +83,11 @@ class SimClient:
         self.manner = manner
         self.rank_class = rank_class
         self.link = link
-        self.has_long_hello = False
+        self.hello_number = 0
         self.understands = True
         self.name = ""
         self.view = View(self, truth)
-        self.expected = Expectations(self, is_lax=manner is Manner.ROGUE)
+        self.expected = Expectations(self, truth, is_lax=manner is Manner.ROGUE)
         self.reason: str | None = None
         self.code = ""
         self.left_seq = 0
@@ -101,17 +100,16 @@ class SimClient:
         return f"#{self.number} ({self.manner.value})"
 
     @property
-    def arrival(self) -> int:
-        """When the end of its HELLO was received: the call that received it, 0 before."""
-        return int(self.link.conn.mark_tick)
+    def place(self) -> tuple[int, int]:
+        """Return the key that orders ranks: its class, and the number of its HELLO among those handled."""
+        return self.rank_class, self.hello_number
 
     # --- what it sends ---
 
     def hello(self, fields: dict[str, Any]) -> None:
-        """Compose HELLO, and mark its end, whose arrival decides the rank."""
+        """Compose HELLO, and mark its end, whose arrival decides when it is handled."""
         self.name = fields.get("name", "")
         line = b"HELLO " + json.dumps(fields).encode() if fields else b"HELLO"
-        self.has_long_hello = is_long(len(line))
         self.link.say(line)
         self.link.mark()
 
@@ -124,13 +122,13 @@ class SimClient:
     def who(self) -> None:
         """Compose WHO."""
         self.link.say(b"WHO")
-        self.expected.replies.append((b"ROSTER", None))
+        self.expected.replies.append(Due(b"ROSTER", None))
 
     def ping(self, filler: int) -> None:
         """Compose PING."""
         text = b"%d%s" % (self.link.composed, b"p" * filler)
         self.link.say(b"PING " + text)
-        self.expected.replies.append((b"PONG", text))
+        self.expected.replies.append(Due(b"PONG", text))
 
     def answer(self, seq: int, detail: bytes) -> None:
         """Compose RES."""
@@ -140,7 +138,7 @@ class SimClient:
     def garbage(self, line: bytes) -> None:
         """Compose a line that breaks the protocol."""
         self.link.say(line)
-        self.expected.replies.append((b"ERR", codes.BAD_FRAME.encode()))
+        self.expected.replies.append(Due(b"ERR", codes.BAD_FRAME.encode()))
 
     def leave(self) -> None:
         """Compose BYE, after which nothing counts."""
@@ -182,6 +180,7 @@ class SimClient:
         lines = (self.partial + data).split(b"\n")
         self.partial = lines.pop()
         for line in lines:
+            self.expected.check_drop(line)
             if line[:3] not in LOG_VERBS:
                 self._private(line)
             elif (command := self.view.follow(line)) and command.wants_answer:
@@ -221,8 +220,10 @@ class SimClient:
         elif verb == b"PONG":
             self.expected.check_reply(b"PONG", rest)
         elif verb == b"ERR":
-            self.expected.check_reply(b"ERR", rest.partition(b" ")[0])
-        else:
+            code, _, text = rest.partition(b" ")
+            is_about_ask = code == codes.NO_SUCH_ASK.encode()
+            self.expected.check_reply(b"ERR", no_such_ask(int(text.split()[2])) if is_about_ask else code)
+        elif verb != b"DROPPED":
             raise Violation(f"{self} gets {line!r}")
 
     def _roster(self, fields: dict[str, Any]) -> None:

@@ -35,11 +35,6 @@ CALLS_PER_LINE: Final = 50e-6
 ROUNDING: Final = 1e-9
 
 
-def is_long(size: int) -> bool:
-    """Tell whether a line is in the lane of long lines, which others overtake."""
-    return 1 + size // rankserver.loop.BYTES_PER_UNIT > rankserver.loop.MIN_COST
-
-
 class Work(enum.Enum):
     """The kinds of work that a turn bounds."""
 

@@ -18,6 +18,9 @@ T = TypeVar("T")
 # The functions that build frames for lines of members.
 BUILDERS: Final = ("err", "pong", "answer", "roster")
 
+# How many times as often as an allocation for a newcomer the reserve is intact: without it, all newcomers go.
+CHECKS_PER_ALLOCATION: Final = 10
+
 
 class Shortage:
     """Decides which allocations fail.
@@ -43,7 +46,7 @@ class Shortage:
 
     def has_reserve(self) -> bool:
         """Tell whether there is memory for newcomers."""
-        return not self._fails(self._newcomers, "the reserve")
+        return not self._fails(self._newcomers // CHECKS_PER_ALLOCATION, "the reserve")
 
     def make(self, what: str, make: Callable[P, T]) -> Callable[P, T]:
         """Return ``make``, which makes something for a newcomer, as one that fails at times."""

@@ -178,7 +178,6 @@ static ssize_t sim_recv(int fd, char *to, size_t most, int flags) {
     sim_conn *conn = sim_find(fd, "recv");
     size_t n;
 
-    (void)flags;
     if (!conn)
         return -1;
     if (most == 0)
@@ -197,6 +196,10 @@ static ssize_t sim_recv(int fd, char *to, size_t most, int flags) {
         n = 1 + (sim_random() >> 11) % n;
     if (n)
         memcpy(to, conn->in.data + conn->in.at, n);
+    if (flags & MSG_PEEK) {
+        sim_say("    peek(%d): %zu\n", fd, n);
+        return (ssize_t)n;
+    }
     conn->in.at += n;
     sim_ticks++;
     if (conn->received < conn->mark && conn->received + n >= conn->mark)
@@ -372,11 +375,11 @@ int sim_accept(sim_conn *conn) {
     return fd;
 }
 
-ssize_t sim_receive(int fd, char *to, size_t most) {
+ssize_t sim_receive(int fd, char *to, size_t most, int flags) {
     ssize_t n;
 
     do
-        n = sim_recv(fd, to, most, 0);
+        n = sim_recv(fd, to, most, flags);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
 }

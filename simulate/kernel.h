@@ -49,7 +49,7 @@ sim_conn *sim_connect(size_t room);
 void sim_drop(sim_conn *conn);
 int sim_accept(sim_conn *conn);
 /* What Python calls to receive and send; -errno if that fails. */
-ssize_t sim_receive(int fd, char *to, size_t most);
+ssize_t sim_receive(int fd, char *to, size_t most, int flags);
 ssize_t sim_transmit(int fd, const char *data, size_t len);
 void sim_close(int fd);
 int sim_shutdown(int fd);

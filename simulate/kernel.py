@@ -22,7 +22,9 @@ lib: Final[Any] = MODULE.lib
 UNIX_LISTENER: Final = 0
 TCP_LISTENER: Final = 1
 SIGNALS: Final = 2
-PEER: Final = ("192.0.2.1", 4000)
+# How many addresses clients have, and the port of each.
+HOSTS: Final = 3
+PORT: Final = 4000
 _ACCEPT_ERRORS: Final = (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EINTR, errno.ENOBUFS)
 _DRAIN_BYTES: Final = 65_536
 _drained: Final[Any] = ffi.new("char[]", _DRAIN_BYTES)
@@ -130,15 +132,14 @@ class SimSocket:
     def setsockopt(self, *_option: object) -> None:
         """Accept any option."""
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive once.
 
         Raises:
             OSError: there is nothing to receive, or the connection was reset.
         """
-        return bytes(
-            ffi.buffer(_received, _count(lib.sim_receive(self._fd, _received, min(size, _DRAIN_BYTES))))
-        )
+        count = _count(lib.sim_receive(self._fd, _received, min(size, _DRAIN_BYTES), flags))
+        return bytes(ffi.buffer(_received, count))
 
     def send(self, data: bytes) -> int:
         """Send once; return how many bytes that was.
@@ -201,7 +202,7 @@ class SimListener:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         client = self.waiting.popleft()
         sock = SimSocket(client, lib.sim_accept(client.link.conn), self.family)
-        return sock, "" if self.family == socket.AF_UNIX else PEER
+        return sock, "" if self.family == socket.AF_UNIX else (f"192.0.2.{client.number % HOSTS}", PORT)
 
     def getsockname(self) -> tuple[str, int] | str:
         """Return its address; a Unix socket has no file."""

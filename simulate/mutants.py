@@ -136,8 +136,42 @@ MUTANTS: Final = (
         "self._observer.tell(self.roster.by_id[asker], frame)",
         "self._observer.tell(member, frame)",
     ),
-    Mutant("an answer is accepted twice", "asks.py", "        ask.waiting ^= bit\n", ""),
-    Mutant("who left may still answer", "asks.py", "            ask.waiting &= ~bits\n", ""),
+    Mutant(
+        "an answer is accepted twice",
+        "asks.py",
+        "            asker.waiting[seq] = waiting ^ bit\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a newcomer may answer for one that left",
+        "asks.py",
+        "if seq <= newest or seq not in",
+        "if seq not in",
+    ),
+    Mutant(
+        "asks that wait only for members that have left count",
+        "asks.py",
+        "if (rest := waiting & remaining)}",
+        "if (rest := waiting)}",
+    ),
+    Mutant(
+        "the oldest ask of anybody is forgotten",
+        "asks.py",
+        "        oldest = next(iter(asker.waiting))\n        del asker.waiting[oldest], self._by_seq[oldest]\n",
+        "        oldest, whose = next(each for each in self._by_seq.items() if each[1])\n        del whose.waiting[oldest], self._by_seq[oldest]\n",
+    ),
+    Mutant(
+        "an asker is not told that its ask was forgotten",
+        "state.py",
+        "                self._observer.tell(self.roster.by_id[number], protocol.dropped(forgotten))\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "the asks of a client that leaves are forgotten",
+        "asks.py",
+        "while self._orphan_count > self.orphan_limit:",
+        "while self._orphan_count > 0:",
+    ),
     Mutant(
         "the heartbeat counts a member that has left",
         "server.py",
@@ -237,8 +271,8 @@ MUTANTS: Final = (
     Mutant(
         "a turn continues all handshakes",
         "loop.py",
-        "for channel in strangers[:MAX_HANDSHAKES]:",
-        "for channel in strangers:",
+        "if is_over or (channel.tls and handshakes == MAX_HANDSHAKES):",
+        "if is_over:",
     ),
     Mutant(
         "a channel is read though its input is not used up",

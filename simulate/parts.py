@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rankserver.channel import Blocker, Channel, Departure
@@ -37,7 +37,7 @@ class SimServer(Server):
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Handle a line, after the run has checked whether this turn may; account for it."""
-        self.run_of.invariants.check_line(line)
+        self.run_of.invariants.check_line(channel, line)
         self._meter.line(len(line))
         return self._handle(channel, line)
 
@@ -63,7 +63,36 @@ class SimServer(Server):
     def tell(self, member: Member, frame: bytes) -> None:
         """Note a frame for one member alone."""
         self.run_of.note_told("private", [member], frame)
+        if frame.startswith(b"DROPPED "):
+            self.run_of.truth.dropped.add(int(frame.split()[1]))
         super().tell(member, frame)
+
+
+class SimReserve:
+    """The memory reserve, which is used up at random.
+
+    Args:
+        shortage: decides when.
+        on_low: called when a check finds that memory is low.
+
+    Attributes:
+        was_low: the last check has found that.
+    """
+
+    def __init__(self, shortage: Shortage, on_low: Callable[[], None]) -> None:
+        self.was_low = False
+        self._shortage = shortage
+        self._on_low = on_low
+
+    def is_intact(self, _: float) -> bool:
+        """Tell whether there is enough memory for strangers."""
+        self.was_low = not self._shortage.has_reserve()
+        if self.was_low:
+            self._on_low()
+        return not self.was_low
+
+    def release(self) -> None:
+        """Do nothing: it holds no memory."""
 
 
 def sender_class(meter: Meter) -> type[Sender]:

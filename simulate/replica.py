@@ -75,6 +75,7 @@ class Replica:
         self._log = Log(config.max_line, scenario.block_bytes, scenario.read_bytes)
         self._state = State(self._log, config.max_line, self)
         self._state.asks.limit = scenario.max_asks
+        self._state.asks.orphan_limit = scenario.max_orphans
         self._reader = LogReader(self._log)
 
     def follow(self, state: State) -> None:

@@ -23,7 +23,7 @@ from simulate.client import LATE, client_of
 from simulate.crowd import Crowd
 from simulate.invariants import Invariants
 from simulate.kernel import SIGNALS, Key, Signals, SimListener, SimSelector, lib, read_log
-from simulate.parts import SimServer
+from simulate.parts import SimReserve, SimServer
 from simulate.replica import Collecting, Replica, told
 from simulate.scenario import World, world
 from simulate.truth import Truth, Violation
@@ -83,6 +83,7 @@ class Run:
         self.wants_stop = False
         self.crowd = Crowd(world, self.truth)
         self.selector = SimSelector(self._select)
+        self.reserve = SimReserve(world.shortage, self._on_low_memory)
         self.replica = Replica(self.scenario) if self.scenario.collects else None
         self.server = SimServer(
             self,
@@ -101,6 +102,8 @@ class Run:
         loop.acceptor._listeners = cast("Any", self.crowd.listeners)
         loop.acceptor.resume()
         self.server.state.asks.limit = self.scenario.max_asks
+        self.server.state.asks.orphan_limit = self.scenario.max_orphans
+        self.server._reception._reserve = cast("Any", self.reserve)
         self.invariants = Invariants(self)
 
     # --- a run --------------------------------------------------------------------------------
@@ -283,6 +286,11 @@ class Run:
         if is_starved or client.manner in LATE:
             client.link.may_be_cut = True
         self.invariants.check_departure(channel, departure)
+
+    def _on_low_memory(self) -> None:
+        """Note that all strangers are closed at once, in the middle of a BYE as well."""
+        for channel in self.server._reception.door.everybody():
+            client_of(channel).link.may_be_cut = True
 
     def note_told(self, what: str, members: Sequence[Member], details: Any = None) -> None:
         """Note what the state tells the server, if there is a replica to compare that with."""

@@ -45,6 +45,7 @@ class Truth:
         roster: the clients by rank after the last frame.
         joining: the clients in each of the next JOINs, in the order of its ranks, as the server says.
         commands: how many commands were logged.
+        dropped: the asks that the server has forgotten, as it has told their askers.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,12 @@ class Truth:
         self.roster: tuple[SimClient, ...] = ()
         self.joining: deque[list[SimClient]] = deque()
         self.commands = 0
+        self.dropped: set[int] = set()
+
+    def has_left(self, seq: int) -> bool:
+        """Tell whether the sender of a command has left."""
+        meaning = self.meaning[seq]
+        return isinstance(meaning, LoggedCommand) and meaning.sender.left_seq > 0
 
     def grow(self, data: bytes) -> None:
         """Add frames that were logged."""
@@ -81,7 +88,9 @@ class Truth:
                 raise Violation(f"JOIN {seq} gives {ranks}, and {joining} are let in")
             for rank, client in zip(ranks, joining, strict=True):
                 roster.insert(rank, client)
-            _check_order(seq, roster)
+            places = [client.place for client in roster]
+            if places != sorted(places):
+                raise Violation(f"JOIN {seq}: ranks are not in order of (class, HELLO): {places}")
         else:
             for rank in reversed(ranks):
                 if rank >= len(roster):
@@ -100,14 +109,3 @@ class Truth:
         sender.expected.check_logged(seq, text, wants_answer=wants_answer)
         self.commands += 1
         return LoggedCommand(sender, rank, wants_answer, self.roster)
-
-
-def _check_order(seq: int, roster: list[SimClient]) -> None:
-    """Check that ranks are in order of class, and in each class in order of arrival."""
-    classes = [client.rank_class for client in roster]
-    if classes != sorted(classes):
-        raise Violation(f"JOIN {seq}: ranks are not in order of class: {classes}")
-    for is_long in (False, True):
-        places = [(one.rank_class, one.arrival) for one in roster if one.has_long_hello is is_long]
-        if places != sorted(places):
-            raise Violation(f"JOIN {seq}: ranks are not in order of (class, arrival): {places}")
