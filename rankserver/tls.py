@@ -18,14 +18,17 @@ Invariants:
    waits for the socket.
  - What ``receive`` returns counts the bytes from the socket, not the decrypted ones: 0 means the end of the
    stream, even if a record for the TLS layer alone came before.
- - Input is fed in pieces of a record, and output is encrypted only when the socket has taken what was
-   encrypted before. So the buffers of the TLS layer stay small, whatever the peer does.
+ - Input is fed in pieces of at most two of the largest records, and output is encrypted only when the socket
+   has taken what was encrypted before. So the buffers of the TLS layer stay small, whatever the peer does.
 
-How much to receive at once is the one thing to balance. Large pieces are cheap for data. But the TLS layer's
-own messages, such as KeyUpdate or empty records, take far longer per byte than data, and a peer that sends
-nothing else can make one large piece last a second. So the size depends on what a peer has sent. It begins
-with ``MIN_RECEIVE_BYTES`` and grows with each byte of data that was decrypted; while more than
-``MAX_IDLE_BYTES`` were received that no data makes up for, it is ``MIN_RECEIVE_BYTES`` again.
+A record without data, such as a KeyUpdate, takes some 30 µs, which is as long as 16 KiB of data, and no peer
+needs more than a few. So records are counted, and a peer that sends more of those is dropped. Only a few
+records are decrypted at once, so that this is noticed in time.
+
+How much to receive at once is the other thing to balance. Large pieces are cheap for data, but short records
+take far longer per byte. So the size depends on what a peer has sent. It begins with ``MIN_RECEIVE_BYTES`` and
+grows with each byte of data that was decrypted; while more than ``MAX_IDLE_BYTES`` were received that no data
+makes up for, it is ``MIN_RECEIVE_BYTES`` again.
 
 What was tried and given up: sending in ``receive`` what the handshake has to say, because two places then
 disagreed on whether to wait for the socket; and taking a read without data for the end of the stream, because
@@ -42,6 +45,7 @@ import os
 import socket
 import ssl
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 from rankserver.clist import Cursor, Flushed
@@ -70,6 +74,14 @@ MAX_IDLE_BYTES: Final = 2 * MAX_RECORD_BYTES
 MAX_SEND_BYTES: Final = 4 * MAX_RECORD_BYTES
 # The most sends in one flush, because the other clients wait meanwhile: as much as one send of the core.
 MAX_SENDS: Final = 16
+# How many records without data a peer may send after its handshake, and for how many bytes of data one more:
+# no TLS layer changes its keys as often.
+MAX_BARE_RECORDS: Final = 4
+DATA_PER_BARE_RECORD: Final = 1024 * 1024
+# The most records that are decrypted before those without data are counted.
+MAX_PIECE_RECORDS: Final = 8
+# The bytes in a record's header, the last two of which are the length of what follows.
+HEADER_BYTES: Final = 5
 # The most bytes of the TLS layer's own messages that may wait for a peer that does not read. No peer needs a
 # tenth of it.
 MAX_OWED_BYTES: Final = 64 * 1024
@@ -139,6 +151,9 @@ class TlsTransport:
         self._encrypted = b""
         # How many bytes were decrypted in all.
         self._decrypted = 0
+        self._records = RecordEnds()
+        # How many records without data the peer has sent since the handshake.
+        self._bare = 0
         # How many received bytes no decrypted data has made up for yet.
         self._idle = 0
 
@@ -232,9 +247,12 @@ class TlsTransport:
         """Return everything that can be decrypted: only an incomplete record is left for later."""
         parts: list[bytes] = []
         try:
-            for start in range(0, len(received), MAX_RECORD_BYTES):
-                self._incoming.write(memoryview(received)[start : start + MAX_RECORD_BYTES])
+            for piece, records in self._pieces(received):
+                self._incoming.write(piece)
+                was_open, before = self._is_open, len(parts)
                 self._read_all(parts)
+                if was_open:
+                    self._count_bare(records - (len(parts) - before))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self.ended = True
         except ssl.SSLError as error:
@@ -242,6 +260,24 @@ class TlsTransport:
                 raise OSError(errno.EPROTO, f"TLS: {describe_error(error)}") from None
             self.ended = True  # what came before the error counts
         return b"".join(parts)
+
+    def _pieces(self, received: bytes) -> Iterator[tuple[memoryview, int]]:
+        """Yield the received bytes in pieces, each with the number of records that end in it."""
+        start = count = 0
+        view = memoryview(received)
+        for end in self._records.find(received):
+            count += 1
+            if count == MAX_PIECE_RECORDS or end - start >= MAX_RECORD_BYTES:
+                yield view[start:end], count
+                start, count = end, 0
+        if start < len(received):
+            yield view[start:], count
+
+    def _count_bare(self, count: int) -> None:
+        """Count records without data; raise an SSLError if there are too many."""
+        self._bare += count
+        if self._bare > MAX_BARE_RECORDS + self._decrypted // DATA_PER_BARE_RECORD:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "too many records without data")
 
     def _read_all(self, parts: list[bytes]) -> None:
         try:
@@ -284,6 +320,29 @@ class TlsTransport:
             self.is_blocked = error.errno in _WOULD_BLOCK
             return False
         return True
+
+
+class RecordEnds:
+    """Finds where the records of a TLS stream end, by their headers."""
+
+    def __init__(self) -> None:
+        # The bytes until the end of a record that has begun; its header if that is not complete yet.
+        self._left = 0
+        self._header = b""
+
+    def find(self, data: bytes) -> list[int]:
+        """Return the offsets in the next bytes of the stream at which records end. O(records)."""
+        before = len(self._header)
+        data = self._header + data
+        ends = [self._left] if 0 < self._left <= len(data) else []
+        at = self._left
+        while at + HEADER_BYTES <= len(data):
+            at += HEADER_BYTES + (data[at + 3] << 8 | data[at + 4])
+            if at <= len(data):
+                ends.append(at)
+        self._left = max(at - len(data), 0)
+        self._header = data[at:]
+        return [end - before for end in ends] if before else ends
 
 
 def _check_regular(*paths: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -18,7 +19,14 @@ from rankserver import tls
 from rankserver.channel import Channel
 from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed, Log
 from rankserver.core import Core
-from rankserver.tls import MAX_OWED_BYTES, MAX_RECEIVE_BYTES, MIN_RECEIVE_BYTES, TlsTransport
+from rankserver.tls import (
+    MAX_BARE_RECORDS,
+    MAX_OWED_BYTES,
+    MAX_RECEIVE_BYTES,
+    MIN_RECEIVE_BYTES,
+    RecordEnds,
+    TlsTransport,
+)
 from rankserver.tls_common import MAX_RECORD_BYTES
 from rankserver.wire.exceptions import ConfigError
 from tests.support.memory import no_memory
@@ -313,6 +321,52 @@ def test_a_peer_that_ignores_its_tls_replies_is_dropped(opened: Pair) -> None:
     opened.theirs.sendall(b"data")
     with pytest.raises(OSError, match="does not read the replies"):
         opened.ours.receive(MAX_READ_BYTES)
+
+
+class Bare:
+    """A TLS layer to which all records are without data, such as KeyUpdate."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self, _: int) -> bytes:
+        self.reads += 1
+        raise ssl.SSLWantReadError
+
+
+def test_a_peer_may_send_a_few_records_without_data(opened: Pair) -> None:
+    opened.ours._tls = Bare()  # type: ignore[assignment]
+    for _ in range(MAX_BARE_RECORDS):
+        opened.theirs.sendall(b"x")
+    assert opened.receive() == b""
+    opened.theirs.sendall(b"x")
+    with pytest.raises(OSError, match="too many records without data"):
+        opened.receive()
+
+
+def test_records_without_data_are_noticed_in_time(opened: Pair) -> None:
+    layer = opened.ours._tls = Bare()  # type: ignore[assignment]
+    opened.sockets[1].sendall(b"".join(opened.theirs.encrypted(b"x") for _ in range(100)))
+    with pytest.raises(OSError, match="too many records without data"):
+        opened.receive()
+    assert layer.reads == 1
+
+
+def test_records_with_data_are_never_too_many(opened: Pair) -> None:
+    opened.sockets[1].sendall(b"".join(opened.theirs.encrypted(b"x") for _ in range(100)))
+    assert opened.receive() == b"x" * 100
+    assert opened.ours._bare == 0
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 5, 6, 7, 300, 10_000])
+def test_record_ends_are_found_however_they_arrive(step: int) -> None:
+    lengths = [1, 2, 255, 256, 16_384, 1, 1, 3]
+    stream = b"".join(b"\x17\x03\x03" + length.to_bytes(2, "big") + b"\xff" * length for length in lengths)
+    records = RecordEnds()
+    found = []
+    for start in range(0, len(stream), step):
+        found += [start + end for end in records.find(stream[start : start + step])]
+    assert found == list(itertools.accumulate(5 + length for length in lengths))
 
 
 # --- failures ---------------------------------------------------------------------------------
