@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 
 from rankserver.channel import Channel, ChannelState, Departure
-from rankserver.timers import Timers
+from rankserver.timers import MAX_EXPIRIES, Timers
 from rankserver.wire import codes, protocol
 
 # The least number of entries of departed channels for which the heap is rebuilt: fewer are not worth it. From
@@ -76,8 +76,10 @@ class Heartbeat:
             self._stale = 0
 
     def expire(self, now: float) -> None:
-        """Check the channels whose deadlines have passed. O(log channels) for each."""
-        while self.deadline <= now:
+        """Check some of the channels whose deadlines have passed. O(log channels) for each."""
+        for _ in range(MAX_EXPIRIES):
+            if self.deadline > now:
+                return
             deadline, _, channel = heapq.heappop(self._heap)
             due = channel.heard_at + self.seconds
             if channel.state is not ChannelState.JOINED:

@@ -20,12 +20,13 @@ takes between two samples pays for the whole time between them, and when one may
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from rankserver.channel import Channel
-from rankserver.timers import Timers
+from rankserver.timers import MAX_EXPIRIES, Timers
 
 # The least number of bytes that a client must take in a second while others wait for it. A slow mobile link
 # takes several times as much.
@@ -162,15 +163,19 @@ class LateClients:
             lateness.is_excused = is_excused
 
     def expire(self, now: float) -> None:
-        """Drop the clients that have been late for too long. O(clients waited for)."""
+        """Drop some of the clients that have been late for too long. O(clients waited for)."""
         self._now = now
         if now >= self._next_sample(MAX_SAMPLE_INTERVAL):
             self._sample_all(now)
-        for channel, lateness in list(self._awaited.items()):
-            if lateness.deadline(self._timeout) <= now + _ROUNDING:
-                self._sample(channel, now)
-                if lateness.seconds >= self._timeout - _ROUNDING:
-                    self._on_slow(channel)
+        due = (
+            channel
+            for channel, lateness in list(self._awaited.items())
+            if lateness.deadline(self._timeout) <= now + _ROUNDING
+        )
+        for channel in itertools.islice(due, MAX_EXPIRIES):
+            self._sample(channel, now)
+            if self._lateness[channel].seconds >= self._timeout - _ROUNDING:
+                self._on_slow(channel)
 
     def stop(self, channel: Channel) -> None:
         """Note that nobody waits for a client any more; its lateness is kept. O(1)."""

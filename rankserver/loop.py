@@ -34,6 +34,7 @@ from __future__ import annotations
 import math
 import selectors
 import socket
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -447,9 +448,14 @@ class Reader:
                 self._handler.on_end(channel, "connection lost")
 
     def read_strangers(self, strangers: list[Channel]) -> None:
-        """Read some of these channels, which have not joined: those that have waited longest."""
+        """Read some of these channels, which have not joined: those of each address that have waited longest.
+
+        Addresses take turns, so a flood from one of them does not delay handshakes from another.
+        """
         order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))
+        if len(strangers) > MAX_HANDSHAKES:
+            strangers = _in_turn(strangers)
         self.put_off = []
         reads = handshakes = 0
         for channel in strangers:
@@ -489,3 +495,13 @@ class Reader:
             if channel.waits_for is Wait.TURN:  # it has not departed meanwhile
                 channel.waits_for = None
                 self.handle(channel)
+
+
+def _in_turn(channels: list[Channel]) -> list[Channel]:
+    """Return these channels with the first of each address first, then the second of each, and so on."""
+    counts: Counter[str] = Counter()
+    places = {}
+    for channel in channels:
+        places[channel] = counts[channel.host]
+        counts[channel.host] += 1
+    return sorted(channels, key=places.__getitem__)

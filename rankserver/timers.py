@@ -14,7 +14,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-# The most items of one timeout that expire at a time, because each of them may be a departure. The others
+# The most items of one source that expire at a time, because each of them may be a departure. The others
 # expire in the next turn, which follows at once.
 MAX_EXPIRIES: Final = 128
 

@@ -26,9 +26,9 @@ needs more than a few. So records are counted, and a peer that sends more of tho
 records are decrypted at once, so that this is noticed in time.
 
 How much to receive at once is the other thing to balance. Large pieces are cheap for data, but short records
-take far longer per byte. So the size depends on what a peer has sent. It begins with ``MIN_RECEIVE_BYTES`` and
-grows with each byte of data that was decrypted; while more than ``MAX_IDLE_BYTES`` were received that no data
-makes up for, it is ``MIN_RECEIVE_BYTES`` again.
+take far longer per byte. So the size depends on what a peer has sent. It begins with ``MIN_RECEIVE_BYTES``
+and grows with each byte of data that was decrypted; while more than ``MAX_IDLE_BYTES`` were received that no
+data makes up for, it is ``MIN_RECEIVE_BYTES`` again.
 
 What was tried and given up: sending in ``receive`` what the handshake has to say, because two places then
 disagreed on whether to wait for the socket; and taking a read without data for the end of the stream, because

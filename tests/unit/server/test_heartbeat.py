@@ -12,7 +12,7 @@ from rankserver.channel import Blocker, Channel, ChannelState, Departure, Wait
 from rankserver.heartbeat import MIN_STALE, Heartbeat
 from rankserver.inputs import Newcomer
 from rankserver.members import Member
-from rankserver.timers import Timers
+from rankserver.timers import MAX_EXPIRIES, Timers
 from rankserver.wire import codes
 from tests.support.turns import SteppedServer
 
@@ -193,9 +193,13 @@ def test_the_heap_is_bounded_by_the_members(members: int, ward: Ward) -> None:
         most = max(most, ward.entries)
     assert most <= 2 * members + MIN_STALE + 2
     assert len(ward.heartbeat) == members
-    assert ward.at(SECONDS) == (members, 0)
-    assert ward.at(2 * SECONDS) == (0, members)
-    assert {id(peer) for peer in ward.dead} == {id(peer) for peer in staying}
+    assert sum(ward.at(SECONDS)[0] for _ in range(0, members, MAX_EXPIRIES)) == members
+    dead: list[Peer] = []
+    # The entries of those that left come up as well.
+    for _ in range(0, 2 * members, MAX_EXPIRIES):
+        ward.at(2 * SECONDS)
+        dead += ward.dead
+    assert [peer.member.id for peer in dead] == [peer.member.id for peer in staying]
 
 
 def test_dead_clients_leave_nothing_behind(ward: Ward) -> None:
@@ -262,3 +266,10 @@ def test_nobody_is_dead_because_the_server_was_stopped() -> None:
             stepped.turn()
             assert client.received() == b""
         assert client.state() is ChannelState.JOINED
+
+
+def test_a_crowd_that_falls_silent_is_dropped_in_several_turns(ward: Ward) -> None:
+    for _ in range(MAX_EXPIRIES + 1):
+        ward.join()
+    assert [ward.at(SECONDS), ward.at(SECONDS)] == [(MAX_EXPIRIES, 0), (1, 0)]
+    assert [ward.at(2 * SECONDS), ward.at(2 * SECONDS)] == [(0, MAX_EXPIRIES), (0, 1)]

@@ -17,7 +17,7 @@ from rankserver.lateness import (
     MIN_SAMPLE_INTERVAL,
     LateClients,
 )
-from rankserver.timers import Timers
+from rankserver.timers import MAX_EXPIRIES, Timers
 
 TIMEOUT = 5.0
 
@@ -245,3 +245,14 @@ def test_a_closed_client_is_forgotten() -> None:
     assert len(watch.late) == 0
     watch.sleep_until(100)
     assert not watch.dropped
+
+
+def test_a_crowd_that_reads_nothing_is_dropped_in_several_turns() -> None:
+    watch = Watch(MAX_EXPIRIES + 1)
+    watch.update(*range(MAX_EXPIRIES + 1))
+    watch.now = TIMEOUT
+    watch.timers.expire(TIMEOUT)
+    assert len(watch.dropped) == MAX_EXPIRIES
+    assert watch.timers.nearest <= TIMEOUT
+    watch.timers.expire(TIMEOUT)
+    assert len(watch.dropped) == MAX_EXPIRIES + 1

@@ -139,6 +139,24 @@ def test_a_turn_reads_few_strangers_and_all_progress(
         assert set(served[:12]) == channels
 
 
+def test_a_crowd_from_one_address_delays_no_handshake_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_STRANGER_READS", 3)
+    with SteppedServer() as stepped:
+        clients = [stepped.connect() for _ in range(10)]
+        stepped.turn()
+        served: list[Channel] = []
+        for client in clients:
+            client.channel.peer = "192.0.2.1:1000"
+            client.send(b"x")
+        clients[-1].channel.peer = "192.0.2.2:1000"
+        with monkeypatch.context() as patch:
+            patch.setattr(stepped.loop.reader, "read", lambda channel, _: served.append(channel))
+            stepped.turn()
+            stepped.turn()
+        assert clients[-1].channel in served[:2]
+        assert clients[-1].channel in served[3:5]
+
+
 # --- connections that break -------------------------------------------------------------------
 
 
