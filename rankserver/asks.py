@@ -26,10 +26,10 @@ from rankserver.wire.slots import Slots, contains, set_of
 # The most open asks of one member; one more makes the table forget its oldest. The protocol promises this
 # number. With 10,000 members an ask takes up to 1.5 KB, so those of one member take up to 1.5 MB.
 MAX_ASKS_PER_MEMBER: Final = 1_024
-# The most asks of members that have left. Each takes up to 150 bytes, so this bounds them at 10 MB.
+# The most asks of members that have left, which bounds them at 10 MB: each takes up to 150 bytes.
 MAX_ORPHANS: Final = 65_536
-# The number of an asker's asks from which those that left are cleared in the time of one short line, some 10
-# microseconds.
+# Clearing members that left from this many asks takes as long as handling one short line, some 10 µs, with a
+# few hundred members. With 10,000, it takes about twice that.
 ASKS_PER_LINE: Final = 64
 
 
@@ -96,7 +96,7 @@ class AskTable:
         self._slots.release(vacated)
 
     def cost(self, member: int) -> int:
-        """Return what the member's next ``open`` costs, in short lines that are handled in the same time."""
+        """Return what the member's next ``open`` costs, as the number of short lines that take that long."""
         asker = self._askers.get(member)
         return len(asker.waiting) // ASKS_PER_LINE if asker is not None and asker.vacated else 0
 

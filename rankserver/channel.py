@@ -208,7 +208,7 @@ class Channel:
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes our system has taken for it, and a constant. With TLS, these are encrypted."""
+        """How many bytes our system has taken for it, plus a constant. With TLS, these are encrypted."""
         return self.tls.sent if self.tls else self.cursor.sent()
 
     @property

@@ -40,7 +40,7 @@ MIN_JOIN_WAIT: Final = 0.05
 JOIN_WAIT_PER_CLIENT: Final = 20e-6
 # A join costs as much as this many of the shortest lines.
 JOIN_COST: Final = 8
-# Writing a roster costs as much as the shortest line for each of this many members.
+# Writing a roster costs as much as one of the shortest lines for each of this many members.
 MEMBERS_PER_UNIT: Final = 8
 # Random bytes in the name of a session: too many to guess.
 SESSION_BYTES: Final = 16

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# The bomb goes off only so far, should nothing limit it: this machine may have other work.
+# The most forks of the bomb if nothing limits it, because this machine may have other work.
 MAX_FORKS: Final = 2_000
 
 # Forks for ever in all of its processes. Each has its own session, ignores SIGTERM, and adds a byte to a file
