@@ -83,7 +83,7 @@ def is_deeper(brackets: bytes, most: int) -> bool:
 
 def _parse(text: str, decoder: json.JSONDecoder) -> Any:
     text = text.strip(" \t")
-    if text.count("{") + text.count("[") > MAX_NESTING:
+    if len(text) > MAX_NESTING and text.count("{") + text.count("[") > MAX_NESTING:
         _check_brackets(text)
     try:
         value, end = decoder.raw_decode(text)
@@ -91,7 +91,7 @@ def _parse(text: str, decoder: json.JSONDecoder) -> Any:
         raise ValueError(f"{error.msg} at position {error.pos}") from None
     if end < len(text):
         raise ValueError(f"more text behind it at position {end}")
-    if ("\\ud" in text or "\\uD" in text) and _has_unpaired_surrogate(text):
+    if "\\u" in text and ("\\ud" in text or "\\uD" in text) and _has_unpaired_surrogate(text):
         raise ValueError("an unpaired surrogate")
     return value
 
