@@ -46,9 +46,10 @@ END: Final = "<!-- make reliability: end -->"
 NONE: Final = "–"  # noqa: RUF001 - a dash
 ALL: Final = tuple(subject.key for subject in SUBJECTS)
 ALONE: Final = (RANK.key,)
-# Options with which a flood, and a slow reader, are felt within seconds.
-FELT: Final = ("--max-backlog", str(4 * MIB), "--slow-timeout", "5")
-FELT_AT_ONCE: Final = ("--max-backlog", str(MIB), "--slow-timeout", "0.5")
+# Options with which a flood makes clients wait within seconds.
+SMALL_LIMITS: Final = ("--max-backlog", str(4 * MIB), "--slow-timeout", "5")
+# Options with which a slow reader makes others wait at once, and is soon dropped.
+SMALLEST_LIMITS: Final = ("--max-backlog", str(MIB), "--slow-timeout", "0.5")
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,11 @@ ROWS: Final = (
     ),
     Row(
         "expensive-lines",
-        "1,000 connections complete expensive lines of up to 65 KB at the same time, again and again: ten "
-        "kinds of JSON; strangers, members, former members; TCP, TLS, Unix socket (18 attacks)",
-        "each line is answered; others' p99 within 100 ms; the log never says `was not running`; no turn "
-        "handles more than 512 KiB of them",
+        "1,000 connections complete expensive lines of up to 65 KB at the same time, again and again: with "
+        "ten kinds of JSON, by strangers, members and former members, over TCP, TLS and a Unix socket "
+        "(18 attacks)",
+        "each line is answered; others' p99 within 100 ms; the log never says `was not running`; a turn "
+        "handles at most 512 KiB of them",
         expensive.expensive_lines,
         {"attacks": [expensive.COUNTED], "seconds": 0},
     ),
@@ -198,7 +200,7 @@ ROWS: Final = (
         "ask-flood",
         "while an ask of the highest rank is open, the lowest one asks 100,000 times, or 70 clients ask "
         "1,000 times each; all asks are answered",
-        "the highest rank gets its answer; only a client with more than 1,024 open asks loses some, its "
+        "the highest rank gets its answer; only a client with more than 1,024 open asks loses any: its "
         "oldest, and it is told of each",
         asking.ask_flood,
         {"floods": [asking.AskFlood(1, 66_000)]},
@@ -206,26 +208,26 @@ ROWS: Final = (
     ),
     Row(
         "late-reader",
-        "a client floods and reads what it is owed late, such as 2 MiB every 4 s; a member, strangers, "
-        "former members; TCP, TLS, Unix socket (9 attacks). Redis, NATS: a subscriber reads late while "
-        "another client floods",
+        "a client floods, and reads late what it is sent, such as 2 MiB every 4 s: a member, strangers or "
+        "former members, over TCP, TLS and a Unix socket (9 attacks). Redis, NATS: a subscriber reads late "
+        "while another client floods",
         "the input of two higher ranks never waits; their p99 within 100 ms",
         lateness.late_reader,
-        {"attacks": lateness.READERS[1:2], "seconds": 1.5, "options": FELT},
+        {"attacks": lateness.READERS[1:2], "seconds": 1.5, "options": SMALL_LIMITS},
     ),
     Row(
         "below-the-floor",
         "a client reads 16 KiB/s, less than the floor of 64 KiB/s, while another one floods",
         "it is dropped; others wait no longer than `--slow-timeout` (5 s) + 1 s in all",
         links.below_the_floor,
-        {"timeout": 0.5, "options": FELT_AT_ONCE},
+        {"timeout": 0.5, "options": SMALLEST_LIMITS},
     ),
     Row(
         "late-asker",
-        "a client floods with ASKs and reads the answers late; who, and how, as in `late-reader`",
-        "the input of two higher ranks that refuse all of it never waits; their p99 within 100 ms",
+        "a client floods with ASKs, and reads the answers late, in the same 9 ways as in `late-reader`",
+        "the input of two higher ranks, which refuse all of them, never waits; their p99 within 100 ms",
         lateness.late_asker,
-        {"attacks": lateness.ASKERS[1:2], "seconds": 1.5, "options": FELT},
+        {"attacks": lateness.ASKERS[1:2], "seconds": 1.5, "options": SMALL_LIMITS},
         ALONE,
     ),
     Row(
@@ -233,11 +235,11 @@ ROWS: Final = (
         "the highest rank reads 100 KiB/s, more than the floor, while the lowest one floods",
         "it is not dropped; others' p99 within 100 ms",
         links.slow_link,
-        {"seconds": 4, "transport": "unix", "options": FELT_AT_ONCE},
+        {"seconds": 4, "transport": "unix", "options": SMALLEST_LIMITS},
     ),
     Row(
         "log-secrets",
-        "strangers send secrets in 28 wrong ways: without a space, as a verb, name, version, over HTTP, …",
+        "strangers send secrets in 28 wrong ways: without a space, as a verb, name or version, over HTTP, …",
         "no part of a secret in the log, as text or JSON",
         secrecy.log_secrets,
         {},
@@ -245,10 +247,9 @@ ROWS: Final = (
     ),
     Row(
         "client-secrets",
-        "the client has a token, and a server that must not get it; a command looks for the environment of "
-        "its agent",
+        "a client has a token that its server must not get; a command looks for the environment of its agent",
         "no token is sent without TLS to a network address, before the banner, from a file that others may "
-        "read, or to a certificate without a SAN; the environment is not found",
+        "read, or to a server whose certificate has no SAN; the environment is not found",
         secrecy.client_secrets,
         {},
         ALONE,
@@ -257,7 +258,7 @@ ROWS: Final = (
     Row(
         "scarce-memory",
         "90 and 580 strangers connect while the server may allocate 0 to 12 MiB more; TCP, TLS, Unix socket",
-        "the server goes on, members stay and get every command, newcomers can join afterwards",
+        "the server goes on, members stay and get every command, and newcomers can join afterwards",
         scarcity.scarce_memory,
         {"scarcities": scarcity.SCARCITIES[1::12]},
     ),

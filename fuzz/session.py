@@ -54,7 +54,7 @@ class Reference:
 
     def greeting(self) -> bytes:
         """Return INFO and WELCOME."""
-        info = b'INFO {"proto":1,"server":"s","max_line":300,"auth":false,"capacity":1000000}\n'
+        info = b'INFO {"proto":1,"server":"s","max_line":4096,"auth":false,"capacity":1000000}\n'
         welcome = b'WELCOME {"rank":%d,"clients":%d,"seq":%d,"name":"me","session":"s","heartbeat":1}\n'
         return info + welcome % (self.rank, self.clients, self.seq)
 

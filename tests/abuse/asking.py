@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# The open asks of each member that the server remembers at least (docs/protocol.md, "Open commands").
+# The fewest open asks of each member that the server remembers (docs/protocol.md, "Open commands").
 MIN_OPEN: Final = 1024
 
-# The asks, or answers, that are sent before the next ones wait for them to arrive.
+# The asks, or answers, that are sent at once; the next ones wait for these to arrive.
 CHUNK: Final = 500
 
 
@@ -37,7 +37,7 @@ class AskFlood(NamedTuple):
 FLOODS: Final = (AskFlood(1, 100_000), AskFlood(70, 1000))
 
 
-class Asker(LineClient):
+class CountingAsker(LineClient):
     """A member that keeps the numbers of its own asks, and what becomes of them.
 
     Attributes:
@@ -56,7 +56,7 @@ class Asker(LineClient):
         self._mark = b" #%d " % number
 
     def ask(self, count: int) -> None:
-        """Ask this often, and wait until all of it is logged."""
+        """Ask this many times, and wait until all asks are logged."""
         for begin in range(0, count, CHUNK):
             numbers = range(begin, min(begin + CHUNK, count))
             self.send(b"".join(b"ASK%s%d\n" % (self._mark, number) for number in numbers))
@@ -75,7 +75,7 @@ def _number(line: bytes) -> int:
 
 
 def ask_flood(_subject: Subject, floods: Sequence[AskFlood] = FLOODS) -> RowOutcome:
-    """Let the lowest ranks ask very much while an ask of the highest rank is open, and answer all of it."""
+    """Let the lowest ranks ask very often while an ask of the highest rank is open; answer all asks."""
     outcome = RowOutcome()
     outcome.figure = "; ".join(_flood(flood, outcome) for flood in floods)
     return outcome
@@ -91,7 +91,7 @@ def _flood(flood: AskFlood, outcome: RowOutcome) -> str:
         executor.join()
         boss.send(b"ASK #boss\n")
         executor.until(lambda: bool(executor.commands), "get the boss's ASK")
-        with crowd(flood.members, lambda number: Asker(server.address, number)) as askers:
+        with crowd(flood.members, lambda number: CountingAsker(server.address, number)) as askers:
             before = subjects.memory(server.pid)
             for asker in askers:
                 asker.ask(flood.asks)
@@ -111,7 +111,7 @@ def _flood(flood: AskFlood, outcome: RowOutcome) -> str:
     )
 
 
-def _answer(executor: Follower, boss: Follower, askers: Sequence[Asker]) -> None:
+def _answer(executor: Follower, boss: Follower, askers: Sequence[CountingAsker]) -> None:
     """Answer each ASK, and wait until all answers have arrived."""
     numbers = [seq for seq, _, _ in executor.commands]
     for begin in range(0, len(numbers), CHUNK):
@@ -125,7 +125,7 @@ def _answer(executor: Follower, boss: Follower, askers: Sequence[Asker]) -> None
         asker.until(lambda asker=asker: asker.is_over, "get the end")  # type: ignore[misc]
 
 
-def _judge(asker: Asker, flood: AskFlood, outcome: RowOutcome) -> None:
+def _judge(asker: CountingAsker, flood: AskFlood, outcome: RowOutcome) -> None:
     """Check that the oldest asks were dropped, as many as necessary, and that all others were answered."""
     dropped = len(asker.dropped)
     outcome.check(

@@ -1,7 +1,7 @@
 """A process that only connects: it opens connections as fast as it can, and never sends a byte.
 
-Run as a program with a host, a port, and the most connections that it keeps open, it goes on until its
-standard input ends or has a line. Then it prints how many connections it has opened, as one line of JSON.
+As a program, it takes a host, a port, and the most connections to keep open. It goes on until its standard
+input ends or has a line, and then prints how many connections it has opened, as one line of JSON.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# JSON values of about so many bytes.
+# Makes JSON values of about a given number of bytes, by kind.
 KINDS: Final[Mapping[str, Callable[[int], bytes]]] = {
     "open lists": lambda size: b"[" * size,
     "lists": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
@@ -36,10 +36,10 @@ KINDS: Final[Mapping[str, Callable[[int], bytes]]] = {
     "braces in a text": lambda size: b'"' + b"[{" * (size // 2) + b'"',
 }
 
-# The kinds that the server accepts: valid, and without too many lists and objects.
+# The kinds that the server accepts: they are valid, and do not have too many lists and objects.
 VALID: Final = ("numbers", "fields", "escapes", "braces in a text")
 
-# What is expensive for the others: a command of thousands of words, and nested JSON.
+# Lines that are expensive for the other servers: a command of thousands of words, and nested JSON.
 OTHERS: Final[Mapping[str, Callable[[int], bytes]]] = {
     "redis": lambda size: b"a " * (size // 2) + b"\r\n",
     "nats": lambda size: b'CONNECT {"a":' + b"[" * size + b"\r\n",
@@ -51,10 +51,10 @@ REFUSALS: Final = (b"ERR ", b"BYE ", b"-ERR ")
 # Places for the probe, and for clients that are just leaving.
 SPARE: Final = 64
 
-# The most bytes of JSON that one turn should handle, twice as many as it is meant to.
+# The most bytes of JSON that one turn may handle: twice what the server's bounds are meant to allow.
 MAX_TURN_BYTES: Final = 2 * 256 * 1024
 
-# The turns in which a server has read whatever a client sent before: a line takes sixteen, or 4 KiB each.
+# The turns after which a server has read all that a client has sent: a line takes sixteen, at 4 KiB each.
 MAX_READS: Final = 40
 
 # Seconds between two reads of the answers, so that reading them does not keep the machine busy.
@@ -109,7 +109,7 @@ class Attacker(LineClient):
         self.refused += sum(line.startswith(REFUSALS) for line in lines)
 
 
-# Every kind of JSON from strangers, who have to pass no check before, and some from all others.
+# Every kind of JSON from strangers, who need to pass no check before it, and some from all others.
 ATTACKS: Final = (
     *(ExpensiveAttack("tcp", "stranger", kind, 65_000, 1000) for kind in KINDS),
     *(

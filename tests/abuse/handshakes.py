@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# The connections that the process keeps open; it closes the oldest for another one.
+# The most connections that the process keeps open; to open another one, it closes the oldest.
 MAX_OPEN: Final = 2000
 
 # Where clients connect from: the address of the flood, as behind a NAT, and another one.
@@ -55,9 +55,9 @@ def tls_flood(
 
 
 def _joins(server: ServerProgram, source: str, delay: float) -> bool:
-    """Connect, shake hands, and say HELLO, each ``delay`` seconds after the server's words; tell if it joins.
+    """Let a client join that sends each of its answers ``delay`` seconds late; return whether it does.
 
-    The first bytes follow the connection at once, as they do on a slow network: the delay is on the way.
+    Its first bytes follow the connection at once, as they do on a slow network: the delay is on the way.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = trusting().wrap_bio(incoming, outgoing)

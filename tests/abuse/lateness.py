@@ -1,4 +1,4 @@
-"""Rows: clients that flood the server, and read what they are owed late.
+"""Rows: clients that flood the server, and read late what they are sent.
 
 The flood consists of commands, or of ASKs, whose answers the flooder reads late. Each attack runs over one
 transport, by a member, by strangers, or by members that have left; period and sizes vary.
@@ -36,14 +36,14 @@ QUIET: Final = 2
 
 
 class Asking(Rank):
-    """rankserver, where what is sent are ASKs."""
+    """rankserver, to which every command is sent as an ASK."""
 
     def command(self, text: bytes) -> bytes:
         return b"ASK " + text + b"\n"
 
 
 class LateAttack(NamedTuple):
-    """A flood by somebody who reads late.
+    """A flood by a client that reads late.
 
     Attributes:
         transport: one of ``TRANSPORTS``.

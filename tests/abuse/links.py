@@ -1,4 +1,4 @@
-"""Rows: readers on slow links, above and below the rate that everybody is granted."""
+"""Rows: readers on slow links, above and below the least rate that the server expects of them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 KIB: Final = 1024
 
-# The fewest bytes that a slow link delivers at once: two segments of a network.
+# The fewest bytes that a slow link delivers at once: two TCP segments.
 PART: Final = 2800
 
-# Seconds between two checks whether somebody was dropped.
+# Seconds between two checks of whether the reader was dropped.
 LOOK: Final = 0.2
 
 # A command that takes longer than this many seconds has waited for the slow reader.
@@ -69,7 +69,7 @@ def below_the_floor(
     patience: float = 40,
     options: Sequence[str] = (),
 ) -> RowOutcome:
-    """Let a client read ``rate`` bytes a second, fewer than it is granted, while another one floods."""
+    """Let a client read ``rate`` bytes a second, less than the least rate, while another one floods."""
     outcome = RowOutcome()
     with (
         subject.start(8, rankserver=options) as server,
@@ -119,7 +119,7 @@ def _flood(
 
 
 def _has_dropped(server: ServerProgram, descriptors: int) -> bool:
-    """Return whether a client has left, or else whether the server has fewer descriptors than this."""
+    """Return whether a client has left; of other servers, whether they have fewer descriptors than this."""
     if isinstance(server, LoggedServer):
         return b" INFO left " in server.log()
     return subjects.descriptors(server.pid) < descriptors

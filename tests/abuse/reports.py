@@ -38,7 +38,7 @@ class Sampler:
             self._server.signal(signal.SIGUSR1)
 
     def waits(self) -> tuple[int, int]:
-        """Return how often the input of one of the ranks waited, and how often it was looked at."""
+        """Return in how many cases the input of one of the ranks waited, and how many cases there were."""
         found = MEMBER.findall(self._server.log())
         states = [held == b"True" for rank, held in found if int(rank) < self._ranks]
         return sum(states), len(states)

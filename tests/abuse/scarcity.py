@@ -41,7 +41,7 @@ PATIENCE: Final = 10.0
 
 
 class Scarcity(NamedTuple):
-    """Strangers that connect over a transport while a server may allocate only so many bytes more."""
+    """Strangers that connect over a transport while a server may allocate only ``spare`` bytes more."""
 
     transport: str
     spare: int
@@ -61,7 +61,7 @@ SCARCITIES: Final = tuple(
 
 
 def scarce_memory(subject: Subject, scarcities: Sequence[Scarcity] = SCARCITIES) -> RowOutcome:
-    """Let strangers connect while the server's address space is limited, and count who survives."""
+    """Let strangers connect while the server's address space is limited, and count surviving members."""
     outcome = RowOutcome()
     ends: list[str] = []
     lost = shut = 0

@@ -33,8 +33,8 @@ REFUSED = [
     for (transport, role), kind in zip(product(TRANSPORTS, ROLES), KINDS, strict=False)
 ]
 
-# Options with which a flood is felt at once, and is not over when the flooder is dropped.
-FELT = ("--max-backlog", str(4 * MIB), "--slow-timeout", "5")
+# Options with which a flood makes clients wait at once, and is not over because the flooder was dropped.
+SMALL_LIMITS = ("--max-backlog", str(4 * MIB), "--slow-timeout", "5")
 
 LATE = [
     LateAttack(transport, role, period, part, size)
@@ -58,11 +58,11 @@ def test_every_expensive_line_is_refused(attack: ExpensiveAttack) -> None:
 
 @pytest.mark.parametrize("attack", LATE, ids=str)
 def test_a_late_reader_holds_up_no_higher_rank(attack: LateAttack) -> None:
-    outcome = lateness.late_reader(RANK, [attack], seconds=1.5, options=FELT)
+    outcome = lateness.late_reader(RANK, [attack], seconds=1.5, options=SMALL_LIMITS)
     assert outcome.unmet == []
 
 
 @pytest.mark.parametrize("attack", LATE, ids=str)
 def test_a_late_asker_holds_up_no_answerer(attack: LateAttack) -> None:
-    outcome = lateness.late_asker(RANK, [attack._replace(size=4000)], seconds=1.5, options=FELT)
+    outcome = lateness.late_asker(RANK, [attack._replace(size=4000)], seconds=1.5, options=SMALL_LIMITS)
     assert outcome.unmet == []
