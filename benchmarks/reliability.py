@@ -327,8 +327,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 if subject is RANK:
                     unmet += [f"{row.key}: {what}" for what in outcome["unmet"]]
     result = {"titles": titles, "rows": measured, "unmet": unmet}
-    is_whole = len(measured) == len(ROWS) and len(titles) == len(ALL)
-    if is_whole and not options.small:
+    if len(titles) == len(ALL) and not options.small:
         write(PAGE, result)
     return result
 
@@ -352,8 +351,8 @@ def _show(result: dict[str, Any]) -> None:
 # --- the page ---------------------------------------------------------------------------------
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """Return the lines of the table."""
+def table(result: dict[str, Any], earlier: Sequence[str] = ()) -> list[str]:
+    """Return the lines of the table; rows that were not measured are taken from an earlier table."""
     titles = {key: title for key, title in result["titles"].items() if title}
     lines = [
         f"| test | what is done | what must hold | {' | '.join(titles.values())} |",
@@ -363,6 +362,8 @@ def table(result: dict[str, Any]) -> list[str]:
         if row.key in result["rows"]:
             cells = [_cell(key, result["rows"][row.key].get(key)) for key in titles]
             lines.append(f"| `{row.key}` | {row.deed} | {row.must} | {' | '.join(cells)} |")
+        else:
+            lines += [line for line in earlier if line.startswith(f"| `{row.key}` |")]
     return lines
 
 
@@ -377,17 +378,17 @@ def _cell(key: str, outcome: dict[str, Any] | None) -> str:
 
 
 def write(page: Path, result: dict[str, Any]) -> None:
-    """Put the table between the marks of the page.
+    """Put the rows that were measured into the table between the marks of the page.
 
     Raises:
         BenchmarkError: if the page has no such marks.
     """
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    earlier, end, after = rest.partition(END)
     if not (begin and end):
         raise BenchmarkError(f"{page} has no lines {BEGIN} and {END} to write between")
-    new = "\n".join([before + begin, "", *table(result), "", end + after])
+    new = "\n".join([before + begin, "", *table(result, earlier.splitlines()), "", end + after])
     fresh = page.with_suffix(".new")
     fresh.write_text(new, encoding="utf-8")
     fresh.replace(page)
