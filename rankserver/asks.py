@@ -100,30 +100,35 @@ class AskTable:
         asker = self._askers.get(member)
         return len(asker.waiting) // ASKS_PER_LINE if asker is not None and asker.vacated else 0
 
-    def open(self, seq: int, member: int) -> int | None:
-        """Open the ask ``seq`` of a member; every other member may answer it once.
+    def excess(self, member: int) -> int | None:
+        """Return the member's oldest open ask if its next one makes the table forget it, else None.
 
         O(the member's open asks) if anybody has left since its last one, else O(1).
-
-        Returns:
-            The seq of the member's oldest open ask if that had to be forgotten, else None.
         """
+        asker = self._askers.get(member)
+        if asker is None:
+            return None
+        if asker.vacated:
+            self._settle(asker)
+        return next(iter(asker.waiting)) if len(asker.waiting) >= self.limit else None
+
+    def open(self, seq: int, member: int) -> None:
+        """Open the ask ``seq`` of a member, and forget the member's ``excess``. As expensive as that.
+
+        Every other member may answer the ask once.
+        """
+        oldest = self.excess(member)
         self._newest = seq
         waiting = self._slots.everybody & ~(1 << self._present[member][0])
         if not waiting:
-            return None
+            return
         asker = self._askers.get(member)
         if asker is None:
             asker = self._askers[member] = _Asker(member)
-        elif asker.vacated:
-            self._settle(asker)
         asker.waiting[seq] = waiting
         self._by_seq[seq] = asker
-        if len(asker.waiting) <= self.limit:
-            return None
-        oldest = next(iter(asker.waiting))
-        del asker.waiting[oldest], self._by_seq[oldest]
-        return oldest
+        if oldest is not None:
+            del asker.waiting[oldest], self._by_seq[oldest]
 
     def asker(self, seq: int) -> int | None:
         """Return the asker of the ask ``seq``; None if it is not remembered, or the asker has left. O(1)."""

@@ -186,6 +186,11 @@ class Channel:
         return self.state in GOING
 
     @property
+    def is_handshaking(self) -> bool:
+        """Whether to read it continues a TLS handshake."""
+        return self.tls is not None and self.tls.is_handshaking
+
+    @property
     def host(self) -> str:
         """The peer's address without its port; empty for a Unix socket."""
         return "" if self.peer.startswith("unix:") else self.peer.rpartition(":")[0]

@@ -220,7 +220,7 @@ class Loop:
                 and channel.waits_for is None
                 and state is not ChannelState.JOINING
             ):
-                if state in STRANGERS:
+                if state in STRANGERS or (state is ChannelState.CLOSING and channel.is_handshaking):
                     strangers.append(channel)
                 elif reader.departures < MAX_DEPARTURES:
                     reader.read(channel, reader.share)
@@ -432,7 +432,9 @@ class Reader:
                 break
             if not channel.can_read:
                 continue
-            count = 0 if channel.is_going else self.read(channel, self.share)
+            # Before the end of its handshake, a channel has sent nothing that counts.
+            has_ended = channel.is_going or channel.is_handshaking
+            count = 0 if has_ended else self.read(channel, self.share)
             if 0 < count < left:
                 self.draining[channel] = left - count
             else:
@@ -440,7 +442,10 @@ class Reader:
                 self._handler.on_end(channel, "connection lost")
 
     def read_strangers(self, strangers: list[Channel]) -> None:
-        """Read some of these channels, which have not joined: those that have waited longest."""
+        """Read some of these channels, which have not joined: those that have waited longest.
+
+        Some of them may have departed, and go on with their TLS handshake until they are shut down.
+        """
         order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))
         self.put_off = []

@@ -62,7 +62,7 @@ class Parts(Protocol):
         """Counts and logs members."""
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Disconnect a channel that cannot join."""
+        """Disconnect a channel that cannot join, or cannot be welcomed."""
 
     def unsettle(self) -> None:
         """Settle again, to retry leaves."""
@@ -175,8 +175,13 @@ class Membership:
             self._parts.heartbeat.start(channel, loop.now)
         clients, seq = log.count, log.seq
         for member, rank, channel in here:
-            loop.sender.send(channel, self._welcome(member, rank, clients, seq))
             self._parts.telemetry.on_joined(channel, member, rank, clients, loop.now)
+            try:
+                frame = self._welcome(member, rank, clients, seq)
+            except MemoryError:
+                self._parts.depart(channel, NO_MEMORY)
+            else:
+                loop.sender.send(channel, frame)
         self._welcomed += [channel for _, _, channel in here]
         loop.reader.set_clients(log.count)
 

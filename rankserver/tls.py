@@ -203,6 +203,11 @@ class TlsTransport:
         return Flushed.BLOCKED
 
     @property
+    def is_handshaking(self) -> bool:
+        """Whether ``receive`` continues the handshake, until that is done or ``shut_down`` was called."""
+        return not (self._is_open or self._is_shut)
+
+    @property
     def unsent(self) -> int:
         """How many encrypted bytes the socket has not taken yet."""
         return len(self._encrypted) + self._outgoing.pending

@@ -13,7 +13,8 @@ from rankserver.heartbeat import MIN_STALE, Heartbeat
 from rankserver.inputs import Newcomer
 from rankserver.members import Member
 from rankserver.timers import Timers
-from rankserver.wire import codes
+from rankserver.wire import codes, protocol
+from tests.support.memory import no_memory
 from tests.support.turns import SteppedServer
 
 SECONDS: Final = 30.0
@@ -262,3 +263,13 @@ def test_nobody_is_dead_because_the_server_was_stopped() -> None:
             stepped.turn()
             assert client.received() == b""
         assert client.state() is ChannelState.JOINED
+
+
+def test_a_ping_takes_no_memory_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer(heartbeat=5) as stepped:
+        client = stepped.join()
+        stepped.wait(1)
+        client.received()
+        monkeypatch.setattr(protocol, "ping", no_memory)
+        stepped.wait(5)
+        assert client.received() == b"PING\n"
