@@ -17,7 +17,22 @@ from typing import TYPE_CHECKING, Any, Final
 import harness
 from harness import BenchmarkError
 
-from tests.abuse import crowds, ends, forks, liars, slow, strangers
+from tests.abuse import (
+    asking,
+    crowds,
+    ends,
+    expensive,
+    forks,
+    handshakes,
+    lateness,
+    liars,
+    links,
+    scarcity,
+    secrecy,
+    slow,
+    strangers,
+    transports,
+)
 from tests.abuse.clients import raise_descriptor_limit
 from tests.abuse.outcome import MIB, RowOutcome
 from tests.abuse.subjects import RANK, SUBJECTS, Subject
@@ -31,6 +46,10 @@ END: Final = "<!-- make reliability: end -->"
 NONE: Final = "–"  # noqa: RUF001 - a dash
 ALL: Final = tuple(subject.key for subject in SUBJECTS)
 ALONE: Final = (RANK.key,)
+# Options with which a flood makes clients wait within seconds.
+SMALL_LIMITS: Final = ("--max-backlog", str(4 * MIB), "--slow-timeout", "5")
+# Options with which a slow reader makes others wait at once, and is soon dropped.
+SMALLEST_LIMITS: Final = ("--max-backlog", str(MIB), "--slow-timeout", "0.5")
 
 
 @dataclass(frozen=True)
@@ -122,7 +141,7 @@ ROWS: Final = (
         strangers.plain_to_tls,
         {"each": 2, "timeout": 0.3, "patience": 10},
         ALONE,
-        strangers.has_openssl,
+        transports.has_openssl,
     ),
     Row(
         "tokens",
@@ -166,6 +185,91 @@ ROWS: Final = (
         "terminal escapes wherever other clients, the operator or the log could show them",
         "only printable text in the log and in what the client shows",
         liars.escapes,
+    ),
+    Row(
+        "expensive-lines",
+        "1,000 connections complete expensive lines of up to 65 KB at the same time, again and again: with "
+        "ten kinds of JSON, by strangers, members and former members, over TCP, TLS and a Unix socket "
+        "(18 attacks)",
+        "each line is answered; others' p99 within 100 ms; the log never says `was not running`; a turn "
+        "handles at most 512 KiB of them",
+        expensive.expensive_lines,
+        {"attacks": [expensive.COUNTED], "seconds": 0},
+    ),
+    Row(
+        "ask-flood",
+        "while an ask of the highest rank is open, the lowest one asks 100,000 times, or 70 clients ask "
+        "1,000 times each; all asks are answered",
+        "the highest rank gets its answer; only a client with more than 1,024 open asks loses any: its "
+        "oldest, and it is told of each",
+        asking.ask_flood,
+        {"floods": [asking.AskFlood(1, 66_000)]},
+        ALONE,
+    ),
+    Row(
+        "late-reader",
+        "a client floods, and reads late what it is sent, such as 2 MiB every 4 s: a member, strangers or "
+        "former members, over TCP, TLS and a Unix socket (9 attacks). Redis, NATS: a subscriber reads late "
+        "while another client floods",
+        "the input of two higher ranks never waits; their p99 within 100 ms",
+        lateness.late_reader,
+        {"attacks": lateness.READERS[1:2], "seconds": 1.5, "options": SMALL_LIMITS},
+    ),
+    Row(
+        "below-the-floor",
+        "a client reads 16 KiB/s, less than the floor of 64 KiB/s, while another one floods",
+        "it is dropped; others wait no longer than `--slow-timeout` (5 s) + 1 s in all",
+        links.below_the_floor,
+        {"timeout": 0.5, "options": SMALLEST_LIMITS},
+    ),
+    Row(
+        "late-asker",
+        "a client floods with ASKs, and reads the answers late, in the same 9 ways as in `late-reader`",
+        "the input of two higher ranks, which refuse all of them, never waits; their p99 within 100 ms",
+        lateness.late_asker,
+        {"attacks": lateness.ASKERS[1:2], "seconds": 1.5, "options": SMALL_LIMITS},
+        ALONE,
+    ),
+    Row(
+        "slow-link",
+        "the highest rank reads 100 KiB/s, more than the floor, while the lowest one floods",
+        "it is not dropped; others' p99 within 100 ms",
+        links.slow_link,
+        {"seconds": 4, "transport": "unix", "options": SMALLEST_LIMITS},
+    ),
+    Row(
+        "log-secrets",
+        "strangers send secrets in 28 wrong ways: without a space, as a verb, name or version, over HTTP, …",
+        "no part of a secret in the log, as text or JSON",
+        secrecy.log_secrets,
+        {},
+        ALONE,
+    ),
+    Row(
+        "client-secrets",
+        "a client has a token that its server must not get; a command looks for the environment of its agent",
+        "no token is sent without TLS to a network address, before the banner, from a file that others may "
+        "read, or to a server whose certificate has no SAN; the environment is not found",
+        secrecy.client_secrets,
+        {},
+        ALONE,
+        transports.has_openssl,
+    ),
+    Row(
+        "scarce-memory",
+        "90 and 580 strangers connect while the server may allocate 0 to 12 MiB more; TCP, TLS, Unix socket",
+        "the server goes on, members stay and get every command, and newcomers can join afterwards",
+        scarcity.scarce_memory,
+        {"scarcities": scarcity.SCARCITIES[1::12]},
+    ),
+    Row(
+        "tls-flood",
+        "a process only connects, as fast as it can, while 40 clients with 100 ms of delay join over TLS",
+        "all of them join",
+        handshakes.tls_flood,
+        {"clients": 1},
+        ALONE,
+        transports.has_openssl,
     ),
     Row(
         "fork-bomb",
@@ -223,8 +327,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 if subject is RANK:
                     unmet += [f"{row.key}: {what}" for what in outcome["unmet"]]
     result = {"titles": titles, "rows": measured, "unmet": unmet}
-    is_whole = len(measured) == len(ROWS) and len(titles) == len(ALL)
-    if is_whole and not options.small:
+    if len(titles) == len(ALL) and not options.small:
         write(PAGE, result)
     return result
 
@@ -248,8 +351,8 @@ def _show(result: dict[str, Any]) -> None:
 # --- the page ---------------------------------------------------------------------------------
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """Return the lines of the table."""
+def table(result: dict[str, Any], earlier: Sequence[str] = ()) -> list[str]:
+    """Return the lines of the table; rows that were not measured are taken from an earlier table."""
     titles = {key: title for key, title in result["titles"].items() if title}
     lines = [
         f"| test | what is done | what must hold | {' | '.join(titles.values())} |",
@@ -259,6 +362,8 @@ def table(result: dict[str, Any]) -> list[str]:
         if row.key in result["rows"]:
             cells = [_cell(key, result["rows"][row.key].get(key)) for key in titles]
             lines.append(f"| `{row.key}` | {row.deed} | {row.must} | {' | '.join(cells)} |")
+        else:
+            lines += [line for line in earlier if line.startswith(f"| `{row.key}` |")]
     return lines
 
 
@@ -273,17 +378,17 @@ def _cell(key: str, outcome: dict[str, Any] | None) -> str:
 
 
 def write(page: Path, result: dict[str, Any]) -> None:
-    """Put the table between the marks of the page.
+    """Put the rows that were measured into the table between the marks of the page.
 
     Raises:
         BenchmarkError: if the page has no such marks.
     """
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    earlier, end, after = rest.partition(END)
     if not (begin and end):
         raise BenchmarkError(f"{page} has no lines {BEGIN} and {END} to write between")
-    new = "\n".join([before + begin, "", *table(result), "", end + after])
+    new = "\n".join([before + begin, "", *table(result, earlier.splitlines()), "", end + after])
     fresh = page.with_suffix(".new")
     fresh.write_text(new, encoding="utf-8")
     fresh.replace(page)

@@ -1,12 +1,12 @@
 """What limits the number of processes of a command, and ends all of them at once.
 
-Linux has two means. A *cgroup* (cgroups(7)) counts the processes and threads of one command, whoever they
-belong to, and can be killed as a whole. It can be made where our own cgroup may be changed: by root, or in
-a subtree that the service manager has delegated. Elsewhere there is only ``RLIMIT_NPROC`` (getrlimit(2)): it
-counts all processes and threads of our user, and does not apply to root.
+Linux has two means. A *cgroup* (cgroups(7)) counts the processes and threads of one command, whichever user
+they belong to, and can be killed as a whole. We can make one where our own cgroup may be changed: as root, or
+in a subtree that the service manager has delegated. Elsewhere there is only ``RLIMIT_NPROC`` (getrlimit(2)):
+it counts all processes and threads of our user, and does not apply to root.
 
-Each supervisor gets cgroups of its own, in which its commands run. Usually it is one, of version 2. Where
-the controller ``pids`` is still in version 1, a second one is made there.
+Each supervisor gets cgroups of its own, in which its commands run: usually one, of version 2, and a second
+one where the controller ``pids`` is still in version 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-# How the names of the cgroups that we make begin. The id of the process that made it follows.
+# The beginning of the names of the cgroups that we make. The id of the process that made one follows.
 PREFIX: Final = "rankserver-"
 # The controller that limits the number of processes.
 PIDS: Final = "pids"

@@ -34,7 +34,7 @@ STRETCH: Final = re.compile(
       | (?P<bare> [^ \t\r\n'"\\]+ )""",
     re.DOTALL | re.VERBOSE,
 )
-# What a backslash between double quotes protects; before any other character it stands for itself.
+# The characters that a backslash protects between double quotes; before any other it stands for itself.
 ESCAPED: Final = re.compile(r'\\(["\\])')
 # A whole set of characters: a ``]`` at its beginning belongs to it.
 SET: Final = re.compile(r"\[!?\]?[^\]]*\]")

@@ -13,10 +13,10 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-# The most passes over /proc, until one finds no new process, to stop all. Few suffice: after a process is
-# listed, it is stopped sooner than it can fork.
+# The most passes over /proc to stop all descendants; one that finds no new process is the last. Few suffice,
+# because a process that is listed is stopped before it can fork many others.
 MAX_STOP_PASSES: Final = 20
-# No system has more processes and threads than this; it is the kernel's limit for pid_max (proc(5)).
+# The most processes and threads that any system has: the kernel's limit for pid_max (proc(5)).
 PID_MAX_LIMIT: Final = 4_194_304
 
 PR_SET_PDEATHSIG: Final = 1
@@ -95,7 +95,7 @@ def _may_fork(limit: int, hard: int) -> bool:
 
 
 def write(path: str, text: str) -> None:
-    """Write to a file of the kernel's, in one call."""
+    """Write to one of the kernel's files, in one call."""
     with open(path, "wb", buffering=0) as file:
         file.write(text.encode())
 

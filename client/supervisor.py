@@ -38,7 +38,7 @@ LEFTOVER_GRACE: Final = 0.5
 # How long killed processes may take to be gone, in seconds. A process that is left by then belongs to another
 # user, or hangs in the kernel.
 KILL_TIMEOUT: Final = 3.0
-# How often to kill in this time: what was forked meanwhile needs another round.
+# The most rounds of killing in this time: processes that were forked during one need another.
 MAX_KILL_ROUNDS: Final = 3
 # The longest wait in one select, in seconds: select does not accept numbers of any size.
 MAX_WAIT: Final = 3600.0

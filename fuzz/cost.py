@@ -19,15 +19,16 @@ from fuzz.python import FailureError
 from rankserver.wire import protocol
 from rankserver.wire.exceptions import RemoteProtocolError
 
-# Parsing a line from a client may take this many times as long as adding up its bytes, which takes some 5 ns
-# for each.
+# Parsing a line from a client may take at most this many times as long as adding up its bytes, at some 5 ns a
+# byte.
 MAX_SUMS: Final = 10
-# The same for a line from a server. It may take longer, because fractions, ranks and names become values
-# then, and a client has only one server.
+# The same for a line from a server. It may take longer, because its fractions, ranks and names become values,
+# and a client has only one server.
 MAX_SERVER_SUMS: Final = 40
-# What every line costs, however short it is, in bytes that are added up.
+# The cost of any line, however short, as a number of bytes that are added up in the same time.
 LINE_BYTES: Final = 4096
-# How often a line is measured before it counts as too expensive: anything else that runs makes it slower.
+# The most times that a line is measured before it counts as too expensive: other programs that run meanwhile
+# make it slower.
 MAX_ATTEMPTS: Final = 20
 
 

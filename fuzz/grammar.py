@@ -100,7 +100,7 @@ def server_line(rng: random.Random, seq: int, clients: int) -> bytes:
 
 # The bytes of a long line.
 LONG: Final = 65_000
-# What comes before JSON or text in a long line from either side. Some of it breaks the protocol.
+# What comes before JSON or text in a long line from a client and from a server. Some of it is not valid.
 CLIENT_HEADS: Final = (b"HELLO ", b"RES 1 ok ", b"PING ", b"ASK ", b"CMD ", b"HELLO", b"RES ", b"RES 1 ", b"")
 SERVER_HEADS: Final = (
     *(b"RES 1 0 a ok ", b"ROSTER ", b"WELCOME ", b"INFO ", b"PING ", b"CMD 1 0 ", b"ASK 1 0 ", b"JOIN 1 "),

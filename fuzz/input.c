@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The most bytes in one input, but for its last line. */
+/* The most bytes in one input, not counting its last line. */
 #define MAX_INPUT 150000
 
 /* The descriptors of the cursor that is fed, and of another. */

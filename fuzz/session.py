@@ -16,12 +16,14 @@ from rankserver.client import events
 from rankserver.client.session import Session, SessionState
 from rankserver.wire.exceptions import LocalProtocolError
 
-# Clients when the session begins. Each of a million takes time to be represented, so that is rare.
+# Numbers of clients when the session begins.
 COUNTS: Final = (1, 2, 3, 5, 20, 1000)
+# The largest number that the protocol allows. It is rare, because an ASK then costs a million answers.
 MANY: Final = 1_000_000
+# Share of the sessions that begin with that many.
 MANY_SHARE: Final = 0.0005
-# The seq in WELCOME: among others around the ends of 32 and 64 bits, and near the largest number of 19
-# digits.
+# Values of the seq in WELCOME. Some of them are close to the ends of 31, 32 and 63 bits, and to the largest
+# number of 19 digits.
 SEQS: Final = (0, 9, 98, 2**31 - 4, 2**32 - 4, 2**63 - 4, 10**19 - 30)
 # Share of the lines that need not follow from the ones before them.
 HOSTILE_SHARE: Final = 0.1
@@ -52,7 +54,7 @@ class Reference:
 
     def greeting(self) -> bytes:
         """Return INFO and WELCOME."""
-        info = b'INFO {"proto":1,"server":"s","max_line":300,"auth":false,"capacity":1000000}\n'
+        info = b'INFO {"proto":1,"server":"s","max_line":4096,"auth":false,"capacity":1000000}\n'
         welcome = b'WELCOME {"rank":%d,"clients":%d,"seq":%d,"name":"me","session":"s","heartbeat":1}\n'
         return info + welcome % (self.rank, self.clients, self.seq)
 

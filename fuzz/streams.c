@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Calls in one input. */
+/* The most calls in one input. */
 #define MAX_CALLS 250
-/* Bytes of a frame beyond max_line. */
+/* The most bytes by which a frame may exceed max_line. */
 #define FRAME_SLACK 256
 
 static size_t max_line;

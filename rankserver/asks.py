@@ -26,10 +26,10 @@ from rankserver.wire.slots import Slots, contains, set_of
 # The most open asks of one member; one more makes the table forget its oldest. The protocol promises this
 # number. With 10,000 members an ask takes up to 1.5 KB, so those of one member take up to 1.5 MB.
 MAX_ASKS_PER_MEMBER: Final = 1_024
-# The most asks of members that have left. Each takes up to 150 bytes, so this bounds them at 10 MB.
+# The most asks of members that have left, which bounds them at 10 MB: each takes up to 150 bytes.
 MAX_ORPHANS: Final = 65_536
-# The number of an asker's asks from which those that left are cleared in the time of one short line, some 10
-# microseconds.
+# Clearing members that left from this many asks takes as long as handling one short line, some 10 µs, with a
+# few hundred members. With 10,000, it takes about twice that.
 ASKS_PER_LINE: Final = 64
 
 
@@ -96,34 +96,39 @@ class AskTable:
         self._slots.release(vacated)
 
     def cost(self, member: int) -> int:
-        """Return what the member's next ``open`` costs, in short lines that are handled in the same time."""
+        """Return what the member's next ``open`` costs, as the number of short lines that take that long."""
         asker = self._askers.get(member)
         return len(asker.waiting) // ASKS_PER_LINE if asker is not None and asker.vacated else 0
 
-    def open(self, seq: int, member: int) -> int | None:
-        """Open the ask ``seq`` of a member; every other member may answer it once.
+    def excess(self, member: int) -> int | None:
+        """Return the member's oldest open ask if its next one makes the table forget it, else None.
 
         O(the member's open asks) if anybody has left since its last one, else O(1).
-
-        Returns:
-            The seq of the member's oldest open ask if that had to be forgotten, else None.
         """
+        asker = self._askers.get(member)
+        if asker is None:
+            return None
+        if asker.vacated:
+            self._settle(asker)
+        return next(iter(asker.waiting)) if len(asker.waiting) >= self.limit else None
+
+    def open(self, seq: int, member: int) -> None:
+        """Open the ask ``seq`` of a member, and forget the member's ``excess``. As expensive as that.
+
+        Every other member may answer the ask once.
+        """
+        oldest = self.excess(member)
         self._newest = seq
         waiting = self._slots.everybody & ~(1 << self._present[member][0])
         if not waiting:
-            return None
+            return
         asker = self._askers.get(member)
         if asker is None:
             asker = self._askers[member] = _Asker(member)
-        elif asker.vacated:
-            self._settle(asker)
         asker.waiting[seq] = waiting
         self._by_seq[seq] = asker
-        if len(asker.waiting) <= self.limit:
-            return None
-        oldest = next(iter(asker.waiting))
-        del asker.waiting[oldest], self._by_seq[oldest]
-        return oldest
+        if oldest is not None:
+            del asker.waiting[oldest], self._by_seq[oldest]
 
     def asker(self, seq: int) -> int | None:
         """Return the asker of the ask ``seq``; None if it is not remembered, or the asker has left. O(1)."""

@@ -186,6 +186,11 @@ class Channel:
         return self.state in GOING
 
     @property
+    def is_handshaking(self) -> bool:
+        """Whether to read it continues a TLS handshake."""
+        return self.tls is not None and self.tls.is_handshaking
+
+    @property
     def host(self) -> str:
         """The peer's address without its port; empty for a Unix socket."""
         return "" if self.peer.startswith("unix:") else self.peer.rpartition(":")[0]
@@ -208,7 +213,7 @@ class Channel:
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes our system has taken for it, and a constant. With TLS, these are encrypted."""
+        """How many bytes our system has taken for it, plus a constant. With TLS, these are encrypted."""
         return self.tls.sent if self.tls else self.cursor.sent()
 
     @property

@@ -28,8 +28,8 @@ from rankserver.wire.grammar import MAX_CLIENTS
 # Descriptors beyond one for each client and stranger: for connections accepted in one turn, for clients that
 # have left and are not closed yet, and for the server's own files.
 SPARE_DESCRIPTORS: Final = 512
-# New objects after which Python looks for unreachable cycles, of which the server makes hardly any. The JSON
-# of a line does not reach this number, so parsing it causes no search through all that the server holds.
+# The number of new objects after which Python looks for unreachable cycles, of which the server makes hardly
+# any. No line's JSON has this many objects, so parsing it causes no search through all that the server holds.
 MAX_NEW_OBJECTS: Final = 20_000
 
 
@@ -250,16 +250,16 @@ def _add_limits(add: Callable[..., object]) -> None:
         metavar="B",
         type=arguments.whole(1),
         default=Config.max_backlog,
-        help="slow down clients that flood while any client is more than half of B bytes behind, and stop"
-        " taking commands at B (%(default)s)",
+        help="slow down clients that flood while any client is more than B/2 bytes behind, and stop taking"
+        " commands from all at B (%(default)s)",
     )
     add(
         "--slow-timeout",
         metavar="S",
         type=arguments.seconds(0.001),
         default=Config.slow_timeout,
-        help="drop a client for which others waited for S seconds because it took less than 64 KiB a second;"
-        " as much is forgiven each minute (%(default)s)",
+        help="drop a client that took less than 64 KiB a second while others waited for it, after S seconds"
+        " of that in all; S seconds are forgiven each minute (%(default)s)",
     )
     add(
         "--max-per-address",

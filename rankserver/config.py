@@ -12,7 +12,7 @@ class Config:
     """Settings of one server.
 
     Times are in seconds and sizes in bytes. Where 0 is allowed, it means never or no limit. Where None is
-    allowed for a number, the server chooses.
+    allowed for a number, the server chooses it.
     """
 
     capacity: int

@@ -1,8 +1,8 @@
 """Credits: how much each client may still add to what others have not read.
 
-Each bound is divided among the members, so that whoever has used up a share of it waits, and the others do
-not notice. Pure bookkeeping: nothing here reads a socket or a clock, or decides when there is a limit at all;
-that is ``pace``.
+Each bound is divided among the members, so that a member which has used up its share waits, and the others do
+not notice. This is pure bookkeeping: nothing here reads a socket or a clock. ``pace`` decides when the bounds
+apply.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Final
 from rankserver.channel import Channel
 
 # The least number of bytes that a member may log while there is pressure, however many members share the
-# backlog: this many hold any one line, or thousands of short commands.
+# backlog: enough for one line of the default maximum, or for thousands of short commands.
 MIN_CREDIT: Final = 64 * 1024
-# The most bytes of a member's answers that are queued for congested askers. A thousand short answers, which
-# is as many as one asker can ask for at a time, take a quarter of it.
+# The most bytes of a member's answers that are queued for congested askers. An asker may have a thousand open
+# asks, and short answers to all of them take a quarter of this.
 MAX_UNREAD_ANSWERS: Final = 256 * 1024
 
 
@@ -102,6 +102,6 @@ class UnreadAnswers:
                 queued.pop(answerer, None)
 
     def take_relieved(self) -> set[Channel]:
-        """Return those who may answer more than when this was last called."""
+        """Return the answerers some of whose charges have gone since the last call."""
         relieved, self._relieved = self._relieved, set()
         return relieved

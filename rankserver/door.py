@@ -10,8 +10,9 @@ choice decides what a flood of connections can do to clients that arrive meanwhi
  - Of either kind, those from the most crowded address go first: a flood from one address costs the others
    nothing. Of these, the oldest goes first.
 
-This is pure bookkeeping: it reads no socket and no clock, and closes nothing. Whoever asks for ``excess``
-tells it what a silent stranger has sent meanwhile. A flood calls these methods, so each of them is O(1).
+This is pure bookkeeping: it reads no socket and no clock, and closes nothing. The caller of ``excess`` must
+tell it if a silent stranger has sent something meanwhile. A flood calls these methods, so each of them is
+O(1), except ``everybody``.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from rankserver.wire import frames
 # The least number of strangers that may be open at a time, even if the capacity is smaller: enough for a
 # small fleet that reconnects at once.
 MIN_STRANGERS: Final = 64
-# The places of strangers, divided by the number of those that may always be taken by strangers that have sent
-# nothing.
+# One of this many places for strangers is kept for those that have sent nothing. That is enough for newcomers
+# to begin, while most places are for handshakes in progress.
 SILENT_SHARE: Final = 4
 # The least number of connections that one address may have by default, even if the capacity is smaller: many
 # clients may share one address (NAT), and each may be connected twice while it reconnects.
@@ -40,7 +41,7 @@ def max_strangers(capacity: int) -> int:
     return max(MIN_STRANGERS, capacity)
 
 
-class Crowd:
+class AddressCrowd:
     """Connections by address; finds the oldest one from the most crowded address. Every method is O(1)."""
 
     def __init__(self) -> None:
@@ -122,8 +123,8 @@ class Door:
         self.max_strangers = max_strangers(capacity)
         self.max_per_address = max(MIN_PER_ADDRESS, capacity) if max_per_address is None else max_per_address
         # The strangers whose HELLO was not accepted: those that have sent nothing, and those that have begun.
-        self._silent = Crowd()
-        self._begun = Crowd()
+        self._silent = AddressCrowd()
+        self._begun = AddressCrowd()
         # The strangers that were refused and are not closed yet, oldest first.
         self._refused: OrderedDict[Channel, None] = OrderedDict()
         # Kept as a number, because each turn asks for it.
@@ -142,7 +143,7 @@ class Door:
         return channel in self._silent
 
     def begin(self, channel: Channel) -> None:
-        """Note that a stranger has sent what a client sends first. Anybody else makes no difference."""
+        """Note that a stranger has sent what a client sends first. Does nothing for other connections."""
         if self._silent.remove(channel):
             self._begun.add(channel)
 

@@ -36,9 +36,9 @@ class Farewells:
     def begin(self, channel: Channel) -> None:
         """Send a departing channel the rest of its output and its BYE, then close it."""
         channel.move(ChannelState.CLOSING)
-        if channel.departure is not None and channel.departure.farewell:
-            with contextlib.suppress(MemoryError):  # then it is sent no BYE
-                channel.cursor.private(channel.departure.farewell)
+        with contextlib.suppress(MemoryError):  # then it is sent no BYE
+            if channel.departure is not None and (farewell := channel.departure.farewell):
+                channel.cursor.private(farewell)
         self._whole.start(channel, self._loop.now)
         self._go_on(channel)
         self._loop.sender.touch(channel)

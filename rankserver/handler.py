@@ -23,7 +23,7 @@ class Handler(Protocol):
         """Take over a connection that has arrived, or close it."""
 
     def has_memory(self) -> bool:
-        """Tell whether there is memory for channels that have not joined; if not, disconnect all of them."""
+        """Tell whether there is memory for channels that have not joined; if not, disconnect them all."""
 
     def on_line(self, channel: Channel, line: bytes) -> Blocker:
         """Handle a line and return None, or do nothing and return what the line must wait for.
@@ -33,7 +33,7 @@ class Handler(Protocol):
         """
 
     def on_batch(self, channel: Channel, batch: bytes) -> None:
-        """Propose a batch of commands. It is called if the handler ``collects``, and under pressure."""
+        """Propose a batch of commands. This is called if the handler ``collects``, or under pressure."""
 
     def on_end(self, channel: Channel, reason: str) -> None:
         """Note that a channel receives nothing more."""

@@ -50,6 +50,8 @@ class Heartbeat:
         # Deadline, id of the member, channel. The ids break ties, because channels cannot be compared.
         self._heap: list[tuple[float, int, Channel]] = []
         self._stale = 0
+        # Built once, so that there is always memory for it.
+        self._ping = protocol.ping()
         timers.add(self)
 
     def __len__(self) -> int:
@@ -93,7 +95,7 @@ class Heartbeat:
                 channel.taken = channel.bytes_taken
                 channel.pinged_at = channel.bytes_owed
                 self._push(channel, now + self.seconds)
-                self._send(channel, protocol.ping())
+                self._send(channel, self._ping)
             else:
                 self._judge(channel, now)
 

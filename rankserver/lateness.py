@@ -6,16 +6,17 @@ timeout that looks at the backlog alone drops clients on slow links because some
 
 The idea: a client is *late* while others wait for it and it takes less than ``MIN_RATE``. Lateness adds up
 over all waits, and is forgiven slowly: ``timeout`` seconds of it in ``FORGIVENESS_PERIOD`` seconds in which
-the client is not late. At ``timeout`` seconds of lateness, the client is dropped. So at any time that others
-wait for a client, it takes ``MIN_RATE`` or more, except for ``timeout`` seconds at once and twice that in any
-minute.
+the client is not late. At ``timeout`` seconds of lateness, the client is dropped. So whenever others wait for
+a client, it takes ``MIN_RATE`` or more, except for ``timeout`` seconds at once and twice that in any minute.
+``pace`` decides for which clients others wait; a congested client counts as one of them.
 
 What a client takes is what its system has acknowledged. TCP opens its window in steps of hundreds of
-kilobytes, so what a client takes beyond the rate counts for the next ``MAX_SURPLUS`` seconds.
+kilobytes, so what a client takes beyond the rate counts for up to ``MAX_SURPLUS`` seconds more.
 
-Asking the system is a call for each client. So clients are sampled in turns that are taken anyway, at most
-every ``MIN_SAMPLE_INTERVAL``. Otherwise they are sampled every ``MAX_SAMPLE_INTERVAL``, since what a client
-takes between two samples pays for the whole time between them, and when one may have reached its timeout.
+Asking the system is a call for each client. So clients are sampled in turns that are taken anyway, but not
+more often than every ``MIN_SAMPLE_INTERVAL``. Without such turns, they are sampled when one may have reached
+its timeout, and every ``MAX_SAMPLE_INTERVAL``, since what a client takes between two samples pays for the
+whole time between them.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from rankserver.timers import MAX_EXPIRIES, Timers
 # The least number of bytes that a client must take in a second while others wait for it. A slow mobile link
 # takes several times as much.
 MIN_RATE: Final = 64 * 1024
-# The most seconds for which a client need take nothing because it took more than MIN_RATE before: a step of
-# TCP's window at MIN_RATE takes no longer.
+# The most seconds for which a client may take nothing because it took more than MIN_RATE before: at MIN_RATE,
+# a step of TCP's window lasts no longer.
 MAX_SURPLUS: Final = 3.0
 # Seconds without lateness in which a whole timeout of it is forgiven.
 FORGIVENESS_PERIOD: Final = 60.0
 # The least number of seconds between two samples of all clients, however many turns are taken.
 MIN_SAMPLE_INTERVAL: Final = 0.1
-# The most seconds between two samples of all clients: a server in which all wait wakes up once a second.
+# The most seconds between two samples of all clients. A server whose clients all wait wakes up this often.
 MAX_SAMPLE_INTERVAL: Final = 1.0
-# The most samples in a second: they take about 3% of it. With more clients, the intervals are longer.
+# The most samples in a second, which take about 3% of it. With more clients than that, the intervals are
+# longer.
 MAX_SAMPLES_PER_SECOND: Final = 10_000
-# Seconds of lateness that rounding may hide.
+# The difference in seconds of lateness that rounding may make.
 _ROUNDING: Final = 1e-6
 
 
@@ -66,11 +68,11 @@ class Lateness:
         self.sampled_at = now
         self.is_excused = True
         self._taken = taken
-        # Seconds for which the client need take nothing.
+        # Seconds for which the client may take nothing.
         self._surplus = 0.0
         # Seconds since the last sample in which others waited, up to ``_since`` if they still do.
         self._waited = 0.0
-        # Since when others wait, as far as it is not in ``_waited``; None if they do not.
+        # Since when others wait, apart from what is in ``_waited``; None if they do not.
         self._since: float | None = None
 
     def begin(self, now: float) -> None:

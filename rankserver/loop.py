@@ -16,9 +16,9 @@ a descriptor could be reused while an event of the old connection is still pendi
 per turn, in the units of its cost: bytes read, lines handled in Python, departures, handshakes, frames queued
 for one channel. A channel that has more than its share continues in the next turn, before the others.
 
-A line is charged for its bytes, because a long one may take as much time to parse as hundreds of short ones
-take in all. Short and long lines wait in separate lanes, and a turn spends the same on each. So a short line
-never waits for the long lines of other channels, and long lines are handled in the order in which they came.
+A line is charged for its bytes, because parsing a long one may take as long as handling hundreds of short
+ones. Short and long lines wait in separate lanes, and a turn spends the same on each. So a short line never
+waits for the long lines of other channels, and long lines are handled in the order in which they came.
 
 The loop moves bytes and times turns, and knows neither frames nor ranks. Its handler decides what a line
 means, which channels belong to members, and when a channel is disconnected. The C core, behind ``channel``
@@ -60,30 +60,30 @@ MIN_READ_BYTES: Final = 4 * 1024
 # The same for TLS channels: a byte of short TLS records takes 0.1 µs, longer than any other input that is not
 # charged by lines.
 MIN_TLS_READ_BYTES: Final = 1024
-# The most that one turn spends on short lines handled in Python, and again on long ones. The unit is the
-# shortest line, which takes about 10 µs.
+# The most that one turn spends on short lines handled in Python, and also the most that it spends on long
+# ones. The unit is the shortest line, which takes about 10 µs.
 MAX_COST: Final = 1000
 # The least that each channel may spend in a turn, however many share it: most clients send fewer lines at
-# once. A line that costs more is a long one.
+# once. A line that costs more than this counts as long.
 MIN_COST: Final = 8
-# A line costs one more for each of this many bytes, because parsing takes up to 50 ns a byte; the parser's
-# fuzzer checks that.
+# A line costs one unit more for each of this many bytes, because parsing takes up to 50 ns a byte. The
+# parser's fuzzer checks that.
 BYTES_PER_UNIT: Final = 256
 # A departure costs as much as this many of the shortest lines.
 DEPARTURE_COST: Final = 6
 # The most departures in one turn, after which no more channels are read: as many as one listener accepts.
 MAX_DEPARTURES: Final = 128
-# How many times longer a command may be in the log than as it was sent: six bytes, one of which is text,
-# become 26. Under pressure, no more is read than the rest of a member's credit allows.
+# The most bytes that a command may take in the log for each byte that was sent: six bytes, one of which is
+# text, become 26. So under pressure, no more is read than the rest of a member's credit allows.
 MAX_GROWTH: Final = 5
 # The most bytes read in all from a connection that broke: no system's receive buffer holds more.
 MAX_BROKEN_BYTES: Final = 32 * 1024 * 1024
 # The most channels without a member that are read in one turn. A read takes some 20 µs.
 MAX_STRANGER_READS: Final = 128
-# The most of those with TLS, which shake hands: a step takes 6 ms if the key has 4,096 bits.
+# The most of these that may use TLS: they shake hands, and a step takes 6 ms with a key of 4,096 bits.
 MAX_HANDSHAKES: Final = 4
-# The most of those that are read before the memory that is left is checked again. The share of each is a few
-# KiB where there are many.
+# The most of these that are read before the memory that is left is checked again. Where there are many, the
+# share of each is a few KiB.
 MAX_UNCHECKED_READS: Final = 16
 # Seconds without accepting when memory is low, or after an error such as too few descriptors: the listeners
 # would stay ready, and the loop would spin.
@@ -224,7 +224,7 @@ class Loop:
                 and channel.waits_for is None
                 and state is not ChannelState.JOINING
             ):
-                if state in STRANGERS:
+                if state in STRANGERS or (state is ChannelState.CLOSING and channel.is_handshaking):
                     strangers.append(channel)
                 elif reader.departures < MAX_DEPARTURES:
                     reader.read(channel, reader.tls_share if channel.tls else reader.share)
@@ -365,7 +365,7 @@ class Reader:
         self._cost_share = max(MAX_COST // (sharing or 1), MIN_COST)
         self.short.spent = self.long.spent = self.departures = 0
         self._now = now
-        # Those with a long line first: others may have one behind their short ones, and have waited less.
+        # Long lines go first: channels with a short one may have a long one behind it, and have waited less.
         for lane in (self.long, self.short):
             if lane.paused:
                 self._resume(lane)
@@ -440,7 +440,9 @@ class Reader:
                 break
             if not channel.can_read:
                 continue
-            count = 0 if channel.is_going else self.read(channel, self.share)
+            # Before the end of its handshake, a channel has sent nothing that counts.
+            has_ended = channel.is_going or channel.is_handshaking
+            count = 0 if has_ended else self.read(channel, self.share)
             if 0 < count < left:
                 self.draining[channel] = left - count
             else:
@@ -451,6 +453,7 @@ class Reader:
         """Read some of these channels, which have not joined: those of each address that have waited longest.
 
         Addresses take turns, so a flood from one of them does not delay handshakes from another.
+        Some of them may have departed, and go on with their TLS handshake until they are shut down.
         """
         order = {channel: place for place, channel in enumerate(self.put_off)}
         strangers.sort(key=lambda channel: order.get(channel, len(order)))

@@ -40,7 +40,7 @@ MIN_JOIN_WAIT: Final = 0.05
 JOIN_WAIT_PER_CLIENT: Final = 20e-6
 # A join costs as much as this many of the shortest lines.
 JOIN_COST: Final = 8
-# Writing a roster costs as much as the shortest line for each of this many members.
+# Writing a roster costs as much as one of the shortest lines for each of this many members.
 MEMBERS_PER_UNIT: Final = 8
 # Random bytes in the name of a session: too many to guess.
 SESSION_BYTES: Final = 16
@@ -62,7 +62,7 @@ class Parts(Protocol):
         """Counts and logs members."""
 
     def depart(self, channel: Channel, departure: Departure) -> None:
-        """Disconnect a channel that cannot join."""
+        """Disconnect a channel that cannot join, or cannot be welcomed."""
 
     def unsettle(self) -> None:
         """Settle again, to retry leaves."""
@@ -175,8 +175,13 @@ class Membership:
             self._parts.heartbeat.start(channel, loop.now)
         clients, seq = log.count, log.seq
         for member, rank, channel in here:
-            loop.sender.send(channel, self._welcome(member, rank, clients, seq))
             self._parts.telemetry.on_joined(channel, member, rank, clients, loop.now)
+            try:
+                frame = self._welcome(member, rank, clients, seq)
+            except MemoryError:
+                self._parts.depart(channel, NO_MEMORY)
+            else:
+                loop.sender.send(channel, frame)
         self._welcomed += [channel for _, _, channel in here]
         loop.reader.set_clients(log.count)
 

@@ -1,4 +1,4 @@
-"""The memory reserve: what strangers may not use up, so that members are served whatever strangers do.
+"""The memory reserve: memory that strangers cannot use up, so that members are served whatever strangers do.
 
 Theory of operation. Running out of memory cannot be handled where it happens: any step of Python may need
 some, and ``ssl`` crashes when OpenSSL gets none. So the server asks beforehand, while strangers are there:
@@ -6,8 +6,8 @@ could ``MEMORY_RESERVE`` bytes still be allocated? If not, memory is low: newcom
 strangers are closed. Whatever the members then need, they have at least the reserve.
 
 A block of the same size is held in addition, and given back when memory is low or a client departs for lack
-of it. So members have that much even if a limit suddenly leaves nothing. It is never touched, and therefore
-occupies address space alone.
+of it. So members have that much even if a limit suddenly leaves nothing. The block is never touched, so it
+takes only address space.
 
 This notices limits that make an allocation fail: RLIMIT_AS, RLIMIT_DATA, and a system without overcommitment.
 It does not notice the limit of a cgroup, where allocating succeeds, and using the memory ends the process.
@@ -19,15 +19,16 @@ import mmap
 from typing import Final
 
 # Bytes that must be left. Strangers can take about a mebibyte between two checks, and the lines of a turn add
-# at most a few to the log.
+# at most a few mebibytes to the log.
 MEMORY_RESERVE: Final = 8 * 1024 * 1024
-# A check costs two system calls, so its result counts for this many questions, and for this many seconds. No
-# answer lets strangers take more than some 100 KiB: a TLS handshake takes about half of that.
+# The most questions that are answered with the result of one check, which costs two system calls. After each,
+# strangers can take some 100 KiB at most: a TLS handshake takes about half of that.
 MAX_ANSWERS: Final = 16
+# The most seconds for which the result of a check counts: within them, members hardly use much memory.
 MAX_AGE: Final = 0.005
-# If no such block can be mapped, what the allocator has free counts as well, because memory that strangers
-# have used does not always return to the system. It is tried in pieces of the sizes that are needed: two for
-# blocks of the log, and many for what is kept for one connection.
+# The sizes in which the reserve is allocated if it cannot be mapped as one block: memory that strangers have
+# used does not always return to the system, and what the allocator has free counts as well. There are two for
+# blocks of the log, and many for what is kept for connections.
 PIECES: Final = (*[1024 * 1024] * 2, *[64 * 1024] * 96)
 
 

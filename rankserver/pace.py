@@ -1,20 +1,20 @@
 """Pace: which clients must wait for which, so that memory stays bounded and nothing is dropped.
 
 Theory of operation. A client that sends faster than others read must be slowed down, and the only way that
-loses nothing is to stop reading from it: TCP then slows the sender itself. Whoever causes the delay should
-bear it, so what each client adds to a queue is counted while that queue is long. Two things can pile up:
+loses nothing is to stop reading from it: TCP then slows it down. The client that causes the delay should bear
+it, so what each client adds to a queue is counted while that queue is long. Two things can pile up:
 
 - the *log*. While some client is more than half of ``max_backlog`` bytes behind, there is *pressure*: each
   member has a credit, and one that has logged more than that since the pressure began waits
   (``Wait.BACKLOG``) until it ends. So a member that floods is slowed down to what others read, and one that
   sends little does not notice. All credits together are a quarter of ``max_backlog``, or more if there are
-  very many members. The last quarter is for what a turn adds before the pressure is noticed, and for what was
-  read when a credit was used up. If some client is more than ``max_backlog`` behind nevertheless, all
-  commands wait (*hold*). Answers, heartbeats, joins and leaves continue, because they let clients catch up.
+  very many members. The last quarter is for what a turn adds before the pressure is noticed, and for what one
+  read logs beyond a credit. If some client is more than ``max_backlog`` behind nevertheless, all commands
+  wait (*hold*). Answers, heartbeats, joins and leaves continue, because they let clients catch up.
 - the *private frames* of one client, which is *congested* while more than ``MAX_PRIVATE_BYTES`` of them are
   queued. Its own lines then wait, because they may add more. Answers to it do not wait, because that would
   also delay everything that the answerer sent after them: they are queued, and charged to the answerer. Only
-  an answerer that has a lot queued for congested askers waits with its next answer to one of them.
+  an answerer with many bytes queued for congested askers waits with its next answer to one of them.
 
 Lines wait before anything is proposed; an input that was proposed never waits. All conditions are evaluated
 at the end of each turn, from what is queued then. ``credits`` counts what each client has added, and
@@ -35,8 +35,8 @@ from rankserver.lateness import LateClients
 # the answers of ten thousand clients to one ASK, and is little beside what the systems between the two
 # buffer.
 MAX_PRIVATE_BYTES: Final = 1024 * 1024
-# How many times ``max_backlog`` a client may be behind before it counts as late however much it takes. Joins
-# and leaves do not wait, so without this a crowd that comes and goes could make the log grow without bound.
+# A client that is more than this many times ``max_backlog`` behind is late, however much it takes. Joins and
+# leaves do not wait, so without this a crowd that comes and goes could make the log grow without bound.
 MAX_EXCESS: Final = 2
 
 

@@ -2,8 +2,8 @@
 
 Until then they are called strangers. A stranger must say HELLO within ``--handshake-timeout``. A bad token is
 answered only after a delay, so that guessing is slow; no other client waits meanwhile. When there are too
-many strangers, the door says which of them to close. When memory is low, all of them are closed, and nobody
-is accepted for a while.
+many strangers, the door says which of them to close. When memory is low, all of them are closed, and no
+connection is accepted for a while.
 """
 
 from __future__ import annotations
@@ -197,6 +197,6 @@ class Reception:
 def _has_begun(stranger: Channel) -> bool:
     """Tell whether a stranger has sent what a client sends first. With TLS, at most one system call.
 
-    TLS handshakes wait for one another, so it may have arrived, and not be received yet.
+    A turn reads few TLS handshakes, so a ClientHello that has arrived may not have been received yet.
     """
     return stranger.tls.has_begun() if stranger.tls else stranger.heard_at > 0

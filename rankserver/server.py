@@ -35,8 +35,8 @@ from rankserver.wire.exceptions import RemoteProtocolError
 # The most bytes that a command in the log has in addition to its text: its verb, its seq, the rank of its
 # sender, and the spaces and the LF between them, as long as the seq has at most 12 digits.
 STAMP_BYTES: Final = 25
-# The most bytes that an answer has in addition to the name of its sender and its detail: the same, and a
-# status.
+# The most bytes that an answer has in addition to the name of its sender and its detail: the same as for a
+# command, and a status.
 ANSWER_BYTES: Final = 34
 
 

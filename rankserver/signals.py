@@ -2,8 +2,8 @@
 
 Theory of operation. The interpreter runs the Python handler of a signal between any two steps of the program,
 so the handlers only record which signals have arrived. To wake the loop, the interpreter writes a byte to a
-socket that the loop watches. That socket is full if thousands of signals arrive during one turn, and what it
-does not take is lost. So its bytes wake the loop, and mean nothing else.
+socket that the loop watches. If thousands of signals arrive during one turn, that socket is full, and further
+bytes are lost. So its bytes wake the loop, and mean nothing else.
 
 A byte may also be read before the handler of its signal has run. So the handler writes one as well, after it
 has recorded the signal: every record is followed by a byte, unless the socket is full and wakes the loop

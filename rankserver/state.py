@@ -117,16 +117,21 @@ class State:
     def _on_asked(self, given: Asked) -> None:
         number, text = given
         if number in self.roster.by_id:
+            # All frames are built before anything changes, because building one can fail.
+            forgotten = self.asks.excess(number)
+            dropped = b"" if forgotten is None else protocol.dropped(forgotten)
             seq = self.log.append(b"ASK", f"{self.log.rank(number)} {text}".encode())
-            forgotten = self.asks.open(seq, number)
-            if forgotten is not None:
-                self._observer.tell(self.roster.by_id[number], protocol.dropped(forgotten))
+            self.asks.open(seq, number)
+            if dropped:
+                self._observer.tell(self.roster.by_id[number], dropped)
 
     def _on_answered(self, given: Answered) -> None:
         number, seq, status, detail = given
         member = self.roster.by_id.get(number)
         if member is None:
             return
+        # Built before the answer is recorded, because building it can fail.
+        frame = protocol.answer(self.log.rank(number), member.name, seq, status, detail)
         try:
             asker = self.asks.answer(seq, number)
         except NoSuchAskError:
@@ -134,5 +139,4 @@ class State:
             self._observer.tell(member, protocol.err(codes.NO_SUCH_ASK, text))
             return
         if asker is not None:
-            frame = protocol.answer(self.log.rank(number), member.name, seq, status, detail)
             self._observer.tell(self.roster.by_id[asker], frame)

@@ -56,7 +56,7 @@ class Timers:
         self.nearest = min(self.nearest, deadline)
 
     def expire(self, now: float) -> None:
-        """Let each source expire what is due, as much as it does at a time. O(sources), and what they do."""
+        """Let each source expire some of what is due, in its own bounds. O(sources), and what they do."""
         for source in self._sources:
             source.expire(now)
         self.nearest = min((source.deadline for source in self._sources), default=math.inf)

@@ -52,11 +52,13 @@ from rankserver.clist import Cursor, Flushed
 from rankserver.tls_common import MAX_RECORD_BYTES, describe_error, load_certificate
 from rankserver.wire.exceptions import ConfigError
 
-# How a TLS handshake begins: the type, the major version, ..., and after the record's header the type of the
-# ClientHello (RFC 8446, sections 5.1 and 4).
+# The first two bytes of a TLS handshake: the type of its record, and the major version (RFC 8446, section
+# 5.1).
 HANDSHAKE_RECORD: Final = 22
 MAJOR_VERSION: Final = 3
+# The byte behind the header of that record: the type of the message (RFC 8446, section 4).
 CLIENT_HELLO: Final = 1
+# The number of bytes up to and including that one.
 HEAD_BYTES: Final = 6
 # The most bytes received in one call. With the beginning of a record that was received before, they must fit
 # one read of the core.
@@ -214,6 +216,11 @@ class TlsTransport:
                 return Flushed.BROKEN
         self.is_blocked = True
         return Flushed.BLOCKED
+
+    @property
+    def is_handshaking(self) -> bool:
+        """Whether ``receive`` continues the handshake, until that is done or ``shut_down`` was called."""
+        return not (self._is_open or self._is_shut)
 
     @property
     def unsent(self) -> int:

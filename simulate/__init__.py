@@ -11,6 +11,7 @@ come of the lines that it sends. ``arrivals`` decides who connects, and ``crowd`
 ``expensive`` makes the lines that cost most.
 
 ``truth`` is the log as it was written, with which clients are compared, and ``invariants`` are what must
-hold. ``replica`` is a second state that is fed only the inputs. ``run`` puts everything together and decides
-what happens when; ``mutants`` breaks the server on purpose. ``make simulate`` runs everything.
+hold; ``waiting`` has those about who waits for whom. ``replica`` is a second state that is fed only the
+inputs. ``run`` puts everything together and decides what happens when; ``mutants`` breaks the server on
+purpose. ``make simulate`` runs everything.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
+import rankserver.lateness
 from simulate import expensive
 from simulate.client import Manner, SimClient
 from simulate.kernel import SimListener
@@ -14,9 +15,12 @@ from simulate.scenario import World
 from simulate.truth import Truth
 
 # The manners that those of clients are drawn from.
-MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + tuple(Manner)
+MANNERS: Final = (Manner.PROMPT,) * 9 + (Manner.SLOW,) * 3 + (Manner.LINKED,) * 3 + tuple(Manner)
 # What a client sends that does not begin with HELLO, or with a wrong one.
 STRANGE_BEGINNINGS: Final = (b"CMD x", b"\xff", b"HELLO {", b"y" * 3000, b'HELLO {"name":"\\n"}')
+# Seconds for which a slow link has room: more than there are between two times that its client reads while
+# others wait for it.
+LINK_SECONDS: Final = 1.2
 # Bytes of the longest line that leave room for the rest of a HELLO.
 HELLO_ROOM: Final = 120
 
@@ -57,7 +61,10 @@ class Arrivals:
         # Some strangers speak plain text to a server that expects TLS.
         is_lost = uses_tls and manner is Manner.STRANGE and rng.random() < 0.5
         kind = TlsLink if uses_tls and not is_lost else Link
-        link = kind(room, self._reading(manner), self._world.clock)
+        reading = self._reading(manner)
+        if manner is Manner.LINKED:
+            room = max(room, int(LINK_SECONDS * reading.rate))
+        link = kind(room, reading, self._world.clock)
         client = SimClient(number, manner, rank_class, link, self._truth)
         client.understands = not is_lost
         client.expected.max_asks = self._scenario.max_asks
@@ -75,7 +82,8 @@ class Arrivals:
         if manner in (Manner.LUMPY, Manner.FLOODING, Manner.ASKING):
             return Lumps(rng.choice((0.05, 0.5, 2.0, 4.0, 6.0)), rng.choice((1, 300, 5000, 50_000)))
         if manner is Manner.LINKED:
-            return Steadily(rng.choice((100, 1000, 10_000)))
+            floor = rankserver.lateness.MIN_RATE
+            return Steadily(rng.choice((100, 1000, 10_000, 0.9 * floor, 1.1 * floor, 1.1 * floor)))
         if manner in (Manner.SLOW, Manner.NEVER):
             return Never()
         return AtOnce()

@@ -133,7 +133,7 @@ class SimClient:
     def answer(self, seq: int, detail: bytes) -> None:
         """Compose RES."""
         self.link.say(b"RES %d ok%s" % (seq, detail))
-        self.expected.note_answer(seq)
+        self.expected.note_answer(seq, len(detail))
 
     def garbage(self, line: bytes) -> None:
         """Compose a line that breaks the protocol."""

@@ -51,6 +51,7 @@ class Expectations:
             those that the server has forgotten.
         open_asks: the asks that it may answer.
         answered: the asks that it has answered, each with the place where the line of its first answer ends.
+        answers, answer_bytes: how many answers it has composed, and how many bytes of details in them.
         max_asks: the most asks of its own that the server remembers.
         orphans_are_forgotten: the server may have forgotten an ask whose sender has left, so that an answer
             fails.
@@ -64,6 +65,8 @@ class Expectations:
         self.asked: dict[int, dict[int, bool]] = {}
         self.open_asks: list[int] = []
         self.answered: dict[int, int] = {}
+        self.answers = 0
+        self.answer_bytes = 0
         self.max_asks = 0
         self.orphans_are_forgotten = False
         self.counts_late = False
@@ -74,8 +77,10 @@ class Expectations:
         # The ask that the next frame must say was forgotten; 0 for none.
         self._drop_due = 0
 
-    def note_answer(self, seq: int) -> None:
-        """Note that the client has just composed an answer; only the first one to an ask counts."""
+    def note_answer(self, seq: int, size: int) -> None:
+        """Note that the client has composed an answer of this size; only the first one to an ask counts."""
+        self.answers += 1
+        self.answer_bytes += size
         is_first = seq in self.open_asks
         if is_first:
             self.answered[seq] = self._client.link.composed

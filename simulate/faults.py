@@ -15,8 +15,8 @@ from simulate.kernel import Trace
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# The functions that build frames for lines of members.
-BUILDERS: Final = ("err", "pong", "answer", "roster")
+# The functions that build frames while members are served. INFO and PING are built when the server starts.
+BUILDERS: Final = ("err", "pong", "answer", "roster", "dropped", "welcome")
 
 # How many times as often as an allocation for a newcomer the reserve is intact: without it, all newcomers go.
 CHECKS_PER_ALLOCATION: Final = 10

@@ -10,23 +10,22 @@ from __future__ import annotations
 import selectors
 from typing import TYPE_CHECKING, Final, cast
 
+import rankserver.credits
 import rankserver.loop
 import rankserver.pace
 from rankserver.channel import NO_MEMORY, STRANGERS, Channel, ChannelState, Departure, Wait
 from rankserver.clist import Log
-from rankserver.farewell import MAX_CLOSE_TIMEOUT
 from rankserver.members import NOBODY
 from rankserver.membership import MIN_JOIN_WAIT
 from rankserver.timers import Timeout
 from simulate.client import LATE, Manner, SimClient, client_of
 from simulate.kernel import SIGNALS, TCP_LISTENER, UNIX_LISTENER, ffi, lib
 from simulate.truth import Violation
+from simulate.waiting import WAIT_SLACK, Waiting
 
 if TYPE_CHECKING:
     from simulate.run import Run
 
-# Seconds in which the process was stopped without the server noticing it.
-WAIT_SLACK: Final = 1.1
 # Seconds in which a client's input may not have been read: readiness may be reported a few turns late.
 JUST_NOW: Final = 0.01
 # Bytes of private frames that one line, or the loop, may add for a client besides what an answer contains: a
@@ -59,8 +58,7 @@ class Invariants:
         # When the last HELLO that was handled had arrived, by whether it was long, and how many there were.
         self._hello_at = {False: 0, True: 0}
         self._hellos = 0
-        # The clients that make others wait, and since when.
-        self._behind_since: dict[SimClient, float] = {}
+        self._waiting = Waiting(run)
 
     def check_turn(self) -> None:
         """Check what must hold between any two turns. The truth must know everything that was logged."""
@@ -82,6 +80,7 @@ class Invariants:
         self._check_bounds(log)
         self._check_door()
         self._check_waiting()
+        self._waiting.check_turn()
         if self.run.turns % THOROUGH_TURNS == 0:
             for channel in self.server.loop.channels.values():
                 self._check_state(channel)
@@ -145,9 +144,10 @@ class Invariants:
             raise Violation(f"others wait for {client_of(channel)}, which has departed")
 
     def _check_private(self, channel: Channel) -> None:
-        """Check that the private frames of a member hardly exceed what makes others wait for it."""
-        queued = channel.cursor.queued()
-        most = rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK + self.scenario.config.max_line
+        """Check that the private frames of a member hardly exceed what congests it, and unread answers."""
+        queued, config = channel.cursor.queued(), self.scenario.config
+        unread = min(rankserver.credits.MAX_UNREAD_ANSWERS * config.capacity, config.max_backlog)
+        most = rankserver.pace.MAX_PRIVATE_BYTES + PRIVATE_SLACK + config.max_line + unread
         if queued > most and channel.state is ChannelState.JOINED:
             raise Violation(f"{queued} bytes of private frames wait for {client_of(channel)}")
 
@@ -168,7 +168,7 @@ class Invariants:
             raise Violation(f"{lag} bytes for {client_of(channel)} wait for nothing")
 
     def _check_waiting(self) -> None:
-        """Check that neither a JOIN nor a slow client makes others wait for longer than the bounds."""
+        """Check that no JOIN waits for longer than it may, and that no command is logged in a hold."""
         loop, now = self.server.loop, self.run.clock.running
         if not loop.sender._deferred_frames:
             self._lazy_since = None
@@ -177,18 +177,8 @@ class Invariants:
         elif now > self._lazy_since + MIN_JOIN_WAIT + WAIT_SLACK:
             raise Violation("a JOIN waits, and is not sent")
         held, self._held_at = self._held_at, self.truth.commands if loop.pace.is_holding else None
-        if self._held_at is None:
-            self._behind_since.clear()
-            return
-        if held not in (None, self._held_at):
+        if self._held_at is not None and held not in (None, self._held_at):
             raise Violation(f"{self._held_at - (held or 0)} commands are logged, while all wait")
-        config = self.scenario.config
-        fds = self.server.state.log.behind(config.max_backlog)
-        behind = [client_of(loop.channels[fd]) for fd in fds]
-        self._behind_since = {client: self._behind_since.get(client, now) for client in behind}
-        for client, since in self._behind_since.items():
-            if now > since + config.slow_timeout + MAX_CLOSE_TIMEOUT + WAIT_SLACK:
-                raise Violation(f"all wait for {client}, since {now - since:g} seconds")
 
     def _check_heartbeat(self) -> None:
         """Check that the heartbeat has one entry for each member, and counts stale ones correctly."""
@@ -241,6 +231,7 @@ class Invariants:
         elif code == "slow":
             if client.manner not in LATE:
                 raise Violation(f"{client} reads at once, and departs: {departure.reason}")
+            self._waiting.check_slow(client)
         elif code in ("proto", "too-long"):
             if client.manner not in (Manner.STRANGE, Manner.ROGUE):
                 raise Violation(f"{client} keeps to the protocol, and departs: {departure.reason}")
@@ -309,6 +300,9 @@ class Invariants:
             for item in source if isinstance(source, Timeout) else ():
                 if isinstance(item, Channel) and loop.channels.get(item.sock.fileno()) is not item:
                     raise Violation(f"a timeout of {client_of(item)}, which is closed, is running")
+        for item in loop.pace._late._lateness:
+            if loop.channels.get(item.sock.fileno()) is not item:
+                raise Violation(f"the lateness of {client_of(item)}, which is closed, is kept")
 
     def check_end(self) -> None:
         """Let all clients read to the end, close the server, and check that nothing is left."""

@@ -38,6 +38,7 @@ class Link:
         has_left: the client said BYE, or closed its side of the connection or its socket.
         has_ended: the client got the end of the stream, or has closed its socket.
         may_be_cut: what the client gets may end anywhere, because it was reset or did not read.
+        taken: how many bytes the client has read from its socket, which are encrypted with TLS.
     """
 
     def __init__(self, room: int, reading: Reading, clock: Clock) -> None:
@@ -49,6 +50,7 @@ class Link:
         self.has_left = False
         self.has_ended = False
         self.may_be_cut = False
+        self.taken = 0
         self._reading = reading
         self._clock = clock
 
@@ -86,6 +88,10 @@ class Link:
         if self._can_send():
             self.fed += self._feed(self.outbox, most)
 
+    def takes(self, rate: float, seconds: float) -> bool:
+        """Tell whether the client takes ``rate`` while more waits for it, if it reads once in ``seconds``."""
+        return rate <= self._reading.rate and rate * seconds <= self.conn.room
+
     def due(self) -> int:
         """Return how many bytes the client reads now, at its pace."""
         has_some = bool(self.conn.out.len > self.conn.out.at)
@@ -94,6 +100,7 @@ class Link:
     def read(self, most: int) -> bytes:
         """Return at most ``most`` received bytes; with none left, note the end of the stream."""
         data = drain(self.conn, most)
+        self.taken += len(data)
         if not data and (self.conn.closed or self.conn.shut):
             self.has_ended = True
             self.conn.fin = 1
@@ -153,7 +160,7 @@ class TlsLink(Link):
         # Where the records with lines end, in encrypted bytes and in bytes of lines.
         self._record_ends = [0]
         self._line_ends = [0]
-        # Where the bytes end whose arrival is to be noted.
+        # Where the bytes end whose arrival is to be noted; 0 for none.
         self._mark = 0
 
     @property
@@ -191,7 +198,7 @@ class TlsLink(Link):
             self._collect()
             self._record_ends.append(self._wired)
             self._line_ends.append(self._line_ends[-1] + count)
-            if not self.conn.mark and self._line_ends[-1] >= self._mark:
+            if not self.conn.mark and 0 < self._mark <= self._line_ends[-1]:
                 self.conn.mark = self._wired
         self._feed(self._wire, most)
         self.fed = self._lines_before(self._wired - len(self._wire))

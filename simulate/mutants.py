@@ -157,13 +157,13 @@ MUTANTS: Final = (
     Mutant(
         "the oldest ask of anybody is forgotten",
         "asks.py",
-        "        oldest = next(iter(asker.waiting))\n        del asker.waiting[oldest], self._by_seq[oldest]\n",
-        "        oldest, whose = next(each for each in self._by_seq.items() if each[1])\n        del whose.waiting[oldest], self._by_seq[oldest]\n",
+        "            del asker.waiting[oldest], self._by_seq[oldest]\n",
+        "            oldest, whose = next(each for each in self._by_seq.items() if each[1])\n            del whose.waiting[oldest], self._by_seq[oldest]\n",
     ),
     Mutant(
         "an asker is not told that its ask was forgotten",
         "state.py",
-        "                self._observer.tell(self.roster.by_id[number], protocol.dropped(forgotten))\n",
+        "                self._observer.tell(self.roster.by_id[number], dropped)\n",
         "                pass\n",
     ),
     Mutant(
@@ -313,7 +313,7 @@ MUTANTS: Final = (
     Mutant(
         "lines that came before a connection broke are not read",
         "loop.py",
-        "count = 0 if channel.is_going else self.read(channel, self.share)",
+        "count = 0 if has_ended else self.read(channel, self.share)",
         "count = 0",
     ),
     Mutant(
@@ -379,7 +379,7 @@ MUTANTS: Final = (
     Mutant(
         "an ASK is logged though commands have to wait",
         "server.py",
-        "        if not pace.may_log(channel):\n            return Wait.BACKLOG\n",
+        "            if not pace.may_log(channel):\n                return Wait.BACKLOG\n",
         "",
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, Protocol
 
 # More bytes than wait for a client at any time.
@@ -9,7 +10,15 @@ EVERYTHING: Final = 1 << 16
 
 
 class Reading(Protocol):
-    """How a client reads."""
+    """How a client reads.
+
+    Attributes:
+        rate: the bytes a second that it reads at any time as long as more wait.
+    """
+
+    @property
+    def rate(self) -> float:
+        """Return the rate."""
 
     def due(self, now: float, *, has_some: bool) -> int:
         """Return how many bytes the client reads now, if there is something to read."""
@@ -18,6 +27,8 @@ class Reading(Protocol):
 class AtOnce:
     """Reads all that there is."""
 
+    rate = math.inf
+
     def due(self, now: float, *, has_some: bool) -> int:  # noqa: ARG002 - it does not matter here
         """Return more bytes than there can be."""
         return EVERYTHING
@@ -25,6 +36,8 @@ class AtOnce:
 
 class Never:
     """Reads nothing by itself."""
+
+    rate = 0.0
 
     def due(self, now: float, *, has_some: bool) -> int:  # noqa: ARG002 - it does not matter here
         """Return no bytes."""
@@ -38,6 +51,8 @@ class Lumps:
         period: seconds from one time to the next.
         size: bytes at a time.
     """
+
+    rate = 0.0
 
     def __init__(self, period: float, size: int) -> None:
         self._period = period
@@ -60,7 +75,7 @@ class Steadily:
     """
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
+        self.rate = rate
         # Up to when the bytes that waited were delivered; None while nothing waits.
         self._delivered_to: float | None = None
 
@@ -72,6 +87,6 @@ class Steadily:
         if self._delivered_to is None:
             self._delivered_to = now
         # The time goes back when it turns out that the process was stopped.
-        count = max(int((now - self._delivered_to) * self._rate), 0)
-        self._delivered_to += count / self._rate
+        count = max(int((now - self._delivered_to) * self.rate), 0)
+        self._delivered_to += count / self.rate
         return count

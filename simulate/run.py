@@ -193,7 +193,7 @@ class Run:
             waited += pause
             if waited >= limit:
                 clock.wait(limit - (waited - pause) + TICK)
-                return self._told(ready)
+                return self._told(self._ready())
             clock.wait(pause)
             self._act()
             ready = self._ready()

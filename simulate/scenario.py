@@ -16,8 +16,10 @@ from typing import Any, Final, NamedTuple
 import rankserver.channel
 import rankserver.clist
 import rankserver.core
+import rankserver.credits
 import rankserver.door
 import rankserver.heartbeat
+import rankserver.lateness
 import rankserver.listeners
 import rankserver.loop
 import rankserver.membership
@@ -37,8 +39,10 @@ from simulate.kernel import Clock, Trace, ffi, lib
 from simulate.parts import sender_class, transport_class
 
 MODULES: Final = (
+    rankserver.credits,
     rankserver.door,
     rankserver.heartbeat,
+    rankserver.lateness,
     rankserver.listeners,
     rankserver.loop,
     rankserver.membership,
@@ -62,6 +66,10 @@ BOUNDS: Final = {
     "MIN_STRANGERS": (0, 2, 4),
     "MANY_CLIENTS": (0, 2),
     "MIN_STALE": (0, 1),
+    "MIN_CREDIT": (0, 60, 600),
+    "MAX_UNREAD_ANSWERS": (0, 200, 1000),
+    "MIN_RATE": (0, 300, 3000),
+    "MAX_SURPLUS": (0, 0.5),
 }
 # The most bytes that TLS receives in one call: few, so that many seeds reach them.
 MAX_TLS_RECEIVE_BYTES: Final = 8192

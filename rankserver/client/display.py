@@ -20,8 +20,8 @@ def visible(text: str) -> str:
 
     These are the characters of Unicode's categories Other (control, format, surrogate, private use,
     unassigned) and Separator, except space and TAB, and the default ignorable ones, such as variation
-    selectors. Among them are those that move the cursor, reorder the text, or cannot be encoded. Some of them
-    belong to emoji, which then fall apart: text that differs must look different.
+    selectors. Among them are those that move the cursor, reorder the text, or cannot be encoded. Emoji that
+    contain some of them fall apart, because text that differs must look different.
     """
     # Almost all text passes these two checks, which are much faster than a look at each character.
     if text.isprintable() and not _BLANKS.search(text):

@@ -17,15 +17,15 @@ from typing import Final
 from rankserver.client.runs import Runs
 from rankserver.wire import ranking
 
-# How many names of members that have left are kept at most, beyond twice the number of members. All of them
-# are forgotten at once, which takes time for each member: this makes it rare where there are few.
+# The most names of members that have left that are kept, not counting as many as there are members. They are
+# forgotten all at once, which takes time for each member; this number makes it rare where there are few.
 MAX_OLD_NAMES: Final = 1_024
-# Once this many look-ups have passed for each thousand members, they are listed by rank until ranks change:
-# a look-up takes far longer without the list, and far less with it.
+# After this many look-ups for each thousand members, the members are listed by rank until ranks change: the
+# list takes long to make, but makes look-ups far faster.
 LOOKUPS_PER_THOUSAND: Final = 16
 
 
-class Places:
+class RankSnapshot:
     """The ranks of all members at one place in the log. ASKs share it until ranks change.
 
     Attributes:
@@ -92,7 +92,7 @@ class Members:
         # By number. Members that have left keep their names here for a while.
         self._names = {rank: name}
         # What is derived from ``_by_rank`` when it is needed.
-        self._places: Places | None = None
+        self._snapshot: RankSnapshot | None = None
         self._list: list[int] | None = None
         self._lookups = 0
 
@@ -100,11 +100,11 @@ class Members:
         return len(self._by_rank)
 
     @property
-    def places(self) -> Places:
+    def snapshot(self) -> RankSnapshot:
         """The ranks of all members now. O(runs) after a change, else O(1)."""
-        if self._places is None:
-            self._places = Places(self._by_rank, self._next)
-        return self._places
+        if self._snapshot is None:
+            self._snapshot = RankSnapshot(self._by_rank, self._next)
+        return self._snapshot
 
     def member(self, rank: int) -> int:
         """Return the number of the member that holds ``rank`` now."""
@@ -120,7 +120,7 @@ class Members:
         return self._names.get(member, "")
 
     def learn(self, member: int, name: str) -> None:
-        """Note a member's name. O(1), if what names take to be learned is counted."""
+        """Note a member's name. O(1), amortized over the names that were learned."""
         if member not in self._names and len(self._names) > 2 * len(self) + MAX_OLD_NAMES:
             names = self._names
             self._names = {here: names[here] for here in chain.from_iterable(self._by_rank) if here in names}
@@ -152,6 +152,6 @@ class Members:
 
     def _changed(self) -> None:
         """Forget what was derived from the members by rank."""
-        self._places = None
+        self._snapshot = None
         self._list = None
         self._lookups = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rankserver.client import events
-from rankserver.client.members import Members, Places
+from rankserver.client.members import Members, RankSnapshot
 from rankserver.wire import frames
 from rankserver.wire.slots import contains, set_of_spans, slots_of
 
@@ -30,14 +30,14 @@ class OpenAsk:
         text: the command.
         may_execute: how many members ranked below us when it was logged.
         waiting: the set of members that may still answer, as bits by their ranks when it was logged.
-        places: the ranks of all members when it was logged.
+        snapshot: the ranks of all members when it was logged.
         counts: the number of members with each outcome so far.
     """
 
     text: str
     may_execute: int
     waiting: int
-    places: Places
+    snapshot: RankSnapshot
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -62,7 +62,7 @@ class OpenAsks:
         members = self._members
         may_execute = len(members) - 1 - members.rank
         others = (1 << len(members)) - 1 ^ 1 << members.rank
-        ask = self._asks[seq] = OpenAsk(text, may_execute, others, members.places)
+        ask = self._asks[seq] = OpenAsk(text, may_execute, others, members.snapshot)
         return self._settle(seq, ask)
 
     def answer(self, frame: frames.AnswerFrame, member: int) -> list[events.Event]:
@@ -71,9 +71,9 @@ class OpenAsks:
         A server need not remember who has answered, so only the first answer of each member counts.
         """
         ask = self._asks.get(frame.seq)
-        if ask is None or member >= ask.places.bound:
+        if ask is None or member >= ask.snapshot.bound:
             return []
-        rank = ask.places.rank(member)
+        rank = ask.snapshot.rank(member)
         if not contains(ask.waiting, rank):
             return []
         detail: dict[str, Any] = {
@@ -94,14 +94,14 @@ class OpenAsks:
         """Stop waiting for the answers of members that left.
 
         O(runs in ``gone``) for each ASK that was open when the latest of them joined, and O(1) for one that
-        shares its places with the one before.
+        shares its snapshot with the one before.
         """
-        places, members = None, 0
+        snapshot, members = None, 0
         happened: list[events.Event] = []
         for seq, ask in self._asked_while_here(gone):
-            if ask.places is not places:
-                places = ask.places
-                members = set_of_spans(places.ranks(gone))
+            if ask.snapshot is not snapshot:
+                snapshot = ask.snapshot
+                members = set_of_spans(snapshot.ranks(gone))
             happened += self._conclude(seq, ask, ask.waiting & members, events.GONE)
         return happened
 
@@ -124,7 +124,7 @@ class OpenAsks:
         Others are not even looked at: a server may let the same clients come and go for ever.
         """
         first = min(run.start for run in members)
-        asked = itertools.takewhile(lambda item: first < item[1].places.bound, reversed(self._asks.items()))
+        asked = itertools.takewhile(lambda item: first < item[1].snapshot.bound, reversed(self._asks.items()))
         return list(asked)[::-1]
 
     def _conclude(
@@ -133,7 +133,7 @@ class OpenAsks:
         """Report ``outcome`` for each of ``members``, which the ASK waits for, in the order of ranks."""
         if not members:
             return []
-        name, member = self._members.name, ask.places.member
+        name, member = self._members.name, ask.snapshot.member
         answers: list[events.Event] = [
             events.Answer(seq, rank, name(member(rank)), outcome, reason=reason) for rank in slots_of(members)
         ]

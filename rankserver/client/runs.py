@@ -1,8 +1,8 @@
-"""A long list of numbers in which most follow each other, kept as runs of consecutive numbers.
+"""A long list of mostly consecutive numbers, kept as runs.
 
 A server may announce a million clients in a short frame, and let them come and go in frames that are even
-shorter. So no operation may take time for each number: inserting or removing a stretch of any length takes
-time for the runs that it cuts or removes, and each of these was made by an earlier frame.
+shorter. So no operation may take time for each number. Inserting or removing a stretch takes time for the
+runs that it cuts or removes, whatever its length, and each of these was made by an earlier frame.
 
 The runs are kept in blocks of bounded length, so that a change moves the runs of one block. Finding a place
 passes over the lengths of the blocks before it, and over the runs of one block.
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
-# The most runs in a block. Among the tens of thousands that a large and busy fleet has, a place is then found
-# in about as many steps among the blocks as within one.
+# The most runs in a block. With the tens of thousands of runs of a large and busy fleet, finding a place then
+# takes about the same number of steps among the blocks as within one.
 MAX_BLOCK: Final = 128
 # The fewest runs in a block that has neighbours, so that there are never many blocks with few runs.
 MIN_BLOCK: Final = MAX_BLOCK // 4

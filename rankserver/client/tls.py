@@ -18,9 +18,10 @@ from rankserver.wire.exceptions import ConfigError
 
 # OpenSSL's codes for a certificate that is not for this host name or this IP address.
 NAME_MISMATCHES: Final = frozenset({62, 64})
+# What is added to the message about such a certificate, which may have the right common name.
 ONLY_ALT_NAMES: Final = " (its subjectAltName counts, and not its common name)"
-# The most encrypted bytes that may wait to be sent. Our own are one record at a time; the others answer
-# messages of the TLS layer, such as KeyUpdate, of which a server hardly ever sends one.
+# The most encrypted bytes that may wait to be sent. We encrypt one record at a time; the rest are answers to
+# messages of the TLS layer, such as KeyUpdate, which servers hardly ever send.
 MAX_UNSENT_ANSWERS: Final = 1024 * 1024
 
 

@@ -14,11 +14,12 @@ MAX_JOBS: Final = 1_000
 # The maximum length, in characters, of an exception's text that is sent as the reason of a failure: an answer
 # must fit in a line.
 MAX_REASON_CHARS: Final = 1_000
-# The most bytes that queued commands take, about a quarter of a million of the usual length: they wait for
-# hours or days already, and whoever floods a client with commands must not use up its memory.
+# The most bytes that queued commands take. That is about a quarter of a million of the usual length, which
+# would wait for hours or days. A client that floods another with commands must not use up its memory.
 MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 # The bytes that a queued command takes besides its text, roughly.
 COMMAND_BYTES: Final = 256
+# The answer to a command that finds the queue full.
 TOO_MANY: Final = Outcome("denied", {"reason": "too many commands are waiting here"})
 
 

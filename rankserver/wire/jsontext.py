@@ -2,8 +2,8 @@
 
 Python's own parser is fast but too lenient: it accepts unpaired surrogates, as well as ``NaN`` and
 ``Infinity``, and how deep it nests depends on its caller's stack, so one side might accept what the other
-rejects. So there are two more checks, for texts with many brackets and for those with an escape of a
-surrogate, which are rare.
+rejects. So there are two more checks, one for texts with many brackets, and one for texts with an escaped
+surrogate. Both kinds are rare.
 
 The text may come from a stranger who wants to keep us busy. So each step takes time linear in its length, and
 nearly all of it in Python's own C code; the parser's fuzzer measures it.
@@ -18,9 +18,10 @@ from typing import Any, Final, NoReturn
 
 # How deep objects and arrays may be nested. Answers have a depth of one or two.
 MAX_NESTING: Final = 64
-# How many objects and arrays a text may have, and one more for each few characters: making one takes longer
-# than parsing anything else as short. Only a text that is made of little but brackets has more.
+# The most objects and arrays in a text, besides those that its length allows. Making one takes longer than
+# parsing anything else that is as short.
 MAX_CONTAINERS: Final = 4096
+# A text may have one more for each of this many characters: only one that is little but brackets has more.
 CHARACTERS_PER_CONTAINER: Final = 8
 
 # Characters that the encoder does not escape, although the text rule forbids them.
@@ -53,7 +54,7 @@ def parse(text: str) -> Any:
 
 
 def parse_without_fractions(text: str) -> Any:
-    """Parse as ``parse`` does, but with True for each fraction, because computing those takes the longest."""
+    """Do the same as ``parse``, but with True for each fraction, because these take longest to compute."""
     return _parse(text, _FAST_DECODER)
 
 
@@ -82,7 +83,7 @@ def is_deeper(brackets: bytes, most: int) -> bool:
 
 def _parse(text: str, decoder: json.JSONDecoder) -> Any:
     text = text.strip(" \t")
-    if text.count("{") + text.count("[") > MAX_NESTING:
+    if len(text) > MAX_NESTING and text.count("{") + text.count("[") > MAX_NESTING:
         _check_brackets(text)
     try:
         value, end = decoder.raw_decode(text)
@@ -90,7 +91,7 @@ def _parse(text: str, decoder: json.JSONDecoder) -> Any:
         raise ValueError(f"{error.msg} at position {error.pos}") from None
     if end < len(text):
         raise ValueError(f"more text behind it at position {end}")
-    if ("\\ud" in text or "\\uD" in text) and _has_unpaired_surrogate(text):
+    if "\\u" in text and ("\\ud" in text or "\\uD" in text) and _has_unpaired_surrogate(text):
         raise ValueError("an unpaired surrogate")
     return value
 
@@ -127,7 +128,7 @@ def _reject_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-# For the shape of a text, brackets become binary digits, and all other bytes but quotes are deleted.
+# For the shape of a text, brackets become binary digits, and all other bytes except quotes are deleted.
 _MARKS: Final = bytes.maketrans(b"[{]}", b"1100")
 _OTHERS: Final = bytes(byte for byte in range(256) if byte not in b'[{]}"')
 # The greatest and the last of the depths of any eight brackets.

@@ -41,11 +41,12 @@ class LineBuffer:
         else:
             self._begun += rest
         for line in lines:
-            self._check(len(line) + 1)
+            if len(line) >= self.max_line:
+                raise self._too_long()
             if stripped := line.removesuffix(b"\r"):
                 yield stripped
-        self._check(len(self._begun))
+        if len(self._begun) > self.max_line:
+            raise self._too_long()
 
-    def _check(self, length: int) -> None:
-        if length > self.max_line:
-            raise RemoteProtocolError(TOO_LONG, f"a line is longer than {self.max_line} bytes")
+    def _too_long(self) -> RemoteProtocolError:
+        return RemoteProtocolError(TOO_LONG, f"a line is longer than {self.max_line} bytes")

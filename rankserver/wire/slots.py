@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-# The most bits of an int that is walked bit by bit. Such a step takes as long as one on a machine word.
+# The most bits of an int that is walked bit by bit: up to this size, a step takes hardly longer than on a
+# machine word.
 MAX_SMALL_BITS: Final = 1_024
 
 

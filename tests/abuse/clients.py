@@ -46,6 +46,9 @@ ROUND: Final = 0.05
 # Seconds between two looks at the server's descriptors: if their number is the same, it has settled.
 SETTLE: Final = 0.2
 
+# What a socket that does not block raises if it cannot send or receive now.
+NOT_NOW: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
 # The value of SO_LINGER that makes closing send an RST.
 RESET: Final = struct.pack("ii", 1, 0)
 
@@ -61,7 +64,7 @@ class LineClient:
 
     Args:
         subject: the kind of server.
-        address: where it listens.
+        address: where it listens: a host and port, or the path of a Unix socket.
         hello: the first bytes to send; by default those that make it receive commands.
         receive_buffer: bytes of its receive buffer, 0 for the default. If set, the server's buffer for it is
             small, too.
@@ -75,7 +78,7 @@ class LineClient:
     def __init__(
         self,
         subject: Subject,
-        address: HostPort,
+        address: HostPort | str,
         *,
         hello: bytes | None = None,
         receive_buffer: int = 0,
@@ -83,13 +86,7 @@ class LineClient:
     ) -> None:
         self.subject = subject
         self.hello = subject.joining if hello is None else hello
-        self.sock = socket.socket()
-        self.sock.settimeout(MAX_WAIT)
-        if receive_buffer:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
-        self.sock.connect(address)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = connected(address, receive_buffer)
         if tls is not None:
             self.sock = tls.wrap_socket(self.sock)
         self.texts: list[bytes] = []
@@ -130,7 +127,7 @@ class LineClient:
         """Read once, and handle what came; return whether there may be more."""
         try:
             data = self.sock.recv(most)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+        except NOT_NOW:
             return True
         except OSError:
             data = b""
@@ -221,6 +218,12 @@ class Follower(LineClient):
             elif verb != b"PING":
                 self.private.append(line)
 
+    def ping(self) -> None:
+        """Wait until the server has answered a PING, and so has taken at least one more turn."""
+        self.private.clear()
+        self.send(b"PING turn\n")
+        self.until(lambda: b"PONG turn" in self.private, "get a PONG")
+
     def roster(self) -> list[str]:
         """Return all names by rank, from the server's roster; handle other lines that come first."""
         self.private.clear()
@@ -236,6 +239,20 @@ class Follower(LineClient):
 
 
 C = TypeVar("C", bound=LineClient)
+
+
+def connected(address: HostPort | str, receive_buffer: int = 0) -> socket.socket:
+    """Return a socket that is connected to a host and port, or to the Unix socket with this path."""
+    is_unix = isinstance(address, str)
+    sock = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
+    sock.settimeout(MAX_WAIT)
+    if receive_buffer and not is_unix:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
+    sock.connect(address)
+    if not is_unix:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def raise_descriptor_limit() -> None:

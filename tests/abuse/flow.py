@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 from typing import TYPE_CHECKING, Final
 
-from tests.abuse.clients import MAX_READ, LineClient
+from tests.abuse.clients import MAX_READ, NOT_NOW, LineClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,21 +49,24 @@ class Producer:
             self.sent += count
         try:
             self._data = self._data[self.client.sock.send(self._data) :]
-        except BlockingIOError:
+        except NOT_NOW:
             pass
         except OSError:
             self.client.ended = True
         return not self._data or self.client.ended
 
-    def drop(self) -> None:
-        """Read and discard."""
-        try:
-            if not self.client.sock.recv(MAX_READ):
-                self.client.ended = True
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.client.ended = True
+
+def discard(client: LineClient, most: int = MAX_READ) -> int:
+    """Read once, up to ``most`` bytes, without handling them; return how many there were."""
+    try:
+        count = len(client.sock.recv(most))
+    except NOT_NOW:
+        return 0
+    except OSError:
+        count = 0
+    if not count:
+        client.ended = True
+    return count
 
 
 class Consumer(LineClient):
@@ -129,7 +132,7 @@ class Pump:
                 ended = one.ended
             else:
                 if events & selectors.EVENT_READ:
-                    one.drop()
+                    discard(one.client)
                 if events & selectors.EVENT_WRITE and one.send(more=self.more) and not self.more:
                     self._selector.modify(key.fileobj, selectors.EVENT_READ, one)
                 ended = one.client.ended

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
     from tests.abuse.subjects import Subject
 
-# The bomb goes off only so far, should nothing limit it: this machine may have other work.
+# The most forks of the bomb if nothing limits it, because this machine may have other work.
 MAX_FORKS: Final = 2_000
 
 # Forks for ever in all of its processes. Each has its own session, ignores SIGTERM, and adds a byte to a file
-# after each fork. The arguments are this file, and its size at which all processes rest.
+# after each fork. The arguments are this file, and its size at which all processes rest. A process that
+# nothing else ends is ended by its alarm, a minute after its last fork.
 BOMB: Final = """\
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 forks = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
 while True:
+    signal.alarm(60)
     if os.fstat(forks).st_size >= int(sys.argv[2]):
         signal.pause()
     try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import resource
 import secrets
 import select
-import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from contextlib import suppress
@@ -19,6 +17,7 @@ from tests.abuse import subjects
 from tests.abuse.clients import LineClient, crowd, pass_time, settled_descriptors
 from tests.abuse.outcome import RowOutcome, latency, milliseconds
 from tests.abuse.probe import probing
+from tests.abuse.transports import certificate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +73,7 @@ def plain_to_tls(subject: Subject, each: int = 10, timeout: float = 5, patience:
     """Connect to a TLS port and send nothing, or bytes that are not TLS."""
     outcome = RowOutcome()
     with tempfile.TemporaryDirectory() as folder:
-        options = [*_certificate(Path(folder)), "--handshake-timeout", str(timeout)]
+        options = [*certificate(Path(folder)), "--handshake-timeout", str(timeout)]
         with subject.start(200, rankserver=options) as server:
             kinds = ["silent", "HELLO", "HTTP", "noise"]
             with probing(subject, server.address, tls=True) as probe:
@@ -83,20 +82,6 @@ def plain_to_tls(subject: Subject, each: int = 10, timeout: float = 5, patience:
     outcome.check_latency("others'", probe.times)
     outcome.figure = f"{_told(found, patience)}; others' {latency(probe.times)}"
     return outcome
-
-
-def has_openssl() -> bool:
-    """Return whether there is an ``openssl`` command, which makes the certificates."""
-    return shutil.which("openssl") is not None
-
-
-def _certificate(folder: Path) -> list[str]:
-    """Make a certificate, and return the server's options for it."""
-    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command += ["-nodes", "-subj", "/CN=localhost", "-days", "2", "-keyout", key, "-out", cert]
-    subprocess.run(command, check=True, capture_output=True)
-    return ["--tls-cert", cert, "--tls-key", key]
 
 
 def _pester(address: HostPort, kinds: Sequence[str], patience: float) -> list[_Stranger]:

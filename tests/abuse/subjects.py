@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ import peers
 from harness import BenchmarkError, HostPort, ServerProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 # Seconds in which a server must listen.
 MAX_START_SECONDS: Final = 30.0
@@ -115,6 +116,16 @@ class LoggedServer(ServerProgram):
     def close(self) -> None:
         """End the server."""
         self._stack.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Suspend the server during the block, so that one turn finds all that happened."""
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
 
     def log(self) -> bytes:
         """Return everything that it has logged."""

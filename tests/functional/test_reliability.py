@@ -36,6 +36,18 @@ def test_the_table_goes_between_its_marks_and_leaves_the_rest(tmp_path: Path) ->
     assert text.count("**holds.** some figure") == 1
 
 
+def test_rows_that_are_not_measured_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{reliability.BEGIN}\n| `hold` | earlier |\n| `churn` | earlier |\n{reliability.END}\n")
+    outcome = {"figure": "now", "unmet": [], "seconds": 1}
+    reliability.write(
+        page, {"titles": {"rankserver": "rankserver"}, "rows": {"churn": {"rankserver": outcome}}}
+    )
+    first, second = page.read_text().splitlines()[4:6]
+    assert first == "| `hold` | earlier |"
+    assert second.endswith("**holds.** now |")
+
+
 def test_the_table_says_what_does_not_hold() -> None:
     cell = {"figure": "5 of 6", "unmet": ["one was lost"], "seconds": 1}
     lines = reliability.table(

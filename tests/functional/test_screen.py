@@ -71,7 +71,6 @@ HOSTILE = {
     "backspace": ("rm\b\bls", "rm\\x08\\x08ls"),
     "c1": ("\x9b2J", "\\x9b2J"),
     "direction": ("a\u202eb", "a\\u202eb"),
-    "surrogate": ("\ud800", "\\ud800"),
 }
 
 

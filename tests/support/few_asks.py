@@ -9,8 +9,9 @@ from typing import Any, Final
 import rankserver.state
 from rankserver import asks, cli
 
-# The most open asks of a client, and asks of clients that have left.
+# The most open asks of a client.
 MAX_ASKS: Final = 3
+# The most asks of clients that have left.
 MAX_ORPHANS: Final = 5
 
 if __name__ == "__main__":

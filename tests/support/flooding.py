@@ -14,17 +14,18 @@ from rankserver.pace import MAX_PRIVATE_BYTES
 from tests.support.tls_peer import TlsSocket
 from tests.support.turns import READ_SIZE, SteppedClient, SteppedServer
 
-# Seconds between two steps, and the turns that the server takes in each: one to read, one to resume those
-# that waited, and one for what that has freed.
+# Seconds between two steps.
 STEP: Final = 0.1
+# The turns that the server takes in a step: one to read, one to resume those that waited, and one for what
+# that has freed.
 TURNS: Final = 3
 # The size of a socket's buffer, so that few bytes are on their way.
 SOCKET_BYTES: Final = 8 * 1024
-# Bytes that the log may exceed its bound by, because what was read at once is logged at once.
+# The most bytes by which the log may exceed its bound, because what was read at once is logged at once.
 TURN_SLACK: Final = 1024 * 1024
 
 
-class Collecting:
+class CollectingOrder:
     """An order whose inputs count later: when they are asked for."""
 
     def __init__(self, apply: Callable[[Input], None]) -> None:
@@ -38,7 +39,7 @@ class Collecting:
             yield self._proposed.pop(0)
 
 
-class Peer:
+class FloodPeer:
     """A client that sends what its socket takes, and reads as much as it is told to.
 
     Attributes:
@@ -97,7 +98,7 @@ class Peer:
         return over._received
 
 
-class Scene:
+class FloodScene:
     """A server and its peers, of which the highest rank came first.
 
     Args:
@@ -118,7 +119,7 @@ class Scene:
         self.logged = 0
         self._max_backlog = max_backlog
         self._context = context
-        self._peers: list[Peer] = []
+        self._peers: list[FloodPeer] = []
         self._steps = 0
         self._log = stepped.log.retain()
 
@@ -127,13 +128,13 @@ class Scene:
         """Seconds since the first step."""
         return self._steps * STEP
 
-    def join(self, count: int = 1) -> list[Peer]:
+    def join(self, count: int = 1) -> list[FloodPeer]:
         return [self._join() for _ in range(count)]
 
-    def _join(self) -> Peer:
+    def _join(self) -> FloodPeer:
         client = self.stepped.connect("127.0.0.1:4711" if self._context else "unix:")
         client.channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        peer = Peer(client, self._context)
+        peer = FloodPeer(client, self._context)
         while not peer.shakes_hands():
             self.stepped.turn()
         peer.send(b"HELLO\n")
@@ -141,13 +142,13 @@ class Scene:
         self._peers.append(peer)
         return peer
 
-    def let_read(self, peer: Peer, size: int) -> None:
+    def let_read(self, peer: FloodPeer, size: int) -> None:
         """Let a client read this many bytes, or all that there are, in turns that take no time."""
         while size and (count := peer.read(min(size, SOCKET_BYTES))):
             size -= count
             self.stepped.turn()
 
-    def step(self, *prompt: Peer) -> None:
+    def step(self, *prompt: FloodPeer) -> None:
         """Let time go by and the server take its turns; then check what it keeps.
 
         Each ``prompt`` member reads everything and gives a command, which must be logged in this step.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankserver.channel import Channel
-from rankserver.door import MIN_PER_ADDRESS, MIN_STRANGERS, SILENT_SHARE, Crowd, Door, max_strangers
+from rankserver.door import MIN_PER_ADDRESS, MIN_STRANGERS, SILENT_SHARE, AddressCrowd, Door, max_strangers
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def test_by_default_an_address_may_take_every_place(capacity: int, most: int) ->
 
 
 class Naive:
-    """What ``Crowd`` does, by walking over everything."""
+    """What ``AddressCrowd`` does, by walking over everything."""
 
     def __init__(self) -> None:
         self.channels: list[Channel] = []
@@ -201,7 +201,7 @@ class Naive:
 
 @given(st.lists(st.tuples(st.integers(0, 11), st.sampled_from(["add", "remove", "first"]))))
 def test_the_oldest_of_the_most_crowded_address_is_found(steps: list[tuple[int, str]]) -> None:
-    crowd, naive = Crowd(), Naive()
+    crowd, naive = AddressCrowd(), Naive()
     for number, step in steps:
         channel = connection(number, f"192.0.2.{number % 4}")
         if step == "first" and naive.channels:
@@ -227,7 +227,7 @@ def steps_of_a_flood(strangers: int) -> int:
     """Return how many hashes of channels it takes to replace one of so many strangers."""
     hashed = 0
 
-    class Counted:
+    class HashCounted:
         host = "192.0.2.1"
 
         def __hash__(self) -> int:
@@ -235,8 +235,8 @@ def steps_of_a_flood(strangers: int) -> int:
             hashed += 1
             return id(self)
 
-    channels = [cast("Channel", Counted()) for _ in range(strangers + 1)]
-    crowd = Crowd()
+    channels = [cast("Channel", HashCounted()) for _ in range(strangers + 1)]
+    crowd = AddressCrowd()
     for channel in channels[:-1]:
         crowd.add(channel)
     hashed = 0

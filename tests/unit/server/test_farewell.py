@@ -9,7 +9,7 @@ import pytest
 from rankserver.channel import NO_MEMORY, ChannelState, Departure
 from rankserver.clist import Cursor
 from rankserver.farewell import CLOSE_TIMEOUT, MAX_CLOSE_TIMEOUT
-from rankserver.wire import codes
+from rankserver.wire import codes, protocol
 from tests.support.memory import no_memory
 from tests.support.turns import SteppedClient, SteppedServer
 
@@ -53,12 +53,15 @@ def test_without_a_code_the_stream_just_ends(departure: Departure) -> None:
         assert client.sock.recv(1) == b""
 
 
-def test_without_memory_for_it_there_is_no_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("where", "name"), [(Cursor, "private"), (protocol, "bye")], ids=["queue", "build"])
+def test_without_memory_for_it_there_is_no_farewell(
+    where: object, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with SteppedServer() as stepped:
         client = stepped.join()
         client.received()
         with monkeypatch.context() as patch:
-            patch.setattr(Cursor, "private", no_memory)
+            patch.setattr(where, name, no_memory)
             stepped.server.depart(client.channel, DEPARTURE)
             stepped.turn()
         assert client.sock.recv(1) == b""

@@ -16,7 +16,7 @@ from rankserver import tls
 from rankserver.credits import MAX_UNREAD_ANSWERS
 from rankserver.lateness import FORGIVENESS_PERIOD, MAX_SURPLUS, MIN_RATE
 from rankserver.server import Server
-from tests.support.flooding import STEP, Collecting, Peer, Scene
+from tests.support.flooding import STEP, CollectingOrder, FloodPeer, FloodScene
 from tests.support.tls_peer import Certificates
 from tests.support.turns import SteppedServer
 
@@ -26,19 +26,19 @@ SLOW: Final = 5.0
 
 
 @pytest.fixture(params=["plain", "tls", "collecting"])
-def scene(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Scene]:
+def scene(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[FloodScene]:
     make: Callable[..., Server] = Server
     context = certificates.client if request.param == "tls" else None
     if request.param == "collecting":
-        make = functools.partial(Server, order=Collecting)
+        make = functools.partial(Server, order=CollectingOrder)
     with SteppedServer(make=make, max_backlog=BACKLOG, slow_timeout=SLOW, heartbeat=0) as stepped:
         if context:
             files = str(certificates.cert), str(certificates.key)
             stepped.server.reload(None, tls.context(*files, None))
-        yield Scene(stepped, BACKLOG, context)
+        yield FloodScene(stepped, BACKLOG, context)
 
 
-def flood(peer: Peer, size: int = 200) -> None:
+def flood(peer: FloodPeer, size: int = 200) -> None:
     """Keep more commands of ``size`` bytes ready than the server reads in a step."""
     while peer.unsent < 128 * KIB:
         peer.send(b"CMD %s\n" % (b"x" * (size - 5)) * (64 * KIB // size + 1))
@@ -52,7 +52,7 @@ def flood(peer: Peer, size: int = 200) -> None:
     ("period", "lump"), [(1, 4 * KIB), (2, 100 * KIB), (10, 400 * KIB), (25, 30 * KIB), (40, 2048 * KIB)]
 )
 def test_a_flooder_that_reads_in_lumps_delays_no_other(
-    scene: Scene, period: int, lump: int, size: int
+    scene: FloodScene, period: int, lump: int, size: int
 ) -> None:
     boss, second, flooder = scene.join(3)
     waits = 0
@@ -66,7 +66,7 @@ def test_a_flooder_that_reads_in_lumps_delays_no_other(
     assert waits, "the flooder never had to wait"
 
 
-def test_a_link_above_the_floor_stays_and_slows_the_flooder(scene: Scene) -> None:
+def test_a_link_above_the_floor_stays_and_slows_the_flooder(scene: FloodScene) -> None:
     slow, quiet, flooder = scene.join(3)
     rate = int(1.25 * MIN_RATE)
     steps = 600
@@ -83,7 +83,7 @@ def test_a_link_above_the_floor_stays_and_slows_the_flooder(scene: Scene) -> Non
     assert scene.logged >= 0.9 * rate * STEP * steps, "the flooder was stopped"
 
 
-def test_a_client_that_takes_nothing_goes_after_the_timeout(scene: Scene) -> None:
+def test_a_client_that_takes_nothing_goes_after_the_timeout(scene: FloodScene) -> None:
     stuck, quiet, flooder = scene.join(3)
     begin = None
     while not stuck.is_gone:
@@ -99,7 +99,7 @@ def test_a_client_that_takes_nothing_goes_after_the_timeout(scene: Scene) -> Non
 
 
 @pytest.mark.parametrize("period", [MAX_SURPLUS + 2.2, MAX_SURPLUS + 2.5])
-def test_falling_below_the_line_for_moments_helps_no_client(scene: Scene, period: float) -> None:
+def test_falling_below_the_line_for_moments_helps_no_client(scene: FloodScene, period: float) -> None:
     lumps, quiet, flooder = scene.join(3)
     waits = freed = 0
     while not lumps.is_gone:
@@ -116,7 +116,7 @@ def test_falling_below_the_line_for_moments_helps_no_client(scene: Scene, period
     assert waits * STEP <= freed * MAX_SURPLUS + 2 * SLOW
 
 
-def test_only_time_that_others_wait_makes_late(scene: Scene) -> None:
+def test_only_time_that_others_wait_makes_late(scene: FloodScene) -> None:
     idle, sender = scene.join(2)
     scene.step()
     for _ in range(200):
@@ -127,7 +127,7 @@ def test_only_time_that_others_wait_makes_late(scene: Scene) -> None:
     assert not idle.is_gone, "it is far behind, and nobody waits for that"
 
 
-def test_reconnecting_gives_a_flooder_no_new_credit(scene: Scene) -> None:
+def test_reconnecting_gives_a_flooder_no_new_credit(scene: FloodScene) -> None:
     _stuck, quiet, flooder = scene.join(3)
     while not scene.pace.is_under_pressure:
         flood(flooder)
@@ -141,7 +141,7 @@ def test_reconnecting_gives_a_flooder_no_new_credit(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("flooders", [1, 5])
-def test_many_flooders_share_what_the_others_read(scene: Scene, flooders: int) -> None:
+def test_many_flooders_share_what_the_others_read(scene: FloodScene, flooders: int) -> None:
     slow, quiet, *floods = scene.join(2 + flooders)
     for _ in range(100):
         for one in floods:
@@ -159,7 +159,7 @@ def test_many_flooders_share_what_the_others_read(scene: Scene, flooders: int) -
 class Answering:
     """Members above an asker, each of which refuses its asks at once, as clients do."""
 
-    def __init__(self, answerers: list[Peer]) -> None:
+    def __init__(self, answerers: list[FloodPeer]) -> None:
         self.answerers = answerers
 
     def answer(self, detail: bytes = b"") -> None:
@@ -172,7 +172,7 @@ class Answering:
 
 
 @pytest.mark.parametrize(("period", "lump"), [(1, 0), (1, KIB), (5, 40 * KIB), (30, 300 * KIB)])
-def test_an_asker_that_reads_late_delays_no_command(scene: Scene, period: int, lump: int) -> None:
+def test_an_asker_that_reads_late_delays_no_command(scene: FloodScene, period: int, lump: int) -> None:
     boss, second, third, asker = scene.join(4)
     answering = Answering([boss, second, third])
     congested = 0
@@ -187,7 +187,7 @@ def test_an_asker_that_reads_late_delays_no_command(scene: Scene, period: int, l
     assert congested
 
 
-def test_large_answers_wait_for_an_asker_that_reads_late(scene: Scene) -> None:
+def test_large_answers_wait_for_an_asker_that_reads_late(scene: FloodScene) -> None:
     other, answerer, asker = scene.join(3)
     asker.send(b"ASK x\n" * 100)
     answering = Answering([answerer])

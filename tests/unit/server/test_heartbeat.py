@@ -13,7 +13,8 @@ from rankserver.heartbeat import MIN_STALE, Heartbeat
 from rankserver.inputs import Newcomer
 from rankserver.members import Member
 from rankserver.timers import MAX_EXPIRIES, Timers
-from rankserver.wire import codes
+from rankserver.wire import codes, protocol
+from tests.support.memory import no_memory
 from tests.support.turns import SteppedServer
 
 SECONDS: Final = 30.0
@@ -273,3 +274,13 @@ def test_a_crowd_that_falls_silent_is_dropped_in_several_turns(ward: Ward) -> No
         ward.join()
     assert [ward.at(SECONDS), ward.at(SECONDS)] == [(MAX_EXPIRIES, 0), (1, 0)]
     assert [ward.at(2 * SECONDS), ward.at(2 * SECONDS)] == [(0, MAX_EXPIRIES), (0, 1)]
+
+
+def test_a_ping_takes_no_memory_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer(heartbeat=5) as stepped:
+        client = stepped.join()
+        stepped.wait(1)
+        client.received()
+        monkeypatch.setattr(protocol, "ping", no_memory)
+        stepped.wait(5)
+        assert client.received() == b"PING\n"

@@ -22,7 +22,7 @@ from rankserver.timers import MAX_EXPIRIES, Timers
 TIMEOUT = 5.0
 
 
-class Reader:
+class LateReader:
     """What lateness knows of a channel.
 
     Attributes:
@@ -47,7 +47,7 @@ class Watch:
         self.timers = Timers()
         self.dropped: list[tuple[float, Channel]] = []
         self.late = LateClients(self.timers, TIMEOUT, self.drop)
-        self.readers = [Reader() for _ in range(clients)]
+        self.readers = [LateReader() for _ in range(clients)]
         self.channels = [cast("Channel", reader) for reader in self.readers]
         self.now = 0.0
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rankserver import loop
+from rankserver import loop, tls
 from rankserver.channel import Channel, ChannelState, Wait
 from rankserver.clist import MAX_READ_BYTES, Cursor, Flushed
 from rankserver.loop import (
@@ -17,7 +19,9 @@ from rankserver.loop import (
     MAX_TURN_BYTES,
     MIN_READ_BYTES,
 )
+from rankserver.tls import TlsTransport
 from tests.support.memory import no_memory
+from tests.support.tls_peer import Certificates
 from tests.support.turns import SteppedClient, SteppedServer
 
 # --- bounds of a turn -------------------------------------------------------------------------
@@ -115,8 +119,13 @@ def test_a_roster_costs_as_much_as_its_length_in_lines(monkeypatch: pytest.Monke
         assert b'{"total":9,' in clients[0].received()
 
 
-@pytest.mark.parametrize("state", [ChannelState.HANDSHAKE, ChannelState.PENALIZED])
-@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize(
+    ("state", "is_tls"),
+    [
+        *product([ChannelState.HANDSHAKE, ChannelState.PENALIZED], [False, True]),
+        (ChannelState.CLOSING, True),
+    ],
+)
 def test_a_turn_reads_few_strangers_and_all_progress(
     state: ChannelState, is_tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +138,8 @@ def test_a_turn_reads_few_strangers_and_all_progress(
         served: list[Channel] = []
         with monkeypatch.context() as patch:
             for client in clients:
-                patch.setattr(client.channel, "tls", object() if is_tls else None)
+                transport = SimpleNamespace(is_handshaking=True) if is_tls else None
+                patch.setattr(client.channel, "tls", transport)
                 patch.setattr(client.channel, "state", state)
             patch.setattr(stepped.loop.reader, "read", lambda channel, _: served.append(channel))
             for turn in range(1, 6):
@@ -186,6 +196,22 @@ def test_lines_sent_before_the_connection_broke_count(monkeypatch: pytest.Monkey
         stepped.until(lambda: not stepped.loop.channels)
         # A JOIN, twenty commands, and a LEFT.
         assert stepped.log.seq == 22
+
+
+def test_a_handshake_that_broke_does_not_go_on(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SteppedServer() as stepped:
+        context = tls.context(str(certificates.cert), str(certificates.key), None)
+        stepped.server.reload(None, context)
+        client = stepped.connect("127.0.0.1:4711")
+        client.send(b"x")
+        monkeypatch.setattr(TlsTransport, "flush", lambda _: Flushed.BROKEN)
+        monkeypatch.setattr(TlsTransport, "receive", no_memory)
+        stepped.loop.sender.flush(client.channel)
+        stepped.loop.reader.drain()
+        assert client.channel.is_going
+        stepped.until(lambda: not stepped.loop.channels)
 
 
 def test_nothing_is_closed_in_the_middle_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:

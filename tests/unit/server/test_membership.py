@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rankserver.channel import ChannelState, Departure
+from rankserver.channel import NO_MEMORY, ChannelState, Departure
 from rankserver.members import NOBODY
 from rankserver.membership import MAX_RANK_BYTES, MIN_JOIN_WAIT, RETRY_WAIT
 from rankserver.wire import codes, grammar, protocol
@@ -197,6 +197,20 @@ def test_without_memory_for_a_join_all_its_clients_depart(monkeypatch: pytest.Mo
             assert client.sock.recv(1) == b""
         assert first.received() == b""
         assert welcome(stepped.join().received())["name"] == "c5", "numbers are never used again"
+
+
+def test_without_memory_for_its_welcome_a_newcomer_departs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SteppedServer() as stepped:
+        first = stepped.join()
+        first.received()
+        with monkeypatch.context() as patch:
+            patch.setattr(protocol, "welcome", no_memory)
+            clients = connect_all(stepped, 2)
+        assert logged(stepped, first, b"LEFT") == [(3, [1, 2])]
+        for client in clients:
+            assert client.channel.departure == NO_MEMORY
+            assert client.sock.recv(1) == b"", "its output is cut"
+        assert welcome(stepped.join().received())["rank"] == 1
 
 
 def test_a_leave_without_memory_is_retried_and_keeps_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from rankserver.clist import Cursor, Log
 from rankserver.inputs import Answered, Asked, Input, Joined, Left, Lines, Newcomer
 from rankserver.members import Member
 from rankserver.state import State
+from rankserver.wire import protocol
 from tests.support.draining import drain
 from tests.support.memory import no_memory
 
@@ -215,6 +216,29 @@ def test_without_memory_nothing_has_changed(
     assert stage.state.asks.waiting() == {2: (2, frozenset({1, 3}))}
     stage.apply(given)
     assert stage.logged(), "it counts once there is memory"
+
+
+@pytest.mark.parametrize(
+    ("given", "builder"),
+    [(Asked(2, "b"), "dropped"), (Answered(1, 2, "ok", "{}"), "answer"), (Answered(1, 1, "ok", ""), "err")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_without_memory_for_a_frame_nothing_has_changed(
+    given: Input, builder: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.state.asks.limit = 1
+    stage.join(1, 2, 3)
+    stage.apply(Asked(2, "a"))
+    stage.logged()
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, builder, no_memory)
+        with pytest.raises(MemoryError):
+            stage.apply(given)
+    assert stage.logged() == []
+    assert stage.told.take() == []
+    assert stage.state.asks.waiting() == {2: (2, frozenset({1, 3}))}
+    stage.apply(given)
+    assert len(stage.told.take()) == 1, "it counts once there is memory"
 
 
 # --- alone ------------------------------------------------------------------------------------
