@@ -227,6 +227,12 @@ MUTANTS: Final = (
         "if not self.is_excused else 0.0\n        late",
     ),
     Mutant(
+        "a client is late although it takes more than it must",
+        "lateness.py",
+        "max(taken - self._taken, 0) / MIN_RATE",
+        "max(taken - self._taken, 0) / (4 * MIN_RATE)",
+    ),
+    Mutant(
         "a credit is never used up",
         "credits.py",
         "        self._spent[self._account(channel)] += size\n",
