@@ -169,11 +169,12 @@ void cl_publish(cl_log *log, uint64_t position) {
 
 /* Add an empty piece of memory for private frames, with room for `len` bytes
  * or more; NULL if there is no memory. The first piece at a place has no more
- * room than that, because it is mostly the only one, and each other one has
- * twice as much as the piece before: so most of the memory is used. */
+ * room than that, because it is mostly the only one. Each other one has eight
+ * times as much as the one before: pieces cost time when they are sent, and
+ * the memory that is not used stays a small multiple of what is. */
 static cl_frame *add_frame(cl_cursor *cursor, uint64_t due, size_t len) {
     const cl_frame *last = cursor->last;
-    size_t room = last && last->due == due ? 2 * last->room : 0;
+    size_t room = last && last->due == due ? 8 * last->room : 0;
     cl_frame *frame;
 
     if (room > CL_FRAME_ROOM)
