@@ -15,6 +15,12 @@ from rankserver.channel import Channel
 # The least number of bytes that a member may log while there is pressure, however many members share the
 # backlog: enough for one line of the default maximum, or for thousands of short commands.
 MIN_CREDIT: Final = 64 * 1024
+# The most bytes that a member may log if it joined while there was pressure: hundreds of short commands. This
+# is little, because a client could reconnect to get it again.
+MAX_NEWCOMER_CREDIT: Final = 16 * 1024
+# All newcomers together may log at most this part of what the other members may, or the credit of one member
+# if that is more.
+NEWCOMERS_SHARE: Final = 4
 # The most bytes of a member's answers that are queued for congested askers. An asker may have a thousand open
 # asks, and short answers to all of them take a quarter of this.
 MAX_UNREAD_ANSWERS: Final = 256 * 1024
@@ -23,8 +29,8 @@ MAX_UNREAD_ANSWERS: Final = 256 * 1024
 class Credits:
     """What each member may log while there is pressure.
 
-    Members that join while there is pressure share the credit of one: otherwise a client could reconnect to
-    get another.
+    Members that join while there is pressure have a small credit each, and a bound together: otherwise a
+    client could reconnect to get more.
 
     Args:
         total: the bytes that are divided among the members.
@@ -33,15 +39,18 @@ class Credits:
     def __init__(self, total: int) -> None:
         self._total = total
         self._each = MIN_CREDIT
-        # What was logged since the pressure began; under None, by those who have joined since.
-        self._spent: Counter[Channel | None] = Counter()
+        # What each member has logged since the pressure began.
+        self._spent: Counter[Channel] = Counter()
+        # Those that have joined since, and what all of them have logged, with those that have departed.
         self._newcomers: set[Channel] = set()
+        self._spent_by_newcomers = 0
 
     def begin(self, members: int) -> None:
         """Give each of the members its credit. O(what was spent before)."""
         self._each = max(self._total // max(members, 1), MIN_CREDIT)
         self._spent.clear()
         self._newcomers.clear()
+        self._spent_by_newcomers = 0
 
     def admit(self, channel: Channel) -> None:
         """Note that a member has joined since the pressure began. O(1)."""
@@ -49,19 +58,21 @@ class Credits:
 
     def charge(self, channel: Channel, size: int) -> None:
         """Note that a member has logged ``size`` bytes. O(1)."""
-        self._spent[self._account(channel)] += size
+        self._spent[channel] += size
+        if channel in self._newcomers:
+            self._spent_by_newcomers += size
 
     def left(self, channel: Channel) -> int:
         """Return how many bytes a member may still log; 0 or less if it must wait. O(1)."""
-        return self._each - self._spent[self._account(channel)]
+        if channel not in self._newcomers:
+            return self._each - self._spent[channel]
+        together = max(self._each, self._total // NEWCOMERS_SHARE) - self._spent_by_newcomers
+        return min(MAX_NEWCOMER_CREDIT - self._spent[channel], together)
 
     def forget(self, channel: Channel) -> None:
         """Forget a member that departs. O(1)."""
         self._spent.pop(channel, None)
         self._newcomers.discard(channel)
-
-    def _account(self, channel: Channel) -> Channel | None:
-        return None if channel in self._newcomers else channel
 
 
 class UnreadAnswers:

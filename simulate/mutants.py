@@ -239,10 +239,10 @@ MUTANTS: Final = (
         "        self._spent[self._account(channel)] += 0 * size\n",
     ),
     Mutant(
-        "all members have one credit together",
+        "all members have the credit of newcomers",
         "credits.py",
-        "return None if channel in self._newcomers else channel",
-        "return None",
+        "        if channel not in self._newcomers:\n            return",
+        "        if not self._newcomers:\n            return",
     ),
     Mutant(
         "an answer waits for its asker",

@@ -67,6 +67,7 @@ BOUNDS: Final = {
     "MANY_CLIENTS": (0, 2),
     "MIN_STALE": (0, 1),
     "MIN_CREDIT": (0, 60, 600),
+    "MAX_NEWCOMER_CREDIT": (0, 40, 400),
     "MAX_UNREAD_ANSWERS": (0, 200, 1000),
     "MIN_RATE": (0, 300, 3000),
     "MAX_SURPLUS": (0, 0.5),

@@ -72,9 +72,14 @@ class _Account:
 
 
 class Waiting:
-    """The waits of one run."""
+    """The waits of one run.
+
+    Attributes:
+        askers: the clients that have an ASK in the log, so that unread answers may be queued for them.
+    """
 
     def __init__(self, run: Run) -> None:
+        self.askers: set[SimClient] = set()
         self._run = run
         self._server = run.server
         self._config = run.scenario.config
@@ -170,8 +175,11 @@ class Waiting:
             return
         self._spent += logged
         for client in self._spent:
-            if self._spent_by(client) > self._credit() + self._credit_slack(client):
+            if self._spent[client] > self._credit(client) + self._credit_slack():
                 raise Violation(f"{client} logs {self._spent[client]} bytes under pressure")
+        newcomers = self._spent.keys() - self._entitled
+        if self._spent_by_newcomers() > self._newcomers_credit() + len(newcomers) * self._credit_slack():
+            raise Violation(f"newcomers log {self._spent_by_newcomers()} bytes under pressure")
 
     def _logged(self) -> Counter[SimClient]:
         """Return how many bytes each client has logged since this was last called."""
@@ -181,14 +189,19 @@ class Waiting:
             meaning = truth.meaning[seq]
             if isinstance(meaning, LoggedCommand):
                 logged[meaning.sender] += len(truth.frames[seq]) + 1
+                if meaning.wants_answer:
+                    self.askers.add(meaning.sender)
         return logged
 
     def _check_wait(self, channel: Channel) -> None:
         """Check that a channel has a reason to wait."""
         client, blocker, pace = client_of(channel), channel.waits_for, self._server.loop.pace
         if blocker is Wait.BACKLOG and pace.is_under_pressure and not pace.is_holding:
-            spent = self._spent_by(client) + self._spent_at_first[client]
-            if MAX_OVERCHARGE * spent < self._credit() and self._entitled is not None:
+            spent = self._spent[client] + self._spent_at_first[client]
+            has_credit = MAX_OVERCHARGE * spent < self._credit(client)
+            if client not in (self._entitled or set()):
+                has_credit &= MAX_OVERCHARGE * self._spent_by_newcomers() < self._newcomers_credit()
+            if has_credit and self._entitled is not None:
                 raise Violation(f"{client} waits, and has logged {spent} bytes")
         elif isinstance(blocker, Channel) and blocker is not channel:
             limit = min(
@@ -198,21 +211,26 @@ class Waiting:
             if expected.answers * MAX_ANSWER_CHARGE + expected.answer_bytes < limit:
                 raise Violation(f"an answer of {client} waits for {client_of(blocker)}, and it gave few")
 
-    def _credit(self) -> int:
-        """Return the credit of one member."""
-        return max(
-            self._config.max_backlog // 4 // max(len(self._entitled or ()), 1), rankserver.credits.MIN_CREDIT
-        )
+    def _credit(self, client: SimClient) -> int:
+        """Return the credit of a member."""
+        each = self._credit_of_each()
+        return each if client in (self._entitled or ()) else rankserver.credits.MAX_NEWCOMER_CREDIT
 
-    def _spent_by(self, client: SimClient) -> int:
-        """Return what was charged to the same credit as this client's commands."""
+    def _credit_of_each(self) -> int:
+        """Return the credit of a member that was there when the pressure began."""
+        share = self._config.max_backlog // 4 // max(len(self._entitled or ()), 1)
+        return max(share, rankserver.credits.MIN_CREDIT)
+
+    def _newcomers_credit(self) -> int:
+        """Return the credit of all members together that have joined since the pressure began."""
+        share = self._config.max_backlog // 4 // rankserver.credits.NEWCOMERS_SHARE
+        return max(share, self._credit_of_each())
+
+    def _spent_by_newcomers(self) -> int:
+        """Return what those members have logged, with those that have departed."""
         entitled = self._entitled or set()
-        if client in entitled:
-            return self._spent[client]
-        return sum(size for other, size in self._spent.items() if other not in entitled)
+        return sum(size for client, size in self._spent.items() if client not in entitled)
 
-    def _credit_slack(self, client: SimClient) -> int:
-        """Return how many bytes may exceed a credit: what each client had sent when it was used up."""
-        one = 4 * (min(self._run.scenario.read_bytes, 4096) + 2 * self._config.max_line)
-        newcomers = len(self._spent.keys() - (self._entitled or set()))
-        return one if client in (self._entitled or ()) else one * newcomers
+    def _credit_slack(self) -> int:
+        """Return how many bytes may exceed a credit: what a client had sent when it was used up."""
+        return 4 * (min(self._run.scenario.read_bytes, 4096) + 2 * self._config.max_line)

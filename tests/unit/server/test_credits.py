@@ -7,7 +7,14 @@ from typing import cast
 import pytest
 
 from rankserver.channel import Channel
-from rankserver.credits import MAX_UNREAD_ANSWERS, MIN_CREDIT, Credits, UnreadAnswers
+from rankserver.credits import (
+    MAX_NEWCOMER_CREDIT,
+    MAX_UNREAD_ANSWERS,
+    MIN_CREDIT,
+    NEWCOMERS_SHARE,
+    Credits,
+    UnreadAnswers,
+)
 
 TOTAL = 64 * 1024 * 1024
 
@@ -46,20 +53,34 @@ def test_the_next_pressure_brings_the_full_credit_again() -> None:
         assert shares.left(one) == 0
 
 
-def test_all_who_join_later_share_the_credit_of_one() -> None:
+def test_a_newcomer_that_floods_costs_no_other_newcomer() -> None:
     shares = Credits(TOTAL)
     shares.begin(4)
-    member, *newcomers = channels(5)
-    for newcomer in newcomers:
+    flooder, other = channels(2)
+    for newcomer in (flooder, other):
         shares.admit(newcomer)
-        shares.charge(newcomer, TOTAL // 16)
+    shares.charge(flooder, MAX_NEWCOMER_CREDIT)
+    assert shares.left(flooder) == 0
+    assert shares.left(other) == MAX_NEWCOMER_CREDIT
+
+
+@pytest.mark.parametrize("members", [1, 4, 10_000])
+def test_reconnecting_brings_little_and_not_for_ever(members: int) -> None:
+    shares = Credits(TOTAL)
+    shares.begin(members)
+    together = max(TOTAL // members, TOTAL // NEWCOMERS_SHARE)
+    (member,) = channels(1)
+    for newcomer in channels(together // MAX_NEWCOMER_CREDIT):
+        shares.admit(newcomer)
+        assert shares.left(newcomer) == MAX_NEWCOMER_CREDIT
+        shares.charge(newcomer, MAX_NEWCOMER_CREDIT)
         shares.forget(newcomer)
-    last = channels(1)[0]
+    (last,) = channels(1)
     shares.admit(last)
-    assert shares.left(last) == 0, "reconnecting brings no more"
-    assert shares.left(member) == TOTAL // 4
-    shares.begin(4)
-    assert shares.left(last) == TOTAL // 4
+    assert shares.left(last) == 0
+    assert shares.left(member) == max(TOTAL // members, MIN_CREDIT)
+    shares.begin(members)
+    assert shares.left(last) == max(TOTAL // members, MIN_CREDIT)
 
 
 # --- answers that are not read ----------------------------------------------------------------
