@@ -322,7 +322,7 @@ class Reader:
         share: the bytes to read from each ready channel in this turn.
         tls_share: the same for TLS channels.
         budget: the bytes that a turn reads in all.
-        departures: how many channels have departed in this turn.
+        departures: how many channels have departed in this turn; one that costs much counts as several.
         draining: the channels whose connection broke, each with the bytes that may still be read from it.
         put_off: the strangers that were not read although they were ready, oldest first.
         short, long: the lanes of short and of long lines.
@@ -374,10 +374,10 @@ class Reader:
         """Count work that costs as much as this many of the shortest lines against this turn."""
         self.short.spent += cost
 
-    def charge_departure(self) -> None:
-        """Count a departure against this turn."""
-        self.departures += 1
-        self.charge(DEPARTURE_COST)
+    def charge_departure(self, cost: int) -> None:
+        """Count a departure against this turn; ``cost`` is what it costs more than others."""
+        self.departures += 1 + cost // DEPARTURE_COST
+        self.charge(DEPARTURE_COST + cost)
 
     def read(self, channel: Channel, size: int) -> int:
         """Read once and handle the input; return how many bytes it was, 0 if no more can be read now."""

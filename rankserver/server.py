@@ -207,7 +207,7 @@ class Server:
         if channel.is_going:
             return
         channel.departure = departure
-        self.loop.reader.charge_departure()
+        self.loop.reader.charge_departure(self.state.asks.leaving_cost(channel.member.id))
         if departure is NO_MEMORY:  # to depart takes some
             self._reception.release_memory()
         self.loop.pace.forget(channel)

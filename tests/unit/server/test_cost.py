@@ -11,8 +11,9 @@ from typing import Final
 import pytest
 
 from rankserver import tls
+from rankserver.asks import ORPHANS_PER_LINE
 from rankserver.channel import Blocker, Channel, ChannelState, Departure, Wait
-from rankserver.loop import BYTES_PER_UNIT, MAX_COST, MAX_DEPARTURES, MIN_COST
+from rankserver.loop import BYTES_PER_UNIT, DEPARTURE_COST, MAX_COST, MAX_DEPARTURES, MIN_COST
 from rankserver.membership import JOIN_COST
 from rankserver.wire import protocol
 from tests.support.tls_peer import Certificates
@@ -273,6 +274,23 @@ def test_departures_in_a_turn_are_bounded(is_member: bool, monkeypatch: pytest.M
             assert len(departed) == min(turn * MAX_DEPARTURES, 300)
         stepped.wait(1)
         assert b" 0 on\n" in other.received()
+
+
+def test_an_asker_that_goes_counts_as_several() -> None:
+    with SteppedServer(512) as stepped:
+        (boss,) = joined(stepped, 1)
+        askers = joined(stepped, 4 * MAX_DEPARTURES // 10)
+        for asker in askers:
+            asker.send(b"ASK x\n" * (10 * DEPARTURE_COST * ORPHANS_PER_LINE))
+        stepped.until(lambda: len(stepped.state.asks) == len(askers) * 10 * DEPARTURE_COST * ORPHANS_PER_LINE)
+        for asker in askers:
+            asker.sock.close()
+        before = len(askers) + 1
+        while before > 1:
+            stepped.turn()
+            assert before - stepped.log.count <= MAX_DEPARTURES // 11 + 1
+            before = stepped.log.count
+        assert boss.channel.state is ChannelState.JOINED
 
 
 def test_lines_that_end_connections_cost_more(monkeypatch: pytest.MonkeyPatch) -> None:
