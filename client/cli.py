@@ -262,6 +262,18 @@ def _parser() -> arguments.Parser:
     add = parser.add_argument
     add("--version", action="version", version=f"rankserver-client {__version__}")
     add("--name", type=_name, help="the name that others see (default: the server chooses one)")
+    _add_trust(add)
+    add(
+        "--reconnect",
+        action="store_true",
+        help="keep trying to connect; after a lost connection, join again with a new rank",
+    )
+    _add_asking(parser.add_argument_group("asking").add_argument)
+    _add_executing(parser.add_argument_group("executing"))
+    return parser
+
+
+def _add_trust(add: Callable[..., object]) -> None:
     add(
         "--token-file",
         metavar="FILE",
@@ -285,14 +297,6 @@ def _parser() -> arguments.Parser:
         action="store_true",
         help="allow the token to be sent over a network without TLS",
     )
-    add(
-        "--reconnect",
-        action="store_true",
-        help="keep trying to connect; after a lost connection, join again with a new rank",
-    )
-    _add_asking(parser.add_argument_group("asking").add_argument)
-    _add_executing(parser.add_argument_group("executing"))
-    return parser
 
 
 def _add_asking(add: Callable[..., object]) -> None:

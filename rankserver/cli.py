@@ -246,6 +246,18 @@ def _add_limits(add: Callable[..., object]) -> None:
         help="longest line from a client, in bytes (%(default)s)",
     )
     add(
+        "--max-per-address",
+        metavar="C",
+        type=arguments.whole(0),
+        default=Config.max_per_address,
+        help=f"maximum number of connections from one address (N, but at least {door.MIN_PER_ADDRESS:,}); "
+        "0: no limit",
+    )
+    _add_pace(add)
+
+
+def _add_pace(add: Callable[..., object]) -> None:
+    add(
         "--max-backlog",
         metavar="B",
         type=arguments.whole(1),
@@ -260,14 +272,6 @@ def _add_limits(add: Callable[..., object]) -> None:
         default=Config.slow_timeout,
         help="drop a client that took less than 64 KiB a second while others waited for it, after S seconds"
         " of that in all; S seconds are forgiven each minute (%(default)s)",
-    )
-    add(
-        "--max-per-address",
-        metavar="C",
-        type=arguments.whole(0),
-        default=Config.max_per_address,
-        help=f"maximum number of connections from one address (N, but at least {door.MIN_PER_ADDRESS:,}); "
-        "0: no limit",
     )
 
 
