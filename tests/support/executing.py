@@ -19,10 +19,19 @@ from client import policy
 from client.executors import ExecutorOptions, ProcessExecutor, ShellExecutor
 from rankserver.client.events import Execute, Outcome
 from rankserver.client.worker import Executor
+from tests.support.paths import ROOT
 from tests.support.waiting import BOUND, run
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Executor)
+
+
+# A program that a supervisor cannot tell from a client: it executes its argument.
+CLIENT = """
+import asyncio, sys
+from tests.support.executing import command, shell
+asyncio.run(shell().execute(command(sys.argv[1])))
+"""
 
 
 def command(text: str, *, seq: int = 7) -> Execute:
@@ -137,3 +146,16 @@ def idle_supervisor(executor: ProcessExecutor) -> int:
     """Return the process id of the one supervisor that waits for a command."""
     (kept,) = executor._idle
     return kept._process.pid
+
+
+def daemon(tether: Tether) -> str:
+    """Return a command that starts a daemon in the usual way: forked twice, and in its own session.
+
+    It holds the tether and our output, and writes its process id.
+    """
+    return f"setsid sh -c 'exec 9>{tether.path}; sleep 1000 & echo $!'"
+
+
+def client_process(text: str) -> subprocess.Popen[bytes]:
+    """Start a client that executes a command, and return its process."""
+    return subprocess.Popen([sys.executable, "-c", CLIENT, text], cwd=ROOT)

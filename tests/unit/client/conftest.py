@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from rankserver.client import reconnect
 from tests.support.blocking import Later
+from tests.support.executing import Tether, tethered
 from tests.support.waiting import BOUND
 
 
@@ -39,6 +41,13 @@ def nothing_left() -> Iterator[None]:
             thread.join(BOUND)
             assert not thread.is_alive(), thread
     assert descriptors() == before
+
+
+@pytest.fixture
+def tether(tmp_path: Path) -> Iterator[Tether]:
+    """Return a tether, and check at the end that no process holds it."""
+    with tethered(tmp_path) as tether:
+        yield tether
 
 
 def descriptors() -> list[str]:
