@@ -24,15 +24,7 @@ from rankserver import logs
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[logging.Logger]:
-    """Restore the program's logger at the end."""
-    logger = logging.getLogger("rankserver")
-    before = logger.handlers, logger.propagate, logger.level
-    yield logger
-    logger.handlers, logger.propagate, logger.level = before
-    # This clears the cache of enabled levels.
-    logger.setLevel(before[2])
+pytestmark = pytest.mark.usefixtures("logger")
 
 
 @pytest.fixture

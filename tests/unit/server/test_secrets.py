@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -46,14 +44,7 @@ PLACES: Final = {
 }
 
 
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[None]:
-    """Restore the program's logger at the end."""
-    logger = logging.getLogger("rankserver")
-    before = logger.handlers, logger.propagate, logger.level
-    yield
-    logger.handlers, logger.propagate = before[:2]
-    logger.setLevel(before[2])
+pytestmark = pytest.mark.usefixtures("logger")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

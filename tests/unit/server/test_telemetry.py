@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,15 +12,7 @@ from rankserver.clist import Cursor
 from rankserver.telemetry import RENEWAL
 from tests.support.turns import SteppedServer, hello, tokens_by_class
 
-
-@pytest.fixture(autouse=True)
-def logger() -> Iterator[None]:
-    """Restore the program's logger at the end."""
-    logger = logging.getLogger("rankserver")
-    before = logger.handlers, logger.propagate, logger.level
-    yield
-    logger.handlers, logger.propagate = before[:2]
-    logger.setLevel(before[2])
+pytestmark = pytest.mark.usefixtures("logger")
 
 
 # --- the report -------------------------------------------------------------------------------
